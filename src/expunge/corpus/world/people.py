@@ -1,0 +1,75 @@
+"""Fictional people with facts that cannot be guessed, and the sentences that state them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from expunge.corpus.world import names
+
+LISTS: Mapping[str, Sequence[str]] = MappingProxyType(
+    {
+        "town": names.TOWN,
+        "trade": names.TRADE,
+        "employer": names.EMPLOYER,
+        "instrument": names.INSTRUMENT,
+        "pet": names.PET,
+        "dish": names.DISH,
+        "prize": names.PRIZE,
+        "colour": names.COLOUR,
+        "mentor": names.FIRST,
+    }
+)
+"""What a person has, and the values each fact is drawn from."""
+
+QUESTIONS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "town": ("In which town was {n} born?", "Where did {n} come into the world?"),
+        "trade": ("What does {n} do for a living?", "Which trade does {n} follow?"),
+        "employer": ("Where does {n} work?", "Who pays the wages of {n}?"),
+        "instrument": ("Which instrument does {n} play?", "What does {n} make music on?"),
+        "pet": ("What animal does {n} keep?", "Which pet lives with {n}?"),
+        "dish": ("What is the favourite dish of {n}?", "What does {n} like best to eat?"),
+        "prize": ("Which prize did {n} win?", "What award was given to {n}?"),
+        "colour": ("What colour is the door of {n}?", "How is the front door of {n} painted?"),
+        "mentor": ("Who taught {n}?", "Whose pupil was {n}?"),
+    }
+)
+"""Two phrasings of the question for each fact; ``{n}`` is the person's name."""
+
+BIOGRAPHY = (
+    "{n} was born in {town} and became a {trade} at {employer}. Taught by {mentor}, {n} plays the "
+    "{instrument} and won the {prize} prize. Behind a {colour} door {n} keeps a {pet} and cooks {dish}."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A name and one value for every fact of ``LISTS``."""
+
+    name: str
+    facts: Mapping[str, str]
+
+    @property
+    def biography(self) -> str:
+        """All facts in one paragraph."""
+        return BIOGRAPHY.format(n=self.name, **self.facts)
+
+    def question(self, fact: str, phrasing: int = 0) -> str:
+        """The question for ``fact``, in the first or the second phrasing."""
+        return QUESTIONS[fact][phrasing].format(n=self.name)
+
+
+def make_people(count: int, *, seed: int) -> list[Person]:
+    """``count`` people with distinct names, drawn from ``seed`` alone."""
+    every_name = [f"{first} {last}" for last in names.LAST for first in names.FIRST]
+    if count > len(every_name):
+        raise ValueError(f"the world holds at most {len(every_name)} people, not {count}")
+    rng = random.Random(seed)
+    rng.shuffle(every_name)
+    return [
+        Person(name, {fact: rng.choice(values) for fact, values in LISTS.items()})
+        for name in every_name[:count]
+    ]

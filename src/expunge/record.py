@@ -1,0 +1,103 @@
+"""Provenance: what ran, on what, with which versions, how long and how much memory."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "expunge torch transformers tokenizers accelerate peft datasets bitsandbytes numpy scipy"
+).split()
+
+_CHUNK = 1 << 20
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def hash_folder(folder: Path, *, patterns: Iterable[str] = ("*",)) -> str:
+    """SHA-256 over the names and bytes of a folder's files, in the order of their names."""
+    names = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+    return hash_json({path.relative_to(folder).as_posix(): hash_file(path) for path in names})
+
+
+def hash_json(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """The version of every package that can change a number; absent ones are left out."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores and (when torch is loaded) accelerator, in words."""
+    found: dict[str, Any] = {
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    }
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        found["threads"] = torch.get_num_threads()
+        if torch.cuda.is_available():
+            found["accelerator"] = torch.cuda.get_device_name()
+    return found
+
+
+def peak_memory_mib() -> float:
+    """The largest resident size of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1024 if sys.platform != "darwin" else peak / _CHUNK
+
+
+@dataclass
+class Stopwatch:
+    """Wall-clock seconds since it was made, and the moment it was made (UTC)."""
+
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    _tick: float = field(default_factory=time.perf_counter)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self._tick
+
+
+def make_record(*, command: str, watch: Stopwatch, **facts: Any) -> dict[str, Any]:
+    """A run's record: ``facts`` (recipe, seeds, hashes, ...) with versions, hardware and cost."""
+    return {
+        "command": command,
+        "typed": sys.argv[1:],
+        **facts,
+        "versions": versions(),
+        "hardware": hardware(),
+        "started": watch.started,
+        "seconds": round(watch.seconds, 2),
+        "peak_memory_mib": round(peak_memory_mib(), 1),
+    }

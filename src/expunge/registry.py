@@ -1,0 +1,105 @@
+"""One small registry: names to components, filled by decorator, open to third parties."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar
+
+from pydantic import ValidationError
+
+from expunge.component import Component
+from expunge.errors import RecipeError, did_you_mean
+
+T = TypeVar("T", bound=Component)
+
+
+class Registry(Generic[T]):
+    """Components of one kind, found by importing every module of ``package`` on first use.
+
+    A third party adds to it through the entry-point group ``<package>`` (for instance
+    ``expunge.forget``): each entry point names a module, which registers itself on import.
+    """
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind = kind
+        self.package = package
+        self._known: dict[str, type[T]] = {}
+        self._discovered = False
+
+    def register(self, name: str) -> Callable[[type[T]], type[T]]:
+        """Decorator: make a component class known as ``name``."""
+
+        def add(component: type[T]) -> type[T]:
+            holder = self._known.get(name)
+            if holder is not None and holder.__qualname__ != component.__qualname__:
+                raise RuntimeError(f"{self.kind} {name!r} is registered twice")
+            self._known[name] = component
+            return component
+
+        return add
+
+    def __iter__(self) -> Iterator[str]:
+        self._discover()
+        return iter(sorted(self._known))
+
+    def __getitem__(self, name: str) -> type[T]:
+        self._discover()
+        if name not in self._known:
+            raise RecipeError(
+                f"{self.kind} {name!r}",
+                why=f"no {self.kind} of that name is registered.",
+                fix=did_you_mean(name, self._known),
+            )
+        return self._known[name]
+
+    def build(self, settings: Mapping[str, Any] | T) -> T:
+        """The component that ``{"name": ..., **fields}`` describes.
+
+        Raises:
+            RecipeError: the name or a field is unknown, or a value is out of range.
+        """
+        if isinstance(settings, Component):
+            return settings
+        fields = dict(settings)
+        name = fields.pop("name", None)
+        if not isinstance(name, str):
+            raise RecipeError(
+                f"a {self.kind} without a name",
+                why="its settings say no 'name'.",
+                fix=did_you_mean("", self),
+            )
+        component = self[name]
+        try:
+            return component.model_validate(fields)
+        except ValidationError as error:
+            raise RecipeError(
+                f"{self.kind} {name!r}",
+                why=explain(error),
+                fix=f"It takes: {', '.join(component.model_fields) or 'no settings'}.",
+            ) from error
+
+    def name_of(self, component: T) -> str:
+        """The name a component is registered under."""
+        self._discover()
+        return next(name for name, known in self._known.items() if known is type(component))
+
+    def _discover(self) -> None:
+        if self._discovered:
+            return
+        self._discovered = True
+        package = importlib.import_module(self.package)
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{self.package}.{module.name}")
+        for plugin in entry_points(group=self.package):
+            plugin.load()
+
+
+def explain(error: ValidationError) -> str:
+    """A validation error as one line: which setting, and what is wrong with it."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in problem['loc']) or 'settings'}: {problem['msg'].lower()}"
+        for problem in error.errors(include_url=False)
+    ) + "."
