@@ -1,0 +1,1 @@
+"""Examples: read, checked, tokenised with one mask, batched, paired, packed."""

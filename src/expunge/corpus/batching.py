@@ -3,6 +3,8 @@
 Shapes: B examples, T tokens of the longest one.
 """
 
+# ruff: noqa: N815  (shape suffixes)
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -29,7 +29,9 @@ class Tokens:
         """All but the first ``count`` tokens, offsets counted from character ``characters``."""
         if self.offsets is None:
             return Tokens(self.ids[count:], None)
-        moved = [(max(0, start - characters), max(0, end - characters)) for start, end in self.offsets[count:]]
+        moved = [
+            (max(0, start - characters), max(0, end - characters)) for start, end in self.offsets[count:]
+        ]
         return Tokens(self.ids[count:], moved)
 
 
@@ -89,7 +91,9 @@ def continuation(text: str, tokenizer: PreTrainedTokenizerBase) -> Tokens:
     return plain(text, tokenizer)
 
 
-def _following(head: str, head_ids: list[int], tail: str, tokenizer: PreTrainedTokenizerBase) -> Tokens | None:
+def _following(
+    head: str, head_ids: list[int], tail: str, tokenizer: PreTrainedTokenizerBase
+) -> Tokens | None:
     """The tokens of ``tail`` after ``head``, or None when the two do not come apart there."""
     joint = plain(head + tail, tokenizer)
     count = len(head_ids)

@@ -22,8 +22,8 @@ def check_spans(spans: Sequence[Span], completion: str, *, where: str) -> None:
         if not 0 <= start < end <= len(completion):
             raise DataError(
                 where,
-                why=f"the span [{start}, {end}] does not lie in a completion of {len(completion)} characters.",
-                fix="Give [start, end] counted in characters of the completion, 0 <= start < end <= its length.",
+                why=f"the span [{start}, {end}] is not in its completion of {len(completion)} characters.",
+                fix="Count [start, end] in characters of the completion: 0 <= start < end <= its length.",
             )
 
 
