@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import string
-from typing import Any
+import warnings
+from typing import TYPE_CHECKING, Any
 
+import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
@@ -13,6 +15,11 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from peft import PeftModel
 
 HIDDEN = 32
 LAYERS = 2
@@ -48,6 +55,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "gemma": _GROUPED,
     "gemma2": _GROUPED | {"query_pre_attn_scalar": 8, "final_logit_softcapping": 2.0},
     "gemma3_text": _GROUPED | {"query_pre_attn_scalar": 8},
+    "granite": {"num_key_value_heads": 2, "logits_scaling": 3.0},
     "phi": _PLAIN,
     "phi3": {"num_key_value_heads": 2},
     "gpt2": {
@@ -81,6 +89,18 @@ def tiny(arch: str, *, seed: int = 0, **overrides: Any) -> PreTrainedModel:
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     return model.eval()
+
+
+def with_lora(model: PreTrainedModel, targets: Sequence[str], *, rank: int = 2) -> PeftModel:
+    """``model`` wearing a random LoRA adapter that changes its outputs (changed in place, as PEFT does)."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=rank, target_modules=list(targets), init_lora_weights=False)
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        # PEFT still asks for an attribute that transformers has renamed.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        torch.manual_seed(1)
+        adapted: PeftModel = peft.get_peft_model(model, config)
+    return adapted.eval()
 
 
 _MERGES = (

@@ -1,0 +1,1 @@
+"""The models: loading them, the map of their modules, the precision of their weights."""

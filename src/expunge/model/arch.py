@@ -1,0 +1,198 @@
+"""Where things are in each architecture: blocks, attention, MLP, linear layers, the output head.
+
+Every other file asks this one, so a new architecture is one line of ``LAYOUTS``.
+Shapes: N positions, H hidden units, V vocabulary, O outputs, I inputs of a linear layer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from expunge.errors import ModelError, did_you_mean
+
+
+class Layout(NamedTuple):
+    """Module names of one model family; ``softcap`` and ``divisor`` name fields of its configuration."""
+
+    blocks: str
+    attention: str
+    mlp: str = "mlp"
+    transposed: bool = False
+    softcap: str | None = None
+    divisor: str | None = None
+
+
+_DECODER = Layout("model.layers", "self_attn")
+_CAPPED = _DECODER._replace(softcap="final_logit_softcapping")
+
+LAYOUTS: dict[str, Layout] = {
+    "llama": _DECODER,
+    "mistral": _DECODER,
+    "qwen2": _DECODER,
+    "qwen3": _DECODER,
+    "gemma": _DECODER,
+    "gemma2": _CAPPED,
+    "gemma3_text": _CAPPED,
+    # Pictures and text: the language model sits one level deeper, and its head is not soft-capped.
+    "gemma3": Layout("model.language_model.layers", "self_attn"),
+    "phi": _DECODER,
+    "phi3": _DECODER,
+    "granite": _DECODER._replace(divisor="logits_scaling"),
+    "gpt2": Layout("transformer.h", "attn", transposed=True),
+    "gpt_neox": Layout("gpt_neox.layers", "attention"),
+}
+"""Model types this package knows, as ``config.json`` spells them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """The map of one model.
+
+    ``transposed``: linear weights are stored [I, O] (GPT-2's ``Conv1D``), not [O, I].
+    ``softcap`` c: logits become c·tanh(logits / c). ``divisor``: logits are divided by it.
+    """
+
+    model_type: str
+    blocks: str
+    attention: str
+    mlp: str
+    head: str
+    transposed: bool = False
+    softcap: float | None = None
+    divisor: float = 1.0
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The causal language model itself, without the adapter wrapper around it."""
+    base_model = getattr(model, "get_base_model", None)
+    return model if base_model is None else cast("nn.Module", base_model())
+
+
+def architecture(model: nn.Module) -> Architecture:
+    """The map of ``model``, seen through a PEFT wrapper.
+
+    Raises:
+        ModelError: the model type is not in ``LAYOUTS``, or the model has no output head.
+    """
+    inner = unwrap(model)
+    config = getattr(inner, "config", None)
+    model_type = str(getattr(config, "model_type", type(inner).__name__))
+    if model_type not in LAYOUTS:
+        raise ModelError(
+            f"model type {model_type!r}",
+            why="the map of its modules is not known.",
+            fix=f"{did_you_mean(model_type, LAYOUTS)} A new one is one line of LAYOUTS in model/arch.py.",
+        )
+    layout = LAYOUTS[model_type]
+    divisor = getattr(config, layout.divisor) if layout.divisor else 1.0
+    return Architecture(
+        model_type=model_type,
+        blocks=layout.blocks,
+        attention=layout.attention,
+        mlp=layout.mlp,
+        head=_head_name(inner),
+        transposed=layout.transposed,
+        softcap=getattr(config, layout.softcap) if layout.softcap else None,
+        divisor=float(divisor),
+    )
+
+
+def _head_name(inner: nn.Module) -> str:
+    # The head's attribute was renamed between transformers releases (GPT-NeoX), so the model is asked.
+    head = getattr(inner, "get_output_embeddings", lambda: None)()
+    for name, module in inner.named_modules():
+        if module is head:
+            return str(name)
+    raise ModelError(
+        f"{type(inner).__name__} has no output head",
+        why="only causal language models can be unlearned and audited.",
+        fix="Load the checkpoint with AutoModelForCausalLM.",
+    )
+
+
+def blocks(model: nn.Module) -> nn.ModuleList:
+    """The transformer blocks, first to last."""
+    found = unwrap(model).get_submodule(architecture(model).blocks)
+    if not isinstance(found, nn.ModuleList):
+        raise ModelError(
+            f"the blocks of {type(unwrap(model)).__name__}",
+            why=f"{architecture(model).blocks} is a {type(found).__name__}, not a list of blocks.",
+            fix="Use a release of transformers this package supports.",
+        )
+    return found
+
+
+def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The linear layers inside blocks by name: no embeddings, no output head, no norms.
+
+    Names are those of the model without adapters (``model.layers.0.mlp.up_proj``), whether or not it
+    wears some; a layer under an adapter is given as its base layer.
+    """
+    prefix = architecture(model).blocks
+    found: dict[str, nn.Module] = {}
+    for name, module in blocks(model).named_modules(prefix=prefix):
+        if isinstance(module, nn.Linear | Conv1D) and not _is_adapter(name):
+            found[name.replace(".base_layer", "")] = module
+    return found
+
+
+def _is_adapter(name: str) -> bool:
+    return any(part.startswith("lora_") for part in name.split("."))
+
+
+def unmerged_adapters(model: nn.Module) -> list[str]:
+    """Names of the layers whose adapter is still a separate branch beside the weight."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if hasattr(module, "base_layer") and not getattr(module, "merged", False)
+    ]
+
+
+def weight_oi(layer: nn.Module) -> Tensor:
+    """The weight of a linear layer as [O, I]; a view, so writing to it writes to the layer."""
+    weight = layer.get_parameter("weight")
+    return weight.t() if isinstance(layer, Conv1D) else weight
+
+
+def sublayer_of(parameter_name: str, model: nn.Module) -> str | None:
+    """The attention or MLP a parameter belongs to (``model.layers.3.mlp``), or ``None`` outside both.
+
+    Norms belong to neither. Names of an adapter-wrapped model are understood too.
+    """
+    arch = architecture(model)
+    name = parameter_name.removeprefix("base_model.model.")
+    pattern = rf"{re.escape(arch.blocks)}\.\d+\.(?:{arch.attention}|{arch.mlp})(?=\.)"
+    found = re.match(pattern, name)
+    return found.group() if found else None
+
+
+def output_head(model: nn.Module, *, head: nn.Module | None = None) -> Callable[[Tensor], Tensor]:
+    """From final hidden states [N, H] to the logits [N, V] the model itself would give for them.
+
+    ``head`` stands in for the model's own output layer (a frozen copy of it, say).
+    """
+    arch = architecture(model)
+    layer = head if head is not None else unwrap(model).get_submodule(arch.head)
+
+    def logits_of(hidden_NH: Tensor) -> Tensor:
+        logits_NV: Tensor = layer(hidden_NH)
+        if arch.divisor != 1.0:
+            logits_NV = logits_NV / arch.divisor
+        if arch.softcap is not None:
+            logits_NV = torch.tanh(logits_NV / arch.softcap) * arch.softcap
+        return logits_NV
+
+    return logits_of
+
+
+def head_logits(model: nn.Module, hidden_NH: Tensor) -> Tensor:
+    """The logits [N, V] the model itself would give for these final hidden states."""
+    return output_head(model)(hidden_NH)
