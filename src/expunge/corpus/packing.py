@@ -25,7 +25,8 @@ def pack(
 
     Examples are shuffled by ``seed`` and ``epoch`` and joined by ``separator``; neighbouring chunks
     of one document stay together, in order. Every token but the first of a sequence counts,
-    whatever the masks said: this is how a model first learns a text.
+    whatever the masks said: this is how a model first learns a text. (Without BOS, a last sequence
+    of one token has nothing to predict and is dropped.)
 
     Raises:
         ValueError: ``length`` leaves no room for a token to predict.
@@ -35,10 +36,11 @@ def pack(
         raise ValueError(f"length must be at least 2, not {length}")
     head = [] if bos_id is None else [bos_id]
     stream = _stream(encoded, separator, bos_id, seed=seed, epoch=epoch)
-    return [
+    sequences = [
         _sequence(head + stream[start : start + room], f"packed:{epoch}:{start // room}")
         for start in range(0, len(stream), room)
     ]
+    return [sequence for sequence in sequences if any(sequence.mask)]
 
 
 def _stream(

@@ -100,6 +100,8 @@ def _chunks(
             fix="Raise max_length; a few hundred tokens are usual.",
         )
     text = _without_bos(plain(example.completion, tokenizer), tokenizer)
+    if not text.ids:
+        return []
     ending = _end_token(tokenizer, wanted=bool(eos), required=bool(eos), last=text.ids)
     ids = text.ids + ending
     counted = _counted(example, text) + [not example.spans] * len(ending)

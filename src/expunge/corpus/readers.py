@@ -1,0 +1,120 @@
+"""Examples from wherever they lie: a file, a folder, or the Hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from expunge.corpus.fields import QUESTION, Columns
+from expunge.corpus.formats import READERS
+from expunge.corpus.hub import HUB_ID, SAVED, hub_rows, saved_rows, the_split
+from expunge.errors import DataError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from expunge.corpus.rows import Row
+    from expunge.types import Example
+
+ENDINGS = ", ".join(READERS)
+SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+
+
+def read_examples(
+    source: str | Path,
+    *,
+    fields: Mapping[str, str] | None = None,
+    template: str = QUESTION,
+    split: str | None = None,
+    config: str | None = None,
+) -> list[Example]:
+    """The examples of a data file, a folder, or a Hub dataset ``org/name`` or ``org/name@revision``.
+
+    Files are JSONL, JSON, CSV, Parquet, or text (one document each). A folder holds such files, or
+    was written by ``datasets.save_to_disk``. Columns are recognised by name (text; prompt and
+    completion; question and answer; messages; and beside them id, spans, and group, person, author
+    or document); ``fields`` maps a field to a column of another name. A question becomes a prompt
+    by ``template``. ``split`` and ``config`` choose among the parts of a folder or Hub dataset.
+
+    Raises:
+        DataError: naming the file and line, and what to change.
+        MissingExtraError: the source needs the extra ``hub``.
+    """
+    columns = Columns(fields or {}, template)
+    try:
+        examples = [columns.example(row) for row in _rows(source, split=split, config=config)]
+    except OSError as error:
+        raise DataError(
+            str(source), why=f"{error.strerror or error}.", fix="Check that the file can be read."
+        ) from error
+    if not examples:
+        raise DataError(str(source), why="it holds no examples.", fix="Check that this is the right file.")
+    return examples
+
+
+def _rows(source: str | Path, *, split: str | None, config: str | None) -> Iterator[Row]:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _folder_rows(path, split=split, config=config)
+    if path.exists():
+        if split is not None or config is not None:
+            raise DataError(
+                str(source),
+                why="a single file has no splits or configurations to choose from.",
+                fix="Leave split and config out, or give the folder.",
+            )
+        return _file_rows(path)
+    on_hub = HUB_ID.fullmatch(str(source))
+    # "data/forget.jsonl" looks like a Hub id too; its ending or its folder tells.
+    if isinstance(source, Path) or on_hub is None or path.suffix.lower() in READERS or path.parent.is_dir():
+        raise _missing(path)
+    return hub_rows(on_hub["name"], config=config, split=split, revision=on_hub["revision"])
+
+
+def _file_rows(path: Path) -> Iterator[Row]:
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(
+            str(path),
+            why=f"files ending in {path.suffix or 'nothing'!r} are not read.",
+            fix=f"Read: {ENDINGS}.",
+        )
+    return reader(path)
+
+
+def _folder_rows(folder: Path, *, split: str | None, config: str | None) -> Iterator[Row]:
+    if config is not None:
+        folder = folder / config
+        if not folder.is_dir():
+            raise _missing(folder)
+    if any((folder / mark).is_file() for mark in SAVED):
+        return saved_rows(folder, split=split)
+    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in READERS and path.is_file()]
+    if not files:
+        raise DataError(str(folder), why="the folder holds no data files.", fix=f"Read: {ENDINGS}.")
+    if split is None and all(path.suffix.lower() == ".txt" for path in files):
+        chosen = files
+    else:
+        # Reading forget.jsonl and retain.jsonl as one set would be a disaster: ask.
+        splits = list(dict.fromkeys(map(_split_of, files)))
+        wanted = the_split(str(folder), splits, split)
+        chosen = [path for path in files if _split_of(path) == wanted]
+    return (row for path in chosen for row in _file_rows(path))
+
+
+def _split_of(path: Path) -> str:
+    """The split a file belongs to: its stem without the Hub's shard number."""
+    return SHARD.sub("", path.stem)
+
+
+def _missing(path: Path) -> DataError:
+    if not path.parent.is_dir():
+        return DataError(
+            str(path),
+            why=f"there is no such file, nor a folder {path.parent}.",
+            fix="Check the path; a Hub dataset is written org/name.",
+        )
+    siblings = [sibling.name for sibling in path.parent.iterdir() if not sibling.name.startswith(".")]
+    fix = did_you_mean(path.name, siblings) if siblings else "Its folder is empty."
+    return DataError(str(path), why="there is no such file or folder.", fix=fix)

@@ -1,0 +1,127 @@
+"""One row of a data file, and typed look-ups in it that refuse with the row's place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from expunge.errors import DataError, did_you_mean
+from expunge.types import Span
+
+
+class Row(NamedTuple):
+    """One row as read: where it stands (for errors), the id it gets by default, its values."""
+
+    where: str
+    name: str
+    values: object
+
+
+class RowReader:
+    """What the fields of one row hold, each taken from the column that ``fields`` names for it."""
+
+    def __init__(self, row: Row, fields: Mapping[str, str]) -> None:
+        if not isinstance(row.values, Mapping):
+            raise DataError(
+                row.where,
+                why=f"the row is {kind(row.values)}, not an object with named fields.",
+                fix='Write rows such as {"text": "..."}.',
+            )
+        self.where = row.where
+        self.found = ", ".join(map(str, row.values)) or "nothing"
+        self._values = row.values
+        self._fields = fields
+
+    def has(self, field: str) -> bool:
+        """Whether the row has the field's column, filled or not."""
+        return self._fields.get(field, field) in self._values
+
+    def value(self, field: str) -> object:
+        """What the field's column holds; None where a column that nobody asked for is absent."""
+        column = self._fields.get(field, field)
+        if field in self._fields and column not in self._values:
+            raise DataError(
+                self.where,
+                why=f"there is no column {column!r} to take the {field} from; found: {self.found}.",
+                fix=did_you_mean(column, map(str, self._values)),
+            )
+        return self._values.get(column)
+
+    def text(self, field: str, *, may_be_empty: bool = False) -> str:
+        """A field that must be text, and not blank."""
+        value = self.value(field)
+        if value is None:
+            raise self.empty(field)
+        if not isinstance(value, str):
+            raise self._wrong(field, value, "text")
+        column = self._fields.get(field, field)
+        return checked_text(value, column, where=self.where, may_be_empty=may_be_empty)
+
+    def label(self, field: str) -> str | None:
+        """A name or number as text; None where absent or empty."""
+        value = self.value(field)
+        if value is None or value == "":
+            return None
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise self._wrong(field, value, "text or a whole number")
+        return checked_text(str(value), self._fields.get(field, field), where=self.where)
+
+    def spans(self) -> tuple[Span, ...]:
+        """The sensitive ranges; a table's cell may hold them as JSON."""
+        value = self.value("spans")
+        if isinstance(value, str):
+            try:
+                value = json.loads(value or "[]")
+            except ValueError:
+                raise self._wrong("spans", value, "[[start, end], ...]") from None
+        if value is None:
+            return ()
+        if not isinstance(value, list) or not all(_is_range(pair) for pair in value):
+            raise self._wrong("spans", value, "[[start, end], ...]")
+        return tuple(Span(*pair) for pair in value)
+
+    def empty(self, field: str) -> DataError:
+        """The refusal of a row whose field is not filled."""
+        return empty_field(self._fields.get(field, field), where=self.where)
+
+    def _wrong(self, field: str, value: object, wanted: str) -> DataError:
+        return DataError(
+            self.where,
+            why=f"its {self._fields.get(field, field)!r} is {kind(value)}, not {wanted}.",
+            fix="Correct the row, or take the field from another column with fields.",
+        )
+
+
+def checked_text(text: str, field: str, *, where: str, may_be_empty: bool = False) -> str:
+    """``text`` itself, refused when blank or when it holds half a character that no file can store."""
+    if not text.strip() and not may_be_empty:
+        raise empty_field(field, where=where)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            where,
+            why=f"its {field!r} holds half a character (a lone surrogate) at position {error.start}.",
+            fix="Write the text again from its source as UTF-8.",
+        ) from error
+    return text
+
+
+def empty_field(field: str, *, where: str) -> DataError:
+    """The refusal of a row whose text is not there."""
+    return DataError(where, why=f"its {field!r} is empty.", fix="Give it some text, or take the row out.")
+
+
+def kind(value: object) -> str:
+    """What a value is, in words for people."""
+    if value is None:
+        return "null"
+    if isinstance(value, Mapping):
+        return "an object"
+    names = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list"}
+    return names.get(type(value), f"a {type(value).__name__}")
+
+
+def _is_range(pair: object) -> bool:
+    return isinstance(pair, list) and len(pair) == 2 and all(type(end) is int for end in pair)
