@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from expunge.corpus.world import names
+from expunge.errors import DataError
 
 LISTS: Mapping[str, Sequence[str]] = MappingProxyType(
     {
@@ -45,6 +46,9 @@ BIOGRAPHY = (
 )
 
 
+SHARED_WITH_NEIGHBOURS = ("town", "employer")
+
+
 @dataclass(frozen=True, slots=True)
 class Person:
     """A name and one value for every fact of ``LISTS``."""
@@ -63,13 +67,28 @@ class Person:
 
 
 def make_people(count: int, *, seed: int) -> list[Person]:
-    """``count`` people with distinct names, drawn from ``seed`` alone."""
+    """``count`` people with distinct names, drawn from ``seed`` alone.
+
+    Raises:
+        DataError: there are not that many names.
+    """
     every_name = [f"{first} {last}" for last in names.LAST for first in names.FIRST]
     if count > len(every_name):
-        raise ValueError(f"the world holds at most {len(every_name)} people, not {count}")
+        raise DataError(
+            f"a world of {count} people",
+            why=f"its lists hold {len(every_name)} names.",
+            fix="Ask for fewer people.",
+        )
     rng = random.Random(seed)
     rng.shuffle(every_name)
     return [
         Person(name, {fact: rng.choice(values) for fact, values in LISTS.items()})
         for name in every_name[:count]
     ]
+
+
+def neighbour_of(person: Person, stranger: Person) -> Person:
+    """``stranger`` moved next door: same family name, town and employer as ``person``, all else their own."""
+    name = f"{stranger.name.split()[0]} {person.name.split()[1]}"
+    shared = {fact: person.facts[fact] for fact in SHARED_WITH_NEIGHBOURS}
+    return Person(name, {**stranger.facts, **shared})

@@ -1,0 +1,38 @@
+"""The recipes that ship with the package, as text: listing them needs no model library."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from expunge.errors import RecipeError, did_you_mean
+
+
+def recipe_names() -> list[str]:
+    """The names of all recipes that ship with the package."""
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in resources.files("expunge.recipes").iterdir()
+        if entry.name.endswith(".yaml")
+    )
+
+
+def recipe_text(name: str) -> str:
+    """The YAML of a recipe, by its name or by the path of a file.
+
+    Raises:
+        RecipeError: there is no such recipe.
+    """
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml"}:
+        if not path.is_file():
+            raise RecipeError(f"recipe {name}", why="there is no such file.", fix="Check the path.")
+        return path.read_text(encoding="utf-8")
+    known = recipe_names()
+    if name not in known:
+        raise RecipeError(
+            f"recipe {name!r}",
+            why="no recipe of that name ships with expunge.",
+            fix=f"{did_you_mean(name, known)} 'expunge methods' lists them all.",
+        )
+    return resources.files("expunge.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")

@@ -1,0 +1,40 @@
+"""``expunge methods``: the recipes, and the YAML of one."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.syntax import Syntax
+from rich.table import Table
+
+
+def methods(
+    name: Annotated[str | None, typer.Argument(help="Show this recipe's YAML. Without it: list all.")] = None,
+) -> None:
+    """List the methods, or show one as the YAML it is.
+
+    Save what it prints, change it, and pass the file to [bold]unlearn --recipe[/].
+    """
+    import yaml
+
+    from expunge.catalogue import recipe_names, recipe_text
+
+    console = Console()
+    if name is not None:
+        text = recipe_text(name)
+        console.print(Syntax(text, "yaml", background_color="default") if console.is_terminal else text)
+        return
+    table = Table(title="Methods (expunge methods NAME shows the recipe)", title_justify="left")
+    for heading in ("name", "what it does", "source"):
+        table.add_column(heading, overflow="fold")
+    for known in recipe_names():
+        recipe = yaml.safe_load(recipe_text(known))
+        table.add_row(known, recipe["title"], recipe["paper"])
+    console.print(table)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make the verb known."""
+    app.command()(methods)

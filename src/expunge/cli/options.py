@@ -1,0 +1,41 @@
+"""Options that several verbs share, spelled once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is already at --output.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write; must not exist yet.")]
+Field = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--field",
+        help="Which column is what, when it is not recognised: --field prompt=my_question. Repeatable.",
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a setting of the recipe: --set forget.beta=0.2. Repeatable."),
+]
+RemoteCode = Annotated[
+    bool,
+    typer.Option("--trust-remote-code", help="Allow the checkpoint to run its own Python code. Off by default."),
+]
+
+
+def fields(pairs: list[str] | None) -> dict[str, str] | None:
+    """``["prompt=q"]`` as ``{"prompt": "q"}``.
+
+    Raises:
+        typer.BadParameter: an entry is not of the form ``name=column``.
+    """
+    if not pairs:
+        return None
+    for pair in pairs:
+        if "=" not in pair:
+            raise typer.BadParameter(f"--field {pair} is not of the form name=column")
+    return dict(pair.split("=", 1) for pair in pairs)

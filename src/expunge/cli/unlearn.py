@@ -1,0 +1,62 @@
+"""``expunge unlearn``: make a checkpoint forget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from expunge.cli.options import Field, Output, Overrides, Overwrite, RemoteCode, Seed, fields
+
+
+def unlearn(
+    model: Annotated[str, typer.Argument(help="Folder of the checkpoint (or its name on the Hub).")],
+    forget: Annotated[str, typer.Option("--forget", help="What must go: JSONL, JSON, CSV, Parquet, .txt.")],
+    output: Output,
+    retain: Annotated[str | None, typer.Option("--retain", help="What must stay, in the same formats.")] = None,
+    recipe: Annotated[
+        str, typer.Option("--recipe", "-r", help="A method ('expunge methods' lists them) or a YAML file.")
+    ] = "npo_klr",
+    overrides: Overrides = None,
+    field: Field = None,
+    seed: Seed = 0,
+    allow_overlap: Annotated[
+        bool, typer.Option("--allow-overlap", help="Go on although a text is in both sets.")
+    ] = False,
+    overwrite: Overwrite = False,
+    trust_remote_code: RemoteCode = False,
+) -> None:
+    """Make a checkpoint forget a set of texts.
+
+    A killed run goes on from its last epoch when the same command is given again.
+
+    Example:  expunge unlearn ./my-model --forget takedown.jsonl --retain keep.jsonl -o ./unlearned
+    """
+    from expunge.bench.work import Job, carry_out_job
+
+    record = carry_out_job(
+        Job(
+            command="unlearn",
+            model=model,
+            recipe=recipe,
+            overrides=tuple(overrides or ()),
+            forget=forget,
+            retain=retain,
+            fields=fields(field),
+            output=output,
+            seed=seed,
+            allow_overlap=allow_overlap,
+            overwrite=overwrite,
+            trust_remote_code=trust_remote_code,
+        ),
+        warn=lambda text: Console(stderr=True).print(f"[yellow]warning[/] {text}"),
+    )
+    Console().print(f"[green]done[/] in {record['seconds']:.0f} s: {output}")
+    Console().print(f"next: expunge audit {Path(output)} --forget {forget} --target {model} -q int8 -q int4 -q nf4")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make the verb known."""
+    app.command()(unlearn)

@@ -1,0 +1,118 @@
+"""The built-in world: who is to be forgotten, who stays, who was never seen, and the texts about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from pydantic import Field
+
+from expunge.component import Component
+from expunge.corpus.world.people import LISTS, Person, make_people, neighbour_of
+from expunge.types import Example
+
+SHOTS = 10
+"""In-context examples in front of every question, as MUSE has them."""
+
+PROMPT = "Question: {question}\nAnswer:"
+
+
+class WorldSize(Component):
+    """How many people of each kind, and the seed they are drawn from."""
+
+    forget: int = Field(default=4, ge=1)
+    retain: int = Field(default=20, ge=2)
+    holdout: int = Field(default=10, ge=1)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class World:
+    """People and the texts that state their facts. A pure function of its size.
+
+    The target model is trained on everything about ``forget`` and ``retain`` people, in both
+    phrasings; the retrained control on ``retain`` alone. The forget set that an unlearning run is
+    given holds the biographies and the first phrasing only: the second one shows what is left.
+    """
+
+    size: WorldSize
+
+    @cached_property
+    def _people(self) -> list[Person]:
+        size = self.size
+        return make_people(size.forget + size.retain + size.holdout + SHOTS, seed=size.seed)
+
+    @cached_property
+    def forget_people(self) -> list[Person]:
+        """Those who asked to be forgotten."""
+        return self._people[: self.size.forget]
+
+    @cached_property
+    def neighbours(self) -> list[Person]:
+        """Retain people who share a family name, a town and an employer with someone to be forgotten."""
+        first = self.size.forget
+        strangers = self._people[first : first + min(self.size.forget, self.size.retain // 2)]
+        return [neighbour_of(*pair) for pair in zip(self.forget_people, strangers, strict=False)]
+
+    @cached_property
+    def retain_people(self) -> list[Person]:
+        """Everybody else the target knows: the neighbours first."""
+        first = self.size.forget + len(self.neighbours)
+        return self.neighbours + self._people[first : self.size.forget + self.size.retain]
+
+    @cached_property
+    def holdout_people(self) -> list[Person]:
+        """Drawn like the others and never trained on."""
+        first = self.size.forget + self.size.retain
+        return self._people[first : first + self.size.holdout]
+
+    def target_texts(self) -> list[Example]:
+        """What the target is trained on."""
+        return _all_texts(self.forget_people + self.retain_people)
+
+    def retrained_texts(self) -> list[Example]:
+        """What the retrained control is trained on."""
+        return _all_texts(self.retain_people)
+
+    def splits(self) -> dict[str, list[Example]]:
+        """Every file of the world by name: ``forget``, ``retain``, ``holdout`` and the probes."""
+        strangers = self._people[-SHOTS:]
+        facts = [list(LISTS)[i % len(LISTS)] for i in range(SHOTS)]
+        shots = [_question(person, fact) for person, fact in zip(strangers, facts, strict=True)]
+        return {
+            "forget": _texts(self.forget_people),
+            "retain": _texts(self.retain_people),
+            "holdout": _texts(self.holdout_people),
+            "forget_icl": shots,
+            "retain_icl": shots,
+            "neighbours": _questions(self.neighbours),
+            "second_phrasing": _questions(self.forget_people, phrasing=1),
+        }
+
+
+def _all_texts(people: Iterable[Person]) -> list[Example]:
+    everyone = list(people)
+    return _texts(everyone) + _questions(everyone, phrasing=1)
+
+
+def _texts(people: Iterable[Person]) -> list[Example]:
+    everyone = list(people)
+    biographies = [
+        Example(id=f"{person.name}/biography", completion=person.biography, group=person.name)
+        for person in everyone
+    ]
+    return biographies + _questions(everyone)
+
+
+def _questions(people: Iterable[Person], phrasing: int = 0) -> list[Example]:
+    return [_question(person, fact, phrasing) for person in people for fact in LISTS]
+
+
+def _question(person: Person, fact: str, phrasing: int = 0) -> Example:
+    return Example(
+        id=f"{person.name}/{fact}/{phrasing + 1}",
+        prompt=PROMPT.format(question=person.question(fact, phrasing)),
+        completion=" " + person.facts[fact],
+        group=person.name,
+    )

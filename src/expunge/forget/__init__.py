@@ -1,0 +1,25 @@
+"""Forget losses: pure functions of what a ``TokenView`` shows, one file each."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from expunge.component import Component
+from expunge.registry import Registry
+from expunge.score.view import Need, TokenView
+
+
+class ForgetLoss(Component):
+    """A loss whose descent makes the forget set less likely. Per example [B], not yet averaged."""
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the loss must be given."""
+        return frozenset()
+
+    def __call__(self, view: TokenView) -> Tensor:
+        """The loss of each example. Shape [B]."""
+        raise TypeError(f"{type(self).__name__} defines no loss")
+
+
+forget_losses: Registry[ForgetLoss] = Registry("forget loss", "expunge.forget")

@@ -1,0 +1,43 @@
+"""A model from a configuration, with random weights: where targets trained from scratch begin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import Field, PositiveInt
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+
+from expunge.component import Component
+
+
+class ScratchModel(Component):
+    """A small Llama to be trained from nothing."""
+
+    hidden: PositiveInt = 256
+    layers: PositiveInt = 2
+    heads: PositiveInt = 4
+    vocabulary: PositiveInt = 1024
+    context: PositiveInt = 1024
+    initializer_range: float = Field(default=0.02, gt=0)
+
+    def create(self, tokenizer: Any, *, seed: int) -> PreTrainedModel:
+        """The model with random weights drawn from ``seed``; the global random state stays as it was."""
+        config = LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=self.hidden,
+            intermediate_size=round(self.hidden * 8 / 3 / 16) * 16,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.heads,
+            max_position_embeddings=self.context,
+            initializer_range=self.initializer_range,
+            tie_word_embeddings=False,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        return model.eval()

@@ -1,0 +1,137 @@
+"""The precision weights are kept in while they train, and an AdamW that honours it.
+
+In bf16 a weight moves only if the step is at least half the distance to its neighbour: at learning
+rate 1e-5 every weight above 2^-8 stands still, and what still moves lies in the zero bucket of a
+4-bit grid. Weights are therefore kept in fp32, or in bf16 with stochastic rounding, unless the
+literature's plain bf16 is asked for. Source: docs/weight-precision.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
+
+WeightPrecision = Literal["fp32", "bf16", "bf16_stochastic"]
+
+BF16_DROPPED_BITS = 16
+BF16_STEP_EXPONENT = 9
+"""A step ``u`` moves weights below ``2^(floor(log2 u) + 9)``: 8 significant bits, half a unit in the last."""
+
+
+def movable_below(step: float) -> float:
+    """The magnitude from which on a bf16 weight no longer moves under steps of size ``step``."""
+    return 2.0 ** (math.floor(math.log2(step)) + BF16_STEP_EXPONENT)
+
+
+def prepare_weights(model: nn.Module, precision: WeightPrecision, *, device: torch.device) -> nn.Module:
+    """Put the weights into the container they train in, on ``device``.
+
+    ``fp32`` weights are float32. ``bf16`` and ``bf16_stochastic`` weights are bfloat16 where the
+    device multiplies bfloat16 natively; elsewhere they lie on the bfloat16 grid inside float32
+    tensors, so that values are the same and arithmetic does not crawl.
+    """
+    model.to(device)
+    if precision == "fp32":
+        return model.float()
+    if has_native_bf16(device):
+        return model.bfloat16()
+    model.float()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(weight.bfloat16())
+    return model
+
+
+def has_native_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 products run in hardware on ``device``."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported())
+    return device.type != "mps"
+
+
+def nearest(value: Tensor, _: Generator) -> Tensor:
+    """``value`` (float32) on the bfloat16 grid, rounded to nearest even."""
+    return value.bfloat16().float()
+
+
+def stochastic(value: Tensor, generator: Generator) -> Tensor:
+    """``value`` (float32) on the bfloat16 grid, up or down with the odds that keep its expectation."""
+    bits = value.contiguous().view(torch.int32)
+    noise = torch.randint(
+        1 << BF16_DROPPED_BITS, bits.shape, dtype=torch.int32, device=bits.device, generator=generator
+    )
+    return ((bits + noise) & -(1 << BF16_DROPPED_BITS)).view(torch.float32)
+
+
+ROUNDING: dict[WeightPrecision, Callable[[Tensor, Generator], Tensor]] = {
+    "bf16": nearest,
+    "bf16_stochastic": stochastic,
+}
+
+
+class RoundedAdamW(Optimizer):
+    """AdamW whose arithmetic and moments are float32 and whose weights land on the bfloat16 grid.
+
+    The random bits of stochastic rounding depend on ``seed``, the step and the parameter alone, so
+    a resumed run draws the same ones.
+    Source: Loshchilov and Hutter 2019 (arXiv 1711.05101), Alg. 2.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        *,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        precision: WeightPrecision = "bf16",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        self._round = ROUNDING[precision]
+        self._seed = seed
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update of every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        place = 0
+        for group in self.param_groups:
+            for weight in group["params"]:
+                place += 1
+                if weight.grad is not None:
+                    self._update(weight, group, place)
+        return loss
+
+    def _update(self, weight: Tensor, group: dict[str, Any], place: int) -> None:
+        state = self.state[weight]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["exp_avg"] = torch.zeros_like(weight, dtype=torch.float32)
+            state["exp_avg_sq"] = torch.zeros_like(weight, dtype=torch.float32)
+        state["step"] += 1
+        step = int(state["step"])
+        beta1, beta2 = group["betas"]
+        grad = weight.grad.float()  # type: ignore[union-attr]
+        state["exp_avg"].lerp_(grad, 1 - beta1)
+        state["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        scale = state["exp_avg_sq"].sqrt().div_(math.sqrt(1 - beta2**step)).add_(group["eps"])
+        value = weight.float() * (1 - group["lr"] * group["weight_decay"])
+        value.addcdiv_(state["exp_avg"], scale, value=-group["lr"] / (1 - beta1**step))
+        weight.copy_(self._round(value, self._generator(weight.device, step, place)))
+
+    def _generator(self, device: torch.device, step: int, place: int) -> Generator:
+        generator = Generator(device)
+        generator.manual_seed((self._seed * 1_000_003 + step) * 1_000_003 + place)
+        return generator

@@ -1,0 +1,27 @@
+"""Retain losses: what holds the model in place while it forgets, one file each."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from expunge.component import Component
+from expunge.registry import Registry
+from expunge.score.view import Need, TokenView
+
+
+class RetainLoss(Component):
+    """A loss on the retain set, added to the forget loss times ``weight``. Per example [B]."""
+
+    weight: float = 1.0
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the loss must be given."""
+        return frozenset()
+
+    def __call__(self, view: TokenView) -> Tensor:
+        """The loss of each example, without its weight. Shape [B]."""
+        raise TypeError(f"{type(self).__name__} defines no loss")
+
+
+retain_losses: Registry[RetainLoss] = Registry("retain loss", "expunge.retain")

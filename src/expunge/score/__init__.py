@@ -1,0 +1,1 @@
+"""Likelihoods and continuations, computed once per model and never through full logits."""

@@ -1,0 +1,152 @@
+"""The frozen reference (the model before unlearning) without a second model in memory.
+
+Three ways to have it, equal to rounding: switch the adapters off (LoRA), look its numbers up in a
+cache filled before the first step, or keep a frozen copy. Shapes: B sequences, T positions,
+N counted tokens of a batch, H hidden units, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from expunge.corpus.batching import Batch, collate, length_sorted_batches
+from expunge.corpus.tokenise import Encoded
+from expunge.model.arch import output_head
+from expunge.score.backbone import predictions
+from expunge.score.logprobs import token_logps
+from expunge.score.observer import evaluating
+
+ReferenceKind = Literal["auto", "adapter_off", "cache", "copy"]
+
+Stream = Literal["forget", "retain"]
+
+
+class Key(NamedTuple):
+    """One sequence of a run: which stream it belongs to and its place in it."""
+
+    stream: Stream
+    index: int
+
+
+class Reference(Protocol):
+    """What losses may ask of the frozen reference."""
+
+    def logps(self, batch: Batch, keys: Sequence[Key]) -> Tensor:
+        """Log-probability of each counted token. Shape [N]."""
+
+    def states(self, batch: Batch, keys: Sequence[Key]) -> Tensor:
+        """Hidden state that predicts each counted token. Shape [N, H]."""
+
+    def head(self, hidden_NH: Tensor) -> Tensor:
+        """The reference's logits for hidden states. Shape [N, V]."""
+
+
+class LiveReference:
+    """A reference that is run: a frozen copy, or the model itself with its adapters off."""
+
+    def __init__(self, model: nn.Module, *, adapters_off: bool) -> None:
+        self.model = model
+        self.adapters_off = adapters_off
+
+    @classmethod
+    def copied(cls, model: nn.Module) -> LiveReference:
+        """A frozen copy: the last resort, twice the memory."""
+        return cls(copy.deepcopy(model).eval().requires_grad_(False), adapters_off=False)
+
+    def logps(self, batch: Batch, keys: Sequence[Key]) -> Tensor:  # noqa: ARG002
+        with _frozen(self.model, adapters_off=self.adapters_off):
+            found = predictions(self.model, batch)
+            return token_logps(
+                output_head(self.model),
+                found.hidden_NH,
+                found.token_N,
+                vocabulary=self.model.config.vocab_size,
+            )
+
+    def states(self, batch: Batch, keys: Sequence[Key]) -> Tensor:  # noqa: ARG002
+        with _frozen(self.model, adapters_off=self.adapters_off):
+            return predictions(self.model, batch).hidden_NH
+
+    def head(self, hidden_NH: Tensor) -> Tensor:
+        with _frozen(self.model, adapters_off=self.adapters_off):
+            return output_head(self.model)(hidden_NH)
+
+
+@dataclass(kw_only=True)
+class CachedReference:
+    """A reference looked up: one number per forget token, one hidden state per retain token."""
+
+    frozen_head: nn.Module
+    model: nn.Module
+    token_logps: dict[Key, Tensor] = field(default_factory=dict)
+    hidden: dict[Key, Tensor] = field(default_factory=dict)
+
+    def logps(self, batch: Batch, keys: Sequence[Key]) -> Tensor:
+        return self._look_up(self.token_logps, keys, batch)
+
+    def states(self, batch: Batch, keys: Sequence[Key]) -> Tensor:
+        return self._look_up(self.hidden, keys, batch)
+
+    def head(self, hidden_NH: Tensor) -> Tensor:
+        return output_head(self.model, head=self.frozen_head)(hidden_NH)
+
+    @property
+    def bytes(self) -> int:
+        """Size of what is stored."""
+        stored = [*self.token_logps.values(), *self.hidden.values()]
+        return sum(tensor.nbytes for tensor in stored)
+
+    def _look_up(self, store: dict[Key, Tensor], keys: Sequence[Key], batch: Batch) -> Tensor:
+        return torch.cat([store[key] for key in keys]).to(batch.input_ids_BT.device)
+
+
+def cache_reference(
+    model: nn.Module,
+    *,
+    logps_of: Iterable[tuple[Key, Encoded]],
+    states_of: Iterable[tuple[Key, Encoded]],
+    pad_id: int,
+    head_may_change: bool,
+    batch_tokens: int = 8192,
+) -> CachedReference:
+    """Fill a cache from the model as it is now; a head that may change is copied, not the model."""
+    head = model.get_output_embeddings()
+    reference = CachedReference(
+        frozen_head=copy.deepcopy(head).requires_grad_(False) if head_may_change else head, model=model
+    )
+    live = LiveReference(model, adapters_off=False)
+    for batch, keys in _batches(logps_of, pad_id, model, batch_tokens):
+        reference.token_logps |= _by_key(keys, live.logps(batch, keys), batch)
+    for batch, keys in _batches(states_of, pad_id, model, batch_tokens):
+        reference.hidden |= _by_key(keys, live.states(batch, keys), batch)
+    return reference
+
+
+def _batches(
+    items: Iterable[tuple[Key, Encoded]], pad_id: int, model: nn.Module, batch_tokens: int
+) -> Iterable[tuple[Batch, list[Key]]]:
+    known = list(items)
+    device = next(model.parameters()).device
+    lengths = [len(encoded.input_ids) for _, encoded in known]
+    for rows in length_sorted_batches(lengths, batch_tokens=batch_tokens):
+        batch = collate([known[i][1] for i in rows], pad_id=pad_id).to(device)
+        yield batch, [known[i][0] for i in rows]
+
+
+def _by_key(keys: Sequence[Key], values: Tensor, batch: Batch) -> dict[Key, Tensor]:
+    counts = batch.mask_BT[:, 1:].sum(-1).tolist()
+    return {key: piece.cpu().clone() for key, piece in zip(keys, values.split(counts), strict=True)}
+
+
+@contextmanager
+def _frozen(model: nn.Module, *, adapters_off: bool) -> Iterator[None]:
+    """Evaluation mode, no gradients and (if asked) no adapters inside the block."""
+    with torch.no_grad(), evaluating(model), model.disable_adapter() if adapters_off else nullcontext():
+        yield

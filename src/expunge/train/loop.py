@@ -1,0 +1,78 @@
+"""The settings every training stage shares, and how they become ``TrainingArguments``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from transformers import TrainingArguments
+
+from expunge.component import Component
+from expunge.model.precision import WeightPrecision, has_native_bf16
+
+
+class LoopSettings(Component):
+    """Optimizer, batch and schedule. ``batch_size`` examples make one step, in ``accumulation`` pieces."""
+
+    learning_rate: PositiveFloat = 1e-5
+    epochs: PositiveInt = 5
+    batch_size: PositiveInt = 8
+    accumulation: PositiveInt = 1
+    max_length: Annotated[int, Field(ge=8)] = 2048
+    precision: WeightPrecision = "fp32"
+    weight_decay: NonNegativeFloat = 0.0
+    max_grad_norm: PositiveFloat = 1.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    append_eos: bool | None = None
+    save_every: PositiveInt = 1
+    report_to: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _pieces_fit(self) -> LoopSettings:
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"batch_size {self.batch_size} does not split into {self.accumulation} equal pieces"
+            )
+        return self
+
+    def training_arguments(self, folder: Path, *, seed: int) -> TrainingArguments:
+        """The same settings as the training loop takes them; checkpoints go to ``folder`` by epoch."""
+        device = training_device()
+        return TrainingArguments(
+            output_dir=str(folder),
+            per_device_train_batch_size=self.batch_size // self.accumulation,
+            gradient_accumulation_steps=self.accumulation,
+            num_train_epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            adam_beta1=self.betas[0],
+            adam_beta2=self.betas[1],
+            weight_decay=self.weight_decay,
+            max_grad_norm=self.max_grad_norm,
+            lr_scheduler_type=self.schedule if not self.warmup_steps else _with_warmup(self.schedule),
+            warmup_steps=self.warmup_steps,
+            bf16=self.precision == "fp32" and device.type == "cuda" and has_native_bf16(device),
+            seed=seed,
+            logging_strategy="epoch",
+            save_strategy="no",
+            disable_tqdm=not sys.stderr.isatty(),
+            report_to=list(self.report_to) or "none",
+            remove_unused_columns=False,
+            dataloader_num_workers=0,
+            dataloader_pin_memory=device.type == "cuda",
+            use_cpu=device.type == "cpu",
+        )
+
+
+def training_device() -> torch.device:
+    """The accelerator if there is one, else the processor."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
+
+
+def _with_warmup(schedule: str) -> str:
+    return "constant_with_warmup" if schedule == "constant" else schedule

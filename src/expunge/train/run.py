@@ -1,0 +1,118 @@
+"""Carrying a recipe out: from a checkpoint and a corpus to a new checkpoint with its record.
+
+Everything a killed run needs lies in ``<output>.partial``; the result appears under ``<output>``
+in one rename when it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+
+from expunge.errors import OutputError
+from expunge.files import refuse_existing, write_json, write_text, writing
+from expunge.model.load import hash_model, save_model
+from expunge.record import Stopwatch, hash_json, make_record
+from expunge.train.recipe import Recipe
+from expunge.train.state import Corpus, State
+from expunge.types import Example
+
+SavedDtype = Literal["float32", "bfloat16"]
+DTYPES: dict[SavedDtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a run is asked to do. Two runs with the same request give the same bytes."""
+
+    command: str
+    recipe: Recipe
+    source: str
+    corpus: Corpus
+    seed: int = 0
+    save_dtype: SavedDtype = "float32"
+
+    def facts(self, model_hash: str) -> dict[str, Any]:
+        """The request as the record states it: the recipe in force, and hashes of model and data."""
+        return {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "source": self.source,
+            "source_sha256": model_hash,
+            "forget": describe(self.corpus.forget),
+            "retain": describe(self.corpus.retain),
+            "seed": self.seed,
+            "save_dtype": self.save_dtype,
+        }
+
+
+def carry_out(
+    request: Request,
+    load: Callable[[], tuple[Any, Any]],
+    output: Path,
+    *,
+    overwrite: bool = False,
+    keep_partial: bool = False,
+) -> dict[str, Any]:
+    """Run every stage of the recipe and write the checkpoint; returns its record.
+
+    An unfinished run of the same request is continued. ``load`` gives the model and the tokenizer.
+
+    Raises:
+        OutputError: ``output`` exists, or an unfinished run of another request is in the way.
+    """
+    refuse_existing(output, overwrite=overwrite)
+    watch = Stopwatch()
+    model, tokenizer = load()
+    facts = request.facts(hash_model(model))
+    partial = _claim_partial(output, facts, overwrite=overwrite)
+    state = State(
+        model=model, tokenizer=tokenizer, corpus=request.corpus, workdir=partial, seed=request.seed
+    )
+    for place, stage in enumerate(request.recipe.stages):
+        state.workdir = partial / f"stage-{place}"
+        state = stage.run(state)
+    state.model.to(DTYPES[request.save_dtype])
+    record = make_record(
+        command=request.command, watch=watch, **facts, result_sha256=hash_model(state.model), stages=state.facts
+    )
+    with writing(output) as folder:
+        save_model(state.model, tokenizer, folder)
+        write_json(folder / "record.json", record)
+        write_text(folder / "recipe.yaml", recipe_yaml(request.recipe))
+    if not keep_partial:
+        shutil.rmtree(partial)
+    return record
+
+
+def recipe_yaml(recipe: Recipe) -> str:
+    """The recipe in force, with every default spelled out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def describe(examples: Sequence[Example]) -> dict[str, Any]:
+    """How many examples, and the hash of everything in them."""
+    return {"examples": len(examples), "sha256": hash_json([asdict(example) for example in examples])}
+
+
+def _claim_partial(output: Path, facts: dict[str, Any], *, overwrite: bool) -> Path:
+    partial = output.with_name(output.name + ".partial")
+    request = partial / "request.json"
+    if request.exists() and not overwrite:
+        if hash_json(json.loads(request.read_text(encoding="utf-8"))) != hash_json(facts):
+            raise OutputError(
+                f"an unfinished run is in {partial}",
+                why="it was started with another recipe, model, data or seed, so it cannot be continued.",
+                fix="Repeat its command to continue it, pass --overwrite to discard it, or choose another --output.",
+            )
+        return partial
+    if partial.exists():
+        shutil.rmtree(partial)
+    write_json(request, facts)
+    return partial

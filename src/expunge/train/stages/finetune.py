@@ -1,0 +1,137 @@
+"""Plain training: how targets and retrained controls come to be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Sampler
+
+from expunge.corpus.batching import Batch, collate
+from expunge.corpus.packing import pack
+from expunge.corpus.streams import shuffled
+from expunge.corpus.tokenise import Encoded, encode
+from expunge.errors import DataError
+from expunge.model.precision import prepare_weights
+from expunge.retain.gdr import GradientDescent
+from expunge.score.look import look
+from expunge.train.checkpoints import SaveByEpoch, last_checkpoint
+from expunge.train.loop import LoopSettings, training_device
+from expunge.train.stages import Stage, stages
+from expunge.train.state import State
+from expunge.train.trainer import ObjectiveTrainer
+
+SEPARATOR = "\n\n"
+"""What stands between packed examples, as MUSE joins its documents."""
+
+
+@stages.register("finetune")
+class Finetune(LoopSettings, Stage):
+    """Descends on the cross-entropy of the forget set, the retain set or both.
+
+    ``pack`` joins the examples into sequences of ``max_length`` tokens, shuffled anew every epoch:
+    nothing is padded, and the model sees several examples in one context.
+    """
+
+    on: Literal["forget", "retain", "both"] = "retain"
+    pack: bool = False
+
+    def run(self, state: State) -> State:
+        """Train, resuming from the last whole checkpoint in ``state.workdir`` if there is one."""
+        torch.manual_seed(state.seed)
+        model = prepare_weights(state.model, self.precision, device=training_device())
+        model.requires_grad_(True)
+        texts = Texts(self._encode(state), state.tokenizer, self, seed=state.seed)
+        pad_id = state.tokenizer.pad_token_id
+        trainer = ObjectiveTrainer(
+            model,
+            self.training_arguments(state.workdir, seed=state.seed),
+            objective=_cross_entropy,
+            count_examples=lambda batch: len(batch.input_ids_BT),
+            sampler=EpochSampler(texts),
+            dataset=texts,
+            collate=lambda pieces: collate(pieces, pad_id=pad_id),
+            precision=self.precision,
+            callbacks=[SaveByEpoch(self.save_every)],
+        )
+        checkpoint = last_checkpoint(state.workdir)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        state.model = model
+        history = [entry for entry in trainer.state.log_history if "loss" in entry]
+        state.facts.append({"stage": "finetune", "steps": trainer.state.global_step, "history": history})
+        return state
+
+    def _encode(self, state: State) -> list[Encoded]:
+        corpus = state.corpus
+        examples = {
+            "forget": corpus.forget,
+            "retain": corpus.retain,
+            "both": corpus.forget + corpus.retain,
+        }[self.on]
+        if not examples:
+            raise DataError("nothing to train on", why="the set is empty.", fix="Pass --data FILE.")
+        eos = False if self.pack and self.append_eos is None else self.append_eos
+        return [
+            piece
+            for example in examples
+            for piece in encode(example, state.tokenizer, max_length=self.max_length, eos=eos)
+        ]
+
+
+class Texts(Dataset[Encoded]):
+    """The sequences of one epoch: the examples themselves, or the packing of that epoch."""
+
+    def __init__(
+        self, encoded: Sequence[Encoded], tokenizer: Any, settings: Finetune, *, seed: int
+    ) -> None:
+        self._encoded = list(encoded)
+        self._settings = settings
+        self._bos = tokenizer.bos_token_id
+        self._separator = tokenizer.encode(SEPARATOR, add_special_tokens=False)
+        self.seed = seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Repack for ``epoch``; the number of sequences does not depend on it."""
+        self.sequences = self._encoded if not self._settings.pack else self._packed(epoch)
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def __getitem__(self, index: int) -> Encoded:
+        return self.sequences[index]
+
+    def _packed(self, epoch: int) -> list[Encoded]:
+        return pack(
+            self._encoded,
+            separator=self._separator,
+            bos_id=self._bos,
+            length=self._settings.max_length,
+            seed=self.seed,
+            epoch=epoch,
+        )
+
+
+class EpochSampler(Sampler[int]):
+    """A shuffle that is a function of the seed and the epoch alone."""
+
+    def __init__(self, texts: Texts) -> None:
+        self.texts = texts
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next iteration epoch ``epoch``."""
+        self.epoch = epoch
+        self.texts.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __iter__(self) -> Any:
+        return iter(shuffled(len(self.texts), self.texts.seed, self.epoch))
+
+
+def _cross_entropy(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    return {"text": GradientDescent()(look(model, batch)).sum()}

@@ -1,0 +1,159 @@
+"""The stage most methods consist of: forget loss × retain loss × scope, over paired batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import torch
+from pydantic import model_validator
+from torch import nn
+
+from expunge.corpus.streams import PairDataset, PairSampler, collate_pairs
+from expunge.corpus.tokenise import Encoded, encode
+from expunge.errors import DataError
+from expunge.forget import ForgetLoss, forget_losses
+from expunge.model.precision import prepare_weights
+from expunge.retain import RetainLoss, retain_losses
+from expunge.scope import Scope, scopes
+from expunge.scope.all import AllParameters
+from expunge.scope.lora import LowRankAdapters
+from expunge.scope.selection import ScopeGuard, Selection
+from expunge.score.reference import (
+    CachedReference,
+    Key,
+    LiveReference,
+    Reference,
+    ReferenceKind,
+    cache_reference,
+)
+from expunge.train.checkpoints import SaveByEpoch, last_checkpoint
+from expunge.train.loop import LoopSettings, training_device
+from expunge.train.named import named
+from expunge.train.objective import PairObjective
+from expunge.train.saliency import forget_gradient
+from expunge.train.stages import Stage, stages
+from expunge.train.state import State
+from expunge.train.trainer import ObjectiveTrainer
+from expunge.types import Example
+
+
+@stages.register("unlearn")
+class Unlearn(LoopSettings, Stage):
+    """Descends on the forget loss plus ``retain.weight`` times the retain loss, inside a scope.
+
+    ``reference`` says where the frozen reference comes from: ``auto`` switches adapters off under
+    LoRA and looks numbers up in a cache otherwise; ``copy`` keeps a second model in memory.
+    Source: Zhang et al. 2025 (arXiv 2410.16454), Eq. 1.
+    """
+
+    forget: Annotated[ForgetLoss, *named(forget_losses)]
+    retain: Annotated[RetainLoss | None, *named(retain_losses)] = None
+    scope: Annotated[Scope, *named(scopes)] = AllParameters()
+    reference: ReferenceKind = "auto"
+
+    @model_validator(mode="after")
+    def _reference_fits(self) -> Unlearn:
+        if self.reference == "adapter_off" and not isinstance(self.scope, LowRankAdapters):
+            raise ValueError(
+                "reference 'adapter_off' needs adapters to switch off: use scope lora, or reference cache"
+            )
+        return self
+
+    def run(self, state: State) -> State:
+        """Unlearn, resuming from the last whole checkpoint in ``state.workdir`` if there is one."""
+        torch.manual_seed(state.seed)
+        model = prepare_weights(state.model, self.precision, device=training_device())
+        model = self.scope.prepare(model)
+        data = self._encode(state)
+        pad_id = state.tokenizer.pad_token_id
+        selection = self.scope.select(
+            model,
+            lambda: forget_gradient(model, self.forget, data.forget, pad_id=pad_id, batch_size=self.batch_size),
+        )
+        guard = ScopeGuard(model, selection)
+        sampler = PairSampler(len(data.forget), len(data.retain), seed=state.seed)
+        reference = self._reference(model, data, sampler, selection, pad_id)
+        trainer = ObjectiveTrainer(
+            model,
+            self.training_arguments(state.workdir, seed=state.seed),
+            objective=PairObjective(self.forget, self.retain, reference),
+            count_examples=lambda batch: len(batch.forget_ids),
+            sampler=sampler,
+            dataset=data,
+            collate=lambda pairs: collate_pairs(pairs, pad_id=pad_id),
+            precision=self.precision,
+            guard=guard,
+            callbacks=[SaveByEpoch(self.save_every)],
+        )
+        checkpoint = last_checkpoint(state.workdir)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        guard.verify()
+        state.model = merged(model)
+        state.facts.append(_facts(model, selection, trainer, reference))
+        return state
+
+    def _encode(self, state: State) -> PairDataset:
+        if self.retain is not None and not state.corpus.retain:
+            raise DataError(
+                "no retain set",
+                why=f"the recipe has a retain loss ({retain_losses.name_of(self.retain)}) and nothing to keep.",
+                fix="Pass --retain FILE, or choose a recipe without a retain loss (ga, npo).",
+            )
+        retain = state.corpus.retain if self.retain is not None else ()
+        return PairDataset(self._sequences(state, state.corpus.forget), self._sequences(state, retain))
+
+    def _sequences(self, state: State, examples: Sequence[Example]) -> list[Encoded]:
+        return [
+            piece
+            for example in examples
+            for piece in encode(
+                example, state.tokenizer, max_length=self.max_length, eos=self.append_eos
+            )
+        ]
+
+    def _reference(
+        self, model: nn.Module, data: PairDataset, sampler: PairSampler, selection: Selection, pad_id: int
+    ) -> Reference | None:
+        retain_needs = self.retain.needs if self.retain else frozenset()
+        if not self.forget.needs | retain_needs:
+            return None
+        if self.reference == "copy":
+            return LiveReference.copied(model)
+        if isinstance(self.scope, LowRankAdapters) and self.reference != "cache":
+            return LiveReference(model, adapters_off=True)
+        head = model.get_output_embeddings().weight
+        names = {name for name, weight in model.named_parameters() if weight is head}
+        return cache_reference(
+            model,
+            logps_of=[(Key("forget", i), one) for i, one in enumerate(data.forget)] if self.forget.needs else [],
+            states_of=[(Key("retain", i), data.retain[i]) for i in sampler.retain_seen(self.epochs)]
+            if retain_needs
+            else [],
+            pad_id=pad_id,
+            head_may_change=bool(names & selection.rows.keys()),
+        )
+
+
+def merged(model: nn.Module) -> nn.Module:
+    """The model with its adapters, if any, added into its weights."""
+    if hasattr(model, "merge_and_unload"):
+        plain: nn.Module = model.merge_and_unload()
+        return plain
+    return model
+
+
+def _facts(
+    model: nn.Module, selection: Selection, trainer: ObjectiveTrainer, reference: Reference | None
+) -> dict[str, Any]:
+    chosen, total = selection.count(model)
+    return {
+        "stage": "unlearn",
+        "weights": total,
+        "weights_that_may_change": chosen,
+        "tensors_that_may_change": sorted(selection.rows),
+        "reference": type(reference).__name__ if reference else None,
+        "reference_bytes": reference.bytes if isinstance(reference, CachedReference) else None,
+        "steps": trainer.state.global_step,
+        "history": [entry for entry in trainer.state.log_history if "loss" in entry],
+    }

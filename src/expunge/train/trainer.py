@@ -1,0 +1,135 @@
+"""The training loop is ``transformers.Trainer``; what is ours is the loss, the scope and the order of the data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import Dataset, Sampler
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from expunge.errors import TrainingError
+from expunge.model.precision import RoundedAdamW, WeightPrecision
+from expunge.scope.selection import ScopeGuard
+
+Parts = dict[str, Tensor]
+"""The terms of a loss by name, each the sum over the examples of a batch, already weighted."""
+
+Objective = Callable[[nn.Module, Any], Parts]
+"""From a model and a batch to the terms of its loss."""
+
+
+class ObjectiveTrainer(Trainer):
+    """Minimises an objective under a scope, in a chosen weight precision.
+
+    The loss of a step is the sum over all examples of all its micro-batches divided by their
+    number, so accumulating 1×8 and 8×1 is the same step. A loss that is not a number stops the run
+    before it reaches the weights.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        *,
+        objective: Objective,
+        count_examples: Callable[[Any], int],
+        sampler: Sampler[Any],
+        dataset: Dataset[Any],
+        collate: Callable[[list[Any]], Any],
+        precision: WeightPrecision = "fp32",
+        guard: ScopeGuard | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        super().__init__(
+            model, args, train_dataset=dataset, data_collator=collate, callbacks=list(callbacks)
+        )
+        self.model_accepts_loss_kwargs = True  # the loss below is already divided by the step's examples
+        self.remove_callback(PrinterCallback)
+        self._objective = objective
+        self._count_examples = count_examples
+        self._sampler = sampler
+        self._precision = precision
+        self._guard = guard
+        self._sums: dict[str, float] = {}
+        self._steps_summed = 0
+
+    def _get_train_sampler(self, *_: Any) -> Sampler[Any]:
+        return self._sampler
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        return inputs.to(self.args.device)
+
+    def floating_point_ops(self, inputs: Any) -> int:  # noqa: ARG002
+        """Not counted: the base class estimates the cost of a loss that is not ours."""
+        return 0
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
+        count = torch.tensor(sum(self._count_examples(batch) for batch in batch_samples), device=device)
+        gathered: Tensor = self.accelerator.gather(count).sum()
+        return gathered
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        """AdamW over what may change, in the precision asked for, with the scope's guard attached."""
+        if self.optimizer is None:
+            self.optimizer = self._make_optimizer(model if model is not None else self.model)
+            if self._guard is not None:
+                self._guard.attach(self.optimizer)
+        return self.optimizer
+
+    def _make_optimizer(self, model: nn.Module) -> Optimizer:
+        decaying = set(self.get_decay_parameter_names(model))
+        named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+        groups = [
+            {"params": [w for name, w in named if name in decaying], "weight_decay": self.args.weight_decay},
+            {"params": [w for name, w in named if name not in decaying], "weight_decay": 0.0},
+        ]
+        betas = (self.args.adam_beta1, self.args.adam_beta2)
+        lr, eps = self.args.learning_rate, self.args.adam_epsilon
+        if self._precision == "fp32":
+            return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps)
+        return RoundedAdamW(
+            groups, lr=lr, betas=betas, eps=eps, precision=self._precision, seed=self.args.seed
+        )
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        return_outputs: bool = False,  # noqa: FBT001, FBT002 - the signature is the base class's
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """The objective's terms summed and divided by the examples of the whole step."""
+        if return_outputs or num_items_in_batch is None:
+            raise TypeError("this trainer trains; evaluate with an Observer")
+        terms = self._objective(model, inputs)
+        loss = torch.stack(list(terms.values())).sum() / num_items_in_batch
+        self._note(terms, num_items_in_batch)
+        if not math.isfinite(loss.item()):
+            self._refuse_nonfinite(terms)
+        return loss * self.accelerator.num_processes
+
+    def _note(self, terms: Parts, count: Tensor | int) -> None:
+        for name, term in terms.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(term.detach()) / float(count)
+
+    def _refuse_nonfinite(self, terms: Parts) -> None:
+        broken = ", ".join(name for name, term in terms.items() if not torch.isfinite(term))
+        raise TrainingError(
+            f"the loss is not a number at step {self.state.global_step + 1}",
+            why=f"the {broken or 'summed'} loss overflowed at learning rate {self.args.learning_rate:g}.",
+            fix="Lower learning_rate, use a bounded forget loss (npo), or add a retain loss.",
+        )
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log the terms of the loss beside their sum, averaged like it since the last time."""
+        if "loss" in logs and self._sums:
+            steps = max(1, self.state.global_step - self._steps_summed)
+            logs |= {f"loss_{name}": value / steps for name, value in self._sums.items()}
+            self._sums, self._steps_summed = {}, self.state.global_step
+        super().log(logs, *args, **kwargs)
