@@ -127,7 +127,7 @@ def _table(text: str, path: Path) -> list[dict[str, str | None]]:
         return list(table)
     except csv.Error as error:
         raise DataError(
-            f"{path}, line {table.line_num}", why=f"not CSV: {error}.", fix="Quote its cells."
+            f"{path}, line {table.reader.line_num}", why=f"not CSV: {error}.", fix="Quote its cells."
         ) from error
     finally:
         csv.field_size_limit(limit)
