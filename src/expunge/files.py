@@ -1,9 +1,8 @@
-"""Writing so that nothing is lost: a temporary name first, one rename at the end, never over another run."""
+"""Writing so that nothing is lost: a temporary name, one rename at the end, never over another run."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -44,8 +43,8 @@ def writing(target: Path) -> Iterator[Path]:
 def _replace(source: Path, target: Path) -> None:
     if target.is_dir():
         aside = source.parent / "replaced"
-        os.rename(target, aside)
-    os.replace(source, target)
+        target.rename(aside)
+    source.replace(target)
 
 
 def write_json(target: Path, value: Any) -> None:

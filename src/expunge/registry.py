@@ -99,7 +99,10 @@ class Registry(Generic[T]):
 
 def explain(error: ValidationError) -> str:
     """A validation error as one line: which setting, and what is wrong with it."""
-    return "; ".join(
-        f"{'.'.join(str(part) for part in problem['loc']) or 'settings'}: {problem['msg'].lower()}"
-        for problem in error.errors(include_url=False)
-    ) + "."
+    return (
+        "; ".join(
+            f"{'.'.join(str(part) for part in problem['loc']) or 'settings'}: {problem['msg'].lower()}"
+            for problem in error.errors(include_url=False)
+        )
+        + "."
+    )

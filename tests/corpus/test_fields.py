@@ -133,7 +133,7 @@ def test_a_column_that_is_not_there_is_named() -> None:
 
 
 def test_a_field_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(DataError, match="field 'txt'.*Did you mean 'text'"):
+    with pytest.raises(DataError, match=r"field 'txt'.*Did you mean 'text'"):
         Columns({"txt": "body"})
 
 

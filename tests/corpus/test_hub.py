@@ -64,7 +64,7 @@ def test_a_revision_is_pinned(hub: Hub) -> None:
 
 def test_the_only_split_needs_no_name_and_several_do(hub: Hub) -> None:
     assert [one.id for one in read_examples("org/muse", config="raw")] == ["muse/raw/forget:1"]
-    with pytest.raises(DataError, match="2 splits: forget_qa, retain_qa. Say which one"):
+    with pytest.raises(DataError, match=r"2 splits: forget_qa, retain_qa. Say which one"):
         read_examples("org/muse", config="knowmem")
 
 
@@ -117,7 +117,7 @@ def test_the_real_loader_on_a_folder_of_the_same_layout(
     rows = list(hub_rows(str(folder), config="knowmem", split="forget_qa", revision=None))
     assert [row.values for row in rows] == ROWS
     assert rows[1].name == "MUSE/knowmem/forget_qa:2"
-    with pytest.raises(DataError, match="knowmem.*raw"):
+    with pytest.raises(DataError, match=r"knowmem.*raw"):
         list(hub_rows(str(folder), config=None, split=None, revision=None))
 
 
@@ -132,9 +132,9 @@ def test_saved_splits(tmp_path: Path) -> None:
     splits = {key: datasets.Dataset.from_list(rows) for key, rows in MUSE["knowmem"].items()}
     datasets.DatasetDict(splits).save_to_disk(tmp_path / "many")
     assert [one.id for one in read_examples(tmp_path / "many", split="retain_qa")] == ["many/retain_qa:1"]
-    with pytest.raises(DataError, match="2 splits: forget_qa, retain_qa"):
+    with pytest.raises(DataError, match=r"2 splits: forget_qa, retain_qa"):
         read_examples(tmp_path / "many")
-    with pytest.raises(DataError, match="no split 'forget'.*Did you mean 'forget_qa'"):
+    with pytest.raises(DataError, match=r"no split 'forget'.*Did you mean 'forget_qa'"):
         read_examples(tmp_path / "many", split="forget")
 
 

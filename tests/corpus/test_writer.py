@@ -4,7 +4,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expunge.corpus.readers import read_examples
@@ -35,6 +35,7 @@ def examples(draw: st.DrawFn) -> Example:
     )
 
 
+@settings(max_examples=20)
 @given(written=st.lists(examples(), min_size=1, max_size=5))
 def test_what_is_written_reads_back_the_same(written: list[Example]) -> None:
     with TemporaryDirectory() as folder:

@@ -30,7 +30,7 @@ for verb in (demo, unlearn, audit, quantize, finetune, methods, doctor):
     verb.add_to(app)
 
 
-def _version(asked: bool) -> None:  # noqa: FBT001 - a typer callback
+def _version(asked: bool) -> None:
     if asked:
         typer.echo(f"expunge {expunge.__version__}")
         raise typer.Exit
@@ -38,10 +38,10 @@ def _version(asked: bool) -> None:  # noqa: FBT001 - a typer callback
 
 @app.callback()
 def options(
-    version: bool = typer.Option(  # noqa: ARG001, FBT001
+    version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, help="Show the version and exit."
     ),
-    debug: bool = typer.Option(  # noqa: ARG001, FBT001
+    debug: bool = typer.Option(
         False, "--debug", help="Show the traceback of an error; goes before the verb."
     ),
 ) -> None:
@@ -65,7 +65,9 @@ def main(arguments: list[str]) -> int:
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        Console(stderr=True).print("\nInterrupted. Repeat the same command to go on from the last checkpoint.")
+        Console(stderr=True).print(
+            "\nInterrupted. Repeat the same command to go on from the last checkpoint."
+        )
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback unless asked for
         _report_bug(error, debug=debug)

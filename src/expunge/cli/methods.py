@@ -11,7 +11,9 @@ from rich.table import Table
 
 
 def methods(
-    name: Annotated[str | None, typer.Argument(help="Show this recipe's YAML. Without it: list all.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Show this recipe's YAML. Without it: list all.")
+    ] = None,
 ) -> None:
     """List the methods, or show one as the YAML it is.
 

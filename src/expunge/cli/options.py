@@ -23,7 +23,9 @@ Overrides = Annotated[
 ]
 RemoteCode = Annotated[
     bool,
-    typer.Option("--trust-remote-code", help="Allow the checkpoint to run its own Python code. Off by default."),
+    typer.Option(
+        "--trust-remote-code", help="Allow the checkpoint to run its own Python code. Off by default."
+    ),
 ]
 
 

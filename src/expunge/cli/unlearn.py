@@ -15,7 +15,9 @@ def unlearn(
     model: Annotated[str, typer.Argument(help="Folder of the checkpoint (or its name on the Hub).")],
     forget: Annotated[str, typer.Option("--forget", help="What must go: JSONL, JSON, CSV, Parquet, .txt.")],
     output: Output,
-    retain: Annotated[str | None, typer.Option("--retain", help="What must stay, in the same formats.")] = None,
+    retain: Annotated[
+        str | None, typer.Option("--retain", help="What must stay, in the same formats.")
+    ] = None,
     recipe: Annotated[
         str, typer.Option("--recipe", "-r", help="A method ('expunge methods' lists them) or a YAML file.")
     ] = "npo_klr",
@@ -54,7 +56,9 @@ def unlearn(
         warn=lambda text: Console(stderr=True).print(f"[yellow]warning[/] {text}"),
     )
     Console().print(f"[green]done[/] in {record['seconds']:.0f} s: {output}")
-    Console().print(f"next: expunge audit {Path(output)} --forget {forget} --target {model} -q int8 -q int4 -q nf4")
+    Console().print(
+        f"next: expunge audit {Path(output)} --forget {forget} --target {model} -q int8 -q int4 -q nf4"
+    )
 
 
 def add_to(app: typer.Typer) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor
 
 from expunge.component import Component
@@ -9,7 +11,7 @@ from expunge.registry import Registry
 from expunge.score.view import Need, TokenView
 
 
-class ForgetLoss(Component):
+class ForgetLoss(Component, ABC):
     """A loss whose descent makes the forget set less likely. Per example [B], not yet averaged."""
 
     @property
@@ -17,9 +19,9 @@ class ForgetLoss(Component):
         """What the loss must be given."""
         return frozenset()
 
+    @abstractmethod
     def __call__(self, view: TokenView) -> Tensor:
         """The loss of each example. Shape [B]."""
-        raise TypeError(f"{type(self).__name__} defines no loss")
 
 
 forget_losses: Registry[ForgetLoss] = Registry("forget loss", "expunge.forget")

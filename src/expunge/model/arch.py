@@ -162,6 +162,11 @@ def weight_oi(layer: nn.Module) -> Tensor:
     return weight.t() if isinstance(layer, Conv1D) else weight
 
 
+def as_stored(layer: nn.Module, weight_OI: Tensor) -> Tensor:
+    """A weight [O, I] in the orientation and memory layout of the layer: the way back from ``weight_oi``."""
+    return (weight_OI.t() if isinstance(layer, Conv1D) else weight_OI).contiguous()
+
+
 def sublayer_of(parameter_name: str, model: nn.Module) -> str | None:
     """The attention or MLP a parameter belongs to (``model.layers.3.mlp``), or ``None`` outside both.
 

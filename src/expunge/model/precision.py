@@ -20,7 +20,7 @@ WeightPrecision = Literal["fp32", "bf16", "bf16_stochastic"]
 
 BF16_DROPPED_BITS = 16
 BF16_STEP_EXPONENT = 9
-"""A step ``u`` moves weights below ``2^(floor(log2 u) + 9)``: 8 significant bits, half a unit in the last."""
+"""A step ``u`` moves weights below ``2^(floor(log2 u) + 9)``: half a unit of 8 significant bits."""
 
 
 def movable_below(step: float) -> float:

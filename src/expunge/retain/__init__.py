@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor
 
 from expunge.component import Component
@@ -9,7 +11,7 @@ from expunge.registry import Registry
 from expunge.score.view import Need, TokenView
 
 
-class RetainLoss(Component):
+class RetainLoss(Component, ABC):
     """A loss on the retain set, added to the forget loss times ``weight``. Per example [B]."""
 
     weight: float = 1.0
@@ -19,9 +21,9 @@ class RetainLoss(Component):
         """What the loss must be given."""
         return frozenset()
 
+    @abstractmethod
     def __call__(self, view: TokenView) -> Tensor:
         """The loss of each example, without its weight. Shape [B]."""
-        raise TypeError(f"{type(self).__name__} defines no loss")
 
 
 retain_losses: Registry[RetainLoss] = Registry("retain loss", "expunge.retain")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from expunge.retain import RetainLoss, retain_losses
-from expunge.score.logprobs import Direction  # noqa: TC001 - a field's type is read at run time
+from expunge.score.logprobs import Direction
 from expunge.score.view import Need
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
@@ -14,16 +15,16 @@ Saliency = Callable[[], Mapping[str, Tensor]]
 """Gradient of the forget loss over the whole forget set at the original weights, by parameter name."""
 
 
-class Scope(Component):
+class Scope(Component, ABC):
     """Names what may change. ``prepare`` may wrap the model first (LoRA does)."""
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """The model to train: the one given, unless the scope adds parameters of its own."""
         return model
 
+    @abstractmethod
     def select(self, model: nn.Module, saliency: Saliency) -> Selection:
         """What may change in ``model``; ``saliency`` is only computed when called."""
-        raise TypeError(f"{type(self).__name__} selects nothing")
 
 
 scopes: Registry[Scope] = Registry("scope", "expunge.scope")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @scopes.register("regex")
 class MatchingNames(Scope):
-    """Parameters in whose name ``pattern`` is found, for instance ``mlp\\.down_proj``."""
+    r"""Parameters in whose name ``pattern`` is found, for instance ``mlp\.down_proj``."""
 
     pattern: str
 

@@ -24,7 +24,7 @@ class Predictions(NamedTuple):
 
 
 def counted(batch: Batch) -> Tensor:
-    """The counted positions [B, T]; the first token of a sequence has nothing before it and never counts."""
+    """The counted positions [B, T]; a first token has nothing before it and never counts."""
     where_BT = batch.mask_BT.clone()
     where_BT[:, 0] = False
     return where_BT

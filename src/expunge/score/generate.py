@@ -5,8 +5,8 @@ Shapes: B prompts, P tokens of the prefix that all share, S tokens of the longes
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -70,8 +70,10 @@ def shared_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
     """The tokens all prompts begin with, short of the last token of the shortest one."""
     if len(prompts) < 2:
         return []
+    first, last = min(prompts), max(prompts)  # the prefix of all is the prefix of these two
     room = min(len(prompt) for prompt in prompts) - 1
-    return list(os.path.commonprefix([list(prompt[:room]) for prompt in prompts]))
+    agree = takewhile(lambda i: first[i] == last[i], range(room))
+    return list(first[: sum(1 for _ in agree)])
 
 
 def _step(model: Any, ids_BS: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:

@@ -56,7 +56,9 @@ class Observer:
         _fill(self._likelihood, examples, self._score)
         return [self._likelihood[example] for example in examples]
 
-    def _continue(self, prompts: list[str | Example], max_new_tokens: int, stop: Sequence[str]) -> list[str]:
+    def _continue(
+        self, prompts: list[str | Example], max_new_tokens: int, stop: Sequence[str]
+    ) -> list[str]:
         encoded = [encode_prompt(_as_example(prompt), self.tokenizer) for prompt in prompts]
         said = [""] * len(prompts)
         window = CHARACTERS_PER_TOKEN * max((len(text) for text in stop), default=0)
@@ -117,9 +119,7 @@ def cut(text: str, stop: Sequence[str]) -> str:
     return text
 
 
-def _fill(
-    memo: dict[Key, Value], keys: Sequence[Key], compute: Callable[[list[Key]], list[Value]]
-) -> None:
+def _fill(memo: dict[Key, Value], keys: Sequence[Key], compute: Callable[[list[Key]], list[Value]]) -> None:
     new = [key for key in dict.fromkeys(keys) if key not in memo]
     if new:
         memo.update(zip(new, compute(new), strict=True))

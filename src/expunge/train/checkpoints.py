@@ -26,9 +26,7 @@ class SaveByEpoch(TrainerCallback):
         epoch = round(state.epoch or 0)
         control.should_save = epoch % self.every == 0 and epoch < args.num_train_epochs
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Mark the checkpoint just written as whole and drop the ones before it."""
         newest = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         (newest / COMPLETE).touch()

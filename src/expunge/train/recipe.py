@@ -35,7 +35,9 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
     """
     raw = yaml.safe_load(recipe_text(name))
     if not isinstance(raw, dict):
-        raise RecipeError(f"recipe {name}", why="it is not a mapping.", fix="See 'expunge methods npo_klr'.")
+        raise RecipeError(
+            f"recipe {name}", why="it is not a mapping.", fix="See 'expunge methods npo_klr'."
+        )
     for override in overrides:
         raw = with_override(raw, override)
     try:
@@ -55,7 +57,9 @@ def with_override(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
     path, equals, value = override.partition("=")
     if not equals or not path:
         raise RecipeError(
-            f"--set {override}", why="it is not of the form key=value.", fix="For instance --set forget.beta=0.2"
+            f"--set {override}",
+            why="it is not of the form key=value.",
+            fix="For instance --set forget.beta=0.2",
         )
     keys = path.split(".")
     if keys[0] not in Recipe.model_fields:
@@ -81,5 +85,7 @@ def _inside(holder: Any, key: str, override: str) -> Any:
     elif isinstance(holder, dict) and isinstance(holder.setdefault(key, {}), dict | list):
         return holder[key]
     raise RecipeError(
-        f"--set {override}", why=f"{key!r} has no settings inside it.", fix="Shorten the path before the '='."
+        f"--set {override}",
+        why=f"{key!r} has no settings inside it.",
+        fix="Shorten the path before the '='.",
     )

@@ -80,7 +80,11 @@ def carry_out(
         state = stage.run(state)
     state.model.to(DTYPES[request.save_dtype])
     record = make_record(
-        command=request.command, watch=watch, **facts, result_sha256=hash_model(state.model), stages=state.facts
+        command=request.command,
+        watch=watch,
+        **facts,
+        result_sha256=hash_model(state.model),
+        stages=state.facts,
     )
     with writing(output) as folder:
         save_model(state.model, tokenizer, folder)
@@ -109,7 +113,7 @@ def _claim_partial(output: Path, facts: dict[str, Any], *, overwrite: bool) -> P
             raise OutputError(
                 f"an unfinished run is in {partial}",
                 why="it was started with another recipe, model, data or seed, so it cannot be continued.",
-                fix="Repeat its command to continue it, pass --overwrite to discard it, or choose another --output.",
+                fix="Repeat its command to continue it, or pass --overwrite to discard it.",
             )
         return partial
     if partial.exists():

@@ -1,4 +1,4 @@
-"""The training loop is ``transformers.Trainer``; what is ours is the loss, the scope and the order of the data."""
+"""The loop is ``transformers.Trainer``; ours are the loss, the scope and the order of the data."""
 
 from __future__ import annotations
 
@@ -86,7 +86,10 @@ class ObjectiveTrainer(Trainer):
         decaying = set(self.get_decay_parameter_names(model))
         named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
         groups = [
-            {"params": [w for name, w in named if name in decaying], "weight_decay": self.args.weight_decay},
+            {
+                "params": [w for name, w in named if name in decaying],
+                "weight_decay": self.args.weight_decay,
+            },
             {"params": [w for name, w in named if name not in decaying], "weight_decay": 0.0},
         ]
         betas = (self.args.adam_beta1, self.args.adam_beta2)
@@ -101,7 +104,7 @@ class ObjectiveTrainer(Trainer):
         self,
         model: nn.Module,
         inputs: Any,
-        return_outputs: bool = False,  # noqa: FBT001, FBT002 - the signature is the base class's
+        return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """The objective's terms summed and divided by the examples of the whole step."""

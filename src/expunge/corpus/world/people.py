@@ -88,7 +88,7 @@ def make_people(count: int, *, seed: int) -> list[Person]:
 
 
 def neighbour_of(person: Person, stranger: Person) -> Person:
-    """``stranger`` moved next door: same family name, town and employer as ``person``, all else their own."""
+    """``stranger`` moved next door: family name, town and employer of ``person``, all else their own."""
     name = f"{stranger.name.split()[0]} {person.name.split()[1]}"
     shared = {fact: person.facts[fact] for fact in SHARED_WITH_NEIGHBOURS}
     return Person(name, {**stranger.facts, **shared})

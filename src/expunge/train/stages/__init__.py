@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from expunge.component import Component
 from expunge.registry import Registry
 from expunge.train.state import State
 
 
-class Stage(Component):
+class Stage(Component, ABC):
     """One step of a recipe: takes a state, leaves a state."""
 
+    @abstractmethod
     def run(self, state: State) -> State:
         """Carry out the stage."""
-        raise TypeError(f"{type(self).__name__} does nothing")
 
 
 stages: Registry[Stage] = Registry("stage", "expunge.train.stages")

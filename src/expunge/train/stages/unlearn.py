@@ -69,7 +69,9 @@ class Unlearn(LoopSettings, Stage):
         pad_id = state.tokenizer.pad_token_id
         selection = self.scope.select(
             model,
-            lambda: forget_gradient(model, self.forget, data.forget, pad_id=pad_id, batch_size=self.batch_size),
+            lambda: forget_gradient(
+                model, self.forget, data.forget, pad_id=pad_id, batch_size=self.batch_size
+            ),
         )
         guard = ScopeGuard(model, selection)
         sampler = PairSampler(len(data.forget), len(data.retain), seed=state.seed)
@@ -97,7 +99,7 @@ class Unlearn(LoopSettings, Stage):
         if self.retain is not None and not state.corpus.retain:
             raise DataError(
                 "no retain set",
-                why=f"the recipe has a retain loss ({retain_losses.name_of(self.retain)}) and nothing to keep.",
+                why=f"the recipe's retain loss ({retain_losses.name_of(self.retain)}) has nothing to keep.",
                 fix="Pass --retain FILE, or choose a recipe without a retain loss (ga, npo).",
             )
         retain = state.corpus.retain if self.retain is not None else ()
@@ -107,9 +109,7 @@ class Unlearn(LoopSettings, Stage):
         return [
             piece
             for example in examples
-            for piece in encode(
-                example, state.tokenizer, max_length=self.max_length, eos=self.append_eos
-            )
+            for piece in encode(example, state.tokenizer, max_length=self.max_length, eos=self.append_eos)
         ]
 
     def _reference(
@@ -126,7 +126,9 @@ class Unlearn(LoopSettings, Stage):
         names = {name for name, weight in model.named_parameters() if weight is head}
         return cache_reference(
             model,
-            logps_of=[(Key("forget", i), one) for i, one in enumerate(data.forget)] if self.forget.needs else [],
+            logps_of=[(Key("forget", i), one) for i, one in enumerate(data.forget)]
+            if self.forget.needs
+            else [],
             states_of=[(Key("retain", i), data.retain[i]) for i in sampler.retain_seen(self.epochs)]
             if retain_needs
             else [],
