@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -36,29 +35,24 @@ def unlearn(
 
     Example:  expunge unlearn ./my-model --forget takedown.jsonl --retain keep.jsonl -o ./unlearned
     """
-    from expunge.bench.work import Job, carry_out_job
+    from expunge.train.job import UnlearnJob
 
-    record = carry_out_job(
-        Job(
-            command="unlearn",
-            model=model,
-            recipe=recipe,
-            overrides=tuple(overrides or ()),
-            forget=forget,
-            retain=retain,
-            fields=fields(field),
-            output=output,
-            seed=seed,
-            allow_overlap=allow_overlap,
-            overwrite=overwrite,
-            trust_remote_code=trust_remote_code,
-        ),
-        warn=lambda text: Console(stderr=True).print(f"[yellow]warning[/] {text}"),
-    )
-    Console().print(f"[green]done[/] in {record['seconds']:.0f} s: {output}")
-    Console().print(
-        f"next: expunge audit {Path(output)} --forget {forget} --target {model} -q int8 -q int4 -q nf4"
-    )
+    console = Console()
+    record = UnlearnJob(
+        model=model,
+        recipe=recipe,
+        forget=forget,
+        retain=retain,
+        output=output,
+        overrides=tuple(overrides or ()),
+        fields=fields(field),
+        seed=seed,
+        allow_overlap=allow_overlap,
+        overwrite=overwrite,
+        trust_remote_code=trust_remote_code,
+    ).run(warn=lambda text: Console(stderr=True).print(f"[yellow]warning[/] {text}"))
+    console.print(f"[green]done[/] in {record['seconds']:.0f} s: {output}")
+    console.print(f"next: expunge audit {output} --forget {forget} --target {model}")
 
 
 def add_to(app: typer.Typer) -> None:

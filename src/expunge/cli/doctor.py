@@ -1,0 +1,33 @@
+"""``expunge doctor``: what is installed, what is missing, and how to get it."""
+
+from __future__ import annotations
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+
+def doctor() -> None:
+    """Show versions, devices, memory and optional backends, with the command for each missing one."""
+    from expunge.model.health import examine
+
+    console = Console()
+    report = examine()
+    table = Table(title="This machine", title_justify="left", show_header=False)
+    for name, value in report.facts.items():
+        table.add_row(name, value)
+    console.print(table)
+    backends = Table(title="Optional backends", title_justify="left")
+    for heading in ("backend", "for", "found"):
+        backends.add_column(heading, overflow="fold")
+    for backend in report.backends:
+        found = backend.version or f'[yellow]missing[/] - pip install "expunge\\[{backend.extra}]"'
+        backends.add_row(backend.package, backend.purpose, found)
+    console.print(backends)
+    if any(not backend.version for backend in report.backends):
+        console.print("Everything else works without the missing ones.")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make the verb known."""
+    app.command()(doctor)

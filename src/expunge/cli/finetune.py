@@ -1,0 +1,59 @@
+"""``expunge finetune``: train a target or a retrained control on one's own data."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from expunge.cli.options import Field, Output, Overrides, Overwrite, RemoteCode, Seed, fields
+
+
+def finetune(
+    data: Annotated[list[str], typer.Option("--data", help="What to train on. Repeat it for several files.")],
+    output: Output,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Checkpoint to start from. Without it: from nothing.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option("--tokenizer", help="Folder with the tokenizer. From nothing: trained on the data."),
+    ] = None,
+    size: Annotated[
+        list[str] | None,
+        typer.Option("--size", help="From nothing: --size hidden=256, layers=2, vocabulary=1024. Repeatable."),
+    ] = None,
+    overrides: Overrides = None,
+    field: Field = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    trust_remote_code: RemoteCode = False,
+) -> None:
+    """Train a model on texts: the target an audit starts from, or its retrained control.
+
+    The control is the same command without the forget set, and with the target's tokenizer.
+
+    Example:  expunge finetune --data all.jsonl --set epochs=30 --set learning_rate=1e-3 -o ./target
+    """
+    from expunge.train.job import FinetuneJob, scratch_model
+
+    record = FinetuneJob(
+        data=tuple(data),
+        output=output,
+        model=model,
+        scratch=scratch_model(size or ()) if model is None else None,
+        tokenizer=tokenizer,
+        overrides=tuple(overrides or ()),
+        fields=fields(field),
+        seed=seed,
+        overwrite=overwrite,
+        trust_remote_code=trust_remote_code,
+    ).run()
+    loss = record["stages"][-1]["history"][-1]["loss"]
+    Console().print(f"[green]done[/] in {record['seconds']:.0f} s, last epoch's loss {loss:.3f}: {output}")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make the verb known."""
+    app.command()(finetune)

@@ -1,0 +1,42 @@
+"""``expunge quantize``: write a checkpoint as it will be once it is quantized."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from expunge.cli.options import Output, Overwrite, RemoteCode
+
+
+def quantize(
+    model: Annotated[str, typer.Argument(help="Folder of the checkpoint.")],
+    to: Annotated[
+        str, typer.Option("--to", "-q", help="int8, int4, int4-g64, int3, fp4, nf4, bnb-int8, rtn:bits=4,...")
+    ],
+    output: Output,
+    overwrite: Overwrite = False,
+    trust_remote_code: RemoteCode = False,
+) -> None:
+    """Round a checkpoint's weights to a grid and save the rounded values.
+
+    The folder holds ordinary safetensors that any tool loads: the values a quantized deployment
+    computes with, not its packed storage. Every tensor's treatment is listed in coverage.json.
+
+    Example:  expunge quantize ./unlearned -q int4-g64 -o ./unlearned-int4
+    """
+    from expunge.quant.export import QuantizeJob
+
+    done = QuantizeJob(
+        model=model, to=to, output=output, overwrite=overwrite, trust_remote_code=trust_remote_code
+    ).run()
+    console = Console()
+    console.print(f"[green]done[/]: {done.quantized} of {done.tensors} tensors rounded to {done.label}: {output}")
+    for reason, count in done.left_alone.items():
+        console.print(f"  {count} left alone: {reason}")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make the verb known."""
+    app.command()(quantize)

@@ -1,0 +1,125 @@
+"""From paths and names, as a user gives them, to a run: read, check, load, carry out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from expunge.corpus.checks import check_sets
+from expunge.corpus.readers import read_examples
+from expunge.corpus.vocabulary import train_tokenizer
+from expunge.errors import RecipeError
+from expunge.files import refuse_existing
+from expunge.model.create import ScratchModel
+from expunge.model.load import load_model, load_tokenizer
+from expunge.registry import explain
+from expunge.train.recipe import load_recipe
+from expunge.train.run import Request, carry_out
+from expunge.train.state import Corpus
+from expunge.types import Example
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnlearnJob:
+    """An unlearning run as it is asked for on the command line."""
+
+    model: str
+    recipe: str
+    forget: str
+    output: Path
+    retain: str | None = None
+    overrides: tuple[str, ...] = ()
+    fields: Mapping[str, str] | None = None
+    seed: int = 0
+    allow_overlap: bool = False
+    overwrite: bool = False
+    trust_remote_code: bool = False
+
+    def run(self, warn: Callable[[str], None]) -> dict[str, Any]:
+        """Check everything that can be checked before the model is loaded, then carry the run out."""
+        refuse_existing(self.output, overwrite=self.overwrite)
+        recipe = load_recipe(self.recipe, self.overrides)
+        forget = read_examples(self.forget, fields=self.fields)
+        retain = read_examples(self.retain, fields=self.fields) if self.retain else []
+        for warning in check_sets(forget, retain, allow_overlap=self.allow_overlap):
+            warn(warning)
+        request = Request(
+            command="unlearn",
+            recipe=recipe,
+            source=self.model,
+            corpus=Corpus(forget=tuple(forget), retain=tuple(retain)),
+            seed=self.seed,
+        )
+        return carry_out(request, self._load, self.output, overwrite=self.overwrite)
+
+    def _load(self) -> tuple[Any, Any]:
+        model = load_model(self.model, trust_remote_code=self.trust_remote_code)
+        tokenizer = load_tokenizer(self.model, model=model, trust_remote_code=self.trust_remote_code)
+        return model, tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneJob:
+    """A training run as it is asked for on the command line: from a checkpoint, or from nothing."""
+
+    data: tuple[str, ...]
+    output: Path
+    model: str | None = None
+    scratch: ScratchModel | None = None
+    tokenizer: str | None = None
+    overrides: tuple[str, ...] = ()
+    fields: Mapping[str, str] | None = None
+    seed: int = 0
+    overwrite: bool = False
+    trust_remote_code: bool = False
+
+    def run(self) -> dict[str, Any]:
+        """Check what can be checked before anything is loaded, then carry the run out."""
+        refuse_existing(self.output, overwrite=self.overwrite)
+        recipe = load_recipe("finetune", self.overrides)
+        examples = [
+            example for source in self.data for example in read_examples(source, fields=self.fields)
+        ]
+        request = Request(
+            command="finetune",
+            recipe=recipe,
+            source=self.model or str(self.scratch),
+            corpus=Corpus(forget=(), retain=tuple(examples)),
+            seed=self.seed,
+        )
+        return carry_out(request, lambda: self._load(examples), self.output, overwrite=self.overwrite)
+
+    def _load(self, examples: Sequence[Example]) -> tuple[Any, Any]:
+        if self.model is not None:
+            model = load_model(self.model, trust_remote_code=self.trust_remote_code)
+            return model, load_tokenizer(
+                self.tokenizer or self.model, model=model, trust_remote_code=self.trust_remote_code
+            )
+        scratch = self.scratch or ScratchModel()
+        if self.tokenizer is not None:
+            tokenizer = load_tokenizer(self.tokenizer, trust_remote_code=self.trust_remote_code)
+        else:
+            texts = (example.text for example in examples)
+            tokenizer = train_tokenizer(texts, vocabulary=scratch.vocabulary)
+        return scratch.create(tokenizer, seed=self.seed), tokenizer
+
+
+def scratch_model(sizes: Sequence[str]) -> ScratchModel:
+    """The model that ``["hidden=256", ...]`` describes.
+
+    Raises:
+        RecipeError: an entry is not ``key=value``, names no size, or is not a positive number.
+    """
+    pairs = [size.partition("=") for size in sizes]
+    try:
+        return ScratchModel.model_validate({key: value for key, _, value in pairs})
+    except ValidationError as error:
+        raise RecipeError(
+            f"--size {' '.join(sizes)}",
+            why=explain(error),
+            fix=f"It takes {', '.join(ScratchModel.model_fields)}, as in --size hidden=256.",
+        ) from error
