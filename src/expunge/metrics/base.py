@@ -1,0 +1,82 @@
+"""What a metric is: per-item scores, and one statistic of them that works on any resample.
+
+Shapes: n items of a split, R resamples. A resample is a row of weights: how often each item was
+drawn. The plain value of a metric is its statistic under weights that are all one.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from expunge.component import Component
+from expunge.types import Score
+
+if TYPE_CHECKING:
+    from expunge.metrics.probes import Probes
+    from expunge.score.observer import Observer
+
+Floats = NDArray[np.float64]
+Measured = Mapping[str, Sequence[Score]]
+"""Scores by split, in the order of the split."""
+Values = Mapping[str, Floats]
+"""By split, the values of its scored items. Shape [n]."""
+Weights = Mapping[str, Floats]
+"""By split, how often each resample holds each item. Shape [R, n]."""
+
+
+class Metric(Component):
+    """Base of every metric: ``measure`` looks at a model, ``statistic`` at numbers only.
+
+    ``needs_control``: the statistic compares with the retrained model's values on the same items.
+    ``is_share``: the value divided by the target's is a share that means something (retention).
+    """
+
+    title: ClassVar[str] = ""
+    definition: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+    scale: ClassVar[str] = "0-100"
+    lower_is_better: ClassVar[bool | None] = None
+    needs_control: ClassVar[bool] = False
+    is_share: ClassVar[bool] = True
+
+    @abstractmethod
+    def measure(self, observed: Observer, probes: Probes) -> Measured:
+        """The score of every item, by split; an item without one says why."""
+
+    def statistic(self, values: Values, weights: Weights, control: Values | None = None) -> Floats:  # noqa: ARG002
+        """One number per resample: the mean over items unless a metric says otherwise. Shape [R].
+
+        ``control`` holds the retrained model's values of the same items; NaN where undefined.
+        """
+        ((split, values_N),) = values.items()
+        mean_R: Floats = weights[split] @ values_N / weights[split].sum(-1)
+        return mean_R
+
+    def point(self, measured: Measured, control: Measured | None = None) -> float | None:
+        """The metric's value on these scores; ``None`` where it is undefined."""
+        values = scored(measured)
+        if not all(len(values_N) for values_N in values.values()) or (
+            self.needs_control and control is None
+        ):
+            return None
+        ones = {split: np.ones((1, len(values_N))) for split, values_N in values.items()}
+        value = self.statistic(values, ones, None if control is None else scored(control))[0]
+        return float(value) if np.isfinite(value) else None
+
+
+def scored(measured: Measured) -> dict[str, Floats]:
+    """The values of the items that have one, by split."""
+    return {
+        split: np.array([score.value for score in scores if score.value is not None], dtype=np.float64)
+        for split, scores in measured.items()
+    }
+
+
+def absent(split: str, reason: str) -> dict[str, list[Score]]:
+    """What a metric returns of a split it can say nothing of: one row that gives the reason."""
+    return {split: [Score(item="(none)", value=None, unscored=reason)]}

@@ -1,0 +1,125 @@
+"""VerMem: does the model go on with a document of the forget set word for word?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+from pydantic import PositiveInt
+
+from expunge.corpus.boundary import plain
+from expunge.errors import ModelError
+from expunge.metrics import metrics
+from expunge.metrics.base import Metric, absent
+from expunge.metrics.rouge import rouge_l, words
+from expunge.types import Score
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from expunge.metrics.base import Measured
+    from expunge.metrics.probes import Probes
+    from expunge.score.observer import Observer
+    from expunge.types import Example
+
+_SHOWN = 200
+
+
+class Cut(NamedTuple):
+    """A document cut in two: what the model is shown, and how it goes on.
+
+    ``left`` is the number of tokens to compare when the document ends early, else ``None``.
+    """
+
+    prompt: str
+    truth: str
+    left: int | None
+
+
+@metrics.register("verbmem")
+class VerMem(Metric):
+    """ROUGE-L F1 (x 100) of the greedy continuation of a document against its true continuation.
+
+    The prompt is the first ``prompt_tokens`` tokens (default: half the document, or as much as leaves
+    room for the continuation). The truth is what follows, ``new_tokens`` tokens at most; as in MUSE's
+    code the tokenizer's special tokens count among them, so a tokenizer that adds BOS leaves one fewer
+    of the text. A document that ends sooner is compared over as many tokens as it has left.
+
+    Source: Shi et al. 2024 (MUSE, arXiv 2407.06460), section 3.1 and its released evaluation.
+    """
+
+    title: ClassVar[str] = "Verbatim memory of the forget set"
+    definition: ClassVar[str] = "ROUGE-L of the continuation of forget-set documents"
+    source: ClassVar[str] = "MUSE (arXiv 2407.06460): VerMem"
+    lower_is_better: ClassVar[bool | None] = True
+
+    prompt_tokens: PositiveInt | None = None
+    new_tokens: PositiveInt = 128
+    stemmer: bool = False
+
+    def measure(self, observed: Observer, probes: Probes) -> Measured:
+        """Continue every document of the forget set once, greedily."""
+        documents = probes.documents("forget")
+        if not documents:
+            return absent("forget", "the forget split has no documents")
+        room = max(observed.max_length - self.new_tokens, observed.max_length // 2)
+        cuts = [self.cut(document.completion, observed.tokenizer, room=room) for document in documents]
+        prompts = [cut.prompt for cut in cuts if cut is not None]
+        said = iter(observed.greedy(prompts, max_new_tokens=self.new_tokens))
+        return {
+            "forget": [
+                _unscored(document, "the document is too short to cut into a prompt and a continuation")
+                if cut is None
+                else self._score(document, cut, first_tokens(next(said), cut.left, observed.tokenizer))
+                for document, cut in zip(documents, cuts, strict=True)
+            ]
+        }
+
+    def cut(self, text: str, tokenizer: PreTrainedTokenizerBase, *, room: int) -> Cut | None:
+        """The prompt, ``room`` tokens at most, and what follows; ``None`` when the text is too short."""
+        ends = token_ends(text, tokenizer)
+        length = self.prompt_tokens or min(len(ends) // 2, room)
+        if not 0 < length < len(ends):
+            return None
+        prompt, rest = text[: ends[length - 1]], text[ends[length - 1] :]
+        rest_ids = tokenizer(rest, add_special_tokens=True, verbose=False)["input_ids"]
+        truth = tokenizer.decode(rest_ids[: self.new_tokens], skip_special_tokens=True)
+        left = len(token_ends(rest, tokenizer)) if len(rest_ids) < self.new_tokens else None
+        return Cut(prompt, str(truth), left)
+
+    def _score(self, document: Example, cut: Cut, said: str) -> Score:
+        if not words(cut.truth):
+            return _unscored(
+                document, "the continuation has no Latin letter or digit, all that ROUGE counts"
+            )
+        value = 100 * rouge_l(cut.truth, said, stemmer=self.stemmer).f1
+        detail = {"prompt": cut.prompt[-_SHOWN:], "truth": cut.truth, "said": said}
+        return Score(item=document.id, value=value, group=document.group, detail=detail)
+
+
+def _unscored(document: Example, reason: str) -> Score:
+    return Score(item=document.id, value=None, group=document.group, unscored=reason)
+
+
+def token_ends(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Where each token of ``text`` ends, in characters, without special tokens.
+
+    Raises:
+        ModelError: the tokenizer cannot tell.
+    """
+    # Cutting the text itself keeps it exact; decoding the first ids may not give it back.
+    offsets = plain(text, tokenizer).offsets
+    if offsets is None:
+        raise ModelError(
+            "this tokenizer",
+            why="it does not tell which characters a token covers, and verbmem cuts documents by tokens.",
+            fix="Save the checkpoint with its fast tokenizer (tokenizer.json), or leave verbmem out.",
+        )
+    return [end for _, end in offsets]
+
+
+def first_tokens(text: str, count: int | None, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The first ``count`` tokens of ``text``; all of it when ``count`` is ``None``."""
+    if count is None:
+        return text
+    ends = token_ends(text, tokenizer)
+    return text if len(ends) <= count else text[: ends[count - 1]]
