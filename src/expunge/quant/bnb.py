@@ -1,0 +1,109 @@
+"""The formats bitsandbytes deploys: FP4 and NF4 code books, and the weights of LLM.int8().
+
+They run through the library's own CPU functions in float32, so the result is the same on every
+machine. ``load_in_4bit=True`` without further settings, which the literature calls "RTN 4-bit", is FP4.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+
+from expunge.errors import MissingExtraError
+from expunge.quant import quantizers
+from expunge.quant.base import Quantized, Quantizer
+from expunge.quant.grid import Grid
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BlockSize = Literal[32, 64, 128, 256, 512, 1024, 2048, 4096]
+INT8_LEVELS = 127
+
+
+class _CodeBook(Quantizer):
+    """Blocks of ``blocksize`` consecutive weights, each divided by its largest magnitude, then looked up.
+
+    Blocks run through the rows of the flattened [O, I] weight; a shorter last block stands alone.
+    """
+
+    kind: ClassVar[Literal["fp4", "nf4"]]
+
+    blocksize: BlockSize = 64
+
+    @property
+    def label(self) -> str:
+        """``fp4`` or ``nf4``, with the block size when it is not the usual 64."""
+        return self.kind if self.blocksize == 64 else f"{self.kind}:blocksize={self.blocksize}"
+
+    @property
+    def how(self) -> str:
+        """What is done to each weight."""
+        return (
+            f"bitsandbytes {self.kind.upper()}, blocks of {self.blocksize}; activations at full precision"
+        )
+
+    def quantize(self, weight_OI: Tensor) -> Quantized:
+        """Codes (0 to 15, into the code book) and values; needs the ``bnb`` extra."""
+        functional = _functional(self.kind)
+        weight = weight_OI.detach().to("cpu", torch.float32).contiguous()
+        packed, state = functional.quantize_4bit(weight, blocksize=self.blocksize, quant_type=self.kind)
+        # The library takes a weight of one or two numbers for a transposed one; put its shape right.
+        dequantized_OI = functional.dequantize_4bit(packed, state).reshape(weight.shape)
+        pairs = torch.stack((packed >> 4, packed & 0xF), dim=-1).reshape(-1)
+        codes_OI = pairs[: weight.numel()].reshape(weight.shape).to(torch.int16)
+        return Quantized(codes_OI.to(weight_OI.device), dequantized_OI.to(weight_OI.device))
+
+
+@quantizers.register("fp4")
+class FP4(_CodeBook):
+    """4-bit floating point: 0, ±1/192, ±1/6, ±1/4, ±1/3, ±1/2, ±2/3 and ±1 of the block's largest."""
+
+    kind: ClassVar[Literal["fp4", "nf4"]] = "fp4"
+
+
+@quantizers.register("nf4")
+class NF4(_CodeBook):
+    """The 16 levels that are quantiles of a normal distribution (Dettmers et al., arXiv 2305.14314)."""
+
+    kind: ClassVar[Literal["fp4", "nf4"]] = "nf4"
+
+
+@quantizers.register("bnb-int8")
+class BnbInt8(Quantizer):
+    """The weights of LLM.int8(): cast to float16, then one step per output row.
+
+    Source: Dettmers et al. 2022 (arXiv 2208.07339), Sec. 2; the mixed-precision activations are left out.
+    """
+
+    @property
+    def label(self) -> str:
+        """``bnb-int8``."""
+        return "bnb-int8"
+
+    @property
+    def how(self) -> str:
+        """What is done to each weight, and what of LLM.int8() is not simulated."""
+        return "bitsandbytes int8 weights, one step per output row; its int8 activations are not simulated"
+
+    @property
+    def grid(self) -> Grid:
+        """The same grid as 8-bit RTN per row."""
+        return Grid(bits=8)
+
+    def quantize(self, weight_OI: Tensor) -> Quantized:
+        """Codes and values; needs the ``bnb`` extra."""
+        functional = _functional("bnb-int8")
+        half_OI = weight_OI.detach().to("cpu", torch.float16).contiguous()
+        codes_OI, absmax_O, _ = functional.int8_vectorwise_quant(half_OI)
+        dequantized_OI = codes_OI.float() * (absmax_O / INT8_LEVELS).unsqueeze(-1)
+        return Quantized(codes_OI.to(weight_OI.device, torch.int16), dequantized_OI.to(weight_OI.device))
+
+
+def _functional(name: str) -> Any:
+    try:
+        return importlib.import_module("bitsandbytes.functional")
+    except ImportError as error:
+        raise MissingExtraError(f"quantizer {name!r}", extra="bnb") from error

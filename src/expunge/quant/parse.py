@@ -1,0 +1,75 @@
+"""The short names people type for quantizers: ``int4``, ``int4-g64``, ``nf4``, ``rtn:bits=4``."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, get_args
+
+from expunge.errors import RecipeError, did_you_mean
+from expunge.quant import quantizers
+from expunge.quant.grid import ScaleMode
+
+if TYPE_CHECKING:
+    from expunge.quant.base import Quantizer
+
+EXAMPLES = ("int4", "int3", "int8", "int4-g64", "int4-g128", "int4-row", "int4-tensor")
+FULL_PRECISION = ("none", "full", "fp32", "fp16", "bf16", "float32", "float16", "bfloat16")
+
+_INTEGER = re.compile(
+    rf"int(?P<bits>\d+)(?:-(?P<where>row|tensor|g(?P<size>\d+)))?(?:-(?P<scale>{'|'.join(get_args(ScaleMode))}))?"
+)
+
+
+def parse_quantizer(text: str) -> Quantizer:
+    """The quantizer a short name stands for.
+
+    ``int<N>`` is round to nearest with N bits and one symmetric step per output row; ``-tensor``,
+    ``-row`` or ``-g<size>`` changes the granularity, and a scale mode may follow. Everything else is
+    ``<registered name>`` or ``<registered name>:<setting>=<value>,...``.
+
+    Raises:
+        RecipeError: the name or a setting is unknown, or the name means full precision.
+    """
+    name = text.strip().lower()
+    if name in FULL_PRECISION:
+        raise RecipeError(
+            f"quantizer {text!r}",
+            why="full precision is not a quantizer.",
+            fix="Leave it out: the model is always measured at full precision too.",
+        )
+    integer = _INTEGER.fullmatch(name)
+    if integer:
+        return quantizers.build(_rtn_settings(integer))
+    head, colon, settings = name.partition(":")
+    if head not in list(quantizers):
+        raise RecipeError(
+            f"quantizer {text!r}",
+            why="no quantizer of that name is known.",
+            fix=did_you_mean(head, [*quantizers, *EXAMPLES]),
+        )
+    return quantizers.build({"name": head, **(_settings(text, settings) if colon else {})})
+
+
+def _rtn_settings(integer: re.Match[str]) -> dict[str, str]:
+    settings = {"name": "rtn", "bits": integer["bits"]}
+    if integer["size"]:
+        settings["group_size"] = integer["size"]
+    elif integer["where"]:
+        settings["granularity"] = integer["where"]
+    if integer["scale"]:
+        settings["scale"] = integer["scale"]
+    return settings
+
+
+def _settings(text: str, settings: str) -> dict[str, int | str]:
+    found: dict[str, int | str] = {}
+    for part in settings.split(","):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (key and equals and value) or key in found:
+            raise RecipeError(
+                f"quantizer {text!r}",
+                why=f"{part!r} is not a setting, or is set twice.",
+                fix="Write name:setting=value,setting=value, for instance rtn:bits=4,group_size=32.",
+            )
+        found[key] = int(value) if value.isdecimal() else value
+    return found

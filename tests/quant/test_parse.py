@@ -1,0 +1,84 @@
+"""Short names of quantizers: what they mean, that labels can be typed back, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from expunge.errors import RecipeError
+from expunge.quant import quantizers
+from expunge.quant.base import Quantizer
+from expunge.quant.bnb import FP4, NF4, BnbInt8
+from expunge.quant.parse import EXAMPLES, FULL_PRECISION, parse_quantizer
+from expunge.quant.rtn import RTN
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning"),
+    [
+        ("int4", RTN(bits=4, granularity="row", scale="sym_restricted")),
+        ("int4-row", RTN(bits=4)),
+        (" INT4-G64 ", RTN(bits=4, group_size=64)),
+        ("int4-tensor", RTN(bits=4, granularity="tensor")),
+        ("int3", RTN(bits=3)),
+        ("int8", RTN(bits=8)),
+        ("int4-paper", RTN(bits=4, scale="paper")),
+        ("int4-g64-asymmetric", RTN(bits=4, group_size=64, scale="asymmetric")),
+        ("rtn:bits=4,group_size=32", RTN(bits=4, group_size=32)),
+        ("rtn: bits = 2, scale = sym_full", RTN(bits=2, scale="sym_full")),
+        ("fp4", FP4()),
+        ("nf4", NF4()),
+        ("nf4:blocksize=128", NF4(blocksize=128)),
+        ("bnb-int8", BnbInt8()),
+    ],
+)
+def test_short_names(text: str, meaning: Quantizer) -> None:
+    assert parse_quantizer(text) == meaning
+
+
+@given(
+    st.builds(
+        lambda bits, where, scale: RTN(bits=bits, scale=scale, **where),
+        st.integers(2, 8),
+        st.sampled_from([{}, {"granularity": "tensor"}, {"group_size": 1}, {"group_size": 128}]),
+        st.sampled_from(["sym_restricted", "sym_full", "asymmetric", "paper"]),
+    )
+    | st.sampled_from([FP4(), NF4(), NF4(blocksize=32), BnbInt8()])
+)
+def test_labels_are_read_back(quantizer: Quantizer) -> None:
+    assert parse_quantizer(quantizer.label) == quantizer
+
+
+def test_the_examples_are_valid_and_every_registered_name_is_one() -> None:
+    for text in (*EXAMPLES, *quantizers):
+        assert parse_quantizer(text)
+
+
+@pytest.mark.parametrize("text", FULL_PRECISION)
+def test_full_precision_is_not_a_quantizer(text: str) -> None:
+    with pytest.raises(RecipeError, match="always measured at full precision"):
+        parse_quantizer(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("int4g64", "Did you mean 'int4-g64'"),
+        ("nf5", "Did you mean 'nf4'"),
+        ("gguf-q4", "Known: bnb-int8, fp4"),
+        ("", "Known: "),
+        ("int9", "less than or equal to 8"),
+        ("int1", "greater than or equal to 2"),
+        ("int4-g0", "group_size"),
+        ("rtn:bit=4", "bit: extra inputs are not permitted.*It takes: bits"),
+        ("rtn:bits", "'bits' is not a setting"),
+        ("rtn:", "'' is not a setting"),
+        ("rtn:bits=4,bits=3", "set twice"),
+        ("nf4:blocksize=65", "blocksize"),
+        ("rtn:granularity=row,group_size=4", "go together"),
+    ],
+)
+def test_mistakes_are_explained(text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        parse_quantizer(text)
