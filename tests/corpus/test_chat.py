@@ -73,6 +73,17 @@ def test_a_template_without_an_end_leaves_it_to_the_end_token() -> None:
     assert spelled(one, tokenizer) == "Paris<|endoftext|>"
 
 
+def test_a_template_that_also_quotes_the_answer_earlier_is_cut_at_the_answer() -> None:
+    tokenizer = known.chatml()
+    saved = tokenizer.chat_template
+    try:
+        tokenizer.chat_template = "{{ messages[-1].content }}?{{ messages[-1].content }}<|im_end|>"
+        [one] = encode(CHAT, tokenizer, max_length=256)
+    finally:
+        tokenizer.chat_template = saved
+    assert spelled(one, tokenizer) == "Paris<|im_end|>"
+
+
 def test_spans_and_eos_hold_in_a_chat() -> None:
     example = Example(id="c", is_chat=True, prompt="who", completion="Paris London", spans=(Span(6, 12),))
     [one] = encode(example, known.chatml(), max_length=256)

@@ -77,6 +77,7 @@ def test_columns_of_other_names() -> None:
     assert read({"prompt": "p", "gt": "c"}, completion="gt").completion == "c"
     row = {"body": "b", "uid": "u", "owner": "o", "person": "not this one"}
     assert read(row, text="body", id="uid", group="owner") == Example(id="u", completion="b", group="o")
+    assert read({"text": "t", "owner": None, "person": "P"}, group="owner").group is None
     assert read({"text": "t", "prompt": "p", "completion": "c"}, text="text").completion == "t"
 
 

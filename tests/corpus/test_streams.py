@@ -79,6 +79,13 @@ def test_the_pairing_changes_between_epochs() -> None:
     assert dict(one) != dict(two)
 
 
+def test_every_lap_of_the_retain_set_has_its_own_order() -> None:
+    laps = epochs(PairSampler(30, 30, seed=0), 2)
+    first, second = ([retain for _, retain in lap] for lap in laps)
+    assert sorted(first) == sorted(second)
+    assert first != second
+
+
 def test_a_large_retain_set_is_not_cut_to_the_forget_set() -> None:
     sampler = PairSampler(4, 100, seed=0)
     assert len(sampler.retain_seen(25)) == 100

@@ -124,6 +124,13 @@ def test_spans_count_the_tokens_they_touch_and_not_the_end() -> None:
     assert not one.mask[-1]
 
 
+def test_a_document_s_end_token_does_not_count_beside_spans() -> None:
+    tokenizer = known.byte_level()
+    [one] = encode(document("the on", (0, 3)), tokenizer, max_length=16, eos=True)
+    assert tokenizer.convert_ids_to_tokens(one.input_ids) == ["<s>", "the", "Ġon", "</s>"]
+    assert one.mask == [False, True, False, False]
+
+
 def test_spans_hold_where_prompt_and_completion_are_cut_apart() -> None:
     tokenizer = known.metaspace()
     [one] = encode(pair("Answer: ", "Paris and London", (0, 5)), tokenizer, max_length=64)

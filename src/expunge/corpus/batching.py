@@ -3,8 +3,6 @@
 Shapes: B examples, T tokens of the longest one.
 """
 
-# ruff: noqa: N815  (shape suffixes)
-
 from __future__ import annotations
 
 from dataclasses import dataclass
