@@ -97,8 +97,7 @@ class Quantizer(Component, ABC):
                 model is quantized already), or not in memory.
         """
         layers = linear_layers(model)
-        _refuse_adapters(model)
-        _refuse_unusable(unwrap(model))
+        require_plain(model)
         originals: dict[nn.Parameter, Tensor] = {}
         try:
             for name, layer in layers.items():
@@ -136,7 +135,13 @@ class Quantizer(Component, ABC):
         return as_stored(layer, new_OI)
 
 
-def _refuse_adapters(model: nn.Module) -> None:
+def require_plain(model: nn.Module) -> None:
+    """Refuse a model whose weights are not the finite floats that would be deployed.
+
+    Raises:
+        ModelError: an adapter is not merged, a weight is not finite, not a plain float (the model is
+            quantized already), or not in memory.
+    """
     adapters = unmerged_adapters(model)
     if adapters:
         raise ModelError(
@@ -144,9 +149,7 @@ def _refuse_adapters(model: nn.Module) -> None:
             why="quantizing the weights under it says nothing about the model that is deployed.",
             fix="Merge first: model = model.merge_and_unload().",
         )
-
-
-def _refuse_unusable(inner: nn.Module) -> None:
+    inner = unwrap(model)
     for name, buffer in inner.named_buffers():
         if buffer.dtype in PACKED_DTYPES and buffer.ndim > 1:
             raise _already_quantized(name, buffer)
