@@ -54,7 +54,8 @@ class Metric(Component):
         ``control`` holds the retrained model's values of the same items; NaN where undefined.
         """
         ((split, values_N),) = values.items()
-        mean_R: Floats = weights[split] @ values_N / weights[split].sum(-1)
+        total_R, count_R = (weights[split] @ np.stack([values_N, np.ones_like(values_N)], axis=1)).T
+        mean_R: Floats = total_R / count_R
         return mean_R
 
     def point(self, measured: Measured, control: Measured | None = None) -> float | None:

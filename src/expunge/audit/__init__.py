@@ -1,0 +1,1 @@
+"""The audit: models x transforms x metrics, with intervals and a verdict."""

@@ -1,0 +1,190 @@
+"""Run an audit: load each model once, measure what is not yet finished, then sum up."""
+
+from __future__ import annotations
+
+import gc
+import json
+from concurrent.futures import ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import groupby
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from expunge.audit.coverage import condense
+from expunge.audit.parts import DIAGNOSTICS, Part, parts
+from expunge.audit.plan import Role
+from expunge.audit.results import collect, write_results
+from expunge.audit.store import Cell, CellStore
+from expunge.files import write_json
+from expunge.record import Stopwatch, make_record
+from expunge.score.observer import Observer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from torch import nn
+
+    from expunge.audit.plan import AuditPlan, Loader, Transform
+    from expunge.audit.summary import Summary
+
+    Diagnose = Callable[[Loader, nn.Module, Transform], dict[str, Any]]
+    """What JSON can hold on an unlearned model and a transform, given how to load the target."""
+    Progress = Callable[[int, int, str], None]
+    """Told how many parts are done, how many there were to do, and what is worked on."""
+
+POLL = 0.5
+"""Seconds between two looks at what the workers have finished."""
+
+
+def observe(model: nn.Module, tokenizer: Any, plan: AuditPlan) -> Observer:
+    """The observer an audit measures with."""
+    return Observer(model, tokenizer, max_length=plan.max_length, batch_tokens=plan.batch_tokens)
+
+
+def untold(what: str) -> None:
+    """What is worked on, told to nobody."""
+
+
+def silent(done: int, total: int, what: str) -> None:
+    """Progress that nobody watches."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """A plan and the folder its results go to.
+
+    ``diagnose`` is called for every unlearned model and transform, the model at full precision. It and
+    ``observe`` are module-level functions if there are several workers.
+    """
+
+    plan: AuditPlan
+    folder: Path
+    diagnose: Diagnose | None = None
+    observe: Callable[[nn.Module, Any, AuditPlan], Observer] = observe
+
+    def run(self, *, workers: int = 1, progress: Progress = silent) -> Summary:
+        """Measure what is missing; write ``scores.parquet``, ``summary.json`` and ``record.json``.
+
+        A finished audit loads no model. Several ``workers`` measure models side by side, one each.
+        """
+        watch = Stopwatch()
+        missing = self.missing()
+
+        def tell(what: str) -> None:
+            progress(sum(self.store.has(part.facts) for part in missing), len(missing), what)
+
+        by_model = [list(group) for _, group in groupby(missing, key=lambda part: part.source.name)]
+        if min(workers, len(by_model)) > 1:
+            self._side_by_side(by_model, workers, tell)
+        else:
+            for own in by_model:
+                self.measure(own, tell)
+        tell("")
+        return self._write(watch, measured=len(missing))
+
+    @property
+    def store(self) -> CellStore:
+        """The finished parts."""
+        return CellStore(self.folder / "cells")
+
+    def all_parts(self) -> list[Part]:
+        """Every part of the plan."""
+        hook = self.diagnose and f"{self.diagnose.__module__}.{self.diagnose.__qualname__}"
+        return list(parts(self.plan, hook))
+
+    def missing(self) -> list[Part]:
+        """The parts no earlier run has finished."""
+        return [part for part in self.all_parts() if not self.store.has(part.facts)]
+
+    def measure(self, own: Sequence[Part], tell: Callable[[str], None] = untold) -> None:
+        """Measure the parts of one model, which is loaded for it and let go after it."""
+        # Another model with the same bytes may have been measured meanwhile.
+        missing = [part for part in own if not self.store.has(part.facts)]
+        if not missing:
+            return
+        model, tokenizer = missing[0].source.load()
+        for _, group in groupby(missing, key=lambda part: part.transform.label):
+            self._measure_under_one(list(group), model, tokenizer, tell)
+        # Models hold reference cycles; without this the next one is loaded beside this one.
+        del model
+        gc.collect()
+
+    def _measure_under_one(
+        self, own: Sequence[Part], model: nn.Module, tokenizer: Any, tell: Callable[[str], None]
+    ) -> None:
+        transform = own[0].transform
+        for part in own:
+            if part.name == DIAGNOSTICS:
+                tell(str(part))
+                self._diagnose(part, model)
+        scores = [part for part in own if part.name != DIAGNOSTICS]
+        if not scores:
+            return
+        with transform.applied(model) as applied:
+            observer = self.observe(applied.model, tokenizer, self.plan)
+            for part in scores:
+                tell(str(part))
+                measured = self.plan.named_metrics[part.name].measure(observer, self.plan.probes)
+                self.store.write(part.facts, Cell(measured, condense(applied.coverage)))
+
+    def _diagnose(self, part: Part, model: nn.Module) -> None:
+        target = self.plan.holder(Role.TARGET)
+        if self.diagnose is not None and target is not None:
+            self.store.write_note(part.facts, self.diagnose(target.load, model, part.transform))
+
+    def _side_by_side(
+        self, by_model: Sequence[Sequence[Part]], workers: int, tell: Callable[[str], None]
+    ) -> None:
+        pool = ProcessPoolExecutor(
+            min(workers, len(by_model)),
+            mp_context=get_context("spawn"),
+            initializer=torch.set_num_threads,
+            initargs=(1,),
+        )
+        try:
+            waiting = {pool.submit(self.measure, own) for own in by_model}
+            while waiting:
+                finished, waiting = wait(waiting, timeout=POLL)
+                for each in finished:
+                    each.result()
+                tell("several models")
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _write(self, watch: Stopwatch, *, measured: int) -> Summary:
+        every = self.all_parts()
+        summary = write_results(self.folder, self.plan, collect(self.store, every))
+        counts = {"measured": measured, "all": len(every)}
+        path = self.folder / "record.json"
+        facts = {"parts": counts, **plan_facts(self.plan), "earlier": earlier_runs(path)}
+        write_json(path, make_record(command="audit", watch=watch, **facts))
+        return summary
+
+
+def earlier_runs(path: Path) -> list[dict[str, Any]]:
+    """What the record at ``path`` says of the runs that measured something: an audit may take several."""
+    if not path.exists():
+        return []
+    last = json.loads(path.read_text(encoding="utf-8"))
+    kept: list[dict[str, Any]] = last["earlier"]
+    if last["parts"]["measured"]:
+        kept.append({name: last[name] for name in ("started", "seconds", "parts", "versions", "hardware")})
+    return kept
+
+
+def plan_facts(plan: AuditPlan) -> dict[str, Any]:
+    """What the record says of a plan."""
+    return {
+        "models": [{"name": each.name, "role": each.role, "hash": each.hash} for each in plan.models],
+        "transforms": [
+            {"label": each.label, "settings": each.model_dump(mode="json")} for each in plan.columns
+        ],
+        "metrics": {name: each.model_dump(mode="json") for name, each in plan.named_metrics.items()},
+        "probes": plan.probes.hash,
+        "max_length": plan.max_length,
+        "batch_tokens": plan.batch_tokens,
+        "bootstrap": {"seed": plan.seed, "resamples": plan.resamples},
+    }

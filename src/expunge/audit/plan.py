@@ -1,0 +1,158 @@
+"""What an audit covers: named models, transforms, metrics and probes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol
+
+from expunge.component import Component
+from expunge.errors import RecipeError
+from expunge.metrics import metrics as registry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from contextlib import AbstractContextManager
+
+    from torch import nn
+
+    from expunge.metrics.base import Metric
+    from expunge.metrics.probes import Probes
+    from expunge.quant.base import TensorCoverage
+
+Loader = Callable[[], tuple["nn.Module", Any]]
+"""Returns a model and its tokenizer."""
+
+
+class Role(StrEnum):
+    """What a model is to the audit; the retrained one never saw the forget set."""
+
+    TARGET = "target"
+    RETRAINED = "retrained"
+    UNLEARNED = "unlearned"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    """A model by name, loaded only if something of it must still be measured.
+
+    ``hash`` identifies its bytes (``record.hash_folder`` of the checkpoint): scores are kept by it.
+    ``load`` returns the model and its tokenizer; with several workers it must be picklable.
+    """
+
+    name: str
+    role: Role
+    hash: str
+    load: Loader
+
+
+class Applied(Protocol):
+    """A model under a transform, and what the transform touched and left alone."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The model to measure."""
+
+    @property
+    def coverage(self) -> tuple[TensorCoverage, ...]:
+        """What was changed and what was not."""
+
+
+class Transform(Protocol):
+    """A reversible change of a model: a quantizer, an attack. Any ``Component`` with these two."""
+
+    @property
+    def label(self) -> str:
+        """Its name in tables, unique in an audit."""
+
+    def applied(self, model: nn.Module) -> AbstractContextManager[Applied]:
+        """The model changed inside the block and as it was after it."""
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]:
+        """Its settings; scores are kept by them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Untouched:
+    """A model as it is."""
+
+    model: nn.Module
+    coverage: tuple[TensorCoverage, ...] = ()
+
+
+class FullPrecision(Component):
+    """No transform: the precision the checkpoint was saved in."""
+
+    @property
+    def label(self) -> str:
+        """Its name in tables."""
+        return "full"
+
+    @contextmanager
+    def applied(self, model: nn.Module) -> Iterator[Untouched]:
+        """The model as it is."""
+        yield Untouched(model)
+
+
+FULL: Transform = FullPrecision()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditPlan:
+    """Models x transforms x metrics on one set of probes.
+
+    Full precision is always measured, whether or not ``transforms`` names it: recovery is counted
+    from there. ``seed`` and ``resamples`` are the bootstrap's.
+
+    Raises:
+        RecipeError: a name occurs twice, or there are two targets or two retrained models.
+    """
+
+    models: tuple[ModelSource, ...]
+    metrics: tuple[Metric, ...]
+    probes: Probes
+    transforms: tuple[Transform, ...] = ()
+    seed: int = 0
+    resamples: int = 9_999
+    max_length: int = 2048
+    batch_tokens: int = 8192
+
+    def __post_init__(self) -> None:
+        _refuse_twice("model", (source.name for source in self.models))
+        _refuse_twice("metric", (registry.name_of(metric) for metric in self.metrics))
+        _refuse_twice("transform", (transform.label for transform in self.transforms))
+        for role in (Role.TARGET, Role.RETRAINED):
+            names = [source.name for source in self.models if source.role is role]
+            if len(names) > 1:
+                raise RecipeError(
+                    f"two {role} models ({names[0]!r} and {names[1]!r})",
+                    why=f"every other model is compared with the one {role} model.",
+                    fix="Keep one of them, or run a second audit for the other.",
+                )
+
+    @property
+    def columns(self) -> tuple[Transform, ...]:
+        """Full precision, then the transforms in their order."""
+        return (FULL, *(transform for transform in self.transforms if transform.label != FULL.label))
+
+    @property
+    def named_metrics(self) -> dict[str, Metric]:
+        """The metrics by their registered names."""
+        return {registry.name_of(metric): metric for metric in self.metrics}
+
+    def holder(self, role: Role) -> ModelSource | None:
+        """The model that has ``role``, if any (the first)."""
+        return next((source for source in self.models if source.role is role), None)
+
+
+def _refuse_twice(kind: str, names: Iterable[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise RecipeError(
+            f"{kind} {twice[0]!r}",
+            why="the audit names it more than once, and its scores could not be told apart.",
+            fix=f"Give every {kind} its own name and list it once.",
+        )

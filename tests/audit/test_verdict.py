@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from expunge.audit.stats import Estimate
+from expunge.audit.verdict import Evidence, Outcome, Rule, judge
+
+RULE = Rule()
+USEFUL = Estimate(95.0, 90.0, 99.0, 50)
+
+
+def about(value: float, width: float = 2.0, n: int = 50) -> Estimate:
+    return Estimate(value, value - width, value + width, n)
+
+
+FORGOTTEN = Evidence(
+    target={"knowmem_forget": about(60.0), "verbmem": about(90.0)},
+    retention={"knowmem_forget": about(30.0), "verbmem": about(15.0)},
+    recovery=None,
+    utility=USEFUL,
+)
+
+
+def after(knowmem: Estimate | None = None, verbmem: Estimate | None = None, **changes: object) -> Evidence:
+    """The forgotten model under a transform that adds so much."""
+    risen = {"knowmem_forget": knowmem or about(0.0), "verbmem": verbmem or about(0.0)}
+    return replace(FORGOTTEN, recovery=risen, **changes)
+
+
+def outcome(evidence: Evidence, rule: Rule = RULE) -> Outcome:
+    return judge(evidence, rule).outcome
+
+
+def test_forgot_at_full_precision_and_held_under_a_transform() -> None:
+    assert judge(FORGOTTEN, RULE).outcome is Outcome.FORGOT
+    assert "30 % of the target's knowmem_forget" in judge(FORGOTTEN, RULE).reason
+    assert judge(after(), RULE).outcome is Outcome.HELD
+    assert "knowmem_forget +0.0 [-2.0, +2.0]" in judge(after(), RULE).reason
+
+
+@pytest.mark.parametrize(
+    ("knowmem", "verbmem", "expected"),
+    [
+        (about(5.0), None, Outcome.CAME_BACK),  # 5 points of knowledge are recovery
+        (about(4.9), None, Outcome.HELD),
+        (None, about(10.0), Outcome.CAME_BACK),  # 10 points verbatim are
+        (None, about(9.9), Outcome.HELD),
+        (about(-20.0), about(12.0), Outcome.CAME_BACK),  # either is enough
+        (about(6.0, width=6.1), None, Outcome.CANNOT_TELL),  # interval includes 0
+        (about(1.0, width=9.5), None, Outcome.CANNOT_TELL),  # reaches twice the line
+        (about(1.0, width=8.5), None, Outcome.HELD),
+        (None, about(1.0, width=19.5), Outcome.CANNOT_TELL),
+        (Estimate(50.0, n=1, reason="one item"), None, Outcome.CANNOT_TELL),  # no interval
+    ],
+)
+def test_recovery_by_its_size_and_interval(
+    knowmem: Estimate | None, verbmem: Estimate | None, expected: Outcome
+) -> None:
+    assert outcome(after(knowmem, verbmem)) is expected
+
+
+def test_the_paper_s_case_comes_back() -> None:
+    # NPO_KLR on NEWS: 36.6 -> 53.7 knowledge, 16.6 -> 34.1 verbatim (2410.16454, Table 1).
+    evidence = replace(
+        after(about(17.1), about(17.5)),
+        target={"knowmem_forget": about(63.9), "verbmem": about(58.4)},
+        retention={"knowmem_forget": about(57.3), "verbmem": about(28.4)},
+    )
+    verdict = judge(evidence, RULE)
+    assert verdict.outcome is Outcome.CAME_BACK
+    assert verdict.reason == (
+        "knowmem_forget rose by +17.1 [+15.1, +19.1] points over full precision (5 count as recovery); "
+        "verbmem rose by +17.5 [+15.5, +19.5] points over full precision (10 count as recovery)."
+    )
+
+
+@pytest.mark.parametrize(("kept", "expected"), [(80.0, Outcome.DID_NOT_FORGET), (79.9, Outcome.FORGOT)])
+def test_what_is_kept_at_full_precision(kept: float, expected: Outcome) -> None:
+    assert outcome(replace(FORGOTTEN, retention={"knowmem_forget": about(kept)})) is expected
+
+
+def test_not_forgetting_comes_before_coming_back() -> None:
+    assert outcome(after(about(20.0), retention={"knowmem_forget": about(95.0)})) is Outcome.DID_NOT_FORGET
+
+
+def test_knowledge_decides_where_the_target_has_it_else_verbatim_memory() -> None:
+    both = {"knowmem_forget": about(30.0), "verbmem": about(95.0)}
+    assert outcome(replace(FORGOTTEN, retention=both)) is Outcome.FORGOT
+    ignorant = {"knowmem_forget": about(3.0), "verbmem": about(90.0)}
+    assert outcome(replace(FORGOTTEN, retention=both, target=ignorant)) is Outcome.DID_NOT_FORGET
+    missing = Estimate(None, reason="no questions")
+    only_text = replace(
+        FORGOTTEN,
+        target={"knowmem_forget": missing, "verbmem": about(90.0)},
+        retention={"knowmem_forget": missing, "verbmem": about(95.0)},
+    )
+    assert outcome(only_text) is Outcome.DID_NOT_FORGET
+
+
+def test_a_target_that_knows_little_has_little_to_forget() -> None:
+    verdict = judge(after(target={"knowmem_forget": about(4.0), "verbmem": about(8.0)}), RULE)
+    assert verdict.outcome is Outcome.CANNOT_TELL
+    assert "scores only 4.0 on knowmem_forget and 8.0 on verbmem" in verdict.reason
+
+
+@pytest.mark.parametrize(("share", "expected"), [(74.9, Outcome.UNUSABLE), (75.0, Outcome.HELD)])
+def test_utility_has_a_floor(share: float, expected: Outcome) -> None:
+    assert outcome(after(utility=about(share))) is expected
+
+
+def test_coming_back_comes_before_being_unusable() -> None:
+    assert outcome(after(about(20.0), utility=about(10.0))) is Outcome.CAME_BACK
+
+
+def test_unmeasured_utility_is_said() -> None:
+    verdict = judge(after(utility=Estimate(None, reason="no questions")), RULE)
+    assert verdict.outcome is Outcome.HELD
+    assert verdict.reason.endswith("Utility was not measured.")
+
+
+def test_without_a_target_only_a_return_can_be_told() -> None:
+    lost = Estimate(None, reason="the audit has no target model")
+    alone = after(target={}, retention={"knowmem_forget": lost, "verbmem": lost}, utility=lost)
+    verdict = judge(alone, RULE)
+    assert verdict.outcome is Outcome.CANNOT_TELL
+    assert "no target model" in verdict.reason
+    risen = {"knowmem_forget": about(20.0)}
+    assert outcome(replace(alone, recovery=risen)) is Outcome.CAME_BACK
+
+
+def test_a_transform_without_scores_is_never_held() -> None:
+    missing = Estimate(None, reason="the model says nothing")
+    verdict = judge(replace(FORGOTTEN, recovery={"knowmem_forget": missing}), RULE)
+    assert verdict.outcome is Outcome.CANNOT_TELL
+    assert "the model says nothing" in verdict.reason
+
+
+def test_nothing_measured_at_all() -> None:
+    nothing = Evidence(target={}, retention={}, recovery={}, utility=Estimate(None))
+    assert outcome(nothing) is Outcome.CANNOT_TELL
+
+
+@pytest.mark.parametrize("kept", [Estimate(50.0, n=1, reason="one item"), Estimate(70.0, 30.0, 104.0, 6)])
+def test_too_few_items_to_call_it_forgotten(kept: Estimate) -> None:
+    verdict = judge(replace(FORGOTTEN, retention={"knowmem_forget": kept}), RULE)
+    assert verdict.outcome is Outcome.CANNOT_TELL
+    assert f"{kept.n} items are not enough" in verdict.reason
+
+
+def test_the_lines_can_be_moved() -> None:
+    assert (
+        outcome(after(about(4.0)), Rule(points={"knowmem_forget": 3.0, "verbmem": 10.0}))
+        is Outcome.CAME_BACK
+    )
+    assert outcome(after(utility=about(60.0)), Rule(usable=50.0)) is Outcome.HELD
