@@ -11,7 +11,9 @@ from expunge.cli.options import Field, Output, Overrides, Overwrite, RemoteCode,
 
 
 def finetune(
-    data: Annotated[list[str], typer.Option("--data", help="What to train on. Repeat it for several files.")],
+    data: Annotated[
+        list[str], typer.Option("--data", help="What to train on. Repeat it for several files.")
+    ],
     output: Output,
     model: Annotated[
         str | None, typer.Option("--model", help="Checkpoint to start from. Without it: from nothing.")
@@ -22,7 +24,9 @@ def finetune(
     ] = None,
     size: Annotated[
         list[str] | None,
-        typer.Option("--size", help="From nothing: --size hidden=256, layers=2, vocabulary=1024. Repeatable."),
+        typer.Option(
+            "--size", help="From nothing: --size hidden=256, layers=2, vocabulary=1024. Repeatable."
+        ),
     ] = None,
     overrides: Overrides = None,
     field: Field = None,

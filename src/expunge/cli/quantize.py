@@ -13,7 +13,8 @@ from expunge.cli.options import Output, Overwrite, RemoteCode
 def quantize(
     model: Annotated[str, typer.Argument(help="Folder of the checkpoint.")],
     to: Annotated[
-        str, typer.Option("--to", "-q", help="int8, int4, int4-g64, int3, fp4, nf4, bnb-int8, rtn:bits=4,...")
+        str,
+        typer.Option("--to", "-q", help="int8, int4, int4-g64, int3, fp4, nf4, bnb-int8, rtn:bits=4,..."),
     ],
     output: Output,
     overwrite: Overwrite = False,
@@ -32,7 +33,9 @@ def quantize(
         model=model, to=to, output=output, overwrite=overwrite, trust_remote_code=trust_remote_code
     ).run()
     console = Console()
-    console.print(f"[green]done[/]: {done.quantized} of {done.tensors} tensors rounded to {done.label}: {output}")
+    console.print(
+        f"[green]done[/]: {done.quantized} of {done.tensors} tensors rounded to {done.label}: {output}"
+    )
     for reason, count in done.left_alone.items():
         console.print(f"  {count} left alone: {reason}")
 

@@ -7,12 +7,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from expunge.model.arch import unwrap
 
 if TYPE_CHECKING:
     from expunge.corpus.batching import Batch
+
+WORTH_SPLITTING = 0.2
+"""A batch is read in two parts when that saves at least this share of its padded tokens."""
+
+SMALLEST_PART = 64
+"""Tokens below which a part costs more to start than its padding costs to read."""
 
 
 class Predictions(NamedTuple):
@@ -31,14 +38,43 @@ def counted(batch: Batch) -> Tensor:
 
 
 def predictions(model: nn.Module, batch: Batch) -> Predictions:
-    """Run the model without its output head and keep only the states that predict counted tokens."""
-    causal_lm = unwrap(model)
+    """Run the model without its output head and keep only the states that predict counted tokens.
+
+    Sequences of very different lengths are read in parts, so that little padding is computed.
+    """
+    backbone = unwrap(model).base_model
     where_BT = counted(batch)
-    output = causal_lm.base_model(
-        input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False
-    )
-    hidden_NH = output.last_hidden_state[:, :-1][where_BT[:, 1:]]
+    rows_of_parts = parts(batch.attention_mask_BT.sum(-1).tolist())
+    states: dict[int, Tensor] = {}
+    for rows in rows_of_parts:
+        real_BT = batch.attention_mask_BT[rows]
+        width = int(real_BT.sum(-1).max())
+        output = backbone(
+            input_ids=batch.input_ids_BT[rows, :width], attention_mask=real_BT[:, :width], use_cache=False
+        )
+        where = where_BT[rows, 1:width]
+        found = output.last_hidden_state[:, :-1][where].split(where.sum(-1).tolist())
+        states |= dict(zip(rows, found, strict=True))
+    hidden_NH = torch.cat([states[row] for row in range(len(states))])
     return Predictions(hidden_NH, batch.input_ids_BT[where_BT], where_BT)
+
+
+def parts(lengths: list[int]) -> list[list[int]]:
+    """Rows grouped so that little of what is read is padding; one group when splitting saves little."""
+    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    return _split(order, [lengths[row] for row in order])
+
+
+def _split(rows: list[int], lengths: list[int]) -> list[list[int]]:
+    whole = len(rows) * lengths[-1]
+    cost, cut = min(
+        ((i * lengths[i - 1] + (len(rows) - i) * lengths[-1], i) for i in range(1, len(rows))),
+        default=(whole, 0),
+    )
+    small = min(cut * lengths[cut - 1], (len(rows) - cut) * lengths[-1])
+    if whole - cost < WORTH_SPLITTING * whole or small < SMALLEST_PART:
+        return [sorted(rows)]
+    return _split(rows[:cut], lengths[:cut]) + _split(rows[cut:], lengths[cut:])
 
 
 def scatter(values_N: Tensor, where_BT: Tensor) -> Tensor:

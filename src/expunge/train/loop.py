@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from transformers import TrainingArguments
 
 from expunge.component import Component
+from expunge.model.device import best_device
 from expunge.model.precision import WeightPrecision, has_native_bf16
+
+SCHEDULES = {
+    "constant": "constant_with_warmup",
+    "linear": "linear",
+    "cosine": "cosine",
+    "stable_decay": "warmup_stable_decay",
+}
+DECAY_SHARE = 0.45
 
 
 class LoopSettings(Component):
@@ -26,7 +35,7 @@ class LoopSettings(Component):
     weight_decay: NonNegativeFloat = 0.0
     max_grad_norm: PositiveFloat = 1.0
     betas: tuple[float, float] = (0.9, 0.999)
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    schedule: Literal["constant", "linear", "cosine", "stable_decay"] = "constant"
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     append_eos: bool | None = None
     save_every: PositiveInt = 1
@@ -40,9 +49,14 @@ class LoopSettings(Component):
             )
         return self
 
-    def training_arguments(self, folder: Path, *, seed: int) -> TrainingArguments:
-        """The same settings as the training loop takes them; checkpoints go to ``folder`` by epoch."""
-        device = training_device()
+    def training_arguments(self, folder: Path, *, seed: int, examples: int) -> TrainingArguments:
+        """The same settings as the training loop takes them, for epochs of so many examples.
+
+        Checkpoints go to ``folder`` by epoch. ``stable_decay`` holds the learning rate and lets it
+        fall to zero over the last ``DECAY_SHARE`` of the steps.
+        """
+        steps = math.ceil(examples / self.batch_size) * self.epochs
+        device = best_device()
         return TrainingArguments(
             output_dir=str(folder),
             per_device_train_batch_size=self.batch_size // self.accumulation,
@@ -53,7 +67,10 @@ class LoopSettings(Component):
             adam_beta2=self.betas[1],
             weight_decay=self.weight_decay,
             max_grad_norm=self.max_grad_norm,
-            lr_scheduler_type=self.schedule if not self.warmup_steps else _with_warmup(self.schedule),
+            lr_scheduler_type=SCHEDULES[self.schedule],
+            lr_scheduler_kwargs=(
+                {"num_decay_steps": round(DECAY_SHARE * steps)} if self.schedule == "stable_decay" else None
+            ),
             warmup_steps=self.warmup_steps,
             bf16=self.precision == "fp32" and device.type == "cuda" and has_native_bf16(device),
             seed=seed,
@@ -66,13 +83,3 @@ class LoopSettings(Component):
             dataloader_pin_memory=device.type == "cuda",
             use_cpu=device.type == "cpu",
         )
-
-
-def training_device() -> torch.device:
-    """The accelerator if there is one, else the processor."""
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return found or torch.device("cpu")
-
-
-def _with_warmup(schedule: str) -> str:
-    return "constant_with_warmup" if schedule == "constant" else schedule

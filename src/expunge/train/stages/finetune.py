@@ -10,15 +10,18 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 
 from expunge.corpus.batching import Batch, collate
+from expunge.corpus.boundary import continuation
 from expunge.corpus.packing import pack
 from expunge.corpus.streams import shuffled
 from expunge.corpus.tokenise import Encoded, encode
 from expunge.errors import DataError
+from expunge.model.device import best_device
 from expunge.model.precision import prepare_weights
 from expunge.retain.gdr import GradientDescent
 from expunge.score.look import look
 from expunge.train.checkpoints import SaveByEpoch, last_checkpoint
-from expunge.train.loop import LoopSettings, training_device
+from expunge.train.heartbeat import Heartbeat
+from expunge.train.loop import LoopSettings
 from expunge.train.stages import Stage, stages
 from expunge.train.state import State
 from expunge.train.trainer import ObjectiveTrainer
@@ -41,20 +44,20 @@ class Finetune(LoopSettings, Stage):
     def run(self, state: State) -> State:
         """Train, resuming from the last whole checkpoint in ``state.workdir`` if there is one."""
         torch.manual_seed(state.seed)
-        model = prepare_weights(state.model, self.precision, device=training_device())
+        model = prepare_weights(state.model, self.precision, device=best_device())
         model.requires_grad_(True)
         texts = Texts(self._encode(state), state.tokenizer, self, seed=state.seed)
         pad_id = state.tokenizer.pad_token_id
         trainer = ObjectiveTrainer(
             model,
-            self.training_arguments(state.workdir, seed=state.seed),
+            self.training_arguments(state.workdir, seed=state.seed, examples=len(texts)),
             objective=_cross_entropy,
             count_examples=lambda batch: len(batch.input_ids_BT),
             sampler=EpochSampler(texts),
             dataset=texts,
             collate=lambda pieces: collate(pieces, pad_id=pad_id),
             precision=self.precision,
-            callbacks=[SaveByEpoch(self.save_every)],
+            callbacks=[SaveByEpoch(self.save_every), Heartbeat()],
         )
         checkpoint = last_checkpoint(state.workdir)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -89,7 +92,7 @@ class Texts(Dataset[Encoded]):
         self._encoded = list(encoded)
         self._settings = settings
         self._bos = tokenizer.bos_token_id
-        self._separator = tokenizer.encode(SEPARATOR, add_special_tokens=False)
+        self._separator = continuation(SEPARATOR, tokenizer).ids
         self.seed = seed
         self.set_epoch(0)
 

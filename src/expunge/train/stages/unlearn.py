@@ -13,6 +13,7 @@ from expunge.corpus.streams import PairDataset, PairSampler, collate_pairs
 from expunge.corpus.tokenise import Encoded, encode
 from expunge.errors import DataError
 from expunge.forget import ForgetLoss, forget_losses
+from expunge.model.device import best_device
 from expunge.model.precision import prepare_weights
 from expunge.retain import RetainLoss, retain_losses
 from expunge.scope import Scope, scopes
@@ -28,7 +29,8 @@ from expunge.score.reference import (
     cache_reference,
 )
 from expunge.train.checkpoints import SaveByEpoch, last_checkpoint
-from expunge.train.loop import LoopSettings, training_device
+from expunge.train.heartbeat import Heartbeat
+from expunge.train.loop import LoopSettings
 from expunge.train.named import named
 from expunge.train.objective import PairObjective
 from expunge.train.saliency import forget_gradient
@@ -63,7 +65,7 @@ class Unlearn(LoopSettings, Stage):
     def run(self, state: State) -> State:
         """Unlearn, resuming from the last whole checkpoint in ``state.workdir`` if there is one."""
         torch.manual_seed(state.seed)
-        model = prepare_weights(state.model, self.precision, device=training_device())
+        model = prepare_weights(state.model, self.precision, device=best_device())
         model = self.scope.prepare(model)
         data = self._encode(state)
         pad_id = state.tokenizer.pad_token_id
@@ -78,7 +80,7 @@ class Unlearn(LoopSettings, Stage):
         reference = self._reference(model, data, sampler, selection, pad_id)
         trainer = ObjectiveTrainer(
             model,
-            self.training_arguments(state.workdir, seed=state.seed),
+            self.training_arguments(state.workdir, seed=state.seed, examples=len(data)),
             objective=PairObjective(self.forget, self.retain, reference),
             count_examples=lambda batch: len(batch.forget_ids),
             sampler=sampler,
@@ -86,7 +88,7 @@ class Unlearn(LoopSettings, Stage):
             collate=lambda pairs: collate_pairs(pairs, pad_id=pad_id),
             precision=self.precision,
             guard=guard,
-            callbacks=[SaveByEpoch(self.save_every)],
+            callbacks=[SaveByEpoch(self.save_every), Heartbeat()],
         )
         checkpoint = last_checkpoint(state.workdir)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

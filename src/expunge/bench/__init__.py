@@ -1,0 +1,1 @@
+"""What comes with the package to try it on: the built-in models and the demo."""

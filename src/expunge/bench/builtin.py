@@ -1,0 +1,109 @@
+"""The built-in models: a target that memorised a world, and a control that never saw who must go.
+
+Both are trained from nothing on the CPU and kept under the user's cache directory by a hash of
+everything that went into them; the same machine gives the same bytes again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import platformdirs
+
+from expunge.corpus.vocabulary import train_tokenizer
+from expunge.corpus.world import World, WorldSize
+from expunge.corpus.world.write import write_world
+from expunge.model.create import ScratchModel
+from expunge.record import hash_json, versions
+from expunge.train.recipe import Recipe
+from expunge.train.run import Request, carry_out, describe
+from expunge.train.stages.finetune import Finetune
+from expunge.train.state import Corpus
+from expunge.types import Example
+
+Which = Literal["target", "retrained"]
+
+TRAINING = Finetune(
+    on="retain",
+    pack=True,
+    learning_rate=2e-3,
+    epochs=34,
+    batch_size=4,
+    max_length=128,
+    betas=(0.9, 0.99),
+    schedule="stable_decay",
+    warmup_steps=10,
+    save_every=1000,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Builtin:
+    """A world, a model size and a training recipe; where their results are kept follows from them."""
+
+    world: WorldSize = field(default_factory=WorldSize)
+    model: ScratchModel = field(default_factory=ScratchModel)
+    training: Finetune = TRAINING
+    seed: int = 0
+    home: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where world, target and retrained control are kept."""
+        home = self.home or platformdirs.user_cache_path("expunge") / "builtin"
+        return home / hash_json(self._ingredients())[:16]
+
+    @property
+    def world_folder(self) -> Path:
+        """The world's files; written on first use."""
+        folder = self.folder / "world"
+        if not folder.exists():
+            write_world(World(self.world), folder)
+        return folder
+
+    def checkpoint(self, which: Which) -> Path:
+        """The folder of a model; it exists once ``build`` has run."""
+        return self.folder / which
+
+    def build(self, which: Which) -> Path:
+        """Train a model unless it is already there; a killed build goes on where it was."""
+        output = self.checkpoint(which)
+        if not output.exists():
+            texts = self._texts(which)
+            request = Request(
+                command=f"builtin {which}",
+                recipe=Recipe(
+                    name=f"builtin_{which}",
+                    title="Memorise the built-in world",
+                    paper="-",
+                    stages=(self.training,),
+                ),
+                source="from nothing",
+                corpus=Corpus(forget=(), retain=tuple(texts)),
+                seed=self.seed,
+            )
+            carry_out(request, self._create, output)
+        return output
+
+    def _texts(self, which: Which) -> list[Example]:
+        world = World(self.world)
+        return world.target_texts() if which == "target" else world.retrained_texts()
+
+    def _create(self) -> tuple[Any, Any]:
+        # Both models share the target's tokenizer, so that their scores compare token by token.
+        texts = (example.text for example in World(self.world).target_texts())
+        tokenizer = train_tokenizer(texts, vocabulary=self.model.vocabulary)
+        return self.model.create(tokenizer, seed=self.seed), tokenizer
+
+    def _ingredients(self) -> dict[str, Any]:
+        installed = versions()
+        return {
+            "texts": describe(World(self.world).target_texts()),
+            "world": self.world.model_dump(),
+            "model": self.model.model_dump(),
+            "training": self.training.model_dump(mode="json"),
+            "seed": self.seed,
+            "versions": {name: installed[name] for name in ("torch", "transformers", "tokenizers")},
+        }

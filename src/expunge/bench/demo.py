@@ -1,0 +1,126 @@
+"""The demo: a model that memorised people, unlearned three ways, audited as it would be deployed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+
+from rich.console import Console
+
+from expunge.audit.job import AuditJob
+from expunge.audit.summary import Summary
+from expunge.bench.builtin import Builtin
+from expunge.bench.jobs import Job, run_jobs
+from expunge.files import write_json
+from expunge.record import Stopwatch, make_record
+from expunge.train.job import UnlearnJob
+
+BLOCKS = "scope.name=regex", r"scope.pattern=\.(self_attn|mlp)\."
+"""Only what quantizers round is trained, as in a large model, where embeddings are a sliver of the weights."""
+
+ROWS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "npo_klr-bf16": (
+            "npo_klr",
+            ("precision=bf16", "learning_rate=3e-5", "epochs=60", *BLOCKS),
+        ),
+        "npo_klr-fp32": ("npo_klr", ("learning_rate=3e-5", "epochs=25", *BLOCKS)),
+        "npo_klr_sure": (
+            "npo_klr_sure",
+            ("scope.granularity=sublayer", "scope.percentile=50", "epochs=12"),
+        ),
+    }
+)
+"""Each row: its recipe and what is changed in it for models this small."""
+
+GRIDS = ("int8", "int4", "int3-tensor", "fp4", "nf4")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Everything the demo does; what an earlier run has finished is not done again."""
+
+    output: Path
+    workers: int = 2
+    builtin: Builtin = field(default_factory=Builtin)
+
+    def run(self, console: Console) -> Summary:
+        """Train, unlearn, audit; returns the audit's summary."""
+        watch = Stopwatch()
+        run_jobs(self._jobs(), workers=self.workers, console=console)
+        summary = self._audit(tuple(ROWS), workers=1).run()
+        facts = {"rows": {name: {"recipe": row[0], "set": row[1]} for name, row in ROWS.items()}}
+        write_json(self.output / "demo.json", make_record(command="demo", watch=watch, **facts))
+        return summary
+
+    def _jobs(self) -> list[Job]:
+        built = self.builtin
+        _ = built.world_folder  # written before the workers read it
+        jobs = [
+            Job(
+                name=f"train the {which} model",
+                work=partial(built.build, which),
+                output=built.checkpoint(which),
+            )
+            for which in ("target", "retrained")
+        ]
+        train_target, train_retrained = (job.name for job in jobs)
+        jobs += [
+            Job(
+                name=f"unlearn: {name}",
+                work=partial(self._unlearn, name),
+                output=self.output / name,
+                after=(train_target,),
+            )
+            for name in ROWS
+        ]
+        audited = "audit: target and retrained"
+        jobs.append(
+            Job(name=audited, work=partial(self._measure, ()), after=(train_target, train_retrained))
+        )
+        return jobs + [
+            Job(
+                name=f"audit: {name}",
+                work=partial(self._measure, (name,)),
+                after=(audited, f"unlearn: {name}"),
+            )
+            for name in ROWS
+        ]
+
+    def _unlearn(self, name: str) -> None:
+        recipe, overrides = ROWS[name]
+        output = self.output / name
+        if output.exists():
+            return
+        world = self.builtin.world_folder
+        job = UnlearnJob(
+            model=str(self.builtin.checkpoint("target")),
+            recipe=recipe,
+            forget=str(world / "forget.jsonl"),
+            retain=str(world / "retain.jsonl"),
+            overrides=(*overrides, "max_length=256", "append_eos=false"),
+            output=output,
+        )
+        job.run(warn=_ignore)
+
+    def _measure(self, names: tuple[str, ...]) -> None:
+        self._audit(names, workers=1).run()
+
+    def _audit(self, names: tuple[str, ...], *, workers: int) -> AuditJob:
+        return AuditJob(
+            models=tuple(str(self.output / name) for name in names),
+            target=str(self.builtin.checkpoint("target")),
+            retrained=str(self.builtin.checkpoint("retrained")),
+            probes=self.builtin.world_folder,
+            quantizers=GRIDS,
+            output=self.output / "audit",
+            max_length=256,
+            workers=workers,
+        )
+
+
+def _ignore(_: str) -> None:
+    """The world's sets share no text; there is nothing to warn of."""
