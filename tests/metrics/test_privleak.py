@@ -88,6 +88,13 @@ def test_privleak_of_the_published_aucs(own: float, retrained: float, expected: 
     assert value == pytest.approx(expected, abs=1e-5)
 
 
+def test_open_unlearnings_form_agrees() -> None:
+    # It turns both AUCs round and then takes their complements (its formula, without the epsilon).
+    own, retrained = 1 - 0.2313, 1 - 0.5393
+    theirs = 100 * ((1 - own) - (1 - retrained)) / (1 - retrained)
+    assert PrivLeak().point(with_auc(0.2313), with_auc(0.5393)) == pytest.approx(theirs)
+
+
 def test_measure_scores_the_documents_of_both_splits() -> None:
     probes = Probes(
         forget=(document("f", "x", group="g"), question("q", "?", "a")), holdout=(document("h", "y"),)
