@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expunge.errors import RecipeError
@@ -37,6 +37,7 @@ def test_short_names(text: str, meaning: Quantizer) -> None:
     assert parse_quantizer(text) == meaning
 
 
+@settings(deadline=None)
 @given(
     st.builds(
         lambda bits, where, scale: RTN(bits=bits, scale=scale, **where),

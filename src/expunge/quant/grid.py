@@ -79,16 +79,16 @@ class Grid:
         """The int16 codes [O, I] of a weight on a given fit, its own or another weight's."""
         low, high = self._range()
         # Not weight / step: half the largest weight is a tie at 3.5 steps, and must stay one.
-        steps = self._blocks(widen(weight_OI)) * fit.levels / fit.span
+        steps = (self._blocks(widen(weight_OI)) * fit.levels).div_(fit.span)
         # A block of zeros has range 0: zeros stay zero there, and anything else is off the end.
-        steps = torch.nan_to_num(steps, nan=0.0, posinf=_CODE_LIMIT, neginf=-_CODE_LIMIT)
-        codes = (steps.round() + fit.zero).clamp(low, high)
+        steps.nan_to_num_(nan=0.0, posinf=_CODE_LIMIT, neginf=-_CODE_LIMIT)
+        codes = steps.round_().add_(fit.zero).clamp_(low, high)
         return self._unblocks(codes, weight_OI.shape).to(torch.int16)
 
     def decode(self, codes_OI: Tensor, fit: Fit) -> Tensor:
         """The weights [O, I] that codes stand for, in the fit's wide dtype."""
         codes_RGS = self._blocks(codes_OI.to(fit.span.dtype))
-        return self._unblocks((codes_RGS - fit.zero) * fit.span / fit.levels, codes_OI.shape)
+        return self._unblocks((codes_RGS - fit.zero).mul_(fit.span).div_(fit.levels), codes_OI.shape)
 
     def round(self, weight_OI: Tensor) -> Rounded:
         """A weight on its own grid."""
