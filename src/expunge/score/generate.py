@@ -35,7 +35,7 @@ def greedy(
     a prompt's continuation does not depend on what it is batched with.
     """
     device = next(model.parameters()).device
-    prefix = shared_prefix(prompts)
+    prefix = [] if _slides(model, prompts, max_new_tokens) else shared_prefix(prompts)
     cache = DynamicCache(config=model.config)  # type: ignore[arg-type]
     mask = torch.ones(len(prompts), len(prefix), dtype=torch.long, device=device)
     if prefix:
@@ -74,6 +74,16 @@ def shared_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
     room = min(len(prompt) for prompt in prompts) - 1
     agree = takewhile(lambda i: first[i] == last[i], range(room))
     return list(first[: sum(1 for _ in agree)])
+
+
+def _slides(model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> bool:
+    """Whether some token will lie outside a sliding window.
+
+    Windows are counted in places of the cache. Padding between a shared prefix and the rest of a
+    prompt would take up such places, so that a window reached less far back in a shorter prompt.
+    """
+    window = getattr(model.config.get_text_config(), "sliding_window", None)  # type: ignore[operator, union-attr]
+    return window is not None and max(map(len, prompts)) + max_new_tokens > window
 
 
 def _step(model: Any, ids_BS: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
