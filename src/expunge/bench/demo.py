@@ -19,7 +19,7 @@ from expunge.record import Stopwatch, make_record
 from expunge.train.job import UnlearnJob
 
 BLOCKS = "scope.name=regex", r"scope.pattern=\.(self_attn|mlp)\."
-"""Only what quantizers round is trained, as in a large model, where embeddings are a sliver of the weights."""
+"""Only what quantizers round is trained: in a large model embeddings are a sliver of the weights."""
 
 ROWS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
     {

@@ -56,13 +56,14 @@ def _sentences(summary: Summary) -> list[Text]:
         if not known:
             continue
         worst, cell = max(known, key=lambda pair: pair[0])
-        full = summary.cell(model, "full", "knowmem_forget").value.value
+        full = summary.cell(model, "full", "knowmem_forget").value.value or 0.0
         came_back = any(
             row.verdict.outcome is Outcome.CAME_BACK for row in summary.verdicts if row.model == model
         )
         lines.append(
             Text(
-                f"{model}: knows {full:.0f} of 100 at full precision, {full + worst:.0f} at worst ({cell.transform}).",
+                f"{model}: knows {full:.0f} of 100 at full precision, "
+                f"{full + worst:.0f} at worst ({cell.transform}).",
                 style=LOST if came_back else KEPT,
             )
         )

@@ -32,9 +32,8 @@ def demo(
     summary = Demo(output=output, workers=workers).run(console)
     console.print(render(summary, width=console.width))
     console.print(tell(summary))
-    console.print(
-        f"[dim]numbers: {output / 'audit' / 'summary.json'} · every item: {output / 'audit' / 'scores.parquet'}[/]"
-    )
+    found = output / "audit"
+    console.print(f"[dim]numbers: {found / 'summary.json'} · every item: {found / 'scores.parquet'}[/]")
 
 
 def add_to(app: typer.Typer) -> None:

@@ -163,7 +163,7 @@ def weight_oi(layer: nn.Module) -> Tensor:
 
 
 def as_stored(layer: nn.Module, weight_OI: Tensor) -> Tensor:
-    """A weight [O, I] in the orientation and memory layout of the layer: the way back from ``weight_oi``."""
+    """A weight [O, I] in the orientation and memory layout of the layer: undoes ``weight_oi``."""
     return (weight_OI.t() if isinstance(layer, Conv1D) else weight_OI).contiguous()
 
 
@@ -201,3 +201,18 @@ def output_head(model: nn.Module, *, head: nn.Module | None = None) -> Callable[
 def head_logits(model: nn.Module, hidden_NH: Tensor) -> Tensor:
     """The logits [N, V] the model itself would give for these final hidden states."""
     return output_head(model)(hidden_NH)
+
+
+def vocabulary(model: nn.Module) -> int:
+    """The number of entries the model predicts over."""
+    return int(unwrap(model).config.vocab_size)  # type: ignore[union-attr, arg-type]
+
+
+def backbone(model: nn.Module) -> nn.Module:
+    """The model without its output head."""
+    return cast("nn.Module", unwrap(model).base_model)
+
+
+def output_layer(model: nn.Module) -> nn.Module:
+    """The layer that turns final hidden states into logits."""
+    return unwrap(model).get_submodule(architecture(model).head)

@@ -44,7 +44,9 @@ def examine() -> Health:
     """Look at this machine."""
     facts = {name: str(value) for name, value in (versions() | hardware()).items()}
     facts["memory free / all"] = _memory()
-    facts["native bfloat16"] = "yes" if has_native_bf16(torch.device("cpu")) else "no: kept on the grid in fp32"
+    facts["native bfloat16"] = (
+        "yes" if has_native_bf16(torch.device("cpu")) else "no: kept on the grid in fp32"
+    )
     cache = platformdirs.user_cache_path("expunge")
     home = next(parent for parent in (cache, *cache.parents) if parent.exists())
     facts["cache"] = f"{cache} ({shutil.disk_usage(home).free / GIB:.0f} GiB free)"

@@ -50,7 +50,7 @@ def prepare_weights(model: nn.Module, precision: WeightPrecision, *, device: tor
 def has_native_bf16(device: torch.device) -> bool:
     """Whether bfloat16 products run in hardware on ``device``."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported())
     return device.type != "mps"

@@ -37,7 +37,9 @@ class QuantizeJob:
         """Round the weights and write the folder with ``coverage.json`` and ``record.json``."""
         refuse_existing(self.output, overwrite=self.overwrite)
         if self.to in {"full", "none"}:
-            raise RecipeError(f"--to {self.to}", why="it changes nothing.", fix="Name a quantizer, say int4.")
+            raise RecipeError(
+                f"--to {self.to}", why="it changes nothing.", fix="Name a quantizer, say int4."
+            )
         quantizer = parse_quantizer(self.to)
         watch = Stopwatch()
         model = load_model(self.model, trust_remote_code=self.trust_remote_code)

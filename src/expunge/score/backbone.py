@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from expunge.model.arch import unwrap
+from expunge.model.arch import backbone
 
 if TYPE_CHECKING:
     from expunge.corpus.batching import Batch
@@ -42,14 +42,14 @@ def predictions(model: nn.Module, batch: Batch) -> Predictions:
 
     Sequences of very different lengths are read in parts, so that little padding is computed.
     """
-    backbone = unwrap(model).base_model
+    read = backbone(model)
     where_BT = counted(batch)
     rows_of_parts = parts(batch.attention_mask_BT.sum(-1).tolist())
     states: dict[int, Tensor] = {}
     for rows in rows_of_parts:
         real_BT = batch.attention_mask_BT[rows]
         width = int(real_BT.sum(-1).max())
-        output = backbone(
+        output = read(
             input_ids=batch.input_ids_BT[rows, :width], attention_mask=real_BT[:, :width], use_cache=False
         )
         where = where_BT[rows, 1:width]

@@ -36,7 +36,7 @@ def greedy(
     """
     device = next(model.parameters()).device
     prefix = [] if _slides(model, prompts, max_new_tokens) else shared_prefix(prompts)
-    cache = DynamicCache(config=model.config)  # type: ignore[arg-type]
+    cache = DynamicCache(config=model.config)
     mask = torch.ones(len(prompts), len(prefix), dtype=torch.long, device=device)
     if prefix:
         _step(model, torch.tensor([prefix], device=device), mask[:1], cache)
@@ -70,10 +70,11 @@ def shared_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
     """The tokens all prompts begin with, short of the last token of the shortest one."""
     if len(prompts) < 2:
         return []
-    first, last = min(prompts), max(prompts)  # the prefix of all is the prefix of these two
+    in_order = sorted(list(prompt) for prompt in prompts)
+    first, last = in_order[0], in_order[-1]  # the prefix of all is the prefix of these two
     room = min(len(prompt) for prompt in prompts) - 1
     agree = takewhile(lambda i: first[i] == last[i], range(room))
-    return list(first[: sum(1 for _ in agree)])
+    return first[: sum(1 for _ in agree)]
 
 
 def _slides(model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from expunge.model.arch import output_head
+from expunge.model.arch import output_head, vocabulary
 from expunge.score.backbone import predictions, scatter
 from expunge.score.logprobs import token_kl, token_logps
 from expunge.score.view import Need, TokenView
@@ -30,10 +30,10 @@ def look(
     Without a reference, the reference's log-probabilities are the model's own: the model is its
     own reference before the first step.
     """
-    vocabulary = model.config.vocab_size
+    entries = vocabulary(model)
     head = output_head(model)
     found = predictions(model, batch)
-    logps_N = token_logps(head, found.hidden_NH, found.token_N, vocabulary=vocabulary)
+    logps_N = token_logps(head, found.hidden_NH, found.token_N, vocabulary=entries)
     reference_logps_N = kl_N = None
     if Need.REFERENCE_LOGPS in needs:
         reference_logps_N = reference.logps(batch, keys) if reference else logps_N.detach()
@@ -43,7 +43,7 @@ def look(
             found.hidden_NH,
             reference.head,
             reference.states(batch, keys),
-            vocabulary=vocabulary,
+            vocabulary=entries,
             direction="forward" if Need.FORWARD_KL in needs else "reverse",
         )
     where = found.where_BT

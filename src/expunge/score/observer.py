@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from expunge.corpus.batching import collate, length_sorted_batches
 from expunge.corpus.tokenise import Encoded, encode, encode_prompt
-from expunge.model.arch import output_head
+from expunge.model.arch import output_head, vocabulary
 from expunge.score.backbone import predictions
 from expunge.score.generate import greedy
 from expunge.score.logprobs import token_logps
@@ -107,7 +107,7 @@ class Observer:
             output_head(self.model),
             found.hidden_NH,
             found.token_N,
-            vocabulary=self.model.config.vocab_size,
+            vocabulary=vocabulary(self.model),
         )
         return list(logps_N.cpu().split(found.where_BT.sum(-1).tolist()))
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from expunge.corpus.batching import Batch, collate, length_sorted_batches
 from expunge.corpus.tokenise import Encoded
-from expunge.model.arch import output_head
+from expunge.model.arch import output_head, output_layer, vocabulary
 from expunge.score.backbone import predictions
 from expunge.score.logprobs import token_logps
 from expunge.score.observer import evaluating
@@ -32,7 +32,7 @@ class Key(NamedTuple):
     """One sequence of a run: which stream it belongs to and its place in it."""
 
     stream: Stream
-    index: int
+    place: int
 
 
 class Reference(Protocol):
@@ -67,7 +67,7 @@ class LiveReference:
                 output_head(self.model),
                 found.hidden_NH,
                 found.token_N,
-                vocabulary=self.model.config.vocab_size,
+                vocabulary=vocabulary(self.model),
             )
 
     def states(self, batch: Batch, keys: Sequence[Key]) -> Tensor:  # noqa: ARG002
@@ -117,7 +117,7 @@ def cache_reference(
     batch_tokens: int = 8192,
 ) -> CachedReference:
     """Fill a cache from the model as it is now; a head that may change is copied, not the model."""
-    head = model.get_output_embeddings()
+    head = output_layer(model)
     reference = CachedReference(
         frozen_head=copy.deepcopy(head).requires_grad_(False) if head_may_change else head, model=model
     )
@@ -148,5 +148,9 @@ def _by_key(keys: Sequence[Key], values: Tensor, batch: Batch) -> dict[Key, Tens
 @contextmanager
 def _frozen(model: nn.Module, *, adapters_off: bool) -> Iterator[None]:
     """Evaluation mode, no gradients and (if asked) no adapters inside the block."""
-    with torch.no_grad(), evaluating(model), model.disable_adapter() if adapters_off else nullcontext():
+    with torch.no_grad(), evaluating(model), _without_adapters(model) if adapters_off else nullcontext():
         yield
+
+
+def _without_adapters(model: nn.Module) -> AbstractContextManager[None]:
+    return cast("AbstractContextManager[None]", model.disable_adapter())  # type: ignore[operator]

@@ -76,11 +76,13 @@ class ObjectiveTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         """AdamW over what may change, in the precision asked for, with the scope's guard attached."""
-        if self.optimizer is None:
-            self.optimizer = self._make_optimizer(model if model is not None else self.model)
+        made: Optimizer | None = getattr(self, "optimizer", None)
+        if made is None:
+            made = self._make_optimizer(model if model is not None else self.model)
             if self._guard is not None:
-                self._guard.attach(self.optimizer)
-        return self.optimizer
+                self._guard.attach(made)
+            self.optimizer = made
+        return made
 
     def _make_optimizer(self, model: nn.Module) -> Optimizer:
         decaying = set(self.get_decay_parameter_names(model))
@@ -115,7 +117,8 @@ class ObjectiveTrainer(Trainer):
         self._note(terms, num_items_in_batch)
         if not math.isfinite(loss.item()):
             self._refuse_nonfinite(terms)
-        return loss * self.accelerator.num_processes
+        scaled: Tensor = loss * self.accelerator.num_processes  # gradients are averaged over processes
+        return scaled
 
     def _note(self, terms: Parts, count: Tensor | int) -> None:
         for name, term in terms.items():

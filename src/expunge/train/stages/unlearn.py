@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 from pydantic import model_validator
@@ -13,6 +13,7 @@ from expunge.corpus.streams import PairDataset, PairSampler, collate_pairs
 from expunge.corpus.tokenise import Encoded, encode
 from expunge.errors import DataError
 from expunge.forget import ForgetLoss, forget_losses
+from expunge.model.arch import output_layer
 from expunge.model.device import best_device
 from expunge.model.precision import prepare_weights
 from expunge.retain import RetainLoss, retain_losses
@@ -124,7 +125,7 @@ class Unlearn(LoopSettings, Stage):
             return LiveReference.copied(model)
         if isinstance(self.scope, LowRankAdapters) and self.reference != "cache":
             return LiveReference(model, adapters_off=True)
-        head = model.get_output_embeddings().weight
+        head = output_layer(model).get_parameter("weight")
         names = {name for name, weight in model.named_parameters() if weight is head}
         return cache_reference(
             model,
@@ -142,8 +143,7 @@ class Unlearn(LoopSettings, Stage):
 def merged(model: nn.Module) -> nn.Module:
     """The model with its adapters, if any, added into its weights."""
     if hasattr(model, "merge_and_unload"):
-        plain: nn.Module = model.merge_and_unload()
-        return plain
+        return cast("nn.Module", model.merge_and_unload())  # type: ignore[operator]
     return model
 
 
