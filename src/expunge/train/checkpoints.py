@@ -24,7 +24,8 @@ class SaveByEpoch(TrainerCallback):
     ) -> None:
         """Ask for a checkpoint when one is due and the run goes on."""
         epoch = round(state.epoch or 0)
-        control.should_save = epoch % self.every == 0 and epoch < args.num_train_epochs
+        due = epoch % self.every == 0 and epoch < args.num_train_epochs
+        control.should_save = due and not control.should_training_stop
 
     def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Mark the checkpoint just written as whole and drop the ones before it."""

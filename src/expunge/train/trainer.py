@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -58,6 +59,17 @@ class ObjectiveTrainer(Trainer):
         self._guard = guard
         self._sums: dict[str, float] = {}
         self._steps_summed = 0
+
+    def train_from(self, checkpoint: Path | None) -> None:
+        """Train from the beginning, or go on from a checkpoint."""
+        self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+    def restore(self, checkpoint: Path | None) -> bool:
+        """Put the weights of a checkpoint back; false if there is none."""
+        if checkpoint is None:
+            return False
+        self._load_from_checkpoint(str(checkpoint))
+        return True
 
     def _get_train_sampler(self, *_: Any) -> Sampler[Any]:
         return self._sampler

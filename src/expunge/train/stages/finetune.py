@@ -59,8 +59,7 @@ class Finetune(LoopSettings, Stage):
             precision=self.precision,
             callbacks=[SaveByEpoch(self.save_every), Heartbeat()],
         )
-        checkpoint = last_checkpoint(state.workdir)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train_from(last_checkpoint(state.workdir))
         state.model = model
         history = [entry for entry in trainer.state.log_history if "loss" in entry]
         state.facts.append({"stage": "finetune", "steps": trainer.state.global_step, "history": history})

@@ -37,6 +37,7 @@ from expunge.train.objective import PairObjective
 from expunge.train.saliency import forget_gradient
 from expunge.train.stages import Stage, stages
 from expunge.train.state import State
+from expunge.train.stop import StopRule, StopWhen, keep_last_good
 from expunge.train.trainer import ObjectiveTrainer
 from expunge.types import Example
 
@@ -54,6 +55,7 @@ class Unlearn(LoopSettings, Stage):
     retain: Annotated[RetainLoss | None, *named(retain_losses)] = None
     scope: Annotated[Scope, *named(scopes)] = AllParameters()
     reference: ReferenceKind = "auto"
+    stop: StopRule | None = None
 
     @model_validator(mode="after")
     def _reference_fits(self) -> Unlearn:
@@ -79,6 +81,7 @@ class Unlearn(LoopSettings, Stage):
         guard = ScopeGuard(model, selection)
         sampler = PairSampler(len(data.forget), len(data.retain), seed=state.seed)
         reference = self._reference(model, data, sampler, selection, pad_id)
+        stop = StopWhen(self.stop, model, state, max_length=self.max_length) if self.stop else None
         trainer = ObjectiveTrainer(
             model,
             self.training_arguments(state.workdir, seed=state.seed, examples=len(data)),
@@ -89,13 +92,13 @@ class Unlearn(LoopSettings, Stage):
             collate=lambda pairs: collate_pairs(pairs, pad_id=pad_id),
             precision=self.precision,
             guard=guard,
-            callbacks=[SaveByEpoch(self.save_every), Heartbeat()],
+            callbacks=[*([stop] if stop else []), SaveByEpoch(self.save_every), Heartbeat()],
         )
-        checkpoint = last_checkpoint(state.workdir)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train_from(last_checkpoint(state.workdir))
+        keep_last_good(stop, lambda: trainer.restore(last_checkpoint(state.workdir)))
         guard.verify()
         state.model = merged(model)
-        state.facts.append(_facts(model, selection, trainer, reference))
+        state.facts.append(_facts(model, selection, trainer, reference, stop))
         return state
 
     def _encode(self, state: State) -> PairDataset:
@@ -148,7 +151,11 @@ def merged(model: nn.Module) -> nn.Module:
 
 
 def _facts(
-    model: nn.Module, selection: Selection, trainer: ObjectiveTrainer, reference: Reference | None
+    model: nn.Module,
+    selection: Selection,
+    trainer: ObjectiveTrainer,
+    reference: Reference | None,
+    stop: StopWhen | None,
 ) -> dict[str, Any]:
     chosen, total = selection.count(model)
     return {
@@ -160,4 +167,5 @@ def _facts(
         "reference_bytes": reference.bytes if isinstance(reference, CachedReference) else None,
         "steps": trainer.state.global_step,
         "history": [entry for entry in trainer.state.log_history if "loss" in entry],
+        "stop": {"history": stop.history, "went_back_an_epoch": stop.lost} if stop else None,
     }
