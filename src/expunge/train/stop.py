@@ -60,12 +60,7 @@ class StopWhen(TrainerCallback):
             self._floor = rule.utility_at_least * self._measure.utility(model)
 
     def on_epoch_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        *_: Any,
-        **keywords: Any,
+        self, _: TrainingArguments, state: TrainerState, control: TrainerControl, **keywords: Any
     ) -> None:
         """Measure and decide."""
         epoch = round(state.epoch or 0)
