@@ -19,6 +19,8 @@ from torch.optim import Optimizer
 WeightPrecision = Literal["fp32", "bf16", "bf16_stochastic"]
 
 BF16_DROPPED_BITS = 16
+SEEDS = 1 << 63
+"""How many seeds a generator takes."""
 BF16_STEP_EXPONENT = 9
 """A step ``u`` moves weights below ``2^(floor(log2 u) + 9)``: half a unit of 8 significant bits."""
 
@@ -99,6 +101,15 @@ class RoundedAdamW(Optimizer):
         self._round = ROUNDING[precision]
         self._seed = seed
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up a saved state; its moments stay float32, where the base class would narrow them."""
+        super().load_state_dict(state_dict)
+        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            for weight, place in zip(group["params"], saved["params"], strict=True):
+                for name, value in state_dict["state"].get(place, {}).items():
+                    if name != "step":
+                        self.state[weight][name] = value.to(weight.device, torch.float32, copy=True)
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of every parameter that has a gradient."""
@@ -133,5 +144,5 @@ class RoundedAdamW(Optimizer):
 
     def _generator(self, device: torch.device, step: int, place: int) -> Generator:
         generator = Generator(device)
-        generator.manual_seed((self._seed * 1_000_003 + step) * 1_000_003 + place)
+        generator.manual_seed(((self._seed * 1_000_003 + step) * 1_000_003 + place) % SEEDS)
         return generator
