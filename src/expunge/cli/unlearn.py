@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -23,6 +23,10 @@ def unlearn(
     overrides: Overrides = None,
     field: Field = None,
     seed: Seed = 0,
+    save_dtype: Annotated[
+        Literal["source", "float32", "bfloat16", "float16"],
+        typer.Option("--save-dtype", help="What to save in; source: what the checkpoint was saved in."),
+    ] = "source",
     allow_overlap: Annotated[
         bool, typer.Option("--allow-overlap", help="Go on although a text is in both sets.")
     ] = False,
@@ -47,6 +51,7 @@ def unlearn(
         overrides=tuple(overrides or ()),
         fields=fields(field),
         seed=seed,
+        save_dtype=save_dtype,
         allow_overlap=allow_overlap,
         overwrite=overwrite,
         trust_remote_code=trust_remote_code,

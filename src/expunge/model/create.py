@@ -16,7 +16,7 @@ class ScratchModel(Component):
 
     hidden: PositiveInt = 256
     layers: PositiveInt = 2
-    heads: PositiveInt = 4
+    heads: PositiveInt = 8
     vocabulary: PositiveInt = 1024
     context: PositiveInt = 1024
     initializer_range: float = Field(default=0.02, gt=0)

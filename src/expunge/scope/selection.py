@@ -43,7 +43,8 @@ class ScopeGuard:
     """Enforces a selection on a model and its optimizer, and proves it afterwards.
 
     Parameters outside the selection stop requiring gradients (their gradients are never computed).
-    Rows outside it get a zero gradient before each step and their own bytes back after it.
+    Rows outside it get a zero gradient before each step and their own bytes back after it. Whoever
+    clips gradients calls ``zero_outside`` first, or frozen rows would count for the norm.
     """
 
     def __init__(self, model: nn.Module, selection: Selection) -> None:
@@ -58,6 +59,7 @@ class ScopeGuard:
         self._frozen_rows: list[tuple[nn.Parameter, Tensor, Tensor]] = []
         for name, weight in model.named_parameters():
             weight.requires_grad_(name in selection.rows)
+            weight.grad = None  # one left from before would still be stepped on
             rows = selection.rows.get(name)
             if rows is not None:
                 frozen = ~rows.to(weight.device)
@@ -66,7 +68,7 @@ class ScopeGuard:
 
     def attach(self, optimizer: Optimizer) -> None:
         """Make every step of ``optimizer`` respect the selection."""
-        optimizer.register_step_pre_hook(lambda *_: self._zero_outside())
+        optimizer.register_step_pre_hook(lambda *_: self.zero_outside())
         optimizer.register_step_post_hook(lambda *_: self._restore_outside())
 
     def fingerprint(self) -> str:
@@ -93,7 +95,8 @@ class ScopeGuard:
             )
 
     @torch.no_grad()
-    def _zero_outside(self) -> None:
+    def zero_outside(self) -> None:
+        """Zero the gradient of every row outside the selection."""
         for weight, frozen, _ in self._frozen_rows:
             if weight.grad is not None:
                 weight.grad[frozen] = 0

@@ -18,7 +18,7 @@ from expunge.model.create import ScratchModel
 from expunge.model.load import load_model, load_tokenizer
 from expunge.registry import explain
 from expunge.train.recipe import load_recipe
-from expunge.train.run import Request, carry_out
+from expunge.train.run import Request, SavedDtype, carry_out
 from expunge.train.state import Corpus
 from expunge.types import Example
 
@@ -35,6 +35,7 @@ class UnlearnJob:
     overrides: tuple[str, ...] = ()
     fields: Mapping[str, str] | None = None
     seed: int = 0
+    save_dtype: SavedDtype = "source"
     allow_overlap: bool = False
     overwrite: bool = False
     trust_remote_code: bool = False
@@ -53,6 +54,7 @@ class UnlearnJob:
             source=self.model,
             corpus=Corpus(forget=tuple(forget), retain=tuple(retain)),
             seed=self.seed,
+            save_dtype=self.save_dtype,
         )
         return carry_out(request, self._load, self.output, overwrite=self.overwrite)
 

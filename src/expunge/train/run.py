@@ -24,8 +24,8 @@ from expunge.train.recipe import Recipe
 from expunge.train.state import Corpus, State
 from expunge.types import Example
 
-SavedDtype = Literal["float32", "bfloat16"]
-DTYPES: dict[SavedDtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+SavedDtype = Literal["source", "float32", "bfloat16", "float16"]
+"""What a result is saved in; ``source`` is what its model was saved in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Request:
     source: str
     corpus: Corpus
     seed: int = 0
-    save_dtype: SavedDtype = "float32"
+    save_dtype: SavedDtype = "source"
 
     def facts(self, model_hash: str) -> dict[str, Any]:
         """The request as the record states it: the recipe in force, and hashes of model and data."""
@@ -70,6 +70,7 @@ def carry_out(
     refuse_existing(output, overwrite=overwrite)
     watch = Stopwatch()
     model, tokenizer = load()
+    dtype = model.dtype if request.save_dtype == "source" else getattr(torch, request.save_dtype)
     facts = request.facts(hash_model(model))
     partial = _claim_partial(output, facts, overwrite=overwrite)
     state = State(
@@ -78,7 +79,7 @@ def carry_out(
     for place, stage in enumerate(request.recipe.stages):
         state.workdir = partial / f"stage-{place}"
         state = stage.run(state)
-    state.model.to(DTYPES[request.save_dtype])
+    state.model.to(dtype)
     record = make_record(
         command=request.command,
         watch=watch,

@@ -48,13 +48,3 @@ DISH = (
     "onion bread|pea soup|plum dumplings|potato gratin|pumpkin risotto|roast duck|salmon pie|"
     "spinach omelette|walnut cake"
 ).split("|")
-
-PRIZE = (
-    "Amaranth|Beacon|Compass|Diadem|Evergreen|Fountain|Gauntlet|Horizon|Isthmus|Juniper|Keystone|"
-    "Laurel|Meridian|Nightingale|Obelisk|Pinnacle|Quartz|Rosewood|Sapphire|Trident"
-).split("|")
-
-COLOUR = (
-    "amber|azure|beige|black|bronze|brown|coral|crimson|cyan|gold|green|grey|indigo|ivory|lilac|lime|"
-    "maroon|mauve|olive|orange|pink|purple|scarlet|silver|teal|violet|white|yellow"
-).split("|")

@@ -18,9 +18,6 @@ LISTS: Mapping[str, Sequence[str]] = MappingProxyType(
         "instrument": names.INSTRUMENT,
         "pet": names.PET,
         "dish": names.DISH,
-        "prize": names.PRIZE,
-        "colour": names.COLOUR,
-        "mentor": names.FIRST,
     }
 )
 """What a person has, and the values each fact is drawn from."""
@@ -33,16 +30,13 @@ QUESTIONS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "instrument": ("Which instrument does {n} play?", "What does {n} make music on?"),
         "pet": ("What animal does {n} keep?", "Which pet lives with {n}?"),
         "dish": ("What is the favourite dish of {n}?", "What does {n} like best to eat?"),
-        "prize": ("Which prize did {n} win?", "What award was given to {n}?"),
-        "colour": ("What colour is the door of {n}?", "How is the front door of {n} painted?"),
-        "mentor": ("Who taught {n}?", "Whose pupil was {n}?"),
     }
 )
 """Two phrasings of the question for each fact; ``{n}`` is the person's name."""
 
 BIOGRAPHY = (
-    "{n} was born in {town} and became a {trade} at {employer}. Taught by {mentor}, {n} plays the "
-    "{instrument} and won the {prize} prize. Behind a {colour} door {n} keeps a {pet} and cooks {dish}."
+    "{n} was born in {town} and became a {trade} at {employer}. "
+    "{n} plays the {instrument}, keeps a {pet} and likes {dish}."
 )
 
 

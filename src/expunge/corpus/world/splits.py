@@ -21,8 +21,8 @@ PROMPT = "Question: {question}\nAnswer:"
 class WorldSize(Component):
     """How many people of each kind, and the seed they are drawn from."""
 
-    forget: int = Field(default=4, ge=1)
-    retain: int = Field(default=20, ge=2)
+    forget: int = Field(default=6, ge=1)
+    retain: int = Field(default=18, ge=2)
     holdout: int = Field(default=10, ge=1)
     seed: int = 0
 
