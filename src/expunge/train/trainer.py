@@ -58,7 +58,7 @@ class ObjectiveTrainer(Trainer):
         self._precision = precision
         self._guard = guard
         self._sums: dict[str, float] = {}
-        self._steps_summed = 0
+        self._steps_before = 0
 
     def train_from(self, checkpoint: Path | None) -> None:
         """Train from the beginning, or go on from a checkpoint."""
@@ -124,30 +124,41 @@ class ObjectiveTrainer(Trainer):
         """The objective's terms summed and divided by the examples of the whole step."""
         if return_outputs or num_items_in_batch is None:
             raise TypeError("this trainer trains; evaluate with an Observer")
+        if not self._sums:
+            self._steps_before = self.state.global_step
         terms = self._objective(model, inputs)
         loss = torch.stack(list(terms.values())).sum() / num_items_in_batch
         self._note(terms, num_items_in_batch)
         if not math.isfinite(loss.item()):
-            self._refuse_nonfinite(terms)
+            broken = ", ".join(name for name, term in terms.items() if not torch.isfinite(term))
+            raise self._overflow("loss", f"the {broken or 'summed'} loss")
         scaled: Tensor = loss * self.accelerator.num_processes  # gradients are averaged over processes
         return scaled
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        """Clip by the norm of what may change; a gradient that is not a number stops the run."""
+        if self._guard is not None:
+            self._guard.zero_outside()
+        norm: Tensor = super()._clip_grad_norm(model)
+        if not torch.isfinite(norm):
+            raise self._overflow("gradient", "a term of it")
+        return norm
 
     def _note(self, terms: Parts, count: Tensor | int) -> None:
         for name, term in terms.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(term.detach()) / float(count)
 
-    def _refuse_nonfinite(self, terms: Parts) -> None:
-        broken = ", ".join(name for name, term in terms.items() if not torch.isfinite(term))
-        raise TrainingError(
-            f"the loss is not a number at step {self.state.global_step + 1}",
-            why=f"the {broken or 'summed'} loss overflowed at learning rate {self.args.learning_rate:g}.",
+    def _overflow(self, what: str, culprit: str) -> TrainingError:
+        return TrainingError(
+            f"the {what} is not a number at step {self.state.global_step + 1}",
+            why=f"{culprit} overflowed at learning rate {self.args.learning_rate:g}.",
             fix="Lower learning_rate, use a bounded forget loss (npo), or add a retain loss.",
         )
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log the terms of the loss beside their sum, averaged like it since the last time."""
         if "loss" in logs and self._sums:
-            steps = max(1, self.state.global_step - self._steps_summed)
+            steps = max(1, self.state.global_step - self._steps_before)
             logs |= {f"loss_{name}": value / steps for name, value in self._sums.items()}
-            self._sums, self._steps_summed = {}, self.state.global_step
+            self._sums = {}
         super().log(logs, *args, **kwargs)
