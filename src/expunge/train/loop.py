@@ -22,6 +22,9 @@ SCHEDULES = {
 }
 DECAY_SHARE = 0.45
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+"""How much of a moment the next step keeps."""
+
 
 class LoopSettings(Component):
     """Optimizer, batch and schedule. ``batch_size`` examples make one step, in ``accumulation`` pieces."""
@@ -34,7 +37,7 @@ class LoopSettings(Component):
     precision: WeightPrecision = "fp32"
     weight_decay: NonNegativeFloat = 0.0
     max_grad_norm: PositiveFloat = 1.0
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     schedule: Literal["constant", "linear", "cosine", "stable_decay"] = "constant"
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     append_eos: bool | None = None
@@ -57,7 +60,7 @@ class LoopSettings(Component):
         """
         steps = math.ceil(examples / self.batch_size) * self.epochs
         device = best_device()
-        return TrainingArguments(
+        arguments = TrainingArguments(
             output_dir=str(folder),
             per_device_train_batch_size=self.batch_size // self.accumulation,
             gradient_accumulation_steps=self.accumulation,
@@ -83,3 +86,5 @@ class LoopSettings(Component):
             dataloader_pin_memory=device.type == "cuda",
             use_cpu=device.type == "cpu",
         )
+        arguments._n_gpu = min(1, arguments.n_gpu)  # or the trainer splits every batch over all of them
+        return arguments
