@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from expunge.errors import TrainingError
 from expunge.model.arch import sublayer_of
 from expunge.scope import Saliency, Scope, scopes
 from expunge.scope.selection import Selection
@@ -23,8 +24,9 @@ class SalientModules(Scope):
     """Modules whose saliency ``s_i = ‖∇_{θ_i} L_forget(θ; D_forget)‖`` reaches a percentile.
 
     The gradient is taken once, over the whole forget set, at the original weights. A module is a
-    weight tensor, an output row of one, or the attention or MLP of a block. Vectors (biases, norms)
-    follow their sub-layer and are otherwise left out: their norms do not compare with a matrix's.
+    weight tensor, a row of one as it is stored (an output; in GPT-2 an input), or the attention or
+    MLP of a block. Vectors (biases, norms) follow their sub-layer and are otherwise left out: their
+    norms do not compare with a matrix's.
 
     Source: Zhang et al. 2025 (arXiv 2410.16454), Eqs. 4-6 (SURE).
     """
@@ -34,6 +36,7 @@ class SalientModules(Scope):
 
     def select(self, model: nn.Module, saliency: Saliency) -> Selection:
         gradients = saliency()
+        _refuse_nonfinite(gradients)
         if self.granularity == "row":
             return self._rows(gradients)
         if self.granularity == "sublayer":
@@ -63,3 +66,13 @@ class SalientModules(Scope):
 
     def _threshold(self, scores: Tensor) -> float:
         return float(np.percentile(scores.cpu().numpy(), self.percentile))
+
+
+def _refuse_nonfinite(gradients: Mapping[str, Tensor]) -> None:
+    broken = [name for name, grad in gradients.items() if not grad.isfinite().all()]
+    if broken:
+        raise TrainingError(
+            "the forget gradient is not a number",
+            why=f"it overflowed in {len(broken)} tensors ({broken[0]}, ...), so they cannot be ranked.",
+            fix="Check that the model loads in a precision it was made for, or use another scope.",
+        )
