@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field, PositiveInt
 
 from expunge.errors import MissingExtraError
+from expunge.model.arch import architecture
 from expunge.scope import Saliency, Scope, scopes
 from expunge.scope.selection import Selection
 
@@ -37,6 +38,7 @@ class LowRankAdapters(Scope):
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
             target_modules=self.targets,
+            fan_in_fan_out=architecture(model).transposed,
             task_type="CAUSAL_LM",
         )
         wrapped: nn.Module = get_peft_model(model, config)
