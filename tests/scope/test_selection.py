@@ -71,7 +71,9 @@ def test_bytes_outside_stay_and_weights_inside_move(make: Any, kind: str, before
         rows = chosen.rows.get(name, rows_of(weight))
         inside = torch.ones(len(weight), dtype=torch.bool) if rows is None else rows
         assert weight[~inside].equal(start[name][~inside]), name
-        still = (weight[inside] == start[name][inside]).reshape(int(inside.sum()), weight[0].numel()).all(-1)
+        still = (
+            (weight[inside] == start[name][inside]).reshape(int(inside.sum()), weight[0].numel()).all(-1)
+        )
         assert still.sum() <= 0.1 * len(still), name
 
 
