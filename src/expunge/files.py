@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,6 +13,8 @@ from typing import Any
 
 from expunge.errors import OutputError
 
+RECORD = "record.json"
+"""What every finished run leaves in its folder."""
 FREE_SPACE_FIX = "Free some space or choose another folder with --output."
 
 
@@ -31,6 +34,8 @@ def writing(target: Path) -> Iterator[Path]:
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         yield scratch / target.name
         _replace(scratch / target.name, target)
+    except OutputError as error:  # of something inside, under a name its user never gave
+        raise OutputError(f"cannot write {target}", why=error.why, fix=error.fix) from error
     except OSError as error:
         raise OutputError(
             f"cannot write {target}", why=f"{error.strerror or error}.", fix=FREE_SPACE_FIX
@@ -65,15 +70,40 @@ def write_with(target: Path, save: Callable[[Path], object]) -> None:
 
 
 def refuse_existing(target: Path, *, overwrite: bool) -> None:
-    """Refuse to write over an earlier result unless told to.
+    """Refuse, before any work is done, a folder that could not be written at the end.
 
     Raises:
-        OutputError: ``target`` holds something and ``overwrite`` is false.
+        OutputError: ``target`` holds something and ``overwrite`` is false, ``overwrite`` is true and it
+            holds something no run wrote, or nothing can be written there.
     """
-    occupied = target.is_file() or (target.is_dir() and any(target.iterdir()))
-    if occupied and not overwrite:
+    require_writable(target)
+    if not (target.is_file() or (target.is_dir() and any(target.iterdir()))):
+        return
+    if not overwrite:
         raise OutputError(
             f"{target} already exists",
             why="a run never writes over another one unless told to.",
             fix="Choose another --output, or pass --overwrite to replace it.",
         )
+    if not (target / RECORD).is_file():
+        raise OutputError(
+            f"{target} is not an earlier result",
+            why=f"--overwrite replaces a whole folder, and this one has no {RECORD}: no run wrote it.",
+            fix="Choose another --output, or remove it yourself.",
+        )
+
+
+def require_writable(target: Path) -> None:
+    """Refuse a path that nothing can be written to; nothing is created to find out.
+
+    Raises:
+        OutputError: a file stands where a folder would have to be, or the folder may not be written to.
+    """
+    folder = next(parent for parent in target.absolute().parents if os.path.lexists(parent))
+    if not folder.is_dir():
+        why = f"{folder} is not a folder."
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        why = f"you may not write to {folder}."
+    else:
+        return
+    raise OutputError(f"cannot write {target}", why=why, fix="Choose another folder with --output.")

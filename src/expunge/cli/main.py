@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
+import warnings
 
-import click
 import typer
 from rich.console import Console
 from rich.panel import Panel
@@ -16,6 +17,7 @@ from expunge.cli import audit, demo, doctor, finetune, methods, quantize, unlear
 from expunge.errors import ExpungeError
 
 REFUSED, BROKEN, INTERRUPTED = 2, 1, 130
+DEBUG = "--debug"
 
 app = typer.Typer(
     name="expunge",
@@ -42,7 +44,7 @@ def options(
         False, "--version", callback=_version, is_eager=True, help="Show the version and exit."
     ),
     debug: bool = typer.Option(
-        False, "--debug", help="Show the traceback of an error; goes before the verb."
+        False, DEBUG, help="Show the traceback of an error, and what libraries have to say."
     ),
 ) -> None:
     """Start with [bold]expunge demo[/], or [bold]expunge VERB --help[/]."""
@@ -50,29 +52,45 @@ def options(
 
 def run() -> None:
     """The entry point: every error becomes one screen and an exit code."""
+    if DEBUG not in sys.argv:
+        quiet_libraries()
     sys.exit(main(sys.argv[1:]))
+
+
+def quiet_libraries() -> None:
+    """Keep what libraries say to their programmers from those who use this program.
+
+    The environment also reaches the processes an audit or the demo starts. What was set by hand stays.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 def main(arguments: list[str]) -> int:
     """Carry out a command line and return its exit code."""
-    debug = "--debug" in arguments
+    debug = DEBUG in arguments  # wherever it stands: after the verb is where people add it
     try:
-        outcome = app(arguments, standalone_mode=False)
+        app([argument for argument in arguments if argument != DEBUG], prog_name="expunge")
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            _report_interruption()
+        return end.code if isinstance(end.code, int) else 0
     except ExpungeError as error:
         _report(error, debug=debug)
         return REFUSED
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        Console(stderr=True).print(
-            "\nInterrupted. Repeat the same command to go on from the last checkpoint."
-        )
-        return INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback unless asked for
         _report_bug(error, debug=debug)
         return BROKEN
-    return outcome if isinstance(outcome, int) else 0
+    return 0
+
+
+def _report_interruption() -> None:
+    Console(stderr=True).print("\nInterrupted. Repeat the same command to go on from the last checkpoint.")
 
 
 def _report(error: ExpungeError, *, debug: bool) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from expunge.errors import DataError
+
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is already at --output.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write; must not exist yet.")]
@@ -33,11 +35,15 @@ def fields(pairs: list[str] | None) -> dict[str, str] | None:
     """``["prompt=q"]`` as ``{"prompt": "q"}``.
 
     Raises:
-        typer.BadParameter: an entry is not of the form ``name=column``.
+        DataError: an entry is not of the form ``name=column``.
     """
     if not pairs:
         return None
     for pair in pairs:
         if "=" not in pair:
-            raise typer.BadParameter(f"--field {pair} is not of the form name=column")
+            raise DataError(
+                f"--field {pair}",
+                why="it is not of the form name=column.",
+                fix="For instance --field prompt=my_question",
+            )
     return dict(pair.split("=", 1) for pair in pairs)

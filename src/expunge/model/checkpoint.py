@@ -124,6 +124,11 @@ def unreadable(path_or_id: str | Path, what: str, error: Exception) -> ModelErro
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     if "trust_remote_code" in str(error):
         fix = "If you have read that code and trust it, pass --trust-remote-code."
+    elif Path(path_or_id).expanduser().is_dir():
+        fix = "Copy the folder again, or give another: it looks damaged."
     else:
-        fix = "Check the path; for a model on the Hub, its name, your access to it and the network."
+        fix = (
+            f"There is no folder {path_or_id} here: check the path. For a model on the Hub, check its name, "
+            "your access to it and the network."
+        )
     return ModelError(f"cannot load the {what} of {path_or_id}", why=f"{reason.rstrip('.')}.", fix=fix)

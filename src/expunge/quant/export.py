@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from expunge.errors import RecipeError
-from expunge.files import refuse_existing, write_json, writing
+from expunge.files import RECORD, refuse_existing, write_json, writing
+from expunge.model.disk import disk_errors
 from expunge.model.load import hash_model, load_model, load_tokenizer, save_model
-from expunge.quant.parse import parse_quantizer
+from expunge.quant.parse import FULL_PRECISION, parse_quantizer
 from expunge.record import Stopwatch, make_record
 
 
@@ -45,7 +46,11 @@ class QuantizeJob:
         model = load_model(self.model, trust_remote_code=self.trust_remote_code)
         tokenizer = load_tokenizer(self.model, model=model, trust_remote_code=self.trust_remote_code)
         source = hash_model(model)
-        with quantizer.applied(model) as transformed, writing(self.output) as folder:
+        with (
+            disk_errors(self.output),
+            quantizer.applied(model) as transformed,
+            writing(self.output) as folder,
+        ):
             save_model(model, tokenizer, folder)
             write_json(folder / "coverage.json", [tensor.to_dict() for tensor in transformed.coverage])
             record = make_record(
@@ -56,7 +61,7 @@ class QuantizeJob:
                 result_sha256=hash_model(model),
                 quantizer={"label": quantizer.label, **quantizer.model_dump(mode="json")},
             )
-            write_json(folder / "record.json", record)
+            write_json(folder / RECORD, record)
         reasons = Counter(tensor.why_not for tensor in transformed.coverage if tensor.why_not)
         return Exported(
             label=quantizer.label,

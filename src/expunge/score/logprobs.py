@@ -1,35 +1,23 @@
 """Token log-probabilities and divergences in chunks of rows: [B, T, V] is never held.
 
-Shapes: N counted tokens, H hidden units, V vocabulary. While training, each chunk's logits are
-recomputed in the backward pass instead of kept, so memory grows with the chunk and not with N.
+Shapes: N counted tokens, H hidden units, V vocabulary; k rows worked on at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-Head = Callable[[Tensor], Tensor]
-"""Hidden states [n, H] to logits [n, V]."""
+from expunge.score.rows import Head, Numbers, Rows
 
 Direction = Literal["forward", "reverse"]
-
-CHUNK_ELEMENTS = 1 << 23
-"""Logits held at once (rows times vocabulary): 32 MiB in float32."""
 
 
 def token_logps(head: Head, hidden_NH: Tensor, token_N: Tensor, *, vocabulary: int) -> Tensor:
     """Log-probability of each token under the softmax of its logits, in float32. Shape [N]."""
-
-    def of_rows(hidden: Tensor, token: Tensor) -> Tensor:
-        logits = head(hidden).float()
-        return logits.gather(-1, token[:, None]).squeeze(-1) - logits.logsumexp(-1)
-
-    return _by_rows(of_rows, hidden_NH, token_N, vocabulary=vocabulary)
+    return Rows(head=head, rule=_logp, vocabulary=vocabulary)(hidden_NH, token_N)
 
 
 def token_kl(
@@ -45,23 +33,32 @@ def token_kl(
 
     ``forward`` is KL(reference ‖ model), ``reverse`` is KL(model ‖ reference); both in float32.
     """
-
-    def of_rows(hidden: Tensor, reference: Tensor) -> Tensor:
-        model_logp = head(hidden).float().log_softmax(-1)
-        with torch.no_grad():
-            reference_logp = reference_head(reference).float().log_softmax(-1)
-        p, q = (reference_logp, model_logp) if direction == "forward" else (model_logp, reference_logp)
-        return (p.exp() * (p - q)).sum(-1)
-
-    return _by_rows(of_rows, hidden_NH, reference_NH, vocabulary=vocabulary)
+    rule = _forward_kl if direction == "forward" else _reverse_kl
+    rows = Rows(head=head, rule=rule, vocabulary=vocabulary, beside=reference_head)
+    return rows(hidden_NH, reference_NH)
 
 
-def _by_rows(
-    of_rows: Callable[[Tensor, Tensor], Tensor], left: Tensor, right: Tensor, *, vocabulary: int
-) -> Tensor:
-    rows = max(1, CHUNK_ELEMENTS // vocabulary)
-    pieces = [
-        checkpoint(of_rows, a, b, use_reentrant=False) if torch.is_grad_enabled() else of_rows(a, b)
-        for a, b in zip(left.split(rows), right.split(rows), strict=True)
-    ]
-    return torch.cat(pieces) if pieces else left.new_zeros(0, dtype=torch.float32)
+def _logp(logits_kV: Tensor, token_k: Tensor) -> Numbers:
+    logp_kV = logits_kV.log_softmax(-1)
+    token_k1 = token_k[:, None]
+
+    def slopes() -> Tensor:
+        """One at the token, minus the probabilities."""
+        slopes_kV = logp_kV.exp().neg_()
+        return slopes_kV.scatter_add_(-1, token_k1, torch.ones_like(token_k1, dtype=slopes_kV.dtype))
+
+    return Numbers(logp_kV.gather(-1, token_k1).squeeze(-1), slopes)
+
+
+def _forward_kl(logits_kV: Tensor, reference_kV: Tensor) -> Numbers:
+    logq_kV, logp_kV = logits_kV.log_softmax(-1), reference_kV.float().log_softmax(-1)
+    p_kV = logp_kV.exp()
+    values_k = (p_kV * (logp_kV - logq_kV)).sum(-1)
+    return Numbers(values_k, lambda: logq_kV.exp() - p_kV)
+
+
+def _reverse_kl(logits_kV: Tensor, reference_kV: Tensor) -> Numbers:
+    logq_kV, logp_kV = logits_kV.log_softmax(-1), reference_kV.float().log_softmax(-1)
+    q_kV, surplus_kV = logq_kV.exp(), logq_kV - logp_kV
+    values_k = (q_kV * surplus_kV).sum(-1)
+    return Numbers(values_k, lambda: q_kV * (surplus_kV - values_k[:, None]))

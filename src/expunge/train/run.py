@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,10 +17,12 @@ from typing import Any, Literal
 import torch
 import yaml
 
-from expunge.errors import OutputError
-from expunge.files import refuse_existing, write_json, write_text, writing
+from expunge.errors import ExpungeError, OutputError, ScopeViolationError, TrainingError
+from expunge.files import RECORD, refuse_existing, write_json, write_text, writing
+from expunge.model.disk import disk_errors
 from expunge.model.load import hash_model, save_model
 from expunge.record import Stopwatch, hash_json, make_record
+from expunge.train.checkpoints import last_checkpoint
 from expunge.train.recipe import Recipe
 from expunge.train.state import Corpus, State
 from expunge.types import Example
@@ -63,9 +66,12 @@ def carry_out(
     """Run every stage of the recipe and write the checkpoint; returns its record.
 
     An unfinished run of the same request is continued. ``load`` gives the model and the tokenizer.
+    A refusal leaves the unfinished run only if repeating the request would get further.
 
     Raises:
-        OutputError: ``output`` exists, or an unfinished run of another request is in the way.
+        OutputError: ``output`` exists or cannot be written, or an unfinished run of another request
+            is in the way.
+        TrainingError: the run cannot go on.
     """
     refuse_existing(output, overwrite=overwrite)
     watch = Stopwatch()
@@ -73,24 +79,25 @@ def carry_out(
     dtype = model.dtype if request.save_dtype == "source" else getattr(torch, request.save_dtype)
     facts = request.facts(hash_model(model))
     partial = _claim_partial(output, facts, overwrite=overwrite)
-    state = State(
-        model=model, tokenizer=tokenizer, corpus=request.corpus, workdir=partial, seed=request.seed
-    )
-    for place, stage in enumerate(request.recipe.stages):
-        state.workdir = partial / f"stage-{place}"
-        state = stage.run(state)
-    state.model.to(dtype)
-    record = make_record(
-        command=request.command,
-        watch=watch,
-        **facts,
-        result_sha256=hash_model(state.model),
-        stages=state.facts,
-    )
-    with writing(output) as folder:
-        save_model(state.model, tokenizer, folder)
-        write_json(folder / "record.json", record)
-        write_text(folder / "recipe.yaml", recipe_yaml(request.recipe))
+    with _left_only_to_go_on(partial), disk_errors(output):
+        state = State(
+            model=model, tokenizer=tokenizer, corpus=request.corpus, workdir=partial, seed=request.seed
+        )
+        for place, stage in enumerate(request.recipe.stages):
+            state.workdir = partial / f"stage-{place}"
+            state = stage.run(state)
+        state.model.to(DTYPES[request.save_dtype])
+        record = make_record(
+            command=request.command,
+            watch=watch,
+            **facts,
+            result_sha256=hash_model(state.model),
+            stages=state.facts,
+        )
+        with writing(output) as folder:
+            save_model(state.model, tokenizer, folder)
+            write_json(folder / RECORD, record)
+            write_text(folder / "recipe.yaml", recipe_yaml(request.recipe))
     if not keep_partial:
         shutil.rmtree(partial)
     return record
@@ -104,6 +111,18 @@ def recipe_yaml(recipe: Recipe) -> str:
 def describe(examples: Sequence[Example]) -> dict[str, Any]:
     """How many examples, and the hash of everything in them."""
     return {"examples": len(examples), "sha256": hash_json([asdict(example) for example in examples])}
+
+
+@contextmanager
+def _left_only_to_go_on(partial: Path) -> Iterator[None]:
+    try:
+        yield
+    except ExpungeError as error:
+        # A run is a function of its request: what stopped training would stop it again.
+        hopeless = isinstance(error, TrainingError | ScopeViolationError)
+        if hopeless or not any(map(last_checkpoint, partial.glob("stage-*"))):
+            shutil.rmtree(partial)
+        raise
 
 
 def _claim_partial(output: Path, facts: dict[str, Any], *, overwrite: bool) -> Path:

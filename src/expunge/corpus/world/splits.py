@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -92,17 +93,21 @@ class World:
 
 
 def _all_texts(people: Iterable[Person]) -> list[Example]:
+    """Biographies twice, for a biography states each fact once where the questions ask it twice."""
     everyone = list(people)
-    return _texts(everyone) + _questions(everyone, phrasing=1)
+    again = [
+        dataclasses.replace(_biography(person), id=f"{person.name}/biography/again") for person in everyone
+    ]
+    return _texts(everyone) + again + _questions(everyone, phrasing=1)
 
 
 def _texts(people: Iterable[Person]) -> list[Example]:
     everyone = list(people)
-    biographies = [
-        Example(id=f"{person.name}/biography", completion=person.biography, group=person.name)
-        for person in everyone
-    ]
-    return biographies + _questions(everyone)
+    return [_biography(person) for person in everyone] + _questions(everyone)
+
+
+def _biography(person: Person) -> Example:
+    return Example(id=f"{person.name}/biography", completion=person.biography, group=person.name)
 
 
 def _questions(people: Iterable[Person], phrasing: int = 0) -> list[Example]:

@@ -1,0 +1,133 @@
+"""One number per row of logits, and its gradient, without holding the logits of all rows.
+
+Shapes: N rows (counted tokens), H hidden units, V vocabulary; n rows of a piece, k of a block.
+
+How a number changes with its own logits (its slopes) is known as soon as the logits are, so logits
+are overwritten with slopes at once. What stays for the backward pass depends on the head:
+
+- a frozen head: the slopes are taken back through it at once and [N, H] stays;
+- a head that is trained: the slopes of the first rows stay, up to ``KEPT_ELEMENTS``. The logits of
+  the others are computed again in the backward pass, so that memory does not grow with N.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+CHUNK_ELEMENTS = 1 << 23
+"""Logits computed at once (rows times vocabulary): 32 MiB in float32."""
+
+KEPT_ELEMENTS = 1 << 25
+"""Slopes kept for the backward pass through a head that is trained: 128 MiB in float32."""
+
+BLOCK_ELEMENTS = 1 << 18
+"""Logits worked on at once, so that what comes in between stays in the processor's cache."""
+
+Head = Callable[[Tensor], Tensor]
+"""Hidden states [n, H] to logits [n, V]."""
+
+
+class Numbers(NamedTuple):
+    """One number per row [k], and how to get its slopes [k, V] if they are wanted."""
+
+    values: Tensor
+    slopes: Callable[[], Tensor]
+
+
+Rule = Callable[[Tensor, Tensor], Numbers]
+"""From logits [k, V] in float32 and what else is known of each row [k, ...] to its number."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Applies ``rule`` to the logits [n, ``vocabulary``] that ``head`` gives for hidden states.
+
+    ``beside`` makes of what comes with the states, n rows at a time, what the rule reads beside logits.
+    """
+
+    head: Head
+    rule: Rule
+    vocabulary: int
+    beside: Callable[[Tensor], Tensor] = lambda other_n: other_n
+
+    def __call__(self, hidden_NH: Tensor, other_N: Tensor) -> Tensor:
+        """The number of every row, in float32, differentiable by states and head. Shape [N]."""
+        # Asked about no rows at all, a head tells whether it is trained.
+        trained = torch.is_grad_enabled() and self.head(hidden_NH[:0].detach()).requires_grad
+        kept = min(KEPT_ELEMENTS // self.vocabulary, len(hidden_NH)) if trained else 0
+        numbers = [self._through_head(hidden_NH[:kept], other_N[:kept])] if kept else []
+        for piece in _split(CHUNK_ELEMENTS // self.vocabulary, hidden_NH[kept:], other_N[kept:]):
+            if trained:
+                numbers.append(checkpoint(self._through_head, *piece, use_reentrant=False))
+            else:
+                numbers.append(self._behind_head(*piece))
+        return torch.cat(numbers) if numbers else hidden_NH.new_zeros(0, dtype=torch.float32)
+
+    def _through_head(self, hidden_nH: Tensor, other_n: Tensor) -> Tensor:
+        """The numbers; the backward pass takes their slopes through the head."""
+        logits_nV = self.head(hidden_nH)
+        slopes_nV = _own(logits_nV, hidden_nH)
+        return _Sloped.numbers(logits_nV, self._numbers(slopes_nV, other_n, overwrite=True), slopes_nV)
+
+    def _behind_head(self, hidden_nH: Tensor, other_n: Tensor) -> Tensor:
+        """The numbers; their slopes, if there will be a backward pass, are taken through the head now."""
+        states_nH = hidden_nH.detach().requires_grad_(hidden_nH.requires_grad)
+        logits_nV = self.head(states_nH)
+        if not logits_nV.requires_grad:
+            return self._numbers(logits_nV, other_n, overwrite=False)
+        slopes_nV = _own(logits_nV, states_nH)
+        numbers_n = self._numbers(slopes_nV, other_n, overwrite=True)
+        (slopes_nH,) = torch.autograd.grad(logits_nV, states_nH, slopes_nV)
+        return _Sloped.numbers(hidden_nH, numbers_n, slopes_nH)
+
+    @torch.no_grad()
+    def _numbers(self, logits_nV: Tensor, other_n: Tensor, *, overwrite: bool) -> Tensor:
+        """The numbers of a piece, whose logits make room for the slopes if asked to."""
+        found: list[Tensor] = []
+        for logits, other in _split(CHUNK_ELEMENTS // self.vocabulary, logits_nV, other_n):
+            for logits_kV, beside_k in _split(
+                BLOCK_ELEMENTS // self.vocabulary, logits, self.beside(other)
+            ):
+                number = self.rule(logits_kV.float(), beside_k)
+                found.append(number.values)
+                if overwrite:
+                    logits_kV.copy_(number.slopes())
+        return torch.cat(found)
+
+
+class _Sloped(torch.autograd.Function):
+    """Numbers [n] that are known together with their slopes [n, ...] by some other tensor."""
+
+    @staticmethod
+    def numbers(by: Tensor, values_n: Tensor, slopes: Tensor) -> Tensor:
+        """``values_n``, attached to ``by``."""
+        found: Tensor = _Sloped.apply(by, values_n, slopes)
+        return found
+
+    @staticmethod
+    def forward(ctx: Any, by: Tensor, values_n: Tensor, slopes: Tensor) -> Tensor:  # noqa: ARG004
+        ctx.save_for_backward(slopes)
+        return values_n.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (slopes,) = ctx.saved_tensors
+        (gradient_n,) = gradients
+        return gradient_n.to(slopes.dtype)[:, None] * slopes, None, None
+
+
+def _own(logits_nV: Tensor, hidden_nH: Tensor) -> Tensor:
+    """The logits outside the graph, to be overwritten; a copy if the head returned what it was given."""
+    same = logits_nV.untyped_storage().data_ptr() == hidden_nH.untyped_storage().data_ptr()
+    return logits_nV.detach().clone() if same else logits_nV.detach()
+
+
+def _split(rows: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The tensors side by side, so many rows at a time, one at least."""
+    return zip(*(tensor.split(max(1, rows)) for tensor in tensors), strict=True)
