@@ -86,7 +86,7 @@ def carry_out(
         for place, stage in enumerate(request.recipe.stages):
             state.workdir = partial / f"stage-{place}"
             state = stage.run(state)
-        state.model.to(DTYPES[request.save_dtype])
+        state.model.to(dtype)
         record = make_record(
             command=request.command,
             watch=watch,
