@@ -128,7 +128,7 @@ def unreadable(path_or_id: str | Path, what: str, error: Exception) -> ModelErro
         fix = "Copy the folder again, or give another: it looks damaged."
     else:
         fix = (
-            f"Check the path: there is no folder {path_or_id} here. For a model on the Hub, check its name, "
-            "your access to it and the network."
+            f"Check the path: there is no folder {path_or_id} here. "
+            "For a model on the Hub, check its name, your access to it and the network."
         )
     return ModelError(f"cannot load the {what} of {path_or_id}", why=f"{reason.rstrip('.')}.", fix=fix)

@@ -37,9 +37,9 @@ class QuantizeJob:
     def run(self) -> Exported:
         """Round the weights and write the folder with ``coverage.json`` and ``record.json``."""
         refuse_existing(self.output, overwrite=self.overwrite)
-        if self.to in {"full", "none"}:
+        if self.to.strip().lower() in FULL_PRECISION:
             raise RecipeError(
-                f"--to {self.to}", why="it changes nothing.", fix="Name a quantizer, say int4."
+                f"--to {self.to}", why="full precision changes nothing.", fix="Name a quantizer, say int4."
             )
         quantizer = parse_quantizer(self.to)
         watch = Stopwatch()
