@@ -1,3 +1,31 @@
-"""Make a language model forget, and prove that it stays forgotten where it is deployed."""
+"""Make a language model forget, and prove that it stays forgotten where it is deployed.
+
+The names below are the jobs behind the command line; importing this package imports no model
+library until one of them is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from expunge.audit.job import AuditJob
+    from expunge.quant.export import QuantizeJob
+    from expunge.train.job import FinetuneJob, UnlearnJob
 
 __version__ = "0.1.0"
+__all__ = ["AuditJob", "FinetuneJob", "QuantizeJob", "UnlearnJob", "__version__"]
+
+_HOMES = {
+    "AuditJob": "expunge.audit.job",
+    "FinetuneJob": "expunge.train.job",
+    "QuantizeJob": "expunge.quant.export",
+    "UnlearnJob": "expunge.train.job",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'expunge' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
