@@ -105,7 +105,7 @@ def audit(
         summary = job.run(progress)
     console = Console()
     console.print(render(summary, width=console.width))
-    console.print(f"numbers: {output / 'summary.json'} · every item: {output / 'scores.parquet'}")
+    typer.echo(f"numbers: {output / 'summary.json'} · every item: {output / 'scores.parquet'}")
 
 
 def add_to(app: typer.Typer) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from expunge.cli.options import Field, Output, Overrides, Overwrite, RemoteCode, Seed, fields
+from expunge.cli.speech import say_done
 
 
 def finetune(
@@ -55,7 +55,7 @@ def finetune(
         trust_remote_code=trust_remote_code,
     ).run()
     loss = record["stages"][-1]["history"][-1]["loss"]
-    Console().print(f"[green]done[/] in {record['seconds']:.0f} s, last epoch's loss {loss:.3f}: {output}")
+    say_done(f"in {record['seconds']:.0f} s, last epoch's loss {loss:.3f}: {output}")
 
 
 def add_to(app: typer.Typer) -> None:

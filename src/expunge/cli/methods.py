@@ -26,7 +26,10 @@ def methods(
     console = Console()
     if name is not None:
         text = recipe_text(name)
-        console.print(Syntax(text, "yaml", background_color="default") if console.is_terminal else text)
+        if console.is_terminal:
+            console.print(Syntax(text, "yaml", background_color="default", word_wrap=True))
+        else:
+            typer.echo(text, nl=False)  # byte for byte: it is meant to be saved
         return
     table = Table(title="Methods (expunge methods NAME shows the recipe)", title_justify="left")
     for heading in ("name", "what it does", "source"):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from expunge.cli.options import Output, Overwrite, RemoteCode
+from expunge.cli.speech import say_done
 
 
 def quantize(
@@ -32,12 +32,9 @@ def quantize(
     done = QuantizeJob(
         model=model, to=to, output=output, overwrite=overwrite, trust_remote_code=trust_remote_code
     ).run()
-    console = Console()
-    console.print(
-        f"[green]done[/]: {done.quantized} of {done.tensors} tensors rounded to {done.label}: {output}"
-    )
+    say_done(f"{done.quantized} of {done.tensors} tensors rounded to {done.label}: {output}")
     for reason, count in done.left_alone.items():
-        console.print(f"  {count} left alone: {reason}")
+        typer.echo(f"  {count} left alone: {reason}")
 
 
 def add_to(app: typer.Typer) -> None:

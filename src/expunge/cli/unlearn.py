@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from expunge.cli.options import Field, Output, Overrides, Overwrite, RemoteCode, Seed, fields
+from expunge.cli.speech import say_done, say_warning
 
 
 def unlearn(
@@ -41,7 +42,6 @@ def unlearn(
     """
     from expunge.train.job import UnlearnJob
 
-    console = Console()
     record = UnlearnJob(
         model=model,
         recipe=recipe,
@@ -55,9 +55,12 @@ def unlearn(
         allow_overlap=allow_overlap,
         overwrite=overwrite,
         trust_remote_code=trust_remote_code,
-    ).run(warn=lambda text: Console(stderr=True).print(f"[yellow]warning[/] {text}"))
-    console.print(f"[green]done[/] in {record['seconds']:.0f} s: {output}")
-    console.print(f"next: expunge audit {output} --forget {forget} --target {model}")
+    ).run(warn=say_warning)
+    say_done(f"in {record['seconds']:.0f} s: {output}")
+    sets = ["--forget", forget, *(["--retain", retain] if retain else [])]
+    typer.echo(
+        "next: " + shlex.join(["expunge", "audit", str(output), "--target", model, *sets, "-q", "int4"])
+    )
 
 
 def add_to(app: typer.Typer) -> None:
