@@ -27,7 +27,12 @@ def recipe_text(name: str) -> str:
     if path.suffix in {".yaml", ".yml"}:
         if not path.is_file():
             raise RecipeError(f"recipe {name}", why="there is no such file.", fix="Check the path.")
-        return path.read_text(encoding="utf-8")
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(
+                f"recipe {name}", why=f"it cannot be read: {error}.", fix="Save it as UTF-8 text."
+            ) from error
     known = recipe_names()
     if name not in known:
         raise RecipeError(

@@ -16,9 +16,11 @@ from expunge.audit.grid import Audit, silent
 from expunge.audit.plan import AuditPlan, ModelSource, Role
 from expunge.audit.summary import Summary
 from expunge.corpus.readers import read_examples
-from expunge.errors import DataError, ModelError, OutputError
+from expunge.errors import DataError, OutputError
+from expunge.files import require_writable
 from expunge.metrics import metrics as registry
 from expunge.metrics.probes import Probes
+from expunge.model.checkpoint import local_folder, require_checkpoint
 from expunge.model.device import best_device
 from expunge.model.load import load_model, load_tokenizer
 from expunge.quant.parse import parse_quantizer
@@ -91,6 +93,10 @@ class AuditJob:
         )
 
     def _probes(self) -> Probes:
+        if self.probes is not None and not self.probes.is_dir():
+            raise DataError(
+                f"--probes {self.probes}", why="there is no such folder.", fix="Check the path."
+            )
         found: dict[str, tuple[Any, ...]] = {}
         for split in SPLITS:
             source = self.splits.get(split) or self._in_folder(split)
@@ -112,7 +118,8 @@ class AuditJob:
         return str(path) if path.is_file() else None
 
     def _claim(self) -> None:
-        """Refuse a folder that holds something other than an audit."""
+        """Refuse a folder that holds something other than an audit, or that cannot be written."""
+        require_writable(self.output)
         if not self.output.exists():
             return
         if not self.output.is_dir() or (
@@ -139,11 +146,10 @@ def _sample(examples: Sequence[Any], count: int, seed: int, split: str) -> list[
 
 
 def _hash(path: str) -> str:
-    folder = Path(path).expanduser()
-    if folder.is_dir():
+    folder = local_folder(path)
+    if folder is not None:
+        require_checkpoint(folder)  # now, and not after the models before it were measured
         return hash_folder(folder, patterns=WEIGHTS_AND_WORDS)
-    if folder.exists() or path.startswith((".", "/", "~")):
-        raise ModelError(f"no checkpoint at {path}", why="it is not a folder.", fix="Check the path.")
     return hash_json({"hub": path})  # a name on the Hub: pin it as name@revision to know what it holds
 
 

@@ -43,6 +43,7 @@ class Health:
 def examine() -> Health:
     """Look at this machine."""
     facts = {name: str(value) for name, value in (versions() | hardware()).items()}
+    facts.setdefault("accelerator", "none: everything runs on the processor")
     facts["memory free / all"] = _memory()
     facts["native bfloat16"] = (
         "yes" if has_native_bf16(torch.device("cpu")) else "no: kept on the grid in fp32"

@@ -33,7 +33,9 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
     Raises:
         RecipeError: unknown recipe, unknown key, or a value out of range.
     """
-    raw = yaml.safe_load(recipe_text(name))
+    raw = _parsed(
+        recipe_text(name), f"recipe {name}", fix="Correct it; 'expunge methods npo_klr' shows one."
+    )
     if not isinstance(raw, dict):
         raise RecipeError(
             f"recipe {name}", why="it is not a mapping.", fix="See 'expunge methods npo_klr'."
@@ -63,10 +65,10 @@ def with_override(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
         )
     keys = path.split(".")
     if keys[0] not in Recipe.model_fields:
-        if len(raw.get("stages", ())) != 1:
+        if not isinstance(raw.get("stages"), list) or len(raw["stages"]) != 1:
             raise RecipeError(
                 f"--set {override}",
-                why="the recipe has several stages, so the setting could belong to any of them.",
+                why="the recipe does not have exactly one stage, so the setting has no place of its own.",
                 fix=f"Say which, for instance --set stages.0.{path}={value}",
             )
         keys = ["stages", "0", *keys]
@@ -74,8 +76,21 @@ def with_override(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
     holder: Any = changed
     for key in keys[:-1]:
         holder = _inside(holder, key, override)
-    holder[int(keys[-1]) if isinstance(holder, list) else keys[-1]] = yaml.safe_load(value)
+    last = keys[-1]
+    if isinstance(holder, list):
+        _inside(holder, last, override)
+    holder[int(last) if isinstance(holder, list) else last] = _parsed(
+        value, f"--set {override}", fix=f"Put the value in quotes of its own: --set '{path}=\"...\"'"
+    )
     return changed
+
+
+def _parsed(text: str, where: str, *, fix: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise RecipeError(where, why=f"it is not YAML: {reason}.", fix=fix) from error
 
 
 def _inside(holder: Any, key: str, override: str) -> Any:
