@@ -1,0 +1,55 @@
+"""Every command and program of the README runs as it stands there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from expunge.cli.main import main
+from expunge.model.load import save_model
+from tests.documents import ROOT, commands, fenced
+from tests.tiny import BYTES_VOCAB, tiny, tiny_tokenizer
+
+
+@pytest.fixture
+def owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a checkpoint, what must go and what must stay."""
+    save_model(tiny("llama", vocab_size=BYTES_VOCAB), tiny_tokenizer(all_bytes=True), tmp_path / "my-model")
+    _write(
+        tmp_path / "takedown.jsonl", [{"question": f"Who is {n}?", "answer": f"Person {n}"} for n in "abcd"]
+    )
+    _write(
+        tmp_path / "keep.jsonl", [{"question": f"What is {n}?", "answer": f"Thing {n}"} for n in "efghij"]
+    )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def _write(path: Path, rows: list[dict[str, str]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def test_commands(owner: Path) -> None:
+    calls = commands("README.md", "expunge")
+    assert len(calls) >= 5
+    for call in calls:
+        assert main(call) == 0, call
+    for made in ("unlearned", "unlearned-int4", "sure", "lora"):
+        assert (owner / made / "model.safetensors").is_file()
+        assert (owner / made / "record.json").is_file()
+
+
+def test_python(owner: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (program,) = fenced("README.md", "python")
+    exec(compile(program, "README.md", "exec"), {})  # noqa: S102 - our own document
+    assert "Verdict(" in capsys.readouterr().out
+
+
+def test_links_lead_somewhere() -> None:
+    import re
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (ROOT / link).exists(), link
