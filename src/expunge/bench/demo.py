@@ -26,17 +26,17 @@ SMALL_RATE = "learning_rate=3e-5"
 
 ROWS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
     {
-        "npo_klr-bf16": ("npo_klr", ("precision=bf16", SMALL_RATE, "epochs=55", *BLOCKS)),
-        "npo_klr-fp32": ("npo_klr", (SMALL_RATE, "epochs=24", *BLOCKS)),
+        "npo_klr-bf16": ("npo_klr", ("precision=bf16", SMALL_RATE, "epochs=110", *BLOCKS)),
+        "npo_klr-fp32": ("npo_klr", (SMALL_RATE, "epochs=30", *BLOCKS)),
         "npo_klr_sure": (
             "npo_klr_sure",
-            ("scope.granularity=sublayer", "scope.percentile=50", "epochs=10"),
+            ("scope.granularity=sublayer", "scope.percentile=50", "epochs=20"),
         ),
     }
 )
 """Each row: its recipe and what is changed in it for models this small."""
 
-SHARED = ("retain.weight=5", "max_length=256", "append_eos=false", "save_every=1000")
+SHARED = ("retain.weight=3", "max_length=256", "append_eos=false", "save_every=1000")
 
 GRIDS = ("int8", "int4", "int3-tensor", "fp4", "nf4")
 
