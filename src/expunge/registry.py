@@ -34,7 +34,7 @@ class Registry(Generic[T]):
 
         def add(component: type[T]) -> type[T]:
             holder = self._known.get(name)
-            if holder is not None and holder.__qualname__ != component.__qualname__:
+            if holder is not None and _origin(holder) != _origin(component):
                 raise RuntimeError(f"{self.kind} {name!r} is registered twice")
             self._known[name] = component
             return component
@@ -55,15 +55,15 @@ class Registry(Generic[T]):
             )
         return self._known[name]
 
-    def build(self, settings: Mapping[str, Any] | T) -> T:
-        """The component that ``{"name": ..., **fields}`` describes.
+    def build(self, settings: Mapping[str, Any] | str | T) -> T:
+        """The component that ``{"name": ..., **fields}`` describes; a bare name means all its defaults.
 
         Raises:
             RecipeError: the name or a field is unknown, or a value is out of range.
         """
         if isinstance(settings, Component):
             return settings
-        fields = dict(settings)
+        fields = dict(settings) if isinstance(settings, Mapping) else {"name": settings}
         name = fields.pop("name", None)
         if not isinstance(name, str):
             raise RecipeError(
@@ -78,7 +78,7 @@ class Registry(Generic[T]):
             raise RecipeError(
                 f"{self.kind} {name!r}",
                 why=explain(error),
-                fix=f"It takes: {', '.join(component.model_fields) or 'no settings'}.",
+                fix=_instead(error, component),
             ) from error
 
     def name_of(self, component: T) -> str:
@@ -95,6 +95,22 @@ class Registry(Generic[T]):
             importlib.import_module(f"{self.package}.{module.name}")
         for plugin in entry_points(group=self.package):
             plugin.load()
+
+
+def _origin(component: type[Component]) -> tuple[str, str]:
+    """Where a class is defined: a module that is loaded anew defines the same one."""
+    return component.__module__, component.__qualname__
+
+
+def _instead(error: ValidationError, component: type[Component]) -> str:
+    unknown = [
+        str(problem["loc"][0])
+        for problem in error.errors(include_url=False)
+        if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1
+    ]
+    if unknown and component.model_fields:
+        return did_you_mean(unknown[0], component.model_fields)
+    return f"It takes: {', '.join(component.model_fields) or 'no settings'}."
 
 
 def explain(error: ValidationError) -> str:
