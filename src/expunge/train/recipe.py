@@ -97,8 +97,11 @@ def _inside(holder: Any, key: str, override: str) -> Any:
     if isinstance(holder, list):
         if key.isdigit() and int(key) < len(holder):
             return holder[int(key)]
-    elif isinstance(holder, dict) and isinstance(holder.setdefault(key, {}), dict | list):
-        return holder[key]
+    elif isinstance(holder, dict):
+        if holder.get(key) is None:  # absent, or written out as nothing
+            holder[key] = {}
+        if isinstance(holder[key], dict | list):
+            return holder[key]
     raise RecipeError(
         f"--set {override}",
         why=f"{key!r} has no settings inside it.",
