@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,9 +15,11 @@ from expunge.audit.job import AuditJob
 from expunge.audit.summary import Summary
 from expunge.bench.builtin import Builtin
 from expunge.bench.jobs import Job, run_jobs
+from expunge.errors import OutputError
 from expunge.files import write_json
 from expunge.record import Stopwatch, make_record
 from expunge.train.job import UnlearnJob
+from expunge.train.recipe import Recipe, load_recipe
 
 BLOCKS = "scope.name=regex", r"scope.pattern=\.(self_attn|mlp)\."
 """Only what quantizers round is trained: in a large model embeddings are a sliver of the weights."""
@@ -52,10 +55,14 @@ class Demo:
     def run(self, console: Console) -> Summary:
         """Train, unlearn, audit; returns the audit's summary."""
         watch = Stopwatch()
-        run_jobs(self._jobs(), workers=self.workers, console=console)
+        done = self.output / "demo.json"
+        if not done.exists():
+            run_jobs(self._jobs(), workers=self.workers, console=console)
         summary = self._audit(tuple(ROWS), workers=1).run()
+        if done.exists():
+            return summary
         facts = {"rows": {name: {"recipe": row[0], "set": row[1]} for name, row in ROWS.items()}}
-        write_json(self.output / "demo.json", make_record(command="demo", watch=watch, **facts))
+        write_json(done, make_record(command="demo", watch=watch, **facts))
         return summary
 
     def _jobs(self) -> list[Job]:
@@ -94,8 +101,10 @@ class Demo:
 
     def _unlearn(self, name: str) -> None:
         recipe, overrides = ROWS[name]
+        overrides = (*SHARED, *overrides)
         output = self.output / name
         if output.exists():
+            _require_same(output, load_recipe(recipe, overrides))
             return
         world = self.builtin.world_folder
         job = UnlearnJob(
@@ -103,7 +112,7 @@ class Demo:
             recipe=recipe,
             forget=str(world / "forget.jsonl"),
             retain=str(world / "retain.jsonl"),
-            overrides=(*SHARED, *overrides),
+            overrides=overrides,
             output=output,
         )
         job.run(warn=_ignore)
@@ -121,6 +130,17 @@ class Demo:
             output=self.output / "audit",
             max_length=256,
             workers=workers,
+        )
+
+
+def _require_same(output: Path, recipe: Recipe) -> None:
+    """Refuse to take a model for one that another version of the demo made."""
+    record = json.loads((output / "record.json").read_text(encoding="utf-8"))
+    if record["recipe"] != recipe.model_dump(mode="json"):
+        raise OutputError(
+            f"{output} was made with other settings",
+            why="the demo of this version unlearns differently.",
+            fix="Choose another --output, or remove that folder.",
         )
 
 
