@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.model.arch import output_head
-from expunge.score import logprobs
+from expunge.score import rows
 from expunge.score.backbone import predictions
 from expunge.score.logprobs import Direction, token_kl, token_logps
 from expunge.score.look import look
@@ -18,9 +18,13 @@ from tests.tiny import ARCHITECTURES, HIDDEN, VOCAB, tiny
 ROWS = 3
 
 
-@pytest.fixture(autouse=True)
-def several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", ROWS * VOCAB + 1)
+@pytest.fixture(autouse=True, params=[0, 2 * ROWS], ids=["nothing kept", "some kept"])
+def several_chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(rows, "CHUNK_ELEMENTS", ROWS * VOCAB + 1)
+    monkeypatch.setattr(rows, "BLOCK_ELEMENTS", 2 * VOCAB)
+    monkeypatch.setattr(rows, "KEPT_ELEMENTS", request.param * VOCAB)
+    kept: int = request.param
+    return kept
 
 
 def gradients(model: nn.Module, values: Tensor) -> dict[str, Tensor]:
@@ -91,9 +95,10 @@ def test_a_constant_added_to_all_logits_changes_nothing() -> None:
     torch.testing.assert_close(kl, torch.zeros(7), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("train", [True, False])
-def test_the_head_never_sees_more_than_a_chunk_of_rows(train: bool) -> None:
+@pytest.mark.parametrize("training", ["all", "below the head", "nothing"])
+def test_how_often_the_head_sees_a_row(training: str, several_chunks: int) -> None:
     model, reference = tiny("llama"), tiny("llama", seed=1)
+    model.lm_head.requires_grad_(training == "all")
     seen: list[torch.Size] = []
     for one in (model, reference):
         one.lm_head.register_forward_hook(lambda _module, _args, out: seen.append(out.shape))
@@ -105,36 +110,94 @@ def test_the_head_never_sees_more_than_a_chunk_of_rows(train: bool) -> None:
         def states(self, *_: object) -> Tensor:
             return predictions(reference, batch).hidden_NH.detach()
 
-    with torch.set_grad_enabled(train):
+    with torch.set_grad_enabled(training != "nothing"):
         view = look(model, batch, needs=frozenset({Need.FORWARD_KL}), reference=Frozen(), keys=())
-    if train:
-        (view.logps.sum() + view.kl.sum()).backward()
-        assert model.model.layers[0].mlp.up_proj.weight.grad.abs().max() > 0
-    assert {shape[-1] for shape in seen} == {VOCAB}
-    assert max(shape.numel() for shape in seen) == ROWS * VOCAB
     counted = sum(length - 1 for length in LENGTHS)
-    # Once for the log-probabilities, twice for the divergence; while training all of it again.
-    assert sum(shape[0] for shape in seen) == 3 * counted * (1 + train)
+    assert sum(shape[0] for shape in seen) == 2 * counted  # nobody looked at the log-probabilities yet
+    with torch.set_grad_enabled(training != "nothing"):
+        loss = view.logps.sum() + view.kl.sum() + view.logps.sum()
+    if training != "nothing":
+        loss.backward()
+        assert model.model.layers[0].mlp.up_proj.weight.grad.abs().max() > 0
+    kept = several_chunks if training == "all" else 0
+    again = counted - kept if training == "all" else 0
+    assert {shape[-1] for shape in seen} == {VOCAB}
+    assert max(shape.numel() for shape in seen) == max(ROWS, kept) * VOCAB
+    assert sum(shape[0] for shape in seen) == 3 * (counted + again)
 
 
-def test_chunks_are_recomputed_and_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    # What autograd keeps for the backward pass does not grow with rows times vocabulary.
+@pytest.mark.parametrize("trained", [True, False])
+def test_what_is_kept_does_not_grow_with_rows_times_vocabulary(trained: bool, several_chunks: int) -> None:
     hidden = torch.randn(64, HIDDEN, requires_grad=True)
-    weight = torch.randn(VOCAB, HIDDEN, requires_grad=True)
-    kept: list[int] = []
+    weight = torch.randn(VOCAB, HIDDEN, requires_grad=trained)
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes() // 4
+        return tensor
 
     def measure(of: Callable[[], Tensor]) -> int:
         kept.clear()
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda t: (kept.append(t.numel()), t)[1], lambda t: t
-        ):
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             of()
-        return max(kept, default=0)
+        return sum(kept.values())
 
     token = torch.zeros(64, dtype=torch.long)
     measured = measure(lambda: token_logps(lambda h: h @ weight.t(), hidden, token, vocabulary=VOCAB))
-    assert measured < 64 * VOCAB
-    assert measure(lambda: (hidden @ weight.t()).log_softmax(-1)) == 64 * VOCAB  # the measure can tell
+    rows_kept = several_chunks if trained else 0
+    known = 2 * 64 * HIDDEN + VOCAB * HIDDEN + 2 * 64
+    assert measured <= known + rows_kept * VOCAB
+    assert measure(lambda: (hidden @ weight.t()).log_softmax(-1)) >= 64 * VOCAB  # the measure can tell
+
+
+@pytest.mark.parametrize("arch", ["llama", "gemma2"])
+def test_a_frozen_head_passes_the_same_gradients_on(arch: str) -> None:
+    model, reference = tiny(arch), tiny(arch, seed=1)
+    batch = batch_of()
+    frozen = predictions(reference, batch).hidden_NH.detach()
+
+    def gradients_with(*, head_trains: bool) -> Tensor:
+        model.get_output_embeddings().weight.requires_grad_(head_trains)
+        found = predictions(model, batch)
+        hidden = found.hidden_NH.detach().requires_grad_()
+        logps = token_logps(output_head(model), hidden, found.token_N, vocabulary=VOCAB)
+        kl = token_kl(output_head(model), hidden, output_head(reference), frozen, vocabulary=VOCAB)
+        weights = torch.linspace(-1, 2, len(hidden))
+        (grad,) = torch.autograd.grad((weights * (logps + 2 * kl)).sum(), hidden)
+        return grad
+
+    torch.testing.assert_close(gradients_with(head_trains=False), gradients_with(head_trains=True))
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_second_backward_pass_gives_the_same_again(trained: bool) -> None:
+    hidden = torch.randn(10, HIDDEN, requires_grad=True)
+    weight = torch.randn(VOCAB, HIDDEN, requires_grad=trained)
+    logps = token_logps(lambda h: h @ weight.t(), hidden, torch.arange(10), vocabulary=VOCAB)
+    (first,) = torch.autograd.grad(logps.sum(), hidden, retain_graph=True)
+    (second,) = torch.autograd.grad(logps.sum(), hidden)
+    assert first.abs().max() > 0
+    assert first.equal(second)
+
+
+def test_a_head_that_returns_what_it_is_given_leaves_it_alone() -> None:
+    logits = torch.randn(7, VOCAB, requires_grad=True)
+    before, token = logits.detach().clone(), torch.arange(7)
+    (grad,) = torch.autograd.grad(token_logps(_same, logits, token, vocabulary=VOCAB).sum(), logits)
+    torch.testing.assert_close(grad, torch.eye(VOCAB)[:7] - before.softmax(-1))
+    assert logits.equal(before)
+
+
+def test_states_in_half_precision_get_gradients_of_their_own_kind() -> None:
+    hidden = torch.randn(10, HIDDEN, dtype=torch.bfloat16, requires_grad=True)
+    weight = torch.randn(VOCAB, HIDDEN, dtype=torch.bfloat16, requires_grad=True)
+    values = token_logps(lambda h: h @ weight.t(), hidden, torch.arange(10), vocabulary=VOCAB)
+    exact = (hidden @ weight.t()).float().log_softmax(-1)[torch.arange(10), torch.arange(10)]
+    torch.testing.assert_close(values, exact)
+    ours = torch.autograd.grad(values.sum(), (hidden, weight))
+    for mine, theirs in zip(ours, torch.autograd.grad(exact.sum(), (hidden, weight)), strict=True):
+        assert mine.dtype == torch.bfloat16
+        torch.testing.assert_close(mine, theirs, rtol=0.03, atol=0.03 * float(theirs.abs().max()))
 
 
 def test_nothing_counted_gives_nothing() -> None:
@@ -143,7 +206,7 @@ def test_nothing_counted_gives_nothing() -> None:
 
 
 def test_a_vocabulary_larger_than_a_chunk_goes_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", 2)
+    monkeypatch.setattr(rows, "CHUNK_ELEMENTS", 2)
     logps = token_logps(_same, torch.zeros(3, 8), torch.tensor([0, 3, 7]), vocabulary=8)
     torch.testing.assert_close(logps, torch.full((3,), -2.079441542))
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
 
 from expunge.model.arch import output_head, vocabulary
 from expunge.score.backbone import predictions, scatter
-from expunge.score.logprobs import token_kl, token_logps
-from expunge.score.view import Need, TokenView
+from expunge.score.logprobs import Direction, token_kl, token_logps
+from expunge.score.view import LateView, Need, TokenView
 
 if TYPE_CHECKING:
     from expunge.corpus.batching import Batch
@@ -33,23 +33,23 @@ def look(
     entries = vocabulary(model)
     head = output_head(model)
     found = predictions(model, batch)
-    logps_N = token_logps(head, found.hidden_NH, found.token_N, vocabulary=entries)
-    reference_logps_N = kl_N = None
-    if Need.REFERENCE_LOGPS in needs:
-        reference_logps_N = reference.logps(batch, keys) if reference else logps_N.detach()
-    if reference and needs & {Need.FORWARD_KL, Need.REVERSE_KL}:
-        kl_N = token_kl(
-            head,
-            found.hidden_NH,
-            reference.head,
-            reference.states(batch, keys),
-            vocabulary=entries,
-            direction="forward" if Need.FORWARD_KL in needs else "reverse",
-        )
     where = found.where_BT
-    return TokenView(
-        logps=scatter(logps_N, where),
-        mask=where,
-        reference_logps=None if reference_logps_N is None else scatter(reference_logps_N, where),
-        kl=None if kl_N is None else scatter(kl_N, where),
-    )
+
+    def logps() -> Tensor:
+        return scatter(token_logps(head, found.hidden_NH, found.token_N, vocabulary=entries), where)
+
+    if reference is None:
+        own = logps()
+        known = own.detach() if Need.REFERENCE_LOGPS in needs else None
+        return TokenView(logps=own, mask=where, reference_logps=known)
+    known = kl = None
+    if Need.REFERENCE_LOGPS in needs:
+        known = scatter(reference.logps(batch, keys), where)
+    if needs & {Need.FORWARD_KL, Need.REVERSE_KL}:
+        states_NH = reference.states(batch, keys)
+        direction: Direction = "forward" if Need.FORWARD_KL in needs else "reverse"
+        kl_N = token_kl(
+            head, found.hidden_NH, reference.head, states_NH, vocabulary=entries, direction=direction
+        )
+        kl = scatter(kl_N, where)
+    return LateView(read_logps=logps, mask=where, reference_logps=known, kl=kl)

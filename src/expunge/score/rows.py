@@ -107,7 +107,7 @@ class _Sloped(torch.autograd.Function):
     @staticmethod
     def numbers(by: Tensor, values_n: Tensor, slopes: Tensor) -> Tensor:
         """``values_n``, attached to ``by``."""
-        found: Tensor = _Sloped.apply(by, values_n, slopes)
+        found: Tensor = _Sloped.apply(by, values_n, slopes)  # type: ignore[no-untyped-call]
         return found
 
     @staticmethod

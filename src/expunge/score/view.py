@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 from torch import Tensor
 
@@ -16,7 +18,7 @@ class Need(StrEnum):
     REVERSE_KL = "reverse_kl"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class TokenView:
     """One batch as the losses see it. Every tensor is [B, T], float32, zero where nothing counts.
 
@@ -43,3 +45,24 @@ class TokenView:
         if tensor is None:
             raise LookupError(f"the loss reads {need.value} without declaring that it needs it")
         return tensor
+
+
+class LateView(TokenView):
+    """A view that reads log-probabilities when a loss first looks at them: a divergence needs none."""
+
+    _read_logps: Callable[[], Tensor]
+
+    def __init__(
+        self,
+        *,
+        read_logps: Callable[[], Tensor],
+        mask: Tensor,
+        reference_logps: Tensor | None,
+        kl: Tensor | None,
+    ) -> None:
+        self.__dict__.update(_read_logps=read_logps, mask=mask, reference_logps=reference_logps, kl=kl)
+
+    @cached_property
+    def logps(self) -> Tensor:
+        """As in ``TokenView``."""
+        return self._read_logps()
