@@ -46,10 +46,16 @@ def writing(target: Path) -> Iterator[Path]:
 
 
 def _replace(source: Path, target: Path) -> None:
-    if target.is_dir():
-        aside = source.parent / "replaced"
-        target.rename(aside)
-    source.replace(target)
+    if not target.is_dir():
+        source.replace(target)
+        return
+    aside = source.parent / "replaced"
+    target.rename(aside)
+    try:
+        source.replace(target)
+    except OSError:
+        aside.rename(target)
+        raise
 
 
 def write_json(target: Path, value: Any) -> None:
