@@ -21,11 +21,13 @@ def doctor() -> None:
     for heading in ("backend", "for", "found"):
         backends.add_column(heading, overflow="fold")
     for backend in report.backends:
-        found = backend.version or f'[yellow]missing[/] - pip install "expunge\\[{backend.extra}]"'
-        backends.add_row(backend.package, backend.purpose, found)
+        backends.add_row(backend.package, backend.purpose, backend.version or "[yellow]missing[/]")
     console.print(backends)
-    if any(not backend.version for backend in report.backends):
-        console.print("Everything else works without the missing ones.")
+    missing = [backend for backend in report.backends if not backend.version]
+    for backend in missing:
+        typer.echo(f'To get {backend.package}: pip install "expunge[{backend.extra}]"')
+    if missing:
+        typer.echo("Everything else works without.")
 
 
 def add_to(app: typer.Typer) -> None:

@@ -18,6 +18,8 @@ def methods(
     """List the methods, or show one as the YAML it is.
 
     Save what it prints, change it, and pass the file to [bold]unlearn --recipe[/].
+
+    Example:  expunge methods npo_klr_sure > mine.yaml
     """
     import yaml
 
