@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from expunge.catalogue import recipe_text
 from expunge.component import Component
@@ -24,7 +24,7 @@ class Recipe(Component):
     title: str
     paper: str
     corrected: str = ""
-    stages: tuple[Annotated[Stage, *named(stages)], ...]
+    stages: Annotated[tuple[Annotated[Stage, *named(stages)], ...], Field(min_length=1)]
 
 
 def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from expunge.catalogue import recipe_names
+from expunge.errors import RecipeError
+from expunge.forget.npo import NegativePreference
+from expunge.retain.gdr import GradientDescent
+from expunge.scope.lora import LowRankAdapters
+from expunge.train.recipe import Recipe, load_recipe
+from expunge.train.run import recipe_yaml
+from expunge.train.stages.unlearn import Unlearn
+from tests.train.runs import run
+
+TWO_STAGES = """
+name: two
+title: Two stages
+paper: none
+stages:
+  - {name: finetune, "on": both}
+  - {name: unlearn, forget: ga}
+"""
+
+
+def stage(*overrides: str, name: str = "npo_klr") -> Any:
+    return load_recipe(name, overrides).stages[-1]
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> str:
+    (tmp_path / "two.yaml").write_text(TWO_STAGES)
+    return str(tmp_path / "two.yaml")
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_shipped_recipe_is_whole_and_comes_back_from_yaml(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.title
+    assert "arXiv" in recipe.paper
+    (tmp_path / "again.yaml").write_text(recipe_yaml(recipe))
+    assert load_recipe(str(tmp_path / "again.yaml")) == recipe
+    assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_shipped_recipe_runs_two_steps(name: str, tmp_path: Path) -> None:
+    # 5 sequences to forget in batches of 3, or 4 to train on in batches of 2.
+    size = 2 if name == "finetune" else 3
+    small = load_recipe(name, ["epochs=1", f"batch_size={size}", "max_length=128"])
+    record = run(small, tmp_path / "out")
+    (facts,) = record["stages"]
+    assert facts["steps"] == 2
+    assert record["result_sha256"] != record["source_sha256"]
+    assert load_recipe(str(tmp_path / "out" / "recipe.yaml")) == small
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith("npo")])
+def test_the_published_settings_are_those_of_the_recipe(name: str) -> None:
+    chosen = stage(name=name)
+    assert chosen.forget == NegativePreference(beta=0.1)
+    assert chosen.learning_rate == (1e-4 if name.endswith("sure") else 1e-5)
+    assert chosen.precision == "fp32"
+
+
+def test_values_are_read_as_what_they_are() -> None:
+    chosen = stage(
+        "learning_rate=1e-3",  # YAML 1.1 reads this as text
+        "epochs=7",
+        "precision=bf16",
+        "append_eos=true",
+        "betas=[0.8, 0.95]",
+        "forget.beta=0.2",
+        "retain.weight=3",
+        "scope.name=lora",
+        "scope.rank=4",
+    )
+    assert chosen == Unlearn(
+        learning_rate=1e-3,
+        epochs=7,
+        precision="bf16",
+        append_eos=True,
+        betas=(0.8, 0.95),
+        forget=NegativePreference(beta=0.2),
+        retain={"name": "klr", "weight": 3.0},
+        scope=LowRankAdapters(rank=4),
+        batch_size=8,
+        max_length=2048,
+    )
+
+
+def test_a_component_may_be_given_by_its_name_or_taken_away() -> None:
+    assert stage("scope=lora").scope == LowRankAdapters()
+    assert stage("retain=gdr").retain == GradientDescent()
+    assert stage("retain=null").retain is None
+    assert stage("retain=null", "retain.name=gdr").retain == GradientDescent()
+
+
+def test_the_last_override_wins_and_the_first_part_of_a_path_may_be_the_recipe() -> None:
+    assert stage("epochs=1", "epochs=2").epochs == 2
+    assert stage("stages.0.epochs=3").epochs == 3
+    assert load_recipe("npo", ["title=Another"]).title == "Another"
+
+
+def test_a_value_may_hold_an_equals_sign() -> None:
+    assert load_recipe("npo", ["title=a=b"]).title == "a=b"
+    assert stage("scope.name=regex", "scope.pattern=(?=mlp)").scope.pattern == "(?=mlp)"
+
+
+def test_one_of_several_stages_is_named(two: str) -> None:
+    first, second = load_recipe(two, ["stages.0.epochs=2", "stages.1.epochs=3"]).stages
+    assert (first.epochs, second.epochs) == (2, 3)
+    with pytest.raises(RecipeError, match=r"exactly one stage.*stages\.0\.epochs=2"):
+        load_recipe(two, ["epochs=2"])
+    for number in ("2", "x", "-1"):
+        with pytest.raises(RecipeError, match=f"'{number}' has no settings"):
+            load_recipe(two, [f"stages.{number}.epochs=2"])
+    with pytest.raises(RecipeError, match="'9' has no settings"):
+        load_recipe(two, ["stages.9=1"])
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("learning_rat=1", r"stage 'unlearn': learning_rat: .*Did you mean 'learning_rate'"),
+        ("forget.bta=1", r"forget loss 'npo': bta: .*Did you mean 'beta'"),
+        ("scope=lorra", r"scope 'lorra': .*Did you mean 'lora'"),
+        ("stages.0.name=unlern", r"stage 'unlern': .*Did you mean 'unlearn'"),
+        ("learning_rate=-1e-5", "learning_rate: input should be greater than 0"),
+        ("learning_rate=fast", "learning_rate: input should be a valid number"),
+        ("learning_rate=.nan", "learning_rate: input should be a finite number"),
+        ("epochs=1.5", "epochs: input should be a valid integer"),
+        ("forget.beta=0", "beta: input should be greater than 0"),
+        ("forget=null", "forget"),
+        ("stages=[]", "stages"),
+        ("batch_size", "not of the form key=value"),
+        ("=3", "not of the form key=value"),
+        ("learning_rate.peak=3", "'learning_rate' has no settings inside it"),
+        ("title={", "not YAML"),
+        ("reference=adapter_off", "needs adapters to switch off"),
+        ("accumulation=3", "does not split into 3 equal pieces"),
+    ],
+)
+def test_an_override_that_makes_no_sense_is_refused(override: str, complaint: str) -> None:
+    with pytest.raises(RecipeError, match=complaint):
+        load_recipe("npo_klr", [override])
+
+
+@pytest.mark.parametrize("text", ["- a\n- b", "just words", "", "a: [", "name: x\ntitle: y\npaper: z"])
+def test_a_file_that_is_no_recipe_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=r"bad\.yaml"):
+        load_recipe(str(tmp_path / "bad.yaml"))
+
+
+def test_overrides_leave_the_shipped_recipe_alone() -> None:
+    stage("epochs=99")
+    assert (
+        stage().epochs == yaml.safe_load(recipe_yaml(load_recipe("npo_klr")))["stages"][0]["epochs"] != 99
+    )
