@@ -97,8 +97,8 @@ class Unlearn(LoopSettings, Stage):
         trainer.train_from(last_checkpoint(state.workdir))
         keep_last_good(stop, lambda: trainer.restore(last_checkpoint(state.workdir)))
         guard.verify()
-        state.model = merged(model)
         state.facts.append(_facts(model, selection, trainer, reference, stop))
+        state.model = merged(model)
         return state
 
     def _encode(self, state: State) -> PairDataset:
@@ -128,8 +128,8 @@ class Unlearn(LoopSettings, Stage):
             return LiveReference.copied(model)
         if isinstance(self.scope, LowRankAdapters) and self.reference != "cache":
             return LiveReference(model, adapters_off=True)
-        head = output_layer(model).get_parameter("weight")
-        names = {name for name, weight in model.named_parameters() if weight is head}
+        head = set(output_layer(model).parameters())
+        names = {name for name, weight in model.named_parameters() if weight in head}
         return cache_reference(
             model,
             logps_of=[(Key("forget", i), one) for i, one in enumerate(data.forget)]
