@@ -27,6 +27,9 @@ from expunge.train.recipe import Recipe
 from expunge.train.state import Corpus, State
 from expunge.types import Example
 
+REQUEST = "request.json"
+"""What an unfinished run was asked to do, in its ``.partial`` folder."""
+
 SavedDtype = Literal["source", "float32", "bfloat16", "float16"]
 """What a result is saved in; ``source`` is what its model was saved in."""
 
@@ -127,7 +130,7 @@ def _left_only_to_go_on(partial: Path) -> Iterator[None]:
 
 def _claim_partial(output: Path, facts: dict[str, Any], *, overwrite: bool) -> Path:
     partial = output.with_name(output.name + ".partial")
-    request = partial / "request.json"
+    request = partial / REQUEST
     if request.exists() and not overwrite:
         if hash_json(json.loads(request.read_text(encoding="utf-8"))) != hash_json(facts):
             raise OutputError(
@@ -136,7 +139,21 @@ def _claim_partial(output: Path, facts: dict[str, Any], *, overwrite: bool) -> P
                 fix="Repeat its command to continue it, or pass --overwrite to discard it.",
             )
         return partial
+    if _foreign(partial):
+        raise OutputError(
+            f"{partial} is in the way",
+            why="a run keeps there what it needs to go on, and no run wrote what is there now.",
+            fix="Choose another --output, or move it away.",
+        )
     if partial.exists():
         shutil.rmtree(partial)
     write_json(request, facts)
     return partial
+
+
+def _foreign(partial: Path) -> bool:
+    """Whether something is there that no run left, not even one killed before it said what it was asked."""
+    if not partial.is_dir():
+        return partial.exists()
+    names = [path.name for path in partial.iterdir()]
+    return REQUEST not in names and any(not name.startswith(f".{REQUEST}.") for name in names)
