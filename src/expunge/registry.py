@@ -113,11 +113,15 @@ def _instead(error: ValidationError, component: type[Component]) -> str:
     return f"It takes: {', '.join(component.model_fields) or 'no settings'}."
 
 
+def _said(message: str) -> str:
+    return message.removeprefix("Value error, ").lower()
+
+
 def explain(error: ValidationError) -> str:
     """A validation error as one line: which setting, and what is wrong with it."""
     return (
         "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc']) or 'settings'}: {problem['msg'].lower()}"
+            f"{'.'.join(str(part) for part in problem['loc']) or 'settings'}: {_said(problem['msg'])}"
             for problem in error.errors(include_url=False)
         )
         + "."

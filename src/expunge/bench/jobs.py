@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ def run_jobs(jobs: Sequence[Job], *, workers: int, console: Console) -> None:
     try:
         with Progress(*columns, console=console, transient=True, speed_estimate_period=300) as bars:
             tasks: dict[str, TaskID] = {}
+            begun: dict[str, float] = {}
             while waiting or running:
                 for job in [job for job in waiting if done.issuperset(job.after)]:
                     if len(running) == workers:
@@ -48,14 +50,16 @@ def run_jobs(jobs: Sequence[Job], *, workers: int, console: Console) -> None:
                     waiting.remove(job)
                     running[pool.submit(job.work)] = job
                     tasks[job.name] = bars.add_task(job.name, total=None)
+                    begun[job.name] = time.monotonic()
                 finished, _ = wait(running, timeout=POLL, return_when=FIRST_COMPLETED)
                 for future in finished:
                     job = running.pop(future)
                     future.result()
                     done.add(job.name)
-                    seconds = bars.tasks[tasks[job.name]].elapsed or 0.0
                     bars.remove_task(tasks[job.name])
-                    console.print(f"[green]✓[/] {job.name} [dim]{seconds:.0f} s[/]")
+                    console.print(
+                        f"[green]✓[/] {job.name} [dim]{time.monotonic() - begun[job.name]:.0f} s[/]"
+                    )
                 for job in running.values():
                     _follow(bars, tasks[job.name], job)
     finally:

@@ -46,7 +46,7 @@ def finetune(
         data=tuple(data),
         output=output,
         model=model,
-        scratch=scratch_model(size or ()) if model is None else None,
+        scratch=scratch_model(size) if size else None,
         tokenizer=tokenizer,
         overrides=tuple(overrides or ()),
         fields=fields(field),

@@ -47,7 +47,7 @@ def check_sets(
             raise DataError(
                 f"the forget set and the {name}",
                 why=f"{found}.",
-                fix=f"Take them out of the {name}, or allow the overlap if it is meant.",
+                fix=f"Take them out of the {name}, or allow the overlap (--allow-overlap) if it is meant.",
             )
         warnings.append(f"{found}.")
     return warnings

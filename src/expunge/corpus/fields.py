@@ -22,7 +22,7 @@ GROUPS = ("group", "person", "author", "document")
 QUESTION = "Question: {question}\nAnswer: "
 HELP = (
     "Understood: text; prompt and completion; question and answer; messages. "
-    'Name your own columns with fields, for instance {"text": "body"}.'
+    'Name your own columns with fields, for instance {"text": "body"} (--field text=body).'
 )
 
 
@@ -98,7 +98,7 @@ def _schema(reader: RowReader, fields: Mapping[str, str]) -> tuple[str, ...]:
         raise DataError(
             reader.where,
             why=f"it could be read as {', or as '.join(' and '.join(schema) for schema in filled)}.",
-            fix=f'Say which with fields, for instance {{"{field}": "{field}"}}.',
+            fix=f'Say which with fields, for instance {{"{field}": "{field}"}} (--field {field}={field}).',
         )
     for schema in near:
         if all(map(reader.has, schema)):

@@ -95,9 +95,12 @@ READERS: dict[str, Reader] = {
 def _parsed(line: str, where: str) -> object:
     try:
         value = json.loads(line)
-    except ValueError as error:
+    except json.JSONDecodeError as error:
+        # Only the position in the line: the decoder counts lines of its own.
         raise DataError(
-            where, why=f"not JSON: {error}.", fix="Write one JSON object on each line."
+            where,
+            why=f"not JSON: {error.msg} at character {error.pos + 1}.",
+            fix="Write one JSON object on each line.",
         ) from error
     return {"text": value} if isinstance(value, str) else value
 

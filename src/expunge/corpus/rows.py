@@ -89,7 +89,7 @@ class RowReader:
         return DataError(
             self.where,
             why=f"its {self._fields.get(field, field)!r} is {kind(value)}, not {wanted}.",
-            fix="Correct the row, or take the field from another column with fields.",
+            fix="Correct the row, or take the field from another column with fields (--field).",
         )
 
 

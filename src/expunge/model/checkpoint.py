@@ -48,7 +48,7 @@ def local_folder(path_or_id: str | Path) -> Path | None:
         raise ModelError(
             f"{path} is a file",
             why="a checkpoint is a folder with config.json and safetensors weights.",
-            fix=f"Give its folder: {path.parent}.",
+            fix=f"Give its folder, {str(path.parent)!r}.",
         )
     text = str(path_or_id)
     if isinstance(path_or_id, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
@@ -125,7 +125,7 @@ def unreadable(path_or_id: str | Path, what: str, error: Exception) -> ModelErro
     if "trust_remote_code" in str(error):
         fix = "If you have read that code and trust it, pass --trust-remote-code."
     elif Path(path_or_id).expanduser().is_dir():
-        fix = "Copy the folder again, or give another: it looks damaged."
+        fix = "Check that the folder is whole, and that the installed transformers knows this model."
     else:
         fix = (
             f"Check the path: there is no folder {path_or_id} here. "

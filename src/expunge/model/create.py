@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from expunge.component import Component
@@ -20,6 +20,12 @@ class ScratchModel(Component):
     vocabulary: PositiveInt = 1024
     context: PositiveInt = 1024
     initializer_range: float = Field(default=0.02, gt=0)
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.hidden % (2 * self.heads):  # rotary positions turn pairs of dimensions
+            raise ValueError(f"hidden {self.hidden} does not split into {self.heads} heads of even width")
+        return self
 
     def create(self, tokenizer: Any, *, seed: int) -> PreTrainedModel:
         """The model with random weights drawn from ``seed``; the global random state stays as it was."""

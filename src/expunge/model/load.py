@@ -58,6 +58,7 @@ def load_model(
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # to name them in the refusal below
         )
     except LOADING_ERRORS as error:
         raise unreadable(path_or_id, "model", error) from error
@@ -82,7 +83,7 @@ def load_tokenizer(
         raise ModelError(
             f"no tokenizer in {folder}",
             why=f"none of {', '.join(TOKENIZER_FILES)} is there.",
-            fix="Name the folder or Hub model the tokenizer comes from with --tokenizer.",
+            fix="Copy the files of the tokenizer it was trained with into it.",
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(

@@ -82,6 +82,12 @@ class FinetuneJob:
     def run(self) -> dict[str, Any]:
         """Check what can be checked before anything is loaded, then carry the run out."""
         refuse_existing(self.output, overwrite=self.overwrite)
+        if self.model is not None and self.scratch is not None:
+            raise RecipeError(
+                f"--size with --model {self.model}",
+                why="that model already has its size.",
+                fix="Leave out --size, or leave out --model to train from nothing.",
+            )
         recipe = load_recipe("finetune", self.overrides)
         examples = [
             example for source in self.data for example in read_examples(source, fields=self.fields)
@@ -89,7 +95,7 @@ class FinetuneJob:
         request = Request(
             command="finetune",
             recipe=recipe,
-            source=self.model or str(self.scratch),
+            source=self.model or str(self.scratch or ScratchModel()),
             corpus=Corpus(forget=(), retain=tuple(examples)),
             seed=self.seed,
         )
