@@ -65,6 +65,16 @@ class Unlearn(LoopSettings, Stage):
             )
         return self
 
+    @model_validator(mode="after")
+    def _checkpoints_are_measured(self) -> Unlearn:
+        stop = self.stop
+        if stop and stop.utility_at_least is not None and self.save_every % stop.every:
+            raise ValueError(
+                f"utility_at_least goes back to a checkpoint, so save_every ({self.save_every}) has to be "
+                f"a multiple of stop.every ({stop.every})"
+            )
+        return self
+
     def run(self, state: State) -> State:
         """Unlearn, resuming from the last whole checkpoint in ``state.workdir`` if there is one."""
         torch.manual_seed(state.seed)
