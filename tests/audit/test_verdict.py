@@ -155,3 +155,16 @@ def test_the_lines_can_be_moved() -> None:
         is Outcome.CAME_BACK
     )
     assert outcome(after(utility=about(60.0)), Rule(usable=50.0)) is Outcome.HELD
+
+
+def test_a_rise_to_what_the_control_says_is_no_recovery() -> None:
+    risen = after(knowmem=Estimate(0.0, -1.0, 1.0, 50), verbmem=Estimate(15.0, 3.0, 27.0, 50))
+    assert outcome(risen) is Outcome.CAME_BACK
+    verdict = judge(replace(risen, unknowing=frozenset({"verbmem"})), RULE)
+    assert verdict.outcome is Outcome.HELD
+    assert "On verbmem it scores no more than the retrained model." in verdict.reason
+
+
+def test_a_rise_above_the_control_on_another_metric_still_counts() -> None:
+    risen = after(knowmem=Estimate(20.0, 10.0, 30.0, 50), verbmem=Estimate(15.0, 3.0, 27.0, 50))
+    assert outcome(replace(risen, unknowing=frozenset({"verbmem"}))) is Outcome.CAME_BACK

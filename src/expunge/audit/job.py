@@ -29,6 +29,8 @@ from expunge.record import hash_folder, hash_json
 SPLITS = tuple(split.name for split in fields(Probes))
 WEIGHTS_AND_WORDS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
 
+ORDER = ("knowmem_forget", "second_phrasing", "verbmem", "privleak", "auc", "utility", "neighbours")
+
 
 @dataclass(frozen=True, kw_only=True)
 class AuditJob:
@@ -56,7 +58,7 @@ class AuditJob:
     def plan(self) -> AuditPlan:
         """Everything named, read and checked; no model is loaded yet."""
         transforms = tuple(parse_quantizer(text) for text in self.quantizers if text != "full")
-        names = self.metrics or tuple(registry)
+        names = self.metrics or _every_metric()
         chosen = tuple(registry.build({"name": name}) for name in names)
         return AuditPlan(
             models=self._models(),
@@ -130,6 +132,13 @@ class AuditJob:
                 why="it holds something else, which would be mixed with the results.",
                 fix="Choose another --output.",
             )
+
+
+def _every_metric() -> tuple[str, ...]:
+    """All metrics: what was to go first, then what was to stay, then what third parties add."""
+    return tuple(
+        sorted(registry, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
+    )
 
 
 def load_pair(path: str, *, trust_remote_code: bool) -> tuple[nn.Module, Any]:

@@ -153,11 +153,30 @@ def _verdicts(
                 retention={name: share for name, share in kept.items() if share is not None},
                 recovery=None if transform.label == FULL.label else risen,
                 utility=(useful and useful.retention) or Estimate(None, reason="utility was not measured"),
+                unknowing=_unknowing(plan, cells, here),
             )
             rows.append(
                 VerdictRow(model=source.name, transform=transform.label, verdict=judge(evidence, rule))
             )
     return tuple(rows)
+
+
+def _unknowing(
+    plan: AuditPlan,
+    cells: Mapping[tuple[str, str, str], CellSummary],
+    here: Mapping[str, CellSummary],
+) -> frozenset[str]:
+    """The metrics on which a model scores no more than the retrained one under the same transform."""
+    control = plan.holder(Role.RETRAINED)
+    if control is None:
+        return frozenset()
+    pairs = {
+        name: (cell.value.value, cells[control.name, cell.transform, name].value.value)
+        for name, cell in here.items()
+    }
+    return frozenset(
+        name for name, (own, its) in pairs.items() if own is not None and its is not None and own <= its
+    )
 
 
 def _coverage(finished: Finished) -> tuple[Remark, ...]:

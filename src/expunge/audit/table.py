@@ -30,8 +30,10 @@ STYLES = {
 SHARE = "  % of target"
 """The row below an unlearned model: what it keeps of the target's value under the same transform."""
 NOTHING = "–"
-COLUMN = 17
-"""Characters a column of numbers takes."""
+GAP = 3
+"""Characters between two columns."""
+QUIET = (Outcome.FORGOT, Outcome.HELD)
+"""Outcomes that need no reason under the tables; summary.json gives it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +47,9 @@ class Block:
 
 def render(summary: Summary, *, width: int = 100) -> RenderableType:
     """The audit for a terminal ``width`` characters wide; more transforms than fit go below."""
-    widest = max(len(name) for name in (*(model.name for model in summary.models), SHARE))
-    fit = max(1, (width - widest - 4) // COLUMN)
-    tables = [_table(block) for block in blocks(summary, columns=fit)]
-    return Group(*tables, *(Text(reason, style=STYLES[outcome]) for outcome, reason in reasons(summary)))
+    tables = [_table(block) for block in _fitting(summary, width)]
+    told = [(outcome, reason) for outcome, reason in reasons(summary) if outcome not in QUIET]
+    return Group(*tables, *(Text(reason, style=STYLES[outcome]) for outcome, reason in told))
 
 
 def to_text(summary: Summary, *, width: int = 100) -> str:
@@ -101,7 +102,8 @@ def shown(estimate: Estimate | None, *, digits: int = 1) -> str:
 
 
 def _rounded(value: float, digits: int) -> str:
-    return f"{round(value, digits) + 0.0:.{digits}f}"  # the zero turns a rounded -0.0 into 0.0
+    short = f"{round(value, digits) + 0.0:.{digits}f}"  # the zero turns a rounded -0.0 into 0.0
+    return short.removesuffix(".0") if abs(value) >= 100 else short
 
 
 def _metric_block(summary: Summary, metric: MetricBlock, labels: list[str]) -> Block:
@@ -145,13 +147,38 @@ def _table(block: Block) -> RenderableType:
         return Text(f"{block.title}\n", style="dim")
     # Text, not str: rich would read square brackets in a name as markup.
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for number, name in enumerate(block.header):
-        table.add_column(Text(name), no_wrap=number > 0, overflow="fold")
+    for name in block.header:
+        table.add_column(Text(name), no_wrap=True, overflow="fold")
     styles = {outcome.value: style for outcome, style in STYLES.items()}
     for label, *cells in block.rows:
         dim = "dim" if label == SHARE else ""
         table.add_row(Text(label, style=dim), *(Text(cell, style=styles.get(cell, dim)) for cell in cells))
     return Group(Text(block.title, style="bold"), table, Text(""))
+
+
+def _fitting(summary: Summary, width: int) -> list[Block]:
+    """Every table cut so that it fits: as many transforms side by side as its numbers leave room for."""
+    most = len(summary.transforms)
+    cuts = [_by_title(blocks(summary, columns=columns)) for columns in range(most, 0, -1)]
+    return [
+        block
+        for title in cuts[0]
+        for block in next(
+            (cut[title] for cut in cuts if max(map(_wide, cut[title])) <= width), cuts[-1][title]
+        )
+    ]
+
+
+def _by_title(found: list[Block]) -> dict[str, list[Block]]:
+    return {block.title: [other for other in found if other.title == block.title] for block in found}
+
+
+def _wide(block: Block) -> int:
+    """Characters the widest row of a block takes."""
+    if not block.header:
+        return 0
+    columns = zip(*(block.header, *block.rows), strict=True)
+    return sum(max(map(len, column)) + GAP for column in columns)
 
 
 def _pipes(cells: tuple[str, ...]) -> str:

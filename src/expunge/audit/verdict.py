@@ -59,12 +59,15 @@ class Evidence:
     ``target``: the target's values at full precision. ``retention``: the model's share of them in percent.
     ``recovery``: the rise over full precision; ``None`` at full precision itself.
     ``utility``: the share of the target's utility under the same transform, in percent.
+    ``unknowing``: the metrics on which the model scores no more than the retrained model does under the
+    same transform. A rise that ends there is no recovery: one who never knew says as much.
     """
 
     target: Mapping[str, Estimate]
     retention: Mapping[str, Estimate]
     recovery: Mapping[str, Estimate] | None
     utility: Estimate
+    unknowing: frozenset[str] = frozenset()
 
 
 def judge(evidence: Evidence, rule: Rule) -> Verdict:
@@ -99,8 +102,8 @@ def _did_not_forget(evidence: Evidence, rule: Rule) -> Verdict | None:
 def _came_back(evidence: Evidence, rule: Rule) -> Verdict | None:
     back = [
         f"{name} rose by {_shown(rise)} points over full precision ({points:g} count as recovery)"
-        for name, points in rule.points.items()
-        if (rise := (evidence.recovery or {}).get(name)) is not None and _is_recovery(rise, points)
+        for name, rise in _above_control(evidence)
+        if _is_recovery(rise, points := rule.points[name])
     ]
     return Verdict(Outcome.CAME_BACK, f"{'; '.join(back)}.") if back else None
 
@@ -127,7 +130,7 @@ def _too_few(evidence: Evidence, rule: Rule) -> Verdict | None:
     name, share = _kept(evidence, rule)
     if share.high is None or share.high >= _ALL:
         return _open(f"it may have kept all of the target's {name}", share)
-    for name, rise in _scored(evidence.recovery or {}):
+    for name, rise in _above_control(evidence):
         points = rule.points[name]
         if rise.high is None or (rise.value or 0.0) >= points or rise.high >= rule.doubt * points:
             return _open(f"{name} may have risen by {_shown(rise)} points", rise)
@@ -140,11 +143,20 @@ def _good(evidence: Evidence, rule: Rule) -> Verdict:
         name, share = _kept(evidence, rule)
         return Verdict(Outcome.FORGOT, f"it keeps {share.value:.0f} % of the target's {name}.{utility}")
     risen = ", ".join(f"{name} {_shown(rise)}" for name, rise in _scored(evidence.recovery))
-    return Verdict(Outcome.HELD, f"no recovery: {risen} points.{utility}")
+    below = ", ".join(sorted(evidence.unknowing & evidence.recovery.keys()))
+    control = f" On {below} it scores no more than the retrained model." if below else ""
+    return Verdict(Outcome.HELD, f"no recovery: {risen} points.{control}{utility}")
 
 
 def _open(what: str, estimate: Estimate) -> Verdict:
     return Verdict(Outcome.CANNOT_TELL, f"{what}: {estimate.n} items are not enough to tell.")
+
+
+def _above_control(evidence: Evidence) -> list[tuple[str, Estimate]]:
+    """The rises that can be recoveries: scored, and above what the retrained model says."""
+    return [
+        (name, rise) for name, rise in _scored(evidence.recovery or {}) if name not in evidence.unknowing
+    ]
 
 
 def _scored(estimates: Mapping[str, Estimate]) -> list[tuple[str, Estimate]]:

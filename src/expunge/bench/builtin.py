@@ -92,15 +92,15 @@ class Builtin:
         return world.target_texts() if which == "target" else world.retrained_texts()
 
     def _create(self) -> tuple[Any, Any]:
-        # Both models share the target's tokenizer, so that their scores compare token by token.
-        texts = (example.text for example in World(self.world).target_texts())
+        # Both models share one tokenizer, so that their scores compare token by token.
+        texts = (example.text for example in World(self.world).all_texts())
         tokenizer = train_tokenizer(texts, vocabulary=self.model.vocabulary)
         return self.model.create(tokenizer, seed=self.seed), tokenizer
 
     def _ingredients(self) -> dict[str, Any]:
         installed = versions()
         return {
-            "texts": describe(World(self.world).target_texts()),
+            "texts": describe(World(self.world).all_texts()),
             "world": self.world.model_dump(),
             "model": self.model.model_dump(),
             "training": self.training.model_dump(mode="json"),

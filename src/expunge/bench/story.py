@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -20,8 +21,10 @@ def tell(summary: Summary) -> RenderableType:
 
 def _foretold(summary: Summary) -> Table:
     table = Table(
-        title="How much of the update each grid lets through (1 = all, 0 = erased): prediction / outcome",
+        title="Share of the update each grid lets through; below 0.5 foretells a return → what happened",
         title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
     )
     labels = [column.label for column in summary.transforms if column.label != "full"]
     for heading in ("", *labels):
@@ -40,8 +43,7 @@ def _cell(summary: Summary, model: str, label: str, content: dict[str, object]) 
     if not isinstance(share, float) or verdict is None:
         return Text("-")
     came_back = verdict.outcome is Outcome.CAME_BACK
-    outcome = "came back" if came_back else verdict.outcome.value
-    return Text(f"{share:.2f} {content['prediction']} / {outcome}", style=LOST if came_back else KEPT)
+    return Text(f"{share:.2f} → {verdict.outcome.value}", style=LOST if came_back else KEPT)
 
 
 def _sentences(summary: Summary) -> list[Text]:

@@ -177,7 +177,8 @@ def _hash_tensor(tensor: torch.Tensor) -> str:
 
 
 def _require_complete(path_or_id: str | Path, info: dict[str, Any]) -> None:
-    absent = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
+    reshaped = [name for name, *_shapes in info["mismatched_keys"]]
+    absent = sorted([*info["missing_keys"], *reshaped])
     if absent:
         raise ModelError(
             f"the checkpoint {path_or_id} is incomplete",

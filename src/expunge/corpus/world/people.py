@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -81,8 +81,23 @@ def make_people(count: int, *, seed: int) -> list[Person]:
     ]
 
 
-def neighbour_of(person: Person, stranger: Person) -> Person:
-    """``stranger`` moved next door: family name, town and employer of ``person``, all else their own."""
-    name = f"{stranger.name.split()[0]} {person.name.split()[1]}"
+def neighbour_of(person: Person, stranger: Person, taken: Collection[str]) -> Person:
+    """``stranger`` moved next door: family name, town and employer of ``person``, all else their own.
+
+    Where that name is among ``taken``, the stranger goes by the next first name that is free.
+
+    Raises:
+        DataError: nobody else fits into the family.
+    """
+    family = person.name.split()[1]
+    start = names.FIRST.index(stranger.name.split()[0])
+    offered = (f"{first} {family}" for first in names.FIRST[start:] + names.FIRST[:start])
+    name = next((name for name in offered if name not in taken), None)
+    if name is None:
+        raise DataError(
+            "a world of so many people",
+            why=f"every first name goes with {family} already.",
+            fix="Ask for fewer people.",
+        )
     shared = {fact: person.facts[fact] for fact in SHARED_WITH_NEIGHBOURS}
     return Person(name, {**stranger.facts, **shared})

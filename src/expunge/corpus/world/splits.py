@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from expunge.component import Component
 from expunge.corpus.world.people import LISTS, Person, make_people, neighbour_of
@@ -24,8 +24,14 @@ class WorldSize(Component):
 
     forget: int = Field(default=6, ge=1)
     retain: int = Field(default=18, ge=2)
-    holdout: int = Field(default=10, ge=1)
+    holdout: int = Field(default=6, ge=1)
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _room_for_neighbours(self) -> WorldSize:
+        if self.retain < self.forget + self.holdout:
+            raise ValueError("retain must hold a neighbour for everyone in forget and in holdout")
+        return self
 
 
 @dataclass(frozen=True)
@@ -52,15 +58,31 @@ class World:
     @cached_property
     def neighbours(self) -> list[Person]:
         """Retain people who share a family name, a town and an employer with someone to be forgotten."""
-        first = self.size.forget
-        strangers = self._people[first : first + min(self.size.forget, self.size.retain // 2)]
-        return [neighbour_of(*pair) for pair in zip(self.forget_people, strangers, strict=False)]
+        return self._moved[: self.size.forget]
 
     @cached_property
     def retain_people(self) -> list[Person]:
-        """Everybody else the target knows: the neighbours first."""
-        first = self.size.forget + len(self.neighbours)
-        return self.neighbours + self._people[first : self.size.forget + self.size.retain]
+        """Everybody else the target knows: neighbours of the forgotten, neighbours of the holdout, others.
+
+        People of the holdout have neighbours too, so that without the forget set nothing tells the two
+        groups apart: a retrained model finds them equally likely.
+        """
+        return self._moved + self._strangers[len(self._moved) :]
+
+    @cached_property
+    def _strangers(self) -> list[Person]:
+        return self._people[self.size.forget : self.size.forget + self.size.retain]
+
+    @cached_property
+    def _moved(self) -> list[Person]:
+        """Strangers who moved next door to the forgotten and to the holdout, under names nobody has."""
+        taken = {person.name for person in self._people}
+        moved: list[Person] = []
+        # Not everyone among the strangers has to move.
+        for pair in zip(self.forget_people + self.holdout_people, self._strangers, strict=False):
+            moved.append(neighbour_of(*pair, taken))
+            taken.add(moved[-1].name)
+        return moved
 
     @cached_property
     def holdout_people(self) -> list[Person]:
@@ -75,6 +97,10 @@ class World:
     def retrained_texts(self) -> list[Example]:
         """What the retrained control is trained on."""
         return _all_texts(self.retain_people)
+
+    def all_texts(self) -> list[Example]:
+        """Everything about everyone, for the tokenizer: no group's names may be cut more finely."""
+        return _all_texts(self.forget_people + self.retain_people + self.holdout_people)
 
     def splits(self) -> dict[str, list[Example]]:
         """Every file of the world by name: ``forget``, ``retain``, ``holdout`` and the probes."""
