@@ -73,7 +73,10 @@ def _plain_and_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     logging.disable_progress_bar()
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
     yield
+    logging.set_verbosity(before)
     logging.enable_progress_bar()
 
 

@@ -137,7 +137,7 @@ def test_a_hub_failure_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_tokenizer_in_the_folder(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(ModelError, match=r"no tokenizer in .*--tokenizer"):
+    with pytest.raises(ModelError, match=r"no tokenizer in .*Copy the files"):
         load_tokenizer(folder)
     (folder / "tokenizer.json").write_text("{ no json")
     with pytest.raises(ModelError, match="cannot load the tokenizer"):
