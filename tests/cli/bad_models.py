@@ -1,0 +1,206 @@
+"""Bad models, bad places for results, bad audits."""
+
+from __future__ import annotations
+
+from tests.cli.bad import (
+    AUDIT,
+    FINETUNE,
+    QUANTIZE,
+    UNLEARN,
+    Bad,
+    both,
+    config,
+    larger_tokenizer,
+    text,
+    without,
+)
+
+MODELS = [
+    Bad(
+        "model folder missing",
+        ("unlearn", "./targte", *UNLEARN[2:]),
+        ("no folder targte", "Did you mean 'target'"),
+    ),
+    Bad(
+        "model is a file",
+        ("unlearn", "forget.jsonl", *UNLEARN[2:]),
+        ("forget.jsonl is a file", "Give its folder, '.'"),
+    ),
+    Bad(
+        "name of nothing",
+        ("unlearn", "targte", *UNLEARN[2:]),
+        ("targte", "there is no folder targte here", "Hub"),
+    ),
+    Bad(
+        "no config.json",
+        UNLEARN,
+        ("no config.json in target", "save_pretrained wrote"),
+        without("config.json"),
+    ),
+    Bad("no weights", UNLEARN, ("no weights in target", "copy it again"), without("model.safetensors")),
+    Bad(
+        "pickled weights only",
+        UNLEARN,
+        ("only pickled weights (pytorch_model.bin)", "can run code", "Convert it once"),
+        both(without("model.safetensors"), text("target/pytorch_model.bin", "")),
+    ),
+    Bad(
+        "weights cut short",
+        UNLEARN,
+        ("cannot load the model of target", "Check that the folder is whole"),
+        text("target/model.safetensors", b"\x10"),
+    ),
+    Bad(
+        "no tokenizer",
+        UNLEARN,
+        ("no tokenizer in target", "tokenizer.json", "Copy the files of the tokenizer it was trained with"),
+        without("tokenizer.json", "tokenizer_config.json"),
+    ),
+    Bad(
+        "vocabulary mismatch",
+        ("finetune", "--model", "target", "--tokenizer", "other", *FINETUNE[1:]),
+        ("the tokenizer does not fit the model", "token ids up to", "the model was trained with"),
+        lambda home: larger_tokenizer(home / "other"),
+    ),
+    Bad(
+        "model type unknown",
+        UNLEARN,
+        ("cannot load the model of target", "`lamma`", "the installed transformers knows this"),
+        config(model_type="lamma"),
+    ),
+    Bad(
+        "weights of another shape",
+        UNLEARN,
+        ("the checkpoint target is incomplete", "3 weights", "down_proj", "config.json belongs"),
+        config(intermediate_size=64),
+    ),
+    Bad(
+        "size that is no size",
+        (*FINETUNE, "--size", "width=3"),
+        ("--size width=3", "width", "It takes hidden"),
+    ),
+    Bad(
+        "size without a number",
+        (*FINETUNE, "--size", "hidden"),
+        ("--size hidden", "valid integer", "hidden=256"),
+    ),
+    Bad(
+        "size that no head divides",
+        (*FINETUNE, "--size", "hidden=30"),
+        ("--size hidden=30", "does not split into 8 heads", "--size hidden=256"),
+    ),
+    Bad(
+        "size of a finished model",
+        (*FINETUNE, "--model", "target", "--size", "hidden=64"),
+        ("--size with --model target", "already has its size", "Leave out --size"),
+    ),
+]
+
+OUTPUTS = [
+    Bad(
+        "existing output",
+        (*UNLEARN[:-1], "retrained"),
+        ("retrained already exists", "never writes over", "--overwrite"),
+    ),
+    Bad(
+        "overwriting what no run wrote",
+        (*UNLEARN, "--overwrite"),
+        ("out is not an earlier result", "no record.json", "remove it yourself"),
+        both(lambda home: (home / "out").mkdir(), text("out/thesis.txt", "years of work")),
+    ),
+    Bad(
+        "output below a file",
+        (*UNLEARN[:-1], "forget.jsonl/out"),
+        ("cannot write forget.jsonl/out", "not a folder"),
+    ),
+    Bad(
+        "audit below a file",
+        (*AUDIT[:-1], "forget.jsonl/out"),
+        ("cannot write forget.jsonl/out", "not a folder"),
+    ),
+    Bad(
+        "rounded below a file",
+        (*QUANTIZE[:-1], "forget.jsonl/out"),
+        ("forget.jsonl/out", "not a folder", "--output"),
+    ),
+    Bad(
+        "another unfinished run",
+        UNLEARN,
+        (
+            "an unfinished run is in out.partial",
+            "another recipe, model, data or seed",
+            "--overwrite to discard",
+        ),
+        both(lambda home: (home / "out.partial").mkdir(), text("out.partial/request.json", "{}")),
+    ),
+    Bad(
+        "audit into a model",
+        (*AUDIT[:-1], "retrained"),
+        ("retrained is not an audit", "mixed", "another --output"),
+    ),
+    Bad(
+        "audit into a file",
+        (*AUDIT[:-1], "forget.jsonl"),
+        ("forget.jsonl is not an audit", "another --output"),
+    ),
+]
+
+AUDITS = [
+    Bad("no forget set", ("audit", "target", "-o", "out"), ("without a forget set", "Pass --forget FILE")),
+    Bad(
+        "probes without forget.jsonl",
+        ("audit", "target", "--probes", "retrained", "-o", "out"),
+        ("without a forget set", "a forget.jsonl in it"),
+    ),
+    Bad(
+        "probes that are not there",
+        ("audit", "target", "--probes", "worlds", "-o", "out"),
+        ("--probes worlds", "no such folder", "Check the path"),
+    ),
+    Bad(
+        "unknown metric",
+        (*AUDIT, "--metric", "utilty"),
+        ("metric 'utilty'", "registered", "Did you mean 'utility'"),
+    ),
+    Bad(
+        "unknown quantizer", (*AUDIT, "-q", "int"), ("quantizer 'int'", "no quantizer", "Did you mean 'int")
+    ),
+    Bad(
+        "a quantizer twice",
+        (*AUDIT, "-q", "int4", "-q", "int4"),
+        ("'int4'", "more than once", "list it once"),
+    ),
+    Bad(
+        "target that is no checkpoint",
+        (*AUDIT, "--target", "."),
+        ("no config.json in .", "save_pretrained wrote"),
+    ),
+    Bad(
+        "the same model twice", ("audit", "target", *AUDIT[1:]), ("model", "more than once", "list it once")
+    ),
+    Bad(
+        "too few bits",
+        ("quantize", "target", "-q", "int1", "-o", "out"),
+        ("bits", "greater than or equal to 2"),
+    ),
+    Bad(
+        "full precision",
+        ("quantize", "target", "-q", "full", "-o", "out"),
+        ("--to full", "nothing", "say int4"),
+    ),
+    Bad(
+        "half precision",
+        ("quantize", "target", "-q", "fp16", "-o", "out"),
+        ("--to fp16", "nothing", "say int4"),
+    ),
+    Bad(
+        "unknown format",
+        ("quantize", "target", "-q", "nf5", "-o", "out"),
+        ("quantizer 'nf5'", "Did you mean 'nf4'"),
+    ),
+    Bad(
+        "unknown recipe to show",
+        ("methods", "npo_krl"),
+        ("recipe 'npo_krl'", "ships", "Did you mean 'npo_klr'"),
+    ),
+]
