@@ -3,65 +3,66 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from expunge.cli.options import Field, RemoteCode, Seed, fields
 
+if TYPE_CHECKING:
+    from expunge.audit.job import AuditJob
+
+Models = Annotated[list[str], typer.Argument(help="Folders of the unlearned checkpoints.")]
+Forget = Annotated[str | None, typer.Option(help="What was to be forgotten.")]
+Retain = Annotated[str | None, typer.Option(help="What must still be known (utility).")]
+Holdout = Annotated[str | None, typer.Option(help="Texts like the forget set, never trained on (leakage).")]
+Neighbours = Annotated[str | None, typer.Option(help="Questions close to the forget set that must stay.")]
+Rephrased = Annotated[str | None, typer.Option(help="The forget set's questions in other words.")]
+ForgetShots = Annotated[
+    str | None, typer.Option(help="Solved questions put before each of the forget set.")
+]
+RetainShots = Annotated[
+    str | None, typer.Option(help="Solved questions put before each of the retain set.")
+]
+ProbesFolder = Annotated[
+    Path | None, typer.Option(help="Folder with forget.jsonl, retain.jsonl, ... at once.")
+]
+Target = Annotated[str | None, typer.Option(help="The model before unlearning.")]
+Retrained = Annotated[str | None, typer.Option(help="A model trained without the forget set.")]
+Quantizers = Annotated[
+    list[str] | None,
+    typer.Option("--quantize", "-q", help="int8, int4, int4-g64, int3, fp4, nf4, bnb-int8. Repeatable."),
+]
+Metrics = Annotated[
+    list[str] | None, typer.Option("--metric", help="Only these metrics. Repeatable; default: all.")
+]
+AuditFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder of the audit.")]
+MaxItems = Annotated[int, typer.Option(min=1, help="Examples asked of each split.")]
+MaxLength = Annotated[int, typer.Option(min=8, help="Tokens of a text read at once.")]
+Workers = Annotated[int, typer.Option(min=1, help="Models measured side by side.")]
+
 
 def audit(
-    models: Annotated[list[str], typer.Argument(help="Folders of the unlearned checkpoints.")],
-    forget: Annotated[str | None, typer.Option("--forget", help="What was to be forgotten.")] = None,
-    retain: Annotated[
-        str | None, typer.Option("--retain", help="What must still be known (utility).")
-    ] = None,
-    holdout: Annotated[
-        str | None, typer.Option("--holdout", help="Texts like the forget set, never trained on (leakage).")
-    ] = None,
-    neighbours: Annotated[
-        str | None, typer.Option("--neighbours", help="Questions close to the forget set that must stay.")
-    ] = None,
-    second_phrasing: Annotated[
-        str | None, typer.Option("--second-phrasing", help="The forget set's questions in other words.")
-    ] = None,
-    forget_icl: Annotated[
-        str | None,
-        typer.Option("--forget-icl", help="Solved questions put before those of the forget set."),
-    ] = None,
-    retain_icl: Annotated[
-        str | None,
-        typer.Option("--retain-icl", help="Solved questions put before those of the retain set."),
-    ] = None,
-    probes: Annotated[
-        Path | None, typer.Option("--probes", help="Folder with forget.jsonl, retain.jsonl, ... at once.")
-    ] = None,
-    target: Annotated[str | None, typer.Option("--target", help="The model before unlearning.")] = None,
-    retrained: Annotated[
-        str | None, typer.Option("--retrained", help="A model trained without the forget set.")
-    ] = None,
-    quantizer: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--quantize", "-q", help="int8, int4, int4-g64, int3, fp4, nf4, bnb-int8. Repeatable."
-        ),
-    ] = None,
-    metric: Annotated[
-        list[str] | None, typer.Option("--metric", help="Only these metrics. Repeatable; default: all.")
-    ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the audit.")] = Path(
-        "runs/audit"
-    ),
-    max_items: Annotated[
-        int, typer.Option("--max-items", min=1, help="Examples asked of each split.")
-    ] = 100,
-    max_length: Annotated[
-        int, typer.Option("--max-length", min=8, help="Tokens of a text read at once.")
-    ] = 2048,
+    models: Models,
+    forget: Forget = None,
+    retain: Retain = None,
+    holdout: Holdout = None,
+    neighbours: Neighbours = None,
+    second_phrasing: Rephrased = None,
+    forget_icl: ForgetShots = None,
+    retain_icl: RetainShots = None,
+    probes: ProbesFolder = None,
+    target: Target = None,
+    retrained: Retrained = None,
+    quantizer: Quantizers = None,
+    metric: Metrics = None,
+    output: AuditFolder = Path("runs/audit"),
+    max_items: MaxItems = 100,
+    max_length: MaxLength = 2048,
     field: Field = None,
     seed: Seed = 0,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Models measured side by side.")] = 1,
+    workers: Workers = 1,
     trust_remote_code: RemoteCode = False,
 ) -> None:
     """Measure models at full precision and under quantizers, with intervals and a verdict.
@@ -73,8 +74,6 @@ def audit(
     Example:  expunge audit ./unlearned --target ./model --forget f.jsonl --retain r.jsonl -q int4 -q nf4
     """
     from expunge.audit.job import AuditJob
-    from expunge.audit.progress import progress_bar
-    from expunge.audit.table import render
 
     splits = {
         "forget": forget,
@@ -101,11 +100,19 @@ def audit(
         workers=workers,
         trust_remote_code=trust_remote_code,
     )
+    _show(job)
+
+
+def _show(job: AuditJob) -> None:
+    from expunge.audit.progress import progress_bar
+    from expunge.audit.table import render
+
     with progress_bar(Console(stderr=True)) as progress:
         summary = job.run(progress)
     console = Console()
     console.print(render(summary, width=console.width))
-    typer.echo(f"numbers: {output / 'summary.json'} · every item: {output / 'scores.parquet'}")
+    found = job.output
+    typer.echo(f"numbers: {found / 'summary.json'} · every item: {found / 'scores.parquet'}")
 
 
 def add_to(app: typer.Typer) -> None:
