@@ -13,7 +13,6 @@ from expunge.corpus.streams import PairDataset, PairSampler, collate_pairs
 from expunge.corpus.tokenise import Encoded, encode
 from expunge.errors import DataError
 from expunge.forget import ForgetLoss, forget_losses
-from expunge.model.arch import output_layer
 from expunge.model.device import best_device
 from expunge.model.precision import prepare_weights
 from expunge.retain import RetainLoss, retain_losses
@@ -23,17 +22,15 @@ from expunge.scope.lora import LowRankAdapters
 from expunge.scope.selection import ScopeGuard, Selection
 from expunge.score.reference import (
     CachedReference,
-    Key,
-    LiveReference,
     Reference,
     ReferenceKind,
-    cache_reference,
 )
 from expunge.train.checkpoints import SaveByEpoch, last_checkpoint
 from expunge.train.heartbeat import Heartbeat
 from expunge.train.loop import LoopSettings
 from expunge.train.named import named
 from expunge.train.objective import PairObjective
+from expunge.train.reference import Asked, frozen_reference
 from expunge.train.saliency import forget_gradient
 from expunge.train.stages import Stage, stages
 from expunge.train.state import State
@@ -90,7 +87,19 @@ class Unlearn(LoopSettings, Stage):
         )
         guard = ScopeGuard(model, selection)
         sampler = PairSampler(len(data.forget), len(data.retain), seed=state.seed)
-        reference = self._reference(model, data, sampler, selection, pad_id)
+        reference = frozen_reference(
+            model,
+            self.reference,
+            Asked(
+                forget=self.forget.needs,
+                retain=self.retain.needs if self.retain else frozenset(),
+                data=data,
+                retain_seen=sampler.retain_seen(self.epochs),
+            ),
+            selection=selection,
+            adapters=isinstance(self.scope, LowRankAdapters),
+            pad_id=pad_id,
+        )
         stop = StopWhen(self.stop, model, state, max_length=self.max_length) if self.stop else None
         trainer = ObjectiveTrainer(
             model,
@@ -127,30 +136,6 @@ class Unlearn(LoopSettings, Stage):
             for example in examples
             for piece in encode(example, state.tokenizer, max_length=self.max_length, eos=self.append_eos)
         ]
-
-    def _reference(
-        self, model: nn.Module, data: PairDataset, sampler: PairSampler, selection: Selection, pad_id: int
-    ) -> Reference | None:
-        retain_needs = self.retain.needs if self.retain else frozenset()
-        if not self.forget.needs | retain_needs:
-            return None
-        if self.reference == "copy":
-            return LiveReference.copied(model)
-        if isinstance(self.scope, LowRankAdapters) and self.reference != "cache":
-            return LiveReference(model, adapters_off=True)
-        head = set(output_layer(model).parameters())
-        names = {name for name, weight in model.named_parameters() if weight in head}
-        return cache_reference(
-            model,
-            logps_of=[(Key("forget", i), one) for i, one in enumerate(data.forget)]
-            if self.forget.needs
-            else [],
-            states_of=[(Key("retain", i), data.retain[i]) for i in sampler.retain_seen(self.epochs)]
-            if retain_needs
-            else [],
-            pad_id=pad_id,
-            head_may_change=bool(names & selection.rows.keys()),
-        )
 
 
 def merged(model: nn.Module) -> nn.Module:
