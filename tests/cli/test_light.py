@@ -1,0 +1,50 @@
+"""Help is instant: nothing heavy is imported to print it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from expunge.cli.main import app
+
+HEAVY = (
+    "torch",
+    "transformers",
+    "numpy",
+    "scipy",
+    "pyarrow",
+    "tokenizers",
+    "safetensors",
+    "pydantic",
+    "peft",
+)
+PRINT_EVERY_HELP = f"""
+import contextlib, io, sys
+from expunge.cli.main import main
+for command in {{commands}}:
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert main(command) == 0, command
+    assert out.getvalue(), command
+print(*(name for name in {HEAVY!r} if name in sys.modules))
+"""
+
+
+def verbs() -> list[str]:
+    return [command.callback.__name__ for command in app.registered_commands if command.callback]
+
+
+def imported_by(commands: list[list[str]]) -> str:
+    code = PRINT_EVERY_HELP.format(commands=commands)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_no_help_imports_anything_heavy() -> None:
+    assert len(verbs()) == 7
+    helps = [[verb, "--help"] for verb in verbs()]
+    assert imported_by([["--help"], ["--version"], ["methods"], ["methods", "ga"], *helps]) == ""
+
+
+def test_what_is_heavy_would_be_seen() -> None:
+    assert "torch" in imported_by([["doctor"]])
