@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class ExpungeError(Exception):
@@ -17,6 +18,16 @@ class ExpungeError(Exception):
         self.what = what
         self.why = why
         self.fix = fix
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How a refusal comes back whole from a worker process."""
+        return _again, (type(self), self.what, self.why, self.fix)
+
+
+def _again(kind: type[ExpungeError], what: str, why: str, fix: str) -> ExpungeError:
+    error = kind.__new__(kind)
+    ExpungeError.__init__(error, what, why=why, fix=fix)
+    return error
 
 
 class DataError(ExpungeError):

@@ -15,7 +15,6 @@ HEAVY = (
     "pyarrow",
     "tokenizers",
     "safetensors",
-    "pydantic",
     "peft",
 )
 PRINT_EVERY_HELP = f"""

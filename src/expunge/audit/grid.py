@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
-from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures import wait
 from dataclasses import dataclass
 from itertools import groupby
-from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from expunge.audit.coverage import condense
 from expunge.audit.parts import DIAGNOSTICS, Part, parts
@@ -18,6 +15,7 @@ from expunge.audit.plan import Role
 from expunge.audit.results import collect, write_results
 from expunge.audit.store import Cell, CellStore
 from expunge.files import write_json
+from expunge.model.workers import worker_pool
 from expunge.record import Stopwatch, make_record
 from expunge.score.observer import Observer
 
@@ -138,21 +136,13 @@ class Audit:
     def _side_by_side(
         self, by_model: Sequence[Sequence[Part]], workers: int, tell: Callable[[str], None]
     ) -> None:
-        pool = ProcessPoolExecutor(
-            min(workers, len(by_model)),
-            mp_context=get_context("spawn"),
-            initializer=torch.set_num_threads,
-            initargs=(1,),
-        )
-        try:
+        with worker_pool(min(workers, len(by_model))) as pool:
             waiting = {pool.submit(self.measure, own) for own in by_model}
             while waiting:
                 finished, waiting = wait(waiting, timeout=POLL)
                 for each in finished:
                     each.result()
                 tell("several models")
-        finally:
-            pool.shutdown(cancel_futures=True)
 
     def _write(self, watch: Stopwatch, *, measured: int) -> Summary:
         every = self.all_parts()

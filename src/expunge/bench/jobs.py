@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from expunge.model.workers import worker_pool
 from expunge.train.heartbeat import last_beat
 
 POLL = 0.5
@@ -36,42 +34,44 @@ def run_jobs(jobs: Sequence[Job], *, workers: int, console: Console) -> None:
 
     An error in a job ends the others and is raised.
     """
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_quiet_worker)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    waiting, running, done = list(jobs), dict[Future[Any], Job](), set[str]()
-    try:
-        with Progress(*columns, console=console, transient=True, speed_estimate_period=300) as bars:
-            tasks: dict[str, TaskID] = {}
-            begun: dict[str, float] = {}
-            while waiting or running:
-                for job in [job for job in waiting if done.issuperset(job.after)]:
-                    if len(running) == workers:
-                        break
-                    waiting.remove(job)
-                    running[pool.submit(job.work)] = job
-                    tasks[job.name] = bars.add_task(job.name, total=None)
-                    begun[job.name] = time.monotonic()
-                finished, _ = wait(running, timeout=POLL, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    job = running.pop(future)
-                    future.result()
-                    done.add(job.name)
-                    bars.remove_task(tasks[job.name])
-                    console.print(
-                        f"[green]✓[/] {job.name} [dim]{time.monotonic() - begun[job.name]:.0f} s[/]"
-                    )
-                for job in running.values():
-                    _follow(bars, tasks[job.name], job)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    bars = Progress(
+        *columns,
+        console=console,
+        transient=True,
+        speed_estimate_period=300,
+        disable=not console.is_terminal,
+    )
+    waiting, running, done = list(jobs), dict[Future[Any], _Running](), set[str]()
+    with worker_pool(workers) as pool, bars:
+        while waiting or running:
+            for job in [job for job in waiting if done.issuperset(job.after)][: workers - len(running)]:
+                waiting.remove(job)
+                task = bars.add_task(job.name, total=None)
+                running[pool.submit(job.work)] = _Running(job, task, time.monotonic())
+            if not running:
+                raise ValueError(f"{waiting[0].name!r} waits for {waiting[0].after}, which never comes")
+            finished, _ = wait(running, timeout=POLL, return_when=FIRST_COMPLETED)
+            for future in finished:
+                ended = running.pop(future)
+                future.result()
+                done.add(ended.job.name)
+                bars.remove_task(ended.task)
+                console.print(
+                    f"[green]✓[/] {ended.job.name} [dim]{time.monotonic() - ended.since:.0f} s[/]"
+                )
+            for each in running.values():
+                _follow(bars, each)
 
 
-def _follow(bars: Progress, task: TaskID, job: Job) -> None:
-    beat = last_beat(job.output.with_name(job.output.name + ".partial")) if job.output else None
+class _Running(NamedTuple):
+    job: Job
+    task: TaskID
+    since: float
+
+
+def _follow(bars: Progress, each: _Running) -> None:
+    output = each.job.output
+    beat = last_beat(output.with_name(output.name + ".partial")) if output else None
     if beat is not None:
-        bars.update(task, completed=beat.step, total=beat.steps)
-
-
-def _quiet_worker() -> None:
-    os.environ["TQDM_DISABLE"] = "1"
-    torch.set_num_threads(1)
+        bars.update(each.task, completed=beat.step, total=beat.steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,6 +14,7 @@ from transformers import TrainingArguments
 from expunge.component import Component
 from expunge.model.device import best_device
 from expunge.model.precision import WeightPrecision, has_native_bf16
+from expunge.model.workers import NO_BARS
 
 SCHEDULES = {
     "constant": "constant_with_warmup",
@@ -79,7 +81,7 @@ class LoopSettings(Component):
             seed=seed,
             logging_strategy="epoch",
             save_strategy="no",
-            disable_tqdm=not sys.stderr.isatty(),
+            disable_tqdm=not sys.stderr.isatty() or NO_BARS in os.environ,
             report_to=list(self.report_to) or "none",
             remove_unused_columns=False,
             dataloader_num_workers=0,

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset, Sampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from expunge.errors import TrainingError
 from expunge.model.precision import RoundedAdamW, WeightPrecision
 from expunge.scope.selection import ScopeGuard
+from expunge.train.bar import LossOnBar
 
 Parts = dict[str, Tensor]
 """The terms of a loss by name, each the sum over the examples of a batch, already weighted."""
@@ -52,6 +53,8 @@ class ObjectiveTrainer(Trainer):
         )
         self.model_accepts_loss_kwargs = True  # the loss below is already divided by the step's examples
         self.remove_callback(PrinterCallback)
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(LossOnBar())
         self._objective = objective
         self._count_examples = count_examples
         self._sampler = sampler
