@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from expunge.errors import DataError, ExpungeError, RecipeError
+from expunge.errors import DataError, ExpungeError, RecipeError, ScopeViolationError
 from expunge.score.observer import Observer
+from expunge.train import reference as references
+from expunge.train.heartbeat import Heartbeat
 from expunge.train.stages import unlearn as module
 from expunge.train.stages.unlearn import Unlearn
 from expunge.train.state import Corpus, State
@@ -148,9 +150,9 @@ def test_the_first_step_starts_at_the_reference(arch: str, tmp_path: Path) -> No
 def test_the_head_is_copied_only_when_it_may_change(
     arch: str, scope: Any, overrides: Any, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, original = [], module.cache_reference
+    made, original = [], references.cache_reference
     monkeypatch.setattr(
-        module, "cache_reference", lambda *a, **k: (made.append(original(*a, **k)), made[-1])[1]
+        references, "cache_reference", lambda *a, **k: (made.append(original(*a, **k)), made[-1])[1]
     )
     state = ran(tmp_path, arch=arch, scope=scope, overrides=overrides, epochs=1)
     (reference,) = made
@@ -198,6 +200,19 @@ def test_a_scope_that_leaves_nothing_is_refused(tmp_path: Path) -> None:
 def test_adapters_off_without_adapters_is_refused() -> None:
     with pytest.raises(ValueError, match="needs adapters to switch off"):
         stage(reference="adapter_off")
+
+
+def test_a_weight_changed_outside_the_scope_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Meddler(Heartbeat):
+        def on_step_end(self, *_: Any, model: Any, **__: Any) -> None:
+            with torch.no_grad():
+                model.model.norm.weight[3] += 1e-6
+
+    monkeypatch.setattr(module, "Heartbeat", Meddler)
+    with pytest.raises(ScopeViolationError):
+        ran(tmp_path, scope=SCOPES["tensor"], epochs=1)
 
 
 def test_a_text_longer_than_the_limit_is_refused_and_not_cut(tmp_path: Path) -> None:
