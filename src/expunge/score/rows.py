@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_ELEMENTS = 1 << 23
@@ -116,10 +117,13 @@ class _Sloped(torch.autograd.Function):
         return values_n.clone()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    @once_differentiable
+    def backward(ctx: Any, gradient_n: Tensor) -> tuple[Tensor, None, None]:
         (slopes,) = ctx.saved_tensors
-        (gradient_n,) = gradients
-        return gradient_n.to(slopes.dtype)[:, None] * slopes, None, None
+        scale = gradient_n.to(slopes.dtype)[:, None]
+        # Nobody reads the slopes again unless the graph is to be kept, so their memory serves twice.
+        graph_is_kept = torch._C._autograd._get_current_graph_task_keep_graph()
+        return slopes * scale if graph_is_kept else slopes.mul_(scale), None, None
 
 
 def _own(logits_nV: Tensor, hidden_nH: Tensor) -> Tensor:
