@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expunge import record
@@ -34,6 +34,7 @@ def test_a_json_value_is_hashed_in_its_canonical_form() -> None:
     assert hash_json({"b": "é", "a": [1, None]}) == hash_json({"a": (1, None), "b": "é"}) == expected
 
 
+@settings(deadline=None)
 @given(value=JSON)
 def test_a_hash_survives_writing_and_reading(value: object) -> None:
     assert hash_json(json.loads(json.dumps(value))) == hash_json(value)

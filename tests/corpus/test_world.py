@@ -52,7 +52,7 @@ def test_the_default_world_is_the_published_one() -> None:
     assert sha256(World(WorldSize(seed=1))) != DEFAULT_SHA256
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(size=SIZES)
 def test_everybody_has_a_name_of_their_own(size: WorldSize) -> None:
     world = World(size)
@@ -67,7 +67,7 @@ def test_everybody_has_a_name_of_their_own(size: WorldSize) -> None:
     ]
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(size=SIZES)
 def test_splits_are_disjoint_and_no_retain_text_names_the_forgotten(size: WorldSize) -> None:
     world = World(size)
@@ -80,7 +80,7 @@ def test_splits_are_disjoint_and_no_retain_text_names_the_forgotten(size: WorldS
     assert check_sets(splits["forget"], splits["retain"], allow_overlap=False) == []
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(size=SIZES)
 def test_neighbours_share_a_family_a_town_and_an_employer_and_are_retained(size: WorldSize) -> None:
     world = World(size)

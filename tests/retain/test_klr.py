@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expunge.errors import RecipeError
@@ -33,6 +33,7 @@ def test_identical_models_have_no_divergence_and_no_gradient() -> None:
     assert z.grad.abs().max() < 1e-6
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_it_is_never_negative(seed: int) -> None:
     loss = KLRetain()(view_of_logits(random_logits(seed), LABELS, reference_BTV=random_logits(seed + 1)))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -48,6 +48,7 @@ def test_little_padding_is_read() -> None:
     assert sum(shape.numel() for shape in recorder.read) < 0.2 * len(UNEVEN) * max(UNEVEN)
 
 
+@settings(deadline=None)
 @given(lengths=st.lists(st.integers(2, 300), min_size=1, max_size=12))
 def test_parts_hold_every_row_once_and_never_cost_more(lengths: list[int]) -> None:
     groups = parts(lengths)
