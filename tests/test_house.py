@@ -143,14 +143,14 @@ def test_the_guide_adds_a_working_method(tmp_path: Path, monkeypatch: pytest.Mon
     # Nothing of it may stay behind for other tests, and no loss of that name may stand in its way.
     monkeypatch.setattr(forget_losses, "_known", {})
     monkeypatch.setattr(forget_losses, "_discovered", True)
-    load("expunge.forget.simnpo", loss, tmp_path, monkeypatch)
-    checks = vars(load("test_simnpo", tests, tmp_path, monkeypatch))
+    load("expunge.forget.clipped_ga", loss, tmp_path, monkeypatch)
+    checks = vars(load("test_clipped_ga", tests, tmp_path, monkeypatch))
     passed = [check() for name, check in checks.items() if name.startswith("test_")]
     assert len(passed) == 3
-    (tmp_path / "simnpo_gdr.yaml").write_text(recipe)
-    loaded = load_recipe(str(tmp_path / "simnpo_gdr.yaml"), ["forget.gamma=0.5"])
+    (tmp_path / "clipped_ga_gdr.yaml").write_text(recipe)
+    loaded = load_recipe(str(tmp_path / "clipped_ga_gdr.yaml"), ["forget.floor=-3"])
     forget = loaded.model_dump()["stages"][0]["forget"]
-    assert forget == {"name": "simnpo", "beta": 4.5, "gamma": 0.5}
+    assert forget == {"name": "clipped_ga", "floor": -3.0}
 
 
 def load(name: str, text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:

@@ -1,0 +1,34 @@
+"""Saturation and importance: gradient ascent on tokens that are neither forgotten nor certain."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import NonNegativeFloat
+
+from expunge.forget import ForgetLoss, forget_losses
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from expunge.score.view import TokenView
+
+
+@forget_losses.register("satimp")
+class SaturationImportance(ForgetLoss):
+    """Mean over counted tokens of ``p^β1 (1 − p)^β2 log p``, the weight held constant in the gradient.
+
+    The weight is largest at p = β1 / (β1 + β2) and 0 at both ends: text that a model knows by heart
+    is hardly moved. β2 = 0 is weighted gradient ascent.
+
+    Source: Yang et al. 2025 (arXiv 2505.11953).
+    """
+
+    beta1: NonNegativeFloat = 5.0
+    beta2: NonNegativeFloat = 1.0
+
+    def __call__(self, view: TokenView) -> Tensor:
+        logps_BT = view.logps.detach()
+        saturation_BT = (self.beta1 * logps_BT).exp()
+        importance_BT = (-logps_BT.expm1()) ** self.beta2
+        return view.mean(saturation_BT * importance_BT * view.logps)

@@ -1,0 +1,31 @@
+"""Simple negative preference optimisation: NPO without a reference, per token."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from pydantic import NonNegativeFloat, PositiveFloat
+
+from expunge.forget import ForgetLoss, forget_losses
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from expunge.score.view import TokenView
+
+
+@forget_losses.register("simnpo")
+class SimpleNegativePreference(ForgetLoss):
+    """``(2/β) softplus(β (log π(y|x) / |y| + δ))``: it fades where a token costs more than δ nats.
+
+    The paper's margin γ stands outside β: γ = β δ.
+
+    Source: Fan et al. 2024 (arXiv 2410.07163); δ as in open-unlearning.
+    """
+
+    beta: PositiveFloat = 4.5
+    delta: NonNegativeFloat = 0.0
+
+    def __call__(self, view: TokenView) -> Tensor:
+        return (2 / self.beta) * F.softplus(self.beta * (view.mean(view.logps) + self.delta))

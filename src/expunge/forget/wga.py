@@ -1,0 +1,31 @@
+"""Weighted gradient ascent: each token pushed by how likely it still is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import NonNegativeFloat
+
+from expunge.forget import ForgetLoss, forget_losses
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from expunge.score.view import TokenView
+
+
+@forget_losses.register("wga")
+class WeightedGradientAscent(ForgetLoss):
+    """Mean over counted tokens of ``p^β log p``, the weight ``p^β`` held constant in the gradient.
+
+    Gradient ascent for β = 0. For β = 1 the gradient is that of p itself, so it fades with p. The
+    value has no such meaning: it rises again towards 0 below p = exp(−1/β) while p goes on falling.
+
+    Source: Wang et al. 2025 (arXiv 2502.19301).
+    """
+
+    beta: NonNegativeFloat = 1.0
+
+    def __call__(self, view: TokenView) -> Tensor:
+        weights_BT = (self.beta * view.logps.detach()).exp()
+        return view.mean(weights_BT * view.logps)
