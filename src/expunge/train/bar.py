@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from transformers import ProgressCallback
+from transformers.utils import logging
 
 
 class LossOnBar(ProgressCallback):
@@ -17,3 +20,13 @@ class LossOnBar(ProgressCallback):
         losses = {name: value for name, value in (logs or {}).items() if name.startswith("loss")}
         if losses and self.training_bar is not None:
             self.training_bar.set_postfix(losses)
+
+
+@contextmanager
+def no_other_bars() -> Iterator[None]:
+    """Let ``transformers`` draw none for every checkpoint it writes while the block runs."""
+    before = logging.set_tqdm_hook(lambda _, args, kwargs: logging.EmptyTqdm(*args, **kwargs))
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(before)

@@ -22,6 +22,7 @@ from expunge.files import RECORD, refuse_existing, write_json, write_text, writi
 from expunge.model.disk import disk_errors
 from expunge.model.load import hash_model, save_model
 from expunge.record import Stopwatch, hash_json, make_record
+from expunge.train.bar import no_other_bars
 from expunge.train.checkpoints import last_checkpoint
 from expunge.train.recipe import Recipe
 from expunge.train.state import Corpus, State
@@ -72,17 +73,20 @@ def carry_out(
     A refusal leaves the unfinished run only if repeating the request would get further.
 
     Raises:
+        DataError: a stage cannot work on the corpus.
         OutputError: ``output`` exists or cannot be written, or an unfinished run of another request
             is in the way.
         TrainingError: the run cannot go on.
     """
     refuse_existing(output, overwrite=overwrite)
     watch = Stopwatch()
+    for stage in request.recipe.stages:
+        stage.check(request.corpus)
     model, tokenizer = load()
     dtype = model.dtype if request.save_dtype == "source" else getattr(torch, request.save_dtype)
     facts = request.facts(hash_model(model))
     partial = _claim_partial(output, facts, overwrite=overwrite)
-    with _left_only_to_go_on(partial), disk_errors(output):
+    with _left_only_to_go_on(partial), disk_errors(output), no_other_bars():
         state = State(
             model=model, tokenizer=tokenizer, corpus=request.corpus, workdir=partial, seed=request.seed
         )
