@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -56,6 +57,18 @@ def has_native_bf16(device: torch.device) -> bool:
     if device.type == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported())
     return device.type != "mps"
+
+
+def computes_in_bf16(precision: WeightPrecision, device: torch.device) -> bool:
+    """Whether float32 weights are multiplied in bfloat16 while training: on a GPU that does so natively."""
+    return precision == "fp32" and device.type == "cuda" and has_native_bf16(device)
+
+
+def as_in_training(precision: WeightPrecision, device: torch.device) -> AbstractContextManager[None]:
+    """Inside the block numbers are computed as the training loop computes them, so that they compare."""
+    if computes_in_bf16(precision, device):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
 
 
 def nearest(value: Tensor, _: Generator) -> Tensor:

@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 
 from expunge.component import Component
 from expunge.model.device import best_device
-from expunge.model.precision import WeightPrecision, has_native_bf16
+from expunge.model.precision import WeightPrecision, computes_in_bf16
 from expunge.model.workers import NO_BARS
 
 SCHEDULES = {
@@ -77,7 +77,7 @@ class LoopSettings(Component):
                 {"num_decay_steps": round(DECAY_SHARE * steps)} if self.schedule == "stable_decay" else None
             ),
             warmup_steps=self.warmup_steps,
-            bf16=self.precision == "fp32" and device.type == "cuda" and has_native_bf16(device),
+            bf16=computes_in_bf16(self.precision, device),
             seed=seed,
             logging_strategy="epoch",
             save_strategy="no",

@@ -23,8 +23,9 @@ from expunge.train.checkpoints import SaveByEpoch, last_checkpoint
 from expunge.train.heartbeat import Heartbeat
 from expunge.train.loop import LoopSettings
 from expunge.train.stages import Stage, stages
-from expunge.train.state import State
+from expunge.train.state import Corpus, State
 from expunge.train.trainer import ObjectiveTrainer
+from expunge.types import Example
 
 SEPARATOR = "\n\n"
 """What stands between packed examples, as MUSE joins its documents."""
@@ -65,19 +66,20 @@ class Finetune(LoopSettings, Stage):
         state.facts.append({"stage": "finetune", "steps": trainer.state.global_step, "history": history})
         return state
 
-    def _encode(self, state: State) -> list[Encoded]:
-        corpus = state.corpus
-        examples = {
-            "forget": corpus.forget,
-            "retain": corpus.retain,
-            "both": corpus.forget + corpus.retain,
-        }[self.on]
-        if not examples:
+    def check(self, corpus: Corpus) -> None:
+        """Refuse an empty set."""
+        if not self._examples(corpus):
             raise DataError("nothing to train on", why="the set is empty.", fix="Pass --data FILE.")
+
+    def _examples(self, corpus: Corpus) -> tuple[Example, ...]:
+        sets = {"forget": corpus.forget, "retain": corpus.retain, "both": corpus.forget + corpus.retain}
+        return sets[self.on]
+
+    def _encode(self, state: State) -> list[Encoded]:
         eos = False if self.pack and self.append_eos is None else self.append_eos
         return [
             piece
-            for example in examples
+            for example in self._examples(state.corpus)
             for piece in encode(example, state.tokenizer, max_length=self.max_length, eos=eos)
         ]
 

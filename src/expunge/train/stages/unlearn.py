@@ -14,7 +14,7 @@ from expunge.corpus.tokenise import Encoded, encode
 from expunge.errors import DataError
 from expunge.forget import ForgetLoss, forget_losses
 from expunge.model.device import best_device
-from expunge.model.precision import prepare_weights
+from expunge.model.precision import as_in_training, prepare_weights
 from expunge.retain import RetainLoss, retain_losses
 from expunge.scope import Scope, scopes
 from expunge.scope.all import AllParameters
@@ -33,7 +33,7 @@ from expunge.train.objective import PairObjective
 from expunge.train.reference import Asked, frozen_reference
 from expunge.train.saliency import forget_gradient
 from expunge.train.stages import Stage, stages
-from expunge.train.state import State
+from expunge.train.state import Corpus, State
 from expunge.train.stop import StopRule, StopWhen, keep_last_good
 from expunge.train.trainer import ObjectiveTrainer
 from expunge.types import Example
@@ -79,27 +79,28 @@ class Unlearn(LoopSettings, Stage):
         model = self.scope.prepare(model)
         data = self._encode(state)
         pad_id = state.tokenizer.pad_token_id
-        selection = self.scope.select(
-            model,
-            lambda: forget_gradient(
-                model, self.forget, data.forget, pad_id=pad_id, batch_size=self.batch_size
-            ),
-        )
-        guard = ScopeGuard(model, selection)
-        sampler = PairSampler(len(data.forget), len(data.retain), seed=state.seed)
-        reference = frozen_reference(
-            model,
-            self.reference,
-            Asked(
-                forget=self.forget.needs,
-                retain=self.retain.needs if self.retain else frozenset(),
-                data=data,
-                retain_seen=sampler.retain_seen(self.epochs),
-            ),
-            selection=selection,
-            adapters=isinstance(self.scope, LowRankAdapters),
-            pad_id=pad_id,
-        )
+        with as_in_training(self.precision, best_device()):
+            selection = self.scope.select(
+                model,
+                lambda: forget_gradient(
+                    model, self.forget, data.forget, pad_id=pad_id, batch_size=self.batch_size
+                ),
+            )
+            guard = ScopeGuard(model, selection)
+            sampler = PairSampler(len(data.forget), len(data.retain), seed=state.seed)
+            reference = frozen_reference(
+                model,
+                self.reference,
+                Asked(
+                    forget=self.forget.needs,
+                    retain=self.retain.needs if self.retain else frozenset(),
+                    data=data,
+                    retain_seen=sampler.retain_seen(self.epochs),
+                ),
+                selection=selection,
+                adapters=isinstance(self.scope, LowRankAdapters),
+                pad_id=pad_id,
+            )
         stop = StopWhen(self.stop, model, state, max_length=self.max_length) if self.stop else None
         trainer = ObjectiveTrainer(
             model,
@@ -120,13 +121,16 @@ class Unlearn(LoopSettings, Stage):
         state.model = merged(model)
         return state
 
-    def _encode(self, state: State) -> PairDataset:
-        if self.retain is not None and not state.corpus.retain:
+    def check(self, corpus: Corpus) -> None:
+        """Refuse a retain loss that has nothing to keep."""
+        if self.retain is not None and not corpus.retain:
             raise DataError(
                 "no retain set",
                 why=f"the recipe's retain loss ({retain_losses.name_of(self.retain)}) has nothing to keep.",
                 fix="Pass --retain FILE, or choose a recipe without a retain loss (ga, npo).",
             )
+
+    def _encode(self, state: State) -> PairDataset:
         retain = state.corpus.retain if self.retain is not None else ()
         return PairDataset(self._sequences(state, state.corpus.forget), self._sequences(state, retain))
 
