@@ -62,9 +62,9 @@ def test_every_weight_may_change_even_one_that_was_frozen(tmp_path: Path) -> Non
     assert not any(weight.equal(before[name]) for name, weight in after.named_parameters())
 
 
-def test_an_empty_set_is_refused(tmp_path: Path) -> None:
+def test_an_empty_set_is_refused() -> None:
     with pytest.raises(DataError, match="nothing to train on"):
-        ran(tmp_path, corpus=Corpus(forget=FORGET))
+        Finetune(on="retain").check(Corpus(forget=FORGET))
 
 
 def texts(**settings: Any) -> Texts:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from expunge.errors import OutputError, TrainingError
+from expunge.errors import DataError, OutputError, TrainingError
 from expunge.files import RECORD
 from expunge.model.load import hash_model, load_model, load_tokenizer
 from expunge.score.observer import Observer
@@ -188,3 +188,15 @@ def test_data_is_described_by_everything_in_it() -> None:
     ]
     assert len({describe([example])["sha256"] for example in (one, *others)}) == 4
     assert describe([one, others[0]]) != describe([others[0], one])
+
+
+def test_a_corpus_no_stage_can_use_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    def load() -> tuple[Any, Any]:
+        pytest.fail("the model was loaded")
+
+    request = Request(
+        command="test", recipe=load_recipe("npo_klr"), source="-", corpus=Corpus(forget=FORGET)
+    )
+    with pytest.raises(DataError, match="no retain set"):
+        carry_out(request, load, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
