@@ -9,6 +9,7 @@ from pathlib import Path
 
 from expunge.corpus.vocabulary import train_tokenizer
 from tests.cli.conftest import fact, write_rows
+from tests.tiny import tiny, tiny_tokenizer
 
 SETS = ("--forget", "forget.jsonl", "--retain", "retain.jsonl")
 UNLEARN = ("unlearn", "target", *SETS, "-o", "out")
@@ -77,3 +78,10 @@ def setting(*pairs: str) -> tuple[str, ...]:
 def larger_tokenizer(folder: Path) -> None:
     texts = [" ".join(f"{first}{second}{first}" for second in "abcdefgh") for first in "klmnopqrst"]
     train_tokenizer(texts, vocabulary=340).save_pretrained(folder)
+
+
+def long_text_for_gpt2(home: Path) -> None:
+    """A model of 256 learned positions, and a text of a thousand tokens."""
+    tiny("gpt2").save_pretrained(home / "gpt2")
+    tiny_tokenizer().save_pretrained(home / "gpt2")
+    write_rows(home / "long.jsonl", [{"text": "7" * 1000}])

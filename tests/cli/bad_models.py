@@ -11,6 +11,7 @@ from tests.cli.bad import (
     both,
     config,
     larger_tokenizer,
+    long_text_for_gpt2,
     text,
     without,
 )
@@ -73,6 +74,24 @@ MODELS = [
         UNLEARN,
         ("the checkpoint target is incomplete", "3 weights", "down_proj", "config.json belongs"),
         config(intermediate_size=64),
+    ),
+    Bad(
+        "a text longer than the positions of GPT-2",
+        ("unlearn", "gpt2", "--forget", "long.jsonl", "-r", "ga", "-o", "out"),
+        ("a text of 1001 tokens", "learned 256 positions", "--set max_length=256"),
+        long_text_for_gpt2,
+    ),
+    Bad(
+        "training on such a text",
+        ("finetune", "--model", "gpt2", "--data", "long.jsonl", "--set", "pack=true", "-o", "out"),
+        ("tokens", "learned 256 positions", "--set max_length=256"),
+        long_text_for_gpt2,
+    ),
+    Bad(
+        "asking about such a text",
+        ("audit", "gpt2", "--forget", "long.jsonl", "--metric", "verbmem", "-o", "out"),
+        ("tokens", "learned 256 positions", "--max-length 256"),
+        long_text_for_gpt2,
     ),
     Bad(
         "size that is no size",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from expunge.corpus.batching import collate, length_sorted_batches
 from expunge.corpus.tokenise import Encoded, encode, encode_prompt
 from expunge.model.arch import output_head, vocabulary
+from expunge.model.positions import check_lengths
 from expunge.score.backbone import predictions
 from expunge.score.generate import greedy
 from expunge.score.logprobs import token_logps
@@ -68,6 +69,7 @@ class Observer:
             return any(text in tail for text in stop)
 
         lengths = [len(tokens) + max_new_tokens for tokens in encoded]
+        check_lengths(self.model, lengths)
         with evaluating(self.model):
             for batch in length_sorted_batches(lengths, batch_tokens=self.batch_tokens):
                 answers = greedy(
@@ -92,6 +94,7 @@ class Observer:
         chunks = [chunk for own in pieces for chunk in own]
         scored: list[Tensor] = [torch.empty(0)] * len(chunks)
         lengths = [len(chunk.input_ids) for chunk in chunks]
+        check_lengths(self.model, lengths)
         with evaluating(self.model):
             for batch in length_sorted_batches(lengths, batch_tokens=self.batch_tokens):
                 for i, logps in zip(batch, self._batch_logps([chunks[i] for i in batch]), strict=True):

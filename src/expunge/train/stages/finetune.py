@@ -16,6 +16,7 @@ from expunge.corpus.streams import shuffled
 from expunge.corpus.tokenise import Encoded, encode
 from expunge.errors import DataError
 from expunge.model.device import best_device
+from expunge.model.positions import check_lengths
 from expunge.model.precision import prepare_weights
 from expunge.retain.gdr import GradientDescent
 from expunge.score.look import look
@@ -48,6 +49,7 @@ class Finetune(LoopSettings, Stage):
         model = prepare_weights(state.model, self.precision, device=best_device())
         model.requires_grad_(True)
         texts = Texts(self._encode(state), state.tokenizer, self, seed=state.seed)
+        check_lengths(model, (len(piece.input_ids) for piece in texts.sequences))
         pad_id = state.tokenizer.pad_token_id
         trainer = ObjectiveTrainer(
             model,

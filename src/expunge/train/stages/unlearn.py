@@ -14,6 +14,7 @@ from expunge.corpus.tokenise import Encoded, encode
 from expunge.errors import DataError
 from expunge.forget import ForgetLoss, forget_losses
 from expunge.model.device import best_device
+from expunge.model.positions import check_lengths
 from expunge.model.precision import as_in_training, prepare_weights
 from expunge.retain import RetainLoss, retain_losses
 from expunge.scope import Scope, scopes
@@ -135,11 +136,13 @@ class Unlearn(LoopSettings, Stage):
         return PairDataset(self._sequences(state, state.corpus.forget), self._sequences(state, retain))
 
     def _sequences(self, state: State, examples: Sequence[Example]) -> list[Encoded]:
-        return [
+        encoded = [
             piece
             for example in examples
             for piece in encode(example, state.tokenizer, max_length=self.max_length, eos=self.append_eos)
         ]
+        check_lengths(state.model, (len(piece.input_ids) for piece in encoded))
+        return encoded
 
 
 def merged(model: nn.Module) -> nn.Module:
