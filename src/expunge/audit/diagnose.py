@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from expunge.audit.plan import Loader, Transform
+from expunge.files import RECORD
 from expunge.model.precision import WeightPrecision
 from expunge.quant.base import Quantizer
 from expunge.quant.buckets import diagnose as compare_weights
@@ -34,11 +35,21 @@ def _loaded(load_target: Loader) -> tuple[nn.Module, Any]:
 
 
 def _training_of(model: nn.Module) -> tuple[float | None, WeightPrecision | None]:
-    record = Path(getattr(model, "name_or_path", "")) / "record.json"
-    if not record.is_file():
-        return None, None
-    stages = json.loads(record.read_text(encoding="utf-8")).get("recipe", {}).get("stages", [])
-    trained = [stage for stage in stages if "learning_rate" in stage]
+    trained = [stage for stage in _stages_of(model) if stage.keys() >= {"learning_rate", "precision"}]
     if not trained:
         return None, None
     return trained[-1]["learning_rate"], trained[-1]["precision"]
+
+
+def _stages_of(model: nn.Module) -> list[dict[str, Any]]:
+    """The stages of the recipe that made a checkpoint; none where others left a file of that name."""
+    path = Path(getattr(model, "name_or_path", "")) / RECORD
+    if not path.is_file():
+        return []
+    try:
+        record = json.loads(path.read_bytes())
+    except ValueError:
+        return []
+    recipe = record.get("recipe") if isinstance(record, dict) else None
+    stages = recipe.get("stages") if isinstance(recipe, dict) else None
+    return [stage for stage in stages if isinstance(stage, dict)] if isinstance(stages, list) else []

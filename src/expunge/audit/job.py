@@ -159,11 +159,14 @@ def _hash(path: str) -> str:
     if folder is not None:
         require_checkpoint(folder)  # now, and not after the models before it were measured
         return hash_folder(folder, patterns=WEIGHTS_AND_WORDS)
-    return hash_json({"hub": path})  # a name on the Hub: pin it as name@revision to know what it holds
+    return hash_json({"hub": path})  # what a name on the Hub stands for is only known once it is loaded
 
 
 def _short_names(paths: Sequence[str]) -> list[str]:
-    names = [Path(path).name or path for path in paths]
-    if len(set(names)) < len(names):
-        names = ["/".join(Path(path).parts[-2:]) for path in paths]
+    """The ends of the paths, each as long as it takes to tell them apart."""
+    deepest = max(len(Path(path).parts) for path in paths)
+    for depth in range(1, deepest + 1):
+        names = ["/".join(Path(path).parts[-depth:]) or path for path in paths]
+        if len(set(names)) == len(names):
+            break
     return names

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from expunge.audit import job as room
+from expunge.audit.grid import Audit
+from expunge.audit.job import ORDER, AuditJob, load_pair
+from expunge.audit.plan import Role
+from expunge.errors import DataError, ModelError, OutputError
+from expunge.metrics import metrics
+from tests.tiny import tiny, tiny_tokenizer
+
+
+def questions(path: Path, count: int, word: str = "Who") -> str:
+    rows = [{"id": f"q{n}", "question": f"{word} {n}?", "answer": f"{n}."} for n in range(count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def checkpoint(folder: Path, content: str = "") -> str:
+    """A folder that passes for a checkpoint until it is loaded."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_text(content)
+    return str(folder)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> dict[str, Any]:
+    """What every audit needs: a model and a forget set of twelve questions."""
+    return {
+        "models": (checkpoint(tmp_path / "unlearned"),),
+        "output": tmp_path / "audit",
+        "splits": {"forget": questions(tmp_path / "forget.jsonl", 12)},
+    }
+
+
+def test_roles_and_names(job: dict[str, Any], tmp_path: Path) -> None:
+    models = {name: checkpoint(tmp_path / name) for name in ("target", "control")}
+    plan = AuditJob(**job, target=models["target"], retrained=models["control"]).plan()
+    assert [(model.name, model.role) for model in plan.models] == [
+        ("target", Role.TARGET),
+        ("control", Role.RETRAINED),
+        ("unlearned", Role.UNLEARNED),
+    ]
+
+
+def test_equal_names_take_as_much_of_their_paths_as_tells_them_apart(
+    job: dict[str, Any], tmp_path: Path
+) -> None:
+    paths = [checkpoint(tmp_path / place / "runs" / "final") for place in "ab"]
+    plan = AuditJob(**job | {"models": tuple(paths)}).plan()
+    assert [model.name for model in plan.models] == ["a/runs/final", "b/runs/final"]
+
+
+def test_a_model_is_known_by_its_bytes(job: dict[str, Any], tmp_path: Path) -> None:
+    copies = [checkpoint(tmp_path / name, "same") for name in ("one", "two")]
+    other = checkpoint(tmp_path / "three", "different")
+    plan = AuditJob(**job | {"models": (*copies, other)}).plan()
+    one, two, three = (model.hash for model in plan.models)
+    assert one == two != three
+
+
+def test_a_name_on_the_hub_is_not_looked_up_to_plan(job: dict[str, Any]) -> None:
+    plan = AuditJob(**job | {"models": ("someone/model", "someone/other")}).plan()
+    assert [model.name for model in plan.models] == ["model", "other"]
+    assert plan.models[0].hash != plan.models[1].hash
+
+
+@pytest.mark.parametrize("kind", ["missing", "a file", "empty"])
+def test_what_is_no_checkpoint_is_refused_before_anything_is_measured(
+    job: dict[str, Any], tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "model"
+    if kind == "a file":
+        path.write_text("")
+    if kind == "empty":
+        path.mkdir()
+    with pytest.raises(ModelError):
+        AuditJob(**job, target=str(path)).plan()
+
+
+def test_the_metrics_are_all_in_a_telling_order_or_those_named(job: dict[str, Any]) -> None:
+    assert set(ORDER) <= set(metrics)
+    every = list(AuditJob(**job).plan().named_metrics)
+    assert every[: len(ORDER)] == list(ORDER)
+    assert set(every) == set(metrics)
+    assert list(AuditJob(**job, metrics=("utility",)).plan().named_metrics) == ["utility"]
+
+
+def test_full_precision_is_there_once_however_often_it_is_named(job: dict[str, Any]) -> None:
+    plan = AuditJob(**job, quantizers=("full", "int4", "full")).plan()
+    assert [column.label for column in plan.columns] == ["full", "int4"]
+
+
+def test_a_folder_gives_the_splits_that_are_not_named(job: dict[str, Any], tmp_path: Path) -> None:
+    world = tmp_path / "world"
+    world.mkdir()
+    for split, count in {"forget": 3, "retain": 4, "neighbours": 2}.items():
+        questions(world / f"{split}.jsonl", count, word=split)
+    (world / "notes.jsonl").write_text("not read")
+    probes = AuditJob(**job, probes=world).plan().probes
+    assert (len(probes.forget), len(probes.retain), len(probes.neighbours)) == (12, 4, 2)
+    assert probes.holdout == ()
+    assert probes.forget[0].prompt.startswith("Question: Who")  # named, so not the folder's
+
+
+def test_a_sample_is_drawn_by_the_seed_and_keeps_its_order(job: dict[str, Any]) -> None:
+    def asked(**settings: int) -> list[str]:
+        return [example.id for example in AuditJob(**job, **settings).plan().probes.forget]
+
+    everyone = [f"q{n}" for n in range(12)]
+    assert asked() == everyone
+    assert asked(max_items=12) == everyone
+    first, again, other = asked(max_items=5), asked(max_items=5), asked(max_items=5, seed=1)
+    assert first == again != other
+    assert len(first) == 5
+    assert first == [identity for identity in everyone if identity in first]
+
+
+def test_seed_and_length_reach_the_plan(job: dict[str, Any]) -> None:
+    plan = AuditJob(**job, seed=7, max_length=64).plan()
+    assert (plan.seed, plan.max_length) == (7, 64)
+
+
+def test_columns_are_named_by_fields(job: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"ask": "Who?", "say": "Ada."}\n')
+    named = job | {"splits": {"forget": str(path)}, "fields": {"question": "ask", "answer": "say"}}
+    assert AuditJob(**named).plan().probes.forget[0].completion == "Ada."
+
+
+def test_without_a_forget_set_there_is_nothing_to_ask(job: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="without a forget set"):
+        AuditJob(**job | {"splits": {}}, probes=tmp_path / "empty").plan()
+    with pytest.raises(DataError, match="no such folder"):
+        AuditJob(**job, probes=tmp_path / "nowhere").plan()
+
+
+@pytest.mark.parametrize("state", ["absent", "empty", "begun"])
+def test_an_audit_may_go_where_nothing_or_an_audit_is(
+    job: dict[str, Any], monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    output: Path = job["output"]
+    if state != "absent":
+        (output / "cells" if state == "begun" else output).mkdir(parents=True)
+    ran: list[tuple[Path, int]] = []
+
+    def run(audit: Audit, *, workers: int, progress: object) -> str:
+        ran.append((audit.folder, workers))
+        return "summary"
+
+    monkeypatch.setattr(Audit, "run", run)
+    assert AuditJob(**job, workers=3).run() == "summary"
+    assert ran == [(output, 3)]
+
+
+def test_an_audit_is_not_mixed_with_anything_else(job: dict[str, Any]) -> None:
+    output: Path = job["output"]
+    output.mkdir()
+    (output / "thesis.txt").write_text("")
+    with pytest.raises(OutputError, match="is not an audit"):
+        AuditJob(**job).run()
+    with pytest.raises(OutputError, match="is not an audit"):
+        AuditJob(**job | {"output": output / "thesis.txt"}).run()
+    with pytest.raises(OutputError, match="is not a folder"):
+        AuditJob(**job | {"output": output / "thesis.txt" / "audit"}).run()
+
+
+def test_a_model_is_loaded_with_its_tokenizer_on_the_best_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny("llama").save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    monkeypatch.setattr(room, "best_device", lambda: "meta")
+    model, tokenizer = load_pair(str(tmp_path), trust_remote_code=False)
+    assert next(model.parameters()).device.type == "meta"
+    assert len(tokenizer) == model.config.vocab_size
