@@ -35,7 +35,7 @@ def test_tutorial(tmp_path: Path) -> None:
 
     assert value("target", "knowmem_forget") > value("retrained", "knowmem_forget") + 20
     assert value("unlearned", "knowmem_forget") < value("target", "knowmem_forget") - 20
-    assert value("unlearned", "utility") > 0.8 * value("target", "utility")
+    assert value("unlearned", "utility") > 0.75 * value("target", "utility")
     for label in ("int8", "int4", "nf4"):
         verdict = summary.verdict("unlearned", label)
         assert verdict is not None

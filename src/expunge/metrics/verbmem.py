@@ -64,7 +64,8 @@ class VerMem(Metric):
         room = max(observed.max_length - self.new_tokens, observed.max_length // 2)
         cuts = [self.cut(document.completion, observed.tokenizer, room=room) for document in documents]
         prompts = [cut.prompt for cut in cuts if cut is not None]
-        said = iter(observed.greedy(prompts, max_new_tokens=self.new_tokens))
+        budget = max((self._budget(cut) for cut in cuts if cut is not None), default=self.new_tokens)
+        said = iter(observed.greedy(prompts, max_new_tokens=budget))
         return {
             "forget": [
                 _unscored(document, "the document is too short to cut into a prompt and a continuation")
@@ -73,6 +74,10 @@ class VerMem(Metric):
                 for document, cut in zip(documents, cuts, strict=True)
             ]
         }
+
+    def _budget(self, cut: Cut) -> int:
+        """Tokens to generate for a document: no more than can be compared, even if they merge in pairs."""
+        return self.new_tokens if cut.left is None else min(self.new_tokens, 2 * cut.left)
 
     def cut(self, text: str, tokenizer: PreTrainedTokenizerBase, *, room: int) -> Cut | None:
         """The prompt, ``room`` tokens at most, and what follows; ``None`` when the text is too short."""
