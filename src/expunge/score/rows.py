@@ -90,16 +90,16 @@ class Rows:
     @torch.no_grad()
     def _numbers(self, logits_nV: Tensor, other_n: Tensor, *, overwrite: bool) -> Tensor:
         """The numbers of a piece, whose logits make room for the slopes if asked to."""
-        found: list[Tensor] = []
-        for logits, other in _split(CHUNK_ELEMENTS // self.vocabulary, logits_nV, other_n):
-            for logits_kV, beside_k in _split(
-                BLOCK_ELEMENTS // self.vocabulary, logits, self.beside(other)
-            ):
-                number = self.rule(logits_kV.float(), beside_k)
-                found.append(number.values)
+        # One tensor for all: small ones kept between large ones that come and go would scatter the heap.
+        numbers_n = torch.empty(len(logits_nV), dtype=torch.float32, device=logits_nV.device)
+        chunk, block = (elements // self.vocabulary for elements in (CHUNK_ELEMENTS, BLOCK_ELEMENTS))
+        for *piece, other in _split(chunk, numbers_n, logits_nV, other_n):
+            for numbers_k, logits_kV, beside_k in _split(block, *piece, self.beside(other)):
+                found = self.rule(logits_kV.float(), beside_k)
+                numbers_k.copy_(found.values)
                 if overwrite:
-                    logits_kV.copy_(number.slopes())
-        return torch.cat(found)
+                    logits_kV.copy_(found.slopes())
+        return numbers_n
 
 
 class _Sloped(torch.autograd.Function):
@@ -133,5 +133,7 @@ def _own(logits_nV: Tensor, hidden_nH: Tensor) -> Tensor:
 
 
 def _split(rows: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The tensors side by side, so many rows at a time, one at least."""
+    """The tensors side by side, so many rows at a time (one at least); nothing when they are empty."""
+    if not len(tensors[0]):
+        return iter(())
     return zip(*(tensor.split(max(1, rows)) for tensor in tensors), strict=True)
