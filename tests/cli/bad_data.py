@@ -25,6 +25,11 @@ DATA = [
         text("empty.jsonl", ""),
     ),
     Bad(
+        "a folder of several sets",
+        unlearn(forget="."),
+        ("3 splits: forget, holdout, retain", "give the file itself"),
+    ),
+    Bad(
         "overlap",
         unlearn(retain="forget.jsonl"),
         ("the forget set and the retain set", "3 of 3 forget examples", "Take them out", "--allow-overlap"),
@@ -190,6 +195,21 @@ RECIPES = [
         "a scope that is no pattern",
         setting("scope.name=regex", "scope.pattern=mlp("),
         ("scope 'regex'", "not a regular expression", "It takes: pattern"),
+    ),
+    Bad(
+        "an adapter that finds no layer",
+        setting("scope.name=lora", "scope.targets=nothing"),
+        ("lora targets 'nothing'", "no layer of this model", "Write all-linear"),
+    ),
+    Bad(
+        "an unknown reporter",
+        setting("report_to=[wandbb]"),
+        ("report_to: no 'wandbb' is known", "tensorboard", "It takes:"),
+    ),
+    Bad(
+        "a reporter that is not installed",
+        setting("report_to=[swanlab]"),
+        ("report_to: swanlab is not installed", "It takes:"),
     ),
     Bad(
         "a reference that needs adapters",

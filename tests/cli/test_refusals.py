@@ -51,6 +51,7 @@ USAGE = {
     "missing option": (("unlearn", "target", "-o", "out"), "Missing option '--forget'"),
     "missing argument": (("quantize", "-q", "int4", "-o", "out"), "Missing argument 'model'"),
     "negative seed": ((*UNLEARN, "--seed", "-1"), "--seed"),
+    "a seed that fits no generator": ((*UNLEARN, "--seed", str(2**32)), "--seed"),
     "no workers": ((*AUDIT, "--workers", "0"), "--workers"),
     "not a number": ((*AUDIT, "--max-items", "few"), "--max-items"),
 }

@@ -167,6 +167,30 @@ def test_a_disk_that_takes_no_audit_is_a_refusal(owner: Path) -> None:
     assert not any((owner / "out" / "cells").iterdir())
 
 
+def test_too_little_memory_is_told_plainly(owner: Path) -> None:
+    before = snapshot(owner)
+    with pytest.MonkeyPatch.context() as patch:
+        at_step(1, lambda: torch.empty(1 << 52), patch)
+        said = expunge(*UNLEARN, "-o", "out")
+    refused(said, "memory is too small", "you tried to allocate 18014398509481984 bytes", "accumulation")
+    assert snapshot(owner) == before
+
+
+def test_an_audit_without_memory_keeps_what_was_measured(owner: Path, monkeypatch: Patch) -> None:
+    command = ("audit", "target", "--forget", "forget.jsonl", "--metric", "knowmem_forget", "-o", "out")
+    write = CellStore.write
+
+    def last(store: CellStore, *cell: Any) -> None:
+        write(store, *cell)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore of it.")
+
+    monkeypatch.setattr(CellStore, "write", last)
+    said = expunge(*command, "-q", "int4")
+    refused(said, "memory is too small", "Tried to allocate 2 GiB.", "--max-length")
+    assert "More of it" not in said.plain
+    assert len(list((owner / "out" / "cells").iterdir())) == 1
+
+
 def test_a_folder_nobody_may_write_to(owner: Path, monkeypatch: Patch) -> None:
     before = snapshot(owner)
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere

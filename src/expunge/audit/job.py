@@ -23,6 +23,7 @@ from expunge.metrics.probes import Probes
 from expunge.model.checkpoint import local_folder, require_checkpoint
 from expunge.model.device import best_device
 from expunge.model.load import load_model, load_tokenizer
+from expunge.model.memory import memory_errors
 from expunge.quant.parse import parse_quantizer
 from expunge.record import hash_folder, hash_json
 
@@ -74,7 +75,8 @@ class AuditJob:
         self._claim()
         plan = self.plan()
         audit = Audit(plan=plan, folder=self.output, diagnose=diagnose)
-        return audit.run(workers=self.workers, progress=progress)
+        with memory_errors(fix="Lower --max-length or --workers, or measure on a larger machine."):
+            return audit.run(workers=self.workers, progress=progress)
 
     def _models(self) -> tuple[ModelSource, ...]:
         roles: list[tuple[str, Role]] = []

@@ -10,7 +10,7 @@ import typer
 from expunge.errors import DataError
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is already at --output.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of everything random.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write; must not exist yet.")]
 Field = Annotated[
     list[str] | None,

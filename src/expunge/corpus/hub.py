@@ -85,7 +85,7 @@ def the_split(name: str, splits: list[str], wanted: str | None) -> str:
         raise DataError(
             name,
             why=f"it has {len(splits)} splits: {', '.join(sorted(splits))}.",
-            fix="Say which one with split.",
+            fix="Say which one with split. Of a folder, give the file itself.",
         )
     if wanted not in splits:
         raise DataError(name, why=f"it has no split {wanted!r}.", fix=did_you_mean(wanted, splits))

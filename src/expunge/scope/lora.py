@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, PositiveInt
 
-from expunge.errors import MissingExtraError
+from expunge.errors import MissingExtraError, RecipeError
 from expunge.model.arch import architecture
 from expunge.scope import Saliency, Scope, scopes
 from expunge.scope.selection import Selection
@@ -41,7 +41,14 @@ class LowRankAdapters(Scope):
             fan_in_fan_out=architecture(model).transposed,
             task_type="CAUSAL_LM",
         )
-        wrapped: nn.Module = get_peft_model(model, config)
+        try:
+            wrapped: nn.Module = get_peft_model(model, config)
+        except ValueError as error:
+            raise RecipeError(
+                f"lora targets {self.targets!r}",
+                why="no layer of this model can take an adapter there.",
+                fix=r"Write all-linear, or a pattern such as .*\.(q_proj|v_proj).",
+            ) from error
         return wrapped
 
     def select(self, model: nn.Module, saliency: Saliency) -> Selection:  # noqa: ARG002

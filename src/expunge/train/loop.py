@@ -8,8 +8,12 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 from transformers import TrainingArguments
+from transformers.integrations.integration_utils import (
+    INTEGRATION_TO_CALLBACK,
+    get_available_reporting_integrations,
+)
 
 from expunge.component import Component
 from expunge.model.device import best_device
@@ -53,6 +57,16 @@ class LoopSettings(Component):
                 f"batch_size {self.batch_size} does not split into {self.accumulation} equal pieces"
             )
         return self
+
+    @field_validator("report_to")
+    @classmethod
+    def _reporters_are_there(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in INTEGRATION_TO_CALLBACK:
+                raise ValueError(f"no {name!r} is known, only {', '.join(sorted(INTEGRATION_TO_CALLBACK))}")
+            if name not in get_available_reporting_integrations():
+                raise ValueError(f"{name} is not installed")
+        return names
 
     def training_arguments(self, folder: Path, *, seed: int, examples: int) -> TrainingArguments:
         """The same settings as the training loop takes them, for epochs of so many examples.

@@ -21,6 +21,7 @@ from expunge.errors import ExpungeError, OutputError, ScopeViolationError, Train
 from expunge.files import RECORD, refuse_existing, write_json, write_text, writing
 from expunge.model.disk import disk_errors
 from expunge.model.load import hash_model, save_model
+from expunge.model.memory import memory_errors
 from expunge.record import Stopwatch, hash_json, make_record
 from expunge.train.bar import no_other_bars
 from expunge.train.checkpoints import last_checkpoint
@@ -30,6 +31,11 @@ from expunge.types import Example
 
 REQUEST = "request.json"
 """What an unfinished run was asked to do, in its ``.partial`` folder."""
+
+SMALLER = (
+    "Raise accumulation (the same step in smaller pieces), lower max_length, or train less of the model: "
+    "--set scope.name=lora."
+)
 
 SavedDtype = Literal["source", "float32", "bfloat16", "float16"]
 """What a result is saved in; ``source`` is what its model was saved in."""
@@ -86,7 +92,7 @@ def carry_out(
     dtype = model.dtype if request.save_dtype == "source" else getattr(torch, request.save_dtype)
     facts = request.facts(hash_model(model))
     partial = _claim_partial(output, facts, overwrite=overwrite)
-    with _left_only_to_go_on(partial), disk_errors(output), no_other_bars():
+    with _left_only_to_go_on(partial), disk_errors(output), memory_errors(fix=SMALLER), no_other_bars():
         state = State(
             model=model, tokenizer=tokenizer, corpus=request.corpus, workdir=partial, seed=request.seed
         )
