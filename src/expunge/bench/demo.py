@@ -29,11 +29,11 @@ SMALL_RATE = "learning_rate=3e-5"
 
 ROWS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
     {
-        "npo_klr-bf16": ("npo_klr", ("precision=bf16", SMALL_RATE, "epochs=130", *BLOCKS)),
+        "npo_klr-bf16": ("npo_klr", ("precision=bf16", SMALL_RATE, "epochs=110", *BLOCKS)),
         "npo_klr-fp32": ("npo_klr", (SMALL_RATE, "epochs=45", *BLOCKS)),
         "npo_klr_sure": (
             "npo_klr_sure",
-            ("scope.granularity=sublayer", "scope.percentile=50", "epochs=26"),
+            ("scope.granularity=sublayer", "scope.percentile=25", "retain.weight=8", "epochs=24"),
         ),
     }
 )
