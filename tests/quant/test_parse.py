@@ -72,7 +72,7 @@ def test_full_precision_is_not_a_quantizer(text: str) -> None:
         ("int9", "less than or equal to 8"),
         ("int1", "greater than or equal to 2"),
         ("int4-g0", "group_size"),
-        ("rtn:bit=4", "bit: extra inputs are not permitted.*It takes: bits"),
+        ("rtn:bit=4", "bit: extra inputs are not permitted.*Did you mean .bits"),
         ("rtn:bits", "'bits' is not a setting"),
         ("rtn:", "'' is not a setting"),
         ("rtn:bits=4,bits=3", "set twice"),
