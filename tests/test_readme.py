@@ -9,7 +9,7 @@ import pytest
 
 from expunge.cli.main import main
 from expunge.model.load import save_model
-from tests.documents import ROOT, commands, fenced
+from tests.documents import commands, fenced
 from tests.tiny import BYTES_VOCAB, tiny, tiny_tokenizer
 
 
@@ -45,11 +45,3 @@ def test_python(owner: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (program,) = fenced("README.md", "python")
     exec(compile(program, "README.md", "exec"), {})  # noqa: S102 - our own document
     assert "Verdict(" in capsys.readouterr().out
-
-
-def test_links_lead_somewhere() -> None:
-    import re
-
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for link in re.findall(r"\]\(([^)#:]+)\)", text):
-        assert (ROOT / link).exists(), link
