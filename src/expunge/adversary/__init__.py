@@ -1,0 +1,1 @@
+"""What perturbs the model while it unlearns, so that forgetting survives the perturbation."""

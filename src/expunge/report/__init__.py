@@ -1,0 +1,1 @@
+"""The report: what an audit found, as one page anyone can read."""
