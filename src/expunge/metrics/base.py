@@ -34,6 +34,10 @@ class Metric(Component):
 
     ``needs_control``: the statistic compares with the retrained model's values on the same items.
     ``is_share``: the value divided by the target's is a share that means something (retention).
+    ``needs_splits``: the splits of ``Probes`` without which there is nothing to measure.
+    ``default``: whether an audit measures it unasked; what is costly or seldom wanted is asked for.
+    ``misleads``: when the number says something else than one would think, in a sentence or two.
+    ``known_errors``: what public implementations get wrong and this one does not, a sentence each.
     """
 
     title: ClassVar[str] = ""
@@ -43,6 +47,10 @@ class Metric(Component):
     lower_is_better: ClassVar[bool | None] = None
     needs_control: ClassVar[bool] = False
     is_share: ClassVar[bool] = True
+    needs_splits: ClassVar[tuple[str, ...]] = ("forget",)
+    default: ClassVar[bool] = True
+    misleads: ClassVar[str] = ""
+    known_errors: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def measure(self, observed: Observer, probes: Probes) -> Measured:
