@@ -181,3 +181,20 @@ def test_a_model_is_loaded_with_its_tokenizer_on_the_best_device(
     model, tokenizer = load_pair(str(tmp_path), trust_remote_code=False)
     assert next(model.parameters()).device.type == "meta"
     assert len(tokenizer) == model.config.vocab_size
+
+
+def test_what_models_and_probes_came_from_is_kept(
+    job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Audit, "run", lambda *_, **__: "summary")
+    (tmp_path / "unlearned" / "record.json").write_text('{"command": "unlearn"}')
+    target = checkpoint(tmp_path / "target")
+    (tmp_path / "target" / "record.json").write_text("no JSON")
+    AuditJob(**job, target=target).run()
+    kept = json.loads((job["output"] / "sources.json").read_text())
+    assert [(each["name"], each["path"], each["record"]) for each in kept["models"]] == [
+        ("target", target, None),
+        ("unlearned", job["models"][0], {"command": "unlearn"}),
+    ]
+    file = job["splits"]["forget"]
+    assert kept["splits"] == {"forget": {"file": file, "asked": 12, "documents": 0, "groups": 0}}

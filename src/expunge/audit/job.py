@@ -14,6 +14,7 @@ from torch import nn
 from expunge.audit.diagnose import diagnose
 from expunge.audit.grid import Audit, silent
 from expunge.audit.plan import AuditPlan, ModelSource, Role
+from expunge.audit.sources import write_sources
 from expunge.audit.summary import Summary
 from expunge.corpus.readers import read_examples
 from expunge.errors import DataError, OutputError
@@ -76,7 +77,18 @@ class AuditJob:
         plan = self.plan()
         audit = Audit(plan=plan, folder=self.output, diagnose=diagnose)
         with memory_errors(fix="Lower --max-length or --workers, or measure on a larger machine."):
-            return audit.run(workers=self.workers, progress=progress)
+            summary = audit.run(workers=self.workers, progress=progress)
+        write_sources(self.output, plan, paths=self._paths(), files=self._files())
+        return summary
+
+    def _paths(self) -> list[str]:
+        """The models' paths in the order of the plan."""
+        return [path for path in (self.target, self.retrained) if path] + list(self.models)
+
+    def _files(self) -> dict[str, str]:
+        """The file of each split that has one."""
+        found = {split: self.splits.get(split) or self._in_folder(split) for split in SPLITS}
+        return {split: file for split, file in found.items() if file}
 
     def _models(self) -> tuple[ModelSource, ...]:
         roles: list[tuple[str, Role]] = []
@@ -102,11 +114,9 @@ class AuditJob:
                 f"--probes {self.probes}", why="there is no such folder.", fix="Check the path."
             )
         found: dict[str, tuple[Any, ...]] = {}
-        for split in SPLITS:
-            source = self.splits.get(split) or self._in_folder(split)
-            if source:
-                examples = read_examples(source, fields=self.fields)
-                found[split] = tuple(_sample(examples, self.max_items, self.seed, split))
+        for split, file in self._files().items():
+            examples = read_examples(file, fields=self.fields)
+            found[split] = tuple(_sample(examples, self.max_items, self.seed, split))
         if not found.get("forget"):
             raise DataError(
                 "an audit without a forget set",

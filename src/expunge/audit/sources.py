@@ -1,0 +1,47 @@
+"""Where an audit's models and probes came from: paths, sizes, and the records beside the checkpoints.
+
+A report is drawn from the audit's folder alone, also after the checkpoints have moved away.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from expunge.files import RECORD, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from expunge.audit.plan import AuditPlan
+    from expunge.types import Example
+
+SOURCES = "sources.json"
+
+
+def write_sources(folder: Path, plan: AuditPlan, *, paths: Sequence[str], files: Mapping[str, str]) -> None:
+    """Keep what is known of the models (``paths`` in the plan's order) and of each split's file."""
+    models = [
+        {"name": source.name, "role": source.role, "path": path, "record": record_beside(Path(path))}
+        for source, path in zip(plan.models, paths, strict=True)
+    ]
+    splits = {name: {"file": file, **_counts(plan.probes.split(name))} for name, file in files.items()}
+    write_json(folder / SOURCES, {"models": models, "splits": splits})
+
+
+def record_beside(checkpoint: Path) -> dict[str, Any] | None:
+    """The record of the run that wrote a checkpoint; ``None`` if expunge did not."""
+    try:
+        record = json.loads((checkpoint / RECORD).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _counts(examples: Sequence[Example]) -> dict[str, int]:
+    return {
+        "asked": len(examples),
+        "documents": sum(example.is_document for example in examples),
+        "groups": len({example.group for example in examples if example.group is not None}),
+    }
