@@ -238,3 +238,25 @@ def test_offloaded_weights_are_refused() -> None:
     model.model.layers[0].mlp.up_proj.to("meta")
     with pytest.raises(ModelError, match="not in memory"), RTN().applied(model):
         pytest.fail("the block was entered")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["int4", "int8-asymmetric", "int3-g24-sym_half", "int4-tensor"])
+def test_what_is_packed_is_what_is_applied(name: str, dtype: torch.dtype) -> None:
+    model = tiny("gpt2").to(dtype)
+    before = hash_model(model)
+    packed = parse_quantizer(name).packed(model)
+    assert packed is not None
+    assert hash_model(model) == before
+    assert list(packed) == list(linear_layers(model))
+    with parse_quantizer(name).applied(model):
+        for layer, module in linear_layers(model).items():
+            assert packed[layer].scale_OG.dtype == dtype
+            assert packed[layer].codes_OI.abs().max() < 2 ** packed[layer].bits
+            assert torch.equal(packed[layer].dequantized(), weight_oi(module))
+
+
+def test_code_books_and_the_published_grid_are_not_packed() -> None:
+    model = tiny("llama")
+    assert parse_quantizer("int4-paper").packed(model) is None
+    assert parse_quantizer("bnb-int8").packed(model) is None

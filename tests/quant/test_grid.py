@@ -14,8 +14,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from expunge.quant.grid import Grid, ScaleMode
 
-MODES: tuple[ScaleMode, ...] = ("sym_restricted", "sym_full", "asymmetric", "paper")
-TIGHT: tuple[ScaleMode, ...] = ("sym_restricted", "asymmetric", "paper")
+MODES: tuple[ScaleMode, ...] = ("sym_restricted", "sym_full", "sym_half", "asymmetric", "paper")
+TIGHT: tuple[ScaleMode, ...] = ("sym_restricted", "sym_half", "asymmetric", "paper")
 
 sizes = st.floats(2.0**-60, 2.0**60, width=32)
 numbers = st.one_of(st.just(0.0), sizes, sizes.map(lambda x: -x))
@@ -114,11 +114,11 @@ def exactly(grid: Grid, block: list[Fraction]) -> tuple[list[int], list[Fraction
         step, bounds = (high - low) / (2 * half - 1), (0, 2 * half - 1)
         zero = Fraction(round(-low / step)) if step else zero
     else:
-        top = half - 1 if grid.mode == "sym_restricted" else half
+        top = Fraction(half) - {"sym_restricted": 1, "sym_half": Fraction(1, 2)}.get(grid.mode, 0)
         step = max(abs(value) for value in block) / top
-        bounds = {"sym_restricted": (-top, top), "sym_full": (-half, half - 1), "paper": (-half, half)}[
-            grid.mode
-        ]
+        bounds = {"sym_restricted": (1 - half, half - 1), "paper": (-half, half)}.get(
+            grid.mode, (-half, half - 1)
+        )
     codes = [
         min(max(round(value / step) + int(zero), bounds[0]), bounds[1]) if step else 0 for value in block
     ]

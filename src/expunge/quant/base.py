@@ -7,46 +7,47 @@ stand for. Embeddings, output head and norms stay as they are, as deployed 4-bit
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from expunge.component import Component
-from expunge.errors import ModelError
-from expunge.model.arch import architecture, as_stored, linear_layers, unmerged_adapters, unwrap, weight_oi
+from expunge.errors import ModelError, RecipeError
+from expunge.model.arch import as_stored, linear_layers, weight_oi
+from expunge.quant.coverage import TensorCoverage, coverage_of
+from expunge.quant.plain import require_plain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Generator, Iterator
 
+    from expunge.quant.calibration import Calibration
     from expunge.quant.grid import Grid
+    from expunge.quant.packed import Packed
 
-PLAIN_DTYPES = frozenset({torch.float64, torch.float32, torch.bfloat16, torch.float16})
-PACKED_DTYPES = frozenset({torch.int8, torch.uint8, torch.int16, torch.int32})
+__all__ = ["Quantized", "Quantizer", "Replacement", "TensorCoverage", "Transformed", "require_plain"]
 
 
 class Quantized(NamedTuple):
-    """One weight quantized: integer codes and the values they stand for (wide dtype), both [O, I]."""
+    """One weight quantized: integer codes and the values they stand for, both [O, I].
+
+    ``packed``: how a checkpoint stores it; ``None`` if it is not integers on a uniform grid.
+    """
 
     codes: Tensor
     dequantized: Tensor
+    packed: Packed | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TensorCoverage:
-    """What was done to one parameter: ``how`` it was quantized, or ``why_not``."""
+class Replacement(NamedTuple):
+    """What the weight of a layer becomes."""
 
     name: str
-    shape: tuple[int, ...]
-    how: str | None = None
-    why_not: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
+    layer: nn.Module
+    weight: Quantized
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +65,12 @@ class Transformed:
 
 
 class Quantizer(Component, ABC):
-    """Base of all quantizers; its fields are its settings."""
+    """Base of all quantizers; its fields are its settings.
+
+    One that is ``calibrated`` decides with the help of text that the model reads, and is refused without.
+    """
+
+    calibrated: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -83,119 +89,103 @@ class Quantizer(Component, ABC):
 
     @abstractmethod
     def quantize(self, weight_OI: Tensor) -> Quantized:
-        """Codes and values of one weight [O, I]; the weight itself is not changed."""
+        """Codes and values of one weight [O, I]; the weight itself is not changed.
+
+        Of a calibrated quantizer: what it does where no input counts more than another, which is
+        rounding to nearest on its grid.
+        """
 
     @contextmanager
-    def applied(self, model: nn.Module) -> Iterator[Transformed]:
+    def applied(self, model: nn.Module, calibration: Calibration | None = None) -> Iterator[Transformed]:
         """The model with its weights quantized inside the block, and restored bit for bit after it.
 
         The parameters point to new storage meanwhile and get their own back at the end, whatever
         happened in between; only the originals of touched tensors are kept beside the model.
+        ``calibration`` is read by a calibrated quantizer only.
 
         Raises:
             ModelError: an adapter is not merged, a weight is not finite, not a plain float (the
                 model is quantized already), or not in memory.
+            RecipeError: the quantizer is calibrated and no calibration text is given.
         """
-        layers = linear_layers(model)
+        with self._swapped(model, calibration, _ignore):
+            how = f"{self.how}; calibrated on {calibration}" if self.calibrated else self.how
+            yield Transformed(model=model, coverage=coverage_of(model, how))
+
+    def packed(self, model: nn.Module, calibration: Calibration | None = None) -> dict[str, Packed] | None:
+        """Every quantized weight as a checkpoint stores it, by the name of its layer.
+
+        Dequantized they equal what ``applied`` puts in the model, bit for bit; the model itself is as it
+        was afterwards. A weight that layers share stands under the name of the first. ``None`` if the
+        format is not integers on a uniform grid. Raises what ``applied`` does.
+        """
+        found: dict[str, Packed | None] = {}
+
+        def keep(new: Replacement) -> None:
+            found[new.name] = new.weight.packed
+
+        with self._swapped(model, calibration, keep):
+            whole = {name: packed for name, packed in found.items() if packed is not None}
+        return whole if len(whole) == len(found) else None
+
+    def replacements(
+        self,
+        model: nn.Module,
+        calibration: Calibration | None,  # noqa: ARG002
+    ) -> Generator[Replacement, None, None]:
+        """The new weight of each layer, one after another.
+
+        The caller puts each in place before it asks for the next, so that a calibrated quantizer sees
+        the layers before as they will be.
+        """
+        seen: set[nn.Parameter] = set()
+        for name, layer in linear_layers(model).items():
+            parameter = layer.get_parameter("weight")
+            if parameter not in seen:
+                seen.add(parameter)
+                yield Replacement(name, layer, self.quantize(weight_oi(layer).detach()))
+
+    def coverage(self, model: nn.Module) -> tuple[TensorCoverage, ...]:
+        """What this quantizer does to every parameter of the model; nothing is left out."""
+        return coverage_of(model, self.how)
+
+    @contextmanager
+    def _swapped(
+        self, model: nn.Module, calibration: Calibration | None, told: Callable[[Replacement], None]
+    ) -> Iterator[None]:
+        if self.calibrated and calibration is None:
+            raise RecipeError(
+                f"{self.label} without calibration text",
+                why="it decides how to round by what the model's layers are given to read.",
+                fix="Pass --calibrate self, retain, forget or a file of text.",
+            )
         require_plain(model)
         originals: dict[nn.Parameter, Tensor] = {}
         try:
-            for name, layer in layers.items():
-                parameter = layer.get_parameter("weight")
-                if parameter not in originals:
+            with closing(self.replacements(model, calibration)) as replacements:
+                for new in replacements:
+                    parameter = new.layer.get_parameter("weight")
+                    weight = self._checked(new)
                     originals[parameter] = parameter.data
-                    parameter.data = self._replacement(name, layer)
-            yield Transformed(model=model, coverage=self.coverage(model))
+                    parameter.data = as_stored(new.layer, weight)
+                    told(new)
+            yield
         finally:
             for parameter, original in originals.items():
                 parameter.data = original
 
-    def coverage(self, model: nn.Module) -> tuple[TensorCoverage, ...]:
-        """What this quantizer does to every parameter of the model; nothing is left out."""
-        inner = unwrap(model)
-        touched = {id(layer.get_parameter("weight")) for layer in linear_layers(model).values()}
-        reasons = _why_not(inner)
-        return tuple(
-            TensorCoverage(name=name, shape=tuple(parameter.shape), how=self.how)
-            if id(parameter) in touched
-            else TensorCoverage(name=name, shape=tuple(parameter.shape), why_not=reasons[name])
-            for name, parameter in inner.named_parameters()
-        )
-
     @torch.no_grad()
-    def _replacement(self, name: str, layer: nn.Module) -> Tensor:
-        old_OI = weight_oi(layer).detach()
-        new_OI = self.quantize(old_OI).dequantized.to(device=old_OI.device, dtype=old_OI.dtype)
+    def _checked(self, new: Replacement) -> Tensor:
+        old_OI = weight_oi(new.layer)
+        new_OI = new.weight.dequantized.to(device=old_OI.device, dtype=old_OI.dtype)
         if not torch.isfinite(new_OI).all():
             raise ModelError(
-                f"cannot quantize {name} with {self.label}",
+                f"cannot quantize {new.name} with {self.label}",
                 why=f"its largest weight ({old_OI.abs().max().item():.3g}) overflows on the way.",
                 fix="Check the checkpoint: weights of this size are not normal.",
             )
-        return as_stored(layer, new_OI)
+        return new_OI
 
 
-def require_plain(model: nn.Module) -> None:
-    """Refuse a model whose weights are not the finite floats that would be deployed.
-
-    Raises:
-        ModelError: an adapter is not merged, a weight is not finite, not a plain float (the model is
-            quantized already), or not in memory.
-    """
-    adapters = unmerged_adapters(model)
-    if adapters:
-        raise ModelError(
-            f"{len(adapters)} layers of the model wear an adapter ({adapters[0]}, ...)",
-            why="quantizing the weights under it says nothing about the model that is deployed.",
-            fix="Merge first: model = model.merge_and_unload().",
-        )
-    inner = unwrap(model)
-    for name, buffer in inner.named_buffers():
-        if buffer.dtype in PACKED_DTYPES and buffer.ndim > 1:
-            raise _already_quantized(name, buffer)
-    for name, parameter in inner.named_parameters():
-        if parameter.is_meta:
-            raise ModelError(
-                f"{name} is not in memory",
-                why="its weights are offloaded.",
-                fix="Load the model without offloading.",
-            )
-        if parameter.dtype not in PLAIN_DTYPES:
-            raise _already_quantized(name, parameter)
-        if not torch.isfinite(parameter).all():
-            raise ModelError(
-                f"{name} is not finite",
-                why="it holds NaN or infinity, so training broke the model.",
-                fix="Unlearn again with a smaller learning rate or a larger retain weight.",
-            )
-
-
-def _already_quantized(name: str, tensor: Tensor) -> ModelError:
-    return ModelError(
-        f"{name} is {str(tensor.dtype).removeprefix('torch.')}",
-        why="the model is quantized already, and packed integers are never rounded again.",
-        fix="Load the checkpoint it was quantized from.",
-    )
-
-
-def _why_not(inner: nn.Module) -> dict[str, str]:
-    """For every parameter the reason it would be left alone."""
-    head = inner.get_submodule(architecture(inner).head)
-    reasons: dict[str, str] = {}
-    for prefix, module in inner.named_modules():
-        for name, parameter in module.named_parameters(prefix=prefix, recurse=False):
-            reasons[name] = _reason(name, parameter, module, head)
-    return reasons
-
-
-def _reason(name: str, parameter: nn.Parameter, module: nn.Module, head: nn.Module) -> str:
-    if parameter.ndim < 2:
-        return "bias" if name.endswith("bias") and not _is_norm(module) else "norm or other vector"
-    if isinstance(module, nn.Embedding):
-        shared = parameter is getattr(head, "weight", None)
-        return "embedding, shared with the output head" if shared else "embedding"
-    return "output head" if module is head else "not a linear layer inside a block"
-
-
-def _is_norm(module: nn.Module) -> bool:
-    return "norm" in type(module).__name__.lower()
+def _ignore(_: Replacement) -> None:
+    """Nobody wants the codes."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Granularity = Literal["tensor", "row", "group"]
-ScaleMode = Literal["sym_restricted", "sym_full", "asymmetric", "paper"]
+ScaleMode = Literal["sym_restricted", "sym_full", "sym_half", "asymmetric", "paper"]
 
 _CODE_LIMIT = torch.iinfo(torch.int16).max
 
@@ -24,12 +24,17 @@ class Fit(NamedTuple):
 
     span: Tensor
     zero: Tensor
-    levels: int
+    levels: float
 
     @property
     def step(self) -> Tensor:
         """The step D of every block [R, G, 1]."""
         return self.span / self.levels
+
+    def stored(self, dtype: torch.dtype) -> Fit:
+        """The same fit with every step rounded to ``dtype``, as a checkpoint stores it beside the codes."""
+        # Exact in float64: a step of 24 bits times at most 255.
+        return self._replace(span=self.step.to(dtype).to(self.span.dtype) * self.levels)
 
 
 class Rounded(NamedTuple):
@@ -49,6 +54,8 @@ class Grid:
     - ``sym_restricted``: D = m / (2^(N-1) - 1), codes ±(2^(N-1) - 1); the error never exceeds D/2.
     - ``sym_full``: D = m / 2^(N-1), codes clipped to [-2^(N-1), 2^(N-1) - 1]; the largest positive
       weight may lose a whole D.
+    - ``sym_half``: D = m / (2^(N-1) - 1/2), the same codes; the error never exceeds D/2. This is what
+      compressed-tensors means by symmetric.
     - ``asymmetric``: D = (max - min) / (2^N - 1) with a zero point, the range stretched to contain 0.
     - ``paper``: D = m / 2^(N-1), not clipped, so one level more than N bits can hold (Eq. 2).
 
@@ -71,13 +78,12 @@ class Grid:
             levels = 2**self.bits - 1
             return Fit(span, torch.nan_to_num(-low * levels / span, nan=0.0).round(), levels)
         largest = blocks_RGS.abs().amax(-1, keepdim=True)
-        return Fit(
-            largest, torch.zeros_like(largest), 2 ** (self.bits - 1) - (self.mode == "sym_restricted")
-        )
+        short = {"sym_restricted": 1, "sym_half": 0.5}.get(self.mode, 0)
+        return Fit(largest, torch.zeros_like(largest), 2 ** (self.bits - 1) - short)
 
     def encode(self, weight_OI: Tensor, fit: Fit) -> Tensor:
         """The int16 codes [O, I] of a weight on a given fit, its own or another weight's."""
-        low, high = self._range()
+        low, high = self.code_range
         # Not weight / step: half the largest weight is a tie at 3.5 steps, and must stay one.
         steps = (self._blocks(widen(weight_OI)) * fit.levels).div_(fit.span)
         # A block of zeros has range 0: zeros stay zero there, and anything else is off the end.
@@ -101,11 +107,14 @@ class Grid:
         width = {"tensor": shape.numel(), "row": shape[-1]}.get(self.granularity, self.group_size or 1)
         return self._unblocks(values_RG1.expand(-1, -1, width), shape)
 
-    def _range(self) -> tuple[int, int]:
+    @property
+    def code_range(self) -> tuple[int, int]:
+        """The smallest and the largest code."""
         half = 2 ** (self.bits - 1)
         return {
             "sym_restricted": (1 - half, half - 1),
             "sym_full": (-half, half - 1),
+            "sym_half": (-half, half - 1),
             "asymmetric": (0, 2 * half - 1),
             "paper": (-_CODE_LIMIT, _CODE_LIMIT),
         }[self.mode]

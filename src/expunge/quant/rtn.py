@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
 from expunge.quant import quantizers
-from expunge.quant.base import Quantized, Quantizer
 from expunge.quant.grid import Granularity, Grid, ScaleMode
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from expunge.quant.gridded import GridQuantizer
 
 
 @quantizers.register("rtn")
-class RTN(Quantizer):
+class RTN(GridQuantizer):
     """Every weight to the nearest level of a uniform grid of ``bits`` bits.
 
     ``granularity``: one step per tensor, per output row, or per run of ``group_size`` inputs of a
@@ -63,8 +60,3 @@ class RTN(Quantizer):
             f"rounded to the nearest of {self.bits}-bit levels, one {self.scale} step per "
             f"{where[self.granularity]}; activations at full precision"
         )
-
-    def quantize(self, weight_OI: Tensor) -> Quantized:
-        """Codes and values on the grid."""
-        rounded = self.grid.round(weight_OI)
-        return Quantized(rounded.codes, rounded.dequantized)

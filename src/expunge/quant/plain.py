@@ -1,0 +1,55 @@
+"""Which models may be quantized at all: whole ones, of finite floats, without loose adapters."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from expunge.errors import ModelError
+from expunge.model.arch import unmerged_adapters, unwrap
+
+PLAIN_DTYPES = frozenset({torch.float64, torch.float32, torch.bfloat16, torch.float16})
+PACKED_DTYPES = frozenset({torch.int8, torch.uint8, torch.int16, torch.int32})
+
+
+def require_plain(model: nn.Module) -> None:
+    """Refuse a model whose weights are not the finite floats that would be deployed.
+
+    Raises:
+        ModelError: an adapter is not merged, a weight is not finite, not a plain float (the model is
+            quantized already), or not in memory.
+    """
+    adapters = unmerged_adapters(model)
+    if adapters:
+        raise ModelError(
+            f"{len(adapters)} layers of the model wear an adapter ({adapters[0]}, ...)",
+            why="quantizing the weights under it says nothing about the model that is deployed.",
+            fix="Merge first: model = model.merge_and_unload().",
+        )
+    inner = unwrap(model)
+    for name, buffer in inner.named_buffers():
+        if buffer.dtype in PACKED_DTYPES and buffer.ndim > 1:
+            raise _already_quantized(name, buffer)
+    for name, parameter in inner.named_parameters():
+        if parameter.is_meta:
+            raise ModelError(
+                f"{name} is not in memory",
+                why="its weights are offloaded.",
+                fix="Load the model without offloading.",
+            )
+        if parameter.dtype not in PLAIN_DTYPES:
+            raise _already_quantized(name, parameter)
+        if not torch.isfinite(parameter).all():
+            raise ModelError(
+                f"{name} is not finite",
+                why="it holds NaN or infinity, so training broke the model.",
+                fix="Unlearn again with a smaller learning rate or a larger retain weight.",
+            )
+
+
+def _already_quantized(name: str, tensor: Tensor) -> ModelError:
+    return ModelError(
+        f"{name} is {str(tensor.dtype).removeprefix('torch.')}",
+        why="the model is quantized already, and packed integers are never rounded again.",
+        fix="Load the checkpoint it was quantized from.",
+    )
