@@ -125,3 +125,69 @@ def test_privleak_recovery_uses_each_transforms_own_control() -> None:
     full = leak([9.0, 9.0], [0.0, 2.0], control=control_full)  # AUC 1 over .75
     int4 = leak([9.0, 9.0], [0.0, 4.0], control=control_int4)  # AUC 1 over .5
     assert PRIVLEAK.recovery(int4, full).value == pytest.approx(100 - 100 / 3)
+
+
+def test_a_difference_says_how_likely_chance_is_and_what_it_could_show() -> None:
+    # Eight items, each 3 points up: only all signs alike are as far out.
+    estimate = KNOWMEM.recovery(forget(*[13.0] * 8), forget(*[10.0] * 8))
+    assert estimate.p == pytest.approx(2 / 2**8)
+    assert estimate.detectable == pytest.approx(100 * (1 - 0.05 ** (1 / 8)))  # no spread: 8 items
+    assert KNOWMEM.value(forget(1.0, 2.0)).p is None
+    assert KNOWMEM.retention(forget(1.0, 2.0), forget(1.0, 2.0)).detectable is None
+
+
+def test_excess_over_the_retrained_model_is_paired() -> None:
+    control = noisy(1)
+    estimate = KNOWMEM.excess(forget(*(value + 7 for value in control)), forget(*control))
+    assert (estimate.value, estimate.low, estimate.high) == pytest.approx((7.0, 7.0, 7.0))
+
+
+def test_the_test_of_an_auc_swaps_texts_of_both_splits() -> None:
+    compare = Comparison(metrics.build({"name": "auc"}), Bootstrap(resamples=99))
+    low, high = leak([1.0, 2.0], [8.0, 9.0]), leak([8.0, 9.0], [1.0, 2.0])
+    # AUC 1 against 0: of the 16 ways to swap four texts only none and all are as far out.
+    assert compare.recovery(low, high).p == pytest.approx(2 / 16)
+    assert compare.recovery(low, low).p == 1.0
+
+
+def test_seeds_are_compared_one_by_one_and_then_averaged() -> None:
+    seeds = [forget(10.0, 30.0, 50.0), forget(20.0, 40.0, 60.0)]
+    target = forget(100.0, 100.0, 100.0)
+    assert KNOWMEM.value(seeds).value == pytest.approx(35.0)
+    assert KNOWMEM.retention(seeds, target).value == pytest.approx(35.0)
+    full = [forget(5.0, 25.0, 45.0), forget(5.0, 25.0, 45.0)]
+    recovery = KNOWMEM.recovery(seeds, full)
+    assert recovery.value == pytest.approx((5 + 15) / 2)
+    # Items say 5 and 15 without any spread; all doubt is between the two seeds: t with one degree.
+    assert recovery.high - recovery.value == pytest.approx(12.7062 * 5, rel=1e-3)
+
+
+def test_the_interval_over_seeds_holds_what_another_seed_would_have_said() -> None:
+    alike, apart = [noisy(1), noisy(1)], [noisy(1), [value + 30 for value in noisy(1)]]
+    one = KNOWMEM.value(forget(*noisy(1)))
+    same = KNOWMEM.value([forget(*values) for values in alike])
+    other = KNOWMEM.value([forget(*values) for values in apart])
+    assert same.high - same.low == pytest.approx(one.high - one.low, rel=0.05)
+    assert other.high - other.low > 3 * (one.high - one.low)
+
+
+def test_only_items_that_every_seed_scored_count() -> None:
+    seeds = [forget(10.0, None, 30.0), forget(10.0, 20.0, 30.0)]
+    assert KNOWMEM.value(seeds).n == 2
+
+
+def test_seeds_of_privleak_share_the_control() -> None:
+    retrained = leak(noisy(1, 20), noisy(2, 20))
+    own = leak(noisy(1, 20), noisy(2, 20), control=retrained)
+    estimate = PRIVLEAK.value([own, own, own])
+    assert (estimate.value, estimate.low, estimate.high) == pytest.approx((0.0, 0.0, 0.0), abs=1e-12)
+
+
+def test_the_distributions_of_two_models() -> None:
+    low, high = forget(*[1.0, 2.0]), forget(*[8.0, 9.0])
+    assert KNOWMEM.same_distribution(low, high) == pytest.approx(1 / 3)
+    grouped = forget(1.0, 2.0, groups=["a", "a"])
+    assert KNOWMEM.same_distribution(grouped, high) is None  # its items are not independent
+    assert KNOWMEM.same_distribution([low, low], high) is None
+    assert PRIVLEAK.same_distribution(leak([1.0], [2.0]), leak([1.0], [2.0])) is None
+    assert KNOWMEM.same_distribution(forget(None, None), high) is None

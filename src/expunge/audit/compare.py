@@ -1,23 +1,28 @@
-"""One model against another on the items both have a score for: recovery and retention.
+"""One model against another on the items both have a score for: recovery, retention, excess.
 
-Recovery, retention and PrivLeak's control are paired: every resample draws the same items of
-all the models compared.
+Recovery, retention, excess and PrivLeak's control are paired: every resample draws the same items of
+all the models compared. Where a recipe was run with several seeds, each seed is compared by itself and
+their mean is what is told.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import zip_longest
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, pairwise, zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from expunge.audit.stats import Bootstrap, Estimate
+from expunge.audit.power import SPANS, detectable
+from expunge.audit.seeds import over_seeds
+from expunge.audit.significance import permutation_p, same_distribution_p
+from expunge.audit.stats import Bootstrap, Clusters, Estimate, units
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping
 
-    from expunge.metrics.base import Floats, Measured, Metric, Values
+    from expunge.metrics.base import Floats, Measured, Metric, Values, Weights
 
 NO_CONTROL = "it compares with a retrained model, and the audit has none"
 
@@ -30,11 +35,22 @@ class Reading:
     control: Measured | None = None
 
 
+Readings = Reading | Sequence[Reading]
+"""Of one model, or of each seed of a recipe, in the order of the seeds."""
+
+
 class Aligned(NamedTuple):
     """Values of the items that every table scored, in one order, and the cluster of each item."""
 
     values: Sequence[Values]
     clusters: dict[str, list[Hashable]]
+
+
+class Sides(NamedTuple):
+    """What one seed compares, one entry per side: its values, and its control's (or ``None``)."""
+
+    own: Sequence[Values]
+    control: Sequence[Values | None]
 
 
 class Comparison:
@@ -45,36 +61,85 @@ class Comparison:
         self.bootstrap = bootstrap
         self._resampled: dict[Hashable, Floats] = {}
 
-    def value(self, reading: Reading) -> Estimate:
+    def value(self, model: Readings) -> Estimate:
         """The metric of one model."""
-        return self._estimate([reading], lambda values_1R: values_1R[0])
+        return self._estimate([model], lambda values_1R: values_1R[0])
 
-    def recovery(self, now: Reading, full: Reading) -> Estimate:
+    def recovery(self, now: Readings, full: Readings) -> Estimate:
         """What a transform adds: the metric now minus the metric at full precision (points)."""
-        return self._estimate([now, full], lambda values_1R: values_1R[0] - values_1R[1])
+        return self._difference(now, full)
 
-    def retention(self, unlearned: Reading, target: Reading) -> Estimate:
+    def excess(self, model: Readings, retrained: Readings) -> Estimate:
+        """What a model has over the retrained one under the same transform (points)."""
+        return self._difference(model, retrained)
+
+    def retention(self, unlearned: Readings, target: Readings) -> Estimate:
         """100 x the metric over the target's under the same transform (percent)."""
         return self._estimate([unlearned, target], lambda values_1R: 100 * values_1R[0] / values_1R[1])
 
+    def same_distribution(self, model: Readings, retrained: Readings) -> float | None:
+        """The Kolmogorov-Smirnov p-value of the scores of two models.
+
+        ``None`` where it would not be one: for several seeds, several splits, or items in groups.
+        """
+        first, second = _each(model), _each(retrained)
+        if len(first) + len(second) > 2 or self.metric.needs_control:
+            return None
+        aligned = align([first[0].scores, second[0].scores])
+        if len(aligned.clusters) > 1 or not all(aligned.clusters.values()):
+            return None
+        ((split, labels),) = aligned.clusters.items()
+        if len(set(labels)) < len(labels):
+            return None
+        return same_distribution_p(aligned.values[0][split], aligned.values[1][split])
+
+    def _difference(self, first: Readings, second: Readings) -> Estimate:
+        return self._estimate(
+            [first, second], lambda values_1R: values_1R[0] - values_1R[1], is_difference=True
+        )
+
     def _estimate(
-        self, readings: Sequence[Reading], combine: Callable[[Sequence[Floats]], Floats]
+        self,
+        sides: Sequence[Readings],
+        combine: Callable[[Sequence[Floats]], Floats],
+        *,
+        is_difference: bool = False,
     ) -> Estimate:
-        tables = [reading.scores for reading in readings]
-        if self.metric.needs_control:
-            controls = [reading.control for reading in readings if reading.control is not None]
-            if len(controls) < len(readings):
-                return Estimate(None, reason=NO_CONTROL)
-            tables += controls
-        aligned = align(tables)
-        if not all(aligned.clusters.values()):
-            return Estimate(None, reason=why_empty(tables))
-        count = len(readings)
-        sides = zip_longest(aligned.values[:count], aligned.values[count:])
-        values_1R = [self._resample(own, control, aligned.clusters) for own, control in sides]
+        readings = [_each(side) for side in sides]
+        if self.metric.needs_control and any(each.control is None for each in chain(*readings)):
+            return Estimate(None, reason=NO_CONTROL)
+        seeds, clusters = self._aligned(readings)
+        if not all(clusters.values()):
+            return Estimate(None, reason=why_empty([each.scores for each in chain(*readings)]))
         # A resample may leave a ratio undefined; the bootstrap says so instead of a warning.
         with np.errstate(divide="ignore", invalid="ignore"):
-            return self.bootstrap.interval(combine(values_1R), aligned.clusters)
+            values_S1R = np.stack([combine(self._resample_all(seed, clusters)) for seed in seeds])
+            if len(seeds) > 1:
+                n, drawn = min(map(len, clusters.values())), units(clusters)
+                return over_seeds(values_S1R, n=n, units=drawn, is_difference=is_difference)
+            found = self.bootstrap.interval(values_S1R[0], clusters)
+            if not is_difference or found.value is None:
+                return found
+            p = permutation_p(self._swapping(seeds[0]), clusters, seed=self.bootstrap.seed)
+        smallest = detectable(values_S1R[0, 1:], units(clusters), span=SPANS.get(self.metric.scale))
+        return replace(found, p=p, detectable=smallest)
+
+    def _aligned(self, readings: Sequence[Sequence[Reading]]) -> tuple[list[Sides], Clusters]:
+        """What each seed compares, on the items that every one of them scored."""
+        flat = list(chain(*readings))
+        tables = [each.scores for each in flat]
+        controls = [each.control for each in flat if self.metric.needs_control and each.control is not None]
+        values, clusters = align(tables + controls)
+        paired = list(zip_longest(values[: len(tables)], values[len(tables) :]))
+        by_side = [paired[start:end] for start, end in pairwise(np.cumsum([0, *map(len, readings)]))]
+        seeds = [
+            [side[seed if len(side) > 1 else 0] for side in by_side]
+            for seed in range(max(map(len, by_side)))
+        ]
+        return [Sides([own for own, _ in seed], [its for _, its in seed]) for seed in seeds], clusters
+
+    def _resample_all(self, seed: Sides, clusters: Mapping[str, Sequence[Hashable]]) -> list[Floats]:
+        return [self._resample(own, its, clusters) for own, its in zip(*seed, strict=True)]
 
     def _resample(
         self, own: Values, control: Values | None, clusters: Mapping[str, Sequence[Hashable]]
@@ -86,6 +151,19 @@ class Comparison:
             )
         return self._resampled[key]
 
+    def _swapping(self, seed: Sides) -> Callable[[Weights, Weights], Floats]:
+        """The difference of two sides as a function of how much each holds of either's scores."""
+        own = _joined(seed.own)
+        control = _joined([each for each in seed.control if each is not None]) or None
+
+        def difference(first: Weights, second: Weights) -> Floats:
+            found: Floats = self.metric.statistic(own, first, control) - self.metric.statistic(
+                own, second, control
+            )
+            return found
+
+        return difference
+
 
 def align(tables: Sequence[Measured]) -> Aligned:
     """The values of the items that have one in every table."""
@@ -93,7 +171,7 @@ def align(tables: Sequence[Measured]) -> Aligned:
     values: list[dict[str, Floats]] = [{} for _ in tables]
     for split in tables[0]:
         columns = [
-            {score.item: score.value for score in table[split] if score.value is not None}
+            {score.item: score.value for score in table.get(split, ()) if score.value is not None}
             for table in tables
         ]
         common = [score for score in tables[0][split] if all(score.item in column for column in columns)]
@@ -108,6 +186,15 @@ def why_empty(tables: Sequence[Measured]) -> str:
     """The first reason found for an item without a score."""
     reasons = (score.unscored for table in tables for scores in table.values() for score in scores)
     return next((reason for reason in reasons if reason), "no item has a score")
+
+
+def _each(readings: Readings) -> Sequence[Reading]:
+    return [readings] if isinstance(readings, Reading) else readings
+
+
+def _joined(sides: Sequence[Values]) -> dict[str, Floats]:
+    """By split, the values of one side and then of the other."""
+    return {split: np.concatenate([side[split] for side in sides]) for split in sides[0]} if sides else {}
 
 
 def _frozen(values: Values) -> Hashable:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from expunge.audit.advice import LeftOut
     from expunge.metrics.base import Metric
     from expunge.metrics.probes import Probes
     from expunge.quant.base import TensorCoverage
@@ -105,10 +106,12 @@ class AuditPlan:
     """Models x transforms x metrics on one set of probes.
 
     Full precision is always measured, whether or not ``transforms`` names it: recovery is counted
-    from there. ``seed`` and ``resamples`` are the bootstrap's.
+    from there. ``seed`` and ``resamples`` are the bootstrap's. ``seeds`` names recipes, each by the models
+    that are the same recipe run with several seeds. ``left_out`` are the metrics that lack something.
 
     Raises:
-        RecipeError: a name occurs twice, or there are two targets or two retrained models.
+        RecipeError: a name occurs twice, there are two targets or two retrained models, or what is named
+            as seeds of a recipe are not several unlearned models of their own.
     """
 
     models: tuple[ModelSource, ...]
@@ -119,9 +122,11 @@ class AuditPlan:
     resamples: int = 9_999
     max_length: int = 2048
     batch_tokens: int = 8192
+    seeds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    left_out: tuple[LeftOut, ...] = ()
 
     def __post_init__(self) -> None:
-        _refuse_twice("model", (source.name for source in self.models))
+        _refuse_twice("model", (*(source.name for source in self.models), *self.seeds))
         _refuse_twice("metric", (registry.name_of(metric) for metric in self.metrics))
         _refuse_twice("transform", (transform.label for transform in self.transforms))
         for role in (Role.TARGET, Role.RETRAINED):
@@ -132,6 +137,8 @@ class AuditPlan:
                     why=f"every other model is compared with the one {role} model.",
                     fix="Keep one of them, or run a second audit for the other.",
                 )
+
+        _refuse_no_seeds(self.seeds, {source.name: source.role for source in self.models})
 
     @property
     def columns(self) -> tuple[Transform, ...]:
@@ -156,3 +163,21 @@ def _refuse_twice(kind: str, names: Iterable[str]) -> None:
             why="the audit names it more than once, and its scores could not be told apart.",
             fix=f"Give every {kind} its own name and list it once.",
         )
+
+
+def _refuse_no_seeds(seeds: Mapping[str, tuple[str, ...]], roles: Mapping[str, Role]) -> None:
+    _refuse_twice("seed", (member for members in seeds.values() for member in members))
+    for recipe, members in seeds.items():
+        others = [member for member in members if roles.get(member) is not Role.UNLEARNED]
+        if others:
+            raise RecipeError(
+                f"seeds of {recipe!r}",
+                why=f"{others[0]!r} is not one of the unlearned models of this audit.",
+                fix="Name checkpoints that one recipe made with several seeds.",
+            )
+        if len(members) < 2:
+            raise RecipeError(
+                f"seeds of {recipe!r}",
+                why="one seed has no spread between seeds.",
+                fix="Name two or more, three at least to learn something, or leave out --seeds-of.",
+            )

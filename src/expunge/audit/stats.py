@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import lru_cache
 
 import numpy as np
@@ -25,12 +26,22 @@ CHUNK = 1 << 20
 """Weights held at once (8 MiB); more resamples than fit are computed in turns."""
 
 
+class Telling(StrEnum):
+    """Of a difference: its interval leaves out 0, or every difference worth telling, or neither."""
+
+    DIFFERS = "differs"
+    SAME = "same"
+    CANNOT_TELL = "cannot tell"
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """A number, the interval around it, and how many items it rests on (the smaller split's).
 
     ``value`` is ``None`` where the statistic is undefined, ``low`` and ``high`` where no interval can
-    be given; ``reason`` then says why.
+    be given; ``reason`` then says why. Of a difference between two models, ``p`` is the chance of one
+    as large if they were the same, and ``detectable`` the smallest true difference that four of five
+    audits with so many items would tell from none; ``told`` says what to make of it.
     """
 
     value: float | None
@@ -38,6 +49,9 @@ class Estimate:
     high: float | None = None
     n: int = 0
     reason: str | None = None
+    p: float | None = None
+    detectable: float | None = None
+    told: Telling | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +74,7 @@ class Bootstrap:
         Vectors of the same clusters hold the same resamples in the same order: arithmetic on them is
         paired.
         """
-        splits = {split: _numbered(labels) for split, labels in clusters.items()}
+        splits = {split: numbered(labels) for split, labels in clusters.items()}
         found = [statistic({split: np.ones((1, len(index))) for split, index in splits.items()})]
         rows = max(1, CHUNK // sum(len(index) for index in splits.values()))
         for turn, start in enumerate(range(0, self.resamples, rows)):
@@ -78,7 +92,7 @@ class Bootstrap:
         value, replicates_R = float(values_1R[0]), values_1R[1:]
         if not np.isfinite(value):
             return Estimate(None, n=n, reason="undefined: what it is divided by is 0")
-        if min(len(set(labels)) for labels in clusters.values()) < 2:
+        if units(clusters) < 2:
             return Estimate(value, n=n, reason="one item or group has no spread to resample")
         if not np.isfinite(replicates_R).all():
             return Estimate(value, n=n, reason="undefined in some resamples")
@@ -87,7 +101,13 @@ class Bootstrap:
         return Estimate(value, float(low), float(high), n)
 
 
-def _numbered(labels: Sequence[Hashable]) -> tuple[int, ...]:
+def units(clusters: Clusters) -> int:
+    """How many items or groups are drawn: of the split that has fewest."""
+    return min(len(set(labels)) for labels in clusters.values())
+
+
+def numbered(labels: Sequence[Hashable]) -> tuple[int, ...]:
+    """The number of each label's cluster, counted from 0 in the order of their first appearance."""
     numbers: dict[Hashable, int] = {}
     return tuple(numbers.setdefault(label, len(numbers)) for label in labels)
 

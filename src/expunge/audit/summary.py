@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
+from expunge.audit.advice import LeftOut, Want
 from expunge.audit.plan import Role
 from expunge.audit.stats import Estimate
 from expunge.audit.verdict import Verdict
@@ -15,16 +16,26 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+VERSION = 2
+"""Counts up when a field is added or changes its meaning. 2: seeds, excess, what was left out."""
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelRow(_Frozen):
-    """A model of the audit."""
+    """A model of the audit, or a recipe that was run with several seeds.
+
+    ``seeds``: of a recipe, the models it stands for; its cells are means over them, with intervals that
+    hold what other seeds and other items would have changed. ``seed_of``: of such a model, the recipe.
+    """
 
     name: str
     role: Role
     hash: str
+    seeds: tuple[str, ...] = ()
+    seed_of: str | None = None
 
 
 class TransformColumn(_Frozen):
@@ -35,7 +46,11 @@ class TransformColumn(_Frozen):
 
 
 class MetricBlock(_Frozen):
-    """A metric of the audit, what it means and its settings."""
+    """A metric of the audit, what it means, when it misleads and its settings.
+
+    ``notable``: the smallest difference worth telling, in the metric's own unit; ``None`` where its scale
+    does not say.
+    """
 
     name: str
     title: str
@@ -44,6 +59,8 @@ class MetricBlock(_Frozen):
     scale: str
     lower_is_better: bool | None
     settings: dict[str, Any]
+    misleads: str = ""
+    notable: float | None = None
 
 
 class CellSummary(_Frozen):
@@ -52,6 +69,13 @@ class CellSummary(_Frozen):
     ``recovery``: points over the same model at full precision (``None`` at full precision).
     ``retention``: percent of the target's value under the same transform (``None`` for the target
     itself and for a metric of which a share means nothing).
+    ``excess``: points over the retrained model under the same transform (``None`` without one, for itself,
+    and for a metric that is counted from it).
+    ``same_distribution_p``: the Kolmogorov-Smirnov p-value of the items' scores against the retrained
+    model's (``None`` where items are not independent: in groups, or of several seeds).
+
+    ``recovery`` and ``excess`` are differences: their ``p``, ``detectable`` and ``told`` say whether there
+    are enough items to tell. P-values are of one cell each, not corrected for how many cells there are.
     """
 
     model: str
@@ -60,6 +84,8 @@ class CellSummary(_Frozen):
     value: Estimate
     recovery: Estimate | None = None
     retention: Estimate | None = None
+    excess: Estimate | None = None
+    same_distribution_p: float | None = None
 
 
 class VerdictRow(_Frozen):
@@ -79,7 +105,15 @@ class Remark(_Frozen):
 
 
 class Summary(_Frozen):
-    """Everything an audit found but the scores themselves."""
+    """Everything an audit found but the scores themselves: ``summary.json``.
+
+    Fields are only ever added, with defaults, so that what an earlier version wrote can still be read;
+    docs/schema/summary.schema.json is the same as JSON Schema. The scores of single items, with what was
+    asked, what the model said and the truth, are in ``scores.parquet`` beside it (``store.LONG``).
+
+    ``models`` holds recipes with several seeds after all models. ``left_out`` are metrics that lack a split
+    or a model; ``wanted`` is what the audit could still be given, and what that would add.
+    """
 
     models: tuple[ModelRow, ...]
     transforms: tuple[TransformColumn, ...]
@@ -90,6 +124,9 @@ class Summary(_Frozen):
     diagnostics: tuple[Remark, ...]
     rule: dict[str, Any]
     bootstrap: dict[str, Any]
+    version: int = 1
+    left_out: tuple[LeftOut, ...] = ()
+    wanted: tuple[Want, ...] = ()
 
     def cell(self, model: str, transform: str, metric: str) -> CellSummary:
         """One cell.

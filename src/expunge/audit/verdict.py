@@ -44,12 +44,15 @@ class Rule:
     ``kept``: percent of the target's value at full precision from which it did not forget.
     ``usable``: percent of the target's utility under the same transform from which it is usable.
     ``doubt``: an interval that reaches this many times ``points`` leaves the question open.
+    ``notable``: percent of a metric's scale from which a difference is worth telling, where ``points``
+    say nothing of the metric.
     """
 
     points: Mapping[str, float] = field(default_factory=lambda: {"knowmem_forget": 5.0, "verbmem": 10.0})
     usable: float = 75.0
     kept: float = 80.0
     doubt: float = 2.0
+    notable: float = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

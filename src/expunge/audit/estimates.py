@@ -1,0 +1,88 @@
+"""The estimates of every cell of an audit: of every model, and of every recipe run with several seeds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from expunge.audit.compare import Comparison, Reading
+from expunge.audit.plan import FULL, Role
+from expunge.audit.stats import Estimate
+from expunge.audit.summary import CellSummary
+from expunge.audit.telling import notable, told
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from expunge.audit.compare import Readings
+    from expunge.audit.plan import AuditPlan
+    from expunge.audit.stats import Bootstrap
+    from expunge.audit.store import Cell
+    from expunge.audit.verdict import Rule
+
+NO_TARGET = "the audit has no target model"
+
+
+class Estimates:
+    """The estimates of every cell of one audit."""
+
+    def __init__(
+        self,
+        plan: AuditPlan,
+        cells: Mapping[tuple[str, str, str], Cell],
+        bootstrap: Bootstrap,
+        rule: Rule,
+    ) -> None:
+        self.plan = plan
+        self.cells = cells
+        self.rule = rule
+        self.compare = {name: Comparison(metric, bootstrap) for name, metric in plan.named_metrics.items()}
+        self.target = plan.holder(Role.TARGET)
+        self.control = plan.holder(Role.RETRAINED)
+
+    def all(self) -> dict[tuple[str, str, str], CellSummary]:
+        """Every cell's estimates, by model (or recipe), transform and metric."""
+        names = [source.name for source in self.plan.models] + list(self.plan.seeds)
+        return {
+            (model, transform.label, name): self._cell(model, transform.label, name)
+            for model in names
+            for transform in self.plan.columns
+            for name in self.plan.named_metrics
+        }
+
+    def _cell(self, model: str, label: str, name: str) -> CellSummary:
+        compare = self.compare[name]
+        now = self._readings(model, label, name)
+        full = self._readings(model, FULL.label, name)
+        recovery = None if label == FULL.label else self._told(name, compare.recovery(now, full))
+        retention = excess = same = None
+        if compare.metric.is_share and self.target is None:
+            retention = Estimate(None, reason=NO_TARGET)
+        elif compare.metric.is_share and self.target is not None and model != self.target.name:
+            retention = compare.retention(now, self._readings(self.target.name, label, name))
+        # What is counted from the retrained model has it as its zero already.
+        if self.control is not None and model != self.control.name and not compare.metric.needs_control:
+            control = self._readings(self.control.name, label, name)
+            excess = self._told(name, compare.excess(now, control))
+            same = compare.same_distribution(now, control)
+        return CellSummary(
+            model=model,
+            transform=label,
+            metric=name,
+            value=compare.value(now),
+            recovery=recovery,
+            retention=retention,
+            excess=excess,
+            same_distribution_p=same,
+        )
+
+    def _told(self, name: str, difference: Estimate) -> Estimate:
+        return told(difference, notable(name, self.compare[name].metric, self.rule))
+
+    def _readings(self, model: str, label: str, name: str) -> Readings:
+        if model in self.plan.seeds:
+            return [self._reading(member, label, name) for member in self.plan.seeds[model]]
+        return self._reading(model, label, name)
+
+    def _reading(self, model: str, label: str, name: str) -> Reading:
+        control = self.cells[self.control.name, label, name].scores if self.control else None
+        return Reading(scores=self.cells[model, label, name].scores, control=control)
