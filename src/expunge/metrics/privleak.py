@@ -66,6 +66,7 @@ class LeakageAUC(Metric):
     source: ClassVar[str] = "MUSE (arXiv 2407.06460): AUC of Min-K%"
     scale: ClassVar[str] = "0-1"
     is_share: ClassVar[bool] = False
+    needs_splits: ClassVar[tuple[str, ...]] = ("forget", "holdout")
 
     share: Annotated[float, Field(gt=0, le=1)] = 0.40
 
