@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "expunge torch transformers tokenizers accelerate peft datasets bitsandbytes numpy scipy"
+    "expunge torch transformers tokenizers accelerate peft datasets bitsandbytes numpy scipy "
+    "llmcompressor compressed-tensors torchao gguf llama-cpp-python lm-eval"
 ).split()
 
 _CHUNK = 1 << 20
@@ -32,9 +33,11 @@ def hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def hash_folder(folder: Path, *, patterns: Iterable[str] = ("*",)) -> str:
-    """SHA-256 over the names and bytes of a folder's files, in the order of their names."""
-    names = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+def hash_folder(folder: Path, *, patterns: Iterable[str] = ("*",), without: Iterable[str] = ()) -> str:
+    """SHA-256 over the names and bytes of a folder's files but ``without``, in the order of their names."""
+    left_out = set(without)
+    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    names = sorted(path for path in found if path.name not in left_out)
     return hash_json({path.relative_to(folder).as_posix(): hash_file(path) for path in names})
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 import expunge
 from expunge.cli import audit, demo, doctor, finetune, methods, quantize, unlearn
 from expunge.errors import ExpungeError
+from expunge.quiet import quiet_loggers
 
 REFUSED, BROKEN, INTERRUPTED = 2, 1, 130
 DEBUG = "--debug"
@@ -65,6 +66,7 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    quiet_loggers()
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     if not sys.stderr.isatty():

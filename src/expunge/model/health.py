@@ -19,6 +19,14 @@ BACKENDS = (
     ("peft", "lora", "LoRA scope (recipes with scope: lora)"),
     ("datasets", "hub", "forget and retain sets from the Hub"),
     ("bitsandbytes", "bnb", "FP4, NF4 and LLM.int8 quantizers"),
+    ("llmcompressor", "compress", "llm-compressor's own GPTQ and round to nearest"),
+    ("compressed-tensors", "compress", "quantized folders that transformers and vLLM load"),
+    ("torchao", "torchao", "torchao quantizers, 8-bit and 4-bit optimizer states"),
+    ("gguf", "gguf", "files for llama.cpp"),
+    ("llama-cpp-python", "llamacpp", "asking such a file (compiles for minutes)"),
+    ("matplotlib", "figures", "figures of a report as PNG and SVG"),
+    ("gradio", "inspect", "the inspector"),
+    ("lm-eval", "general", "general ability on local tasks"),
 )
 
 

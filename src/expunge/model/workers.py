@@ -11,6 +11,8 @@ from multiprocessing import active_children, get_context
 
 import torch
 
+from expunge.quiet import quiet_loggers
+
 NO_BARS = "TQDM_DISABLE"
 """Set where somebody else draws the screen; what is started from there draws no bars."""
 
@@ -43,3 +45,4 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 def _begin() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all: the parent decides
     torch.set_num_threads(1)
+    quiet_loggers()
