@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from expunge.errors import RecipeError
 from expunge.quant import quantizers
+from expunge.quant.awq import AWQ
 from expunge.quant.base import Quantizer
 from expunge.quant.bnb import FP4, NF4, BnbInt8
+from expunge.quant.gptq import GPTQ
 from expunge.quant.parse import EXAMPLES, FULL_PRECISION, parse_quantizer
 from expunge.quant.rtn import RTN
 
@@ -31,6 +33,13 @@ from expunge.quant.rtn import RTN
         ("nf4", NF4()),
         ("nf4:blocksize=128", NF4(blocksize=128)),
         ("bnb-int8", BnbInt8()),
+        ("gptq4", GPTQ(bits=4)),
+        ("GPTQ3-g128", GPTQ(bits=3, group_size=128)),
+        ("gptq8-row-asymmetric", GPTQ(bits=8, scale="asymmetric")),
+        ("gptq4-g64:act_order=false,damping=0.1", GPTQ(group_size=64, act_order=False, damping=0.1)),
+        ("gptq:bits=4,group_size=32", GPTQ(group_size=32)),
+        ("awq4-g128", AWQ(group_size=128)),
+        ("awq4-sym_half:clip=false", AWQ(scale="sym_half", clip=False)),
     ],
 )
 def test_short_names(text: str, meaning: Quantizer) -> None:
@@ -43,8 +52,17 @@ def test_short_names(text: str, meaning: Quantizer) -> None:
         lambda bits, where, scale: RTN(bits=bits, scale=scale, **where),
         st.integers(2, 8),
         st.sampled_from([{}, {"granularity": "tensor"}, {"group_size": 1}, {"group_size": 128}]),
-        st.sampled_from(["sym_restricted", "sym_full", "asymmetric", "paper"]),
+        st.sampled_from(["sym_restricted", "sym_full", "sym_half", "asymmetric", "paper"]),
     )
+    | st.builds(
+        GPTQ,
+        bits=st.integers(2, 8),
+        group_size=st.sampled_from([None, 32, 128]),
+        scale=st.sampled_from(["sym_half", "sym_full", "asymmetric"]),
+        damping=st.sampled_from([0.01, 0.001, 1e-5]),
+        act_order=st.booleans(),
+    )
+    | st.builds(AWQ, group_size=st.sampled_from([None, 64]), steps=st.integers(2, 30), clip=st.booleans())
     | st.sampled_from([FP4(), NF4(), NF4(blocksize=32), BnbInt8()])
 )
 def test_labels_are_read_back(quantizer: Quantizer) -> None:
@@ -67,7 +85,7 @@ def test_full_precision_is_not_a_quantizer(text: str) -> None:
     [
         ("int4g64", "Did you mean 'int4-g64'"),
         ("nf5", "Did you mean 'nf4'"),
-        ("gguf-q4", "Known: bnb-int8, fp4"),
+        ("zzz-q9", "Known: awq, awq4"),
         ("", "Known: "),
         ("int9", "less than or equal to 8"),
         ("int1", "greater than or equal to 2"),
@@ -78,6 +96,12 @@ def test_full_precision_is_not_a_quantizer(text: str) -> None:
         ("rtn:bits=4,bits=3", "set twice"),
         ("nf4:blocksize=65", "blocksize"),
         ("rtn:granularity=row,group_size=4", "go together"),
+        ("gptq9", "less than or equal to 8"),
+        ("gptq4-g0", "group_size"),
+        ("gptq4-paper", "one level more than its bits can store"),
+        ("gptq4:damping=0", "damping"),
+        ("gptq4:bits=3,", "is not a setting"),
+        ("gptqq4", "Did you mean 'gptq4'"),
     ],
 )
 def test_mistakes_are_explained(text: str, message: str) -> None:

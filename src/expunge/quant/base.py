@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.component import Component
-from expunge.errors import ModelError, RecipeError
+from expunge.errors import ModelError
 from expunge.model.arch import as_stored, linear_layers, weight_oi
 from expunge.quant.coverage import TensorCoverage, coverage_of
 from expunge.quant.plain import require_plain
@@ -153,12 +153,6 @@ class Quantizer(Component, ABC):
     def _swapped(
         self, model: nn.Module, calibration: Calibration | None, told: Callable[[Replacement], None]
     ) -> Iterator[None]:
-        if self.calibrated and calibration is None:
-            raise RecipeError(
-                f"{self.label} without calibration text",
-                why="it decides how to round by what the model's layers are given to read.",
-                fix="Pass --calibrate self, retain, forget or a file of text.",
-            )
         require_plain(model)
         originals: dict[nn.Parameter, Tensor] = {}
         try:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from expunge.errors import RecipeError
 from expunge.record import hash_json
 
 
@@ -35,3 +36,18 @@ class Calibration:
         samples, length = self.ids_NT.shape
         facts = {"name": self.name, "samples": samples, "length": length, "seed": self.seed}
         return facts | {"tokens_sha256": self.hash}
+
+
+def require_calibration(label: str, calibration: Calibration | None) -> Calibration:
+    """The calibration a quantizer needs.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    if calibration is None:
+        raise RecipeError(
+            f"{label} without calibration text",
+            why="it decides how to round by what the model's layers are given to read.",
+            fix="Pass --calibrate self, retain, forget or a file of text.",
+        )
+    return calibration

@@ -1,4 +1,4 @@
-"""The short names people type for quantizers: ``int4``, ``int4-g64``, ``nf4``, ``rtn:bits=4``."""
+"""The short names people type for quantizers: ``int4-g64``, ``gptq4-g128``, ``nf4``, ``rtn:bits=4``."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ from expunge.quant.grid import ScaleMode
 if TYPE_CHECKING:
     from expunge.quant.base import Quantizer
 
-EXAMPLES = ("int4", "int3", "int8", "int4-g64", "int4-g128", "int4-row", "int4-tensor")
+EXAMPLES = (
+    *("int4", "int3", "int8", "int4-g64", "int4-g128", "int4-row", "int4-tensor"),
+    *("gptq4", "gptq4-g128", "gptq8", "awq4", "awq4-g128"),
+)
 FULL_PRECISION = ("none", "full", "fp32", "fp16", "bf16", "float32", "float16", "bfloat16")
 
-_INTEGER = re.compile(
-    rf"int(?P<bits>\d+)(?:-(?P<where>row|tensor|g(?P<size>\d+)))?(?:-(?P<scale>{'|'.join(get_args(ScaleMode))}))?"
+_SCALE = rf"(?:-(?P<scale>{'|'.join(get_args(ScaleMode))}))?"
+_INTEGER = re.compile(rf"int(?P<bits>\d+)(?:-(?P<where>row|tensor|g(?P<size>\d+)))?{_SCALE}")
+_CALIBRATED = re.compile(
+    rf"(?P<name>(?:llmc-)?[a-z]+)(?P<bits>\d+)(?:-(?P<where>row|g(?P<size>\d+)))?{_SCALE}(?::(?P<rest>.*))?"
 )
 
 
@@ -24,7 +29,8 @@ def parse_quantizer(text: str) -> Quantizer:
     """The quantizer a short name stands for.
 
     ``int<N>`` is round to nearest with N bits and one symmetric step per output row; ``-tensor``,
-    ``-row`` or ``-g<size>`` changes the granularity, and a scale mode may follow. Everything else is
+    ``-row`` or ``-g<size>`` changes the granularity, and a scale mode may follow. ``gptq<N>``, ``awq<N>``
+    and their like take the same endings, and settings after a colon. Everything else is
     ``<registered name>`` or ``<registered name>:<setting>=<value>,...``.
 
     Raises:
@@ -40,6 +46,11 @@ def parse_quantizer(text: str) -> Quantizer:
     integer = _INTEGER.fullmatch(name)
     if integer:
         return quantizers.build(_rtn_settings(integer))
+    calibrated = _CALIBRATED.fullmatch(name)
+    if calibrated and calibrated["name"] in list(quantizers):
+        rest = calibrated["rest"]
+        extra = {} if rest is None else _settings(text, rest)
+        return quantizers.build({"name": calibrated["name"], **extra, **_grid_settings(calibrated)})
     head, colon, settings = name.partition(":")
     if head not in list(quantizers):
         raise RecipeError(
@@ -51,14 +62,15 @@ def parse_quantizer(text: str) -> Quantizer:
 
 
 def _rtn_settings(integer: re.Match[str]) -> dict[str, str]:
-    settings = {"name": "rtn", "bits": integer["bits"]}
-    if integer["size"]:
-        settings["group_size"] = integer["size"]
-    elif integer["where"]:
+    settings = {"name": "rtn", **_grid_settings(integer)}
+    if integer["where"] and not integer["size"]:
         settings["granularity"] = integer["where"]
-    if integer["scale"]:
-        settings["scale"] = integer["scale"]
     return settings
+
+
+def _grid_settings(found: re.Match[str]) -> dict[str, str]:
+    settings = {"bits": found["bits"], "group_size": found["size"], "scale": found["scale"]}
+    return {name: value for name, value in settings.items() if value}
 
 
 def _settings(text: str, settings: str) -> dict[str, int | str]:

@@ -1,0 +1,190 @@
+"""A model read block by block on calibration tokens: what its linear layers are given.
+
+Only the hidden states between two blocks and the statistics of one block are in memory. Who reads the
+statistics may change the block's weights before it asks for the next block, which then sees their effect.
+Shapes: N sequences, T tokens, B sequences of a batch, H hidden units, I inputs of a linear layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from expunge.errors import ModelError
+from expunge.model.arch import architecture, backbone, blocks, linear_layers, weight_oi
+from expunge.score.observer import evaluating
+
+BATCH_TOKENS = 4096
+"""Tokens a block is given at once."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Inputs:
+    """What layers that read the same tensor were given.
+
+    ``gram_II``: the sum of x xᵀ over all positions; ``size_I``: the mean of |x|. Both float32.
+    """
+
+    layers: dict[str, nn.Module]
+    gram_II: Tensor
+    size_I: Tensor
+
+
+class Entry(NamedTuple):
+    """What a block is given beside the hidden states: masks, positions."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class _Reached(Exception):  # noqa: N818 - no error: the first block is as far as the model is read
+    pass
+
+
+@torch.no_grad()
+def walk(model: nn.Module, ids_NT: Tensor) -> Generator[list[Inputs], None, None]:
+    """The inputs of every block's linear layers, first block to last, each layer in one of the lists.
+
+    Raises:
+        ModelError: the model computes numbers that are not finite.
+    """
+    batches = ids_NT.to(next(model.parameters()).device).split(max(1, BATCH_TOKENS // ids_NT.shape[1]))
+    layers = linear_layers(model)
+    prefix = architecture(model).blocks
+    with evaluating(model):
+        entries = {
+            len(batch): _entries(model, batch) for batch in {len(one): one for one in batches}.values()
+        }
+        states = [_first_state(model, batch) for batch in batches]
+        for index, block in enumerate(blocks(model)):
+            own = {name: layer for name, layer in layers.items() if name.startswith(f"{prefix}.{index}.")}
+
+            def forward(state_BTH: Tensor, block: nn.Module = block, index: int = index) -> Tensor:
+                entry = entries[len(state_BTH)][index]
+                return _tensor(block(state_BTH, *entry.args, **entry.kwargs))
+
+            yield _observed(own, states, forward)
+            for place, state_BTH in enumerate(states):
+                states[place] = forward(state_BTH)
+
+
+def _observed(
+    layers: dict[str, nn.Module], states: list[Tensor], forward: Callable[[Tensor], Tensor]
+) -> list[Inputs]:
+    reader = _Reader()
+    with reader.listening(layers):
+        for state_BTH in states:
+            reader.start()
+            forward(state_BTH)
+    positions = sum(state_BTH.shape[0] * state_BTH.shape[1] for state_BTH in states)
+    groups = list(reader.groups.values())
+    for inputs in groups:
+        inputs.size_I /= positions
+        if not torch.isfinite(inputs.gram_II).all():
+            raise ModelError(
+                f"what {next(iter(inputs.layers))} is given is not finite",
+                why="the model's activations overflow on the calibration text.",
+                fix="Check the checkpoint, or load it in bf16 or fp32.",
+            )
+    heard = {name for inputs in groups for name in inputs.layers}
+    return groups + [_unread(name, layer) for name, layer in layers.items() if name not in heard]
+
+
+class _Reader:
+    """Sums up what layers are given; those given the very same tensor share one sum."""
+
+    def __init__(self) -> None:
+        self.groups: dict[str, Inputs] = {}
+        self._leader: dict[str, str] = {}
+        self._tensors: dict[int, tuple[Tensor, str]] = {}
+
+    def start(self) -> None:
+        """A new batch: forget which tensor is which."""
+        self._tensors.clear()
+
+    @contextmanager
+    def listening(self, layers: dict[str, nn.Module]) -> Iterator[None]:
+        """Hear of every input of ``layers`` inside the block."""
+        with ExitStack() as hooks:
+            for name, layer in layers.items():
+                handle = layer.register_forward_pre_hook(self._hook(name))
+                hooks.callback(handle.remove)
+            yield
+
+    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hear(layer: nn.Module, args: tuple[Any, ...]) -> None:
+            x: Tensor = args[0]
+            if name not in self._leader:
+                # Kept until the batch ends: the address of a tensor that is gone may be used again.
+                self._leader[name] = self._tensors.setdefault(id(x), (x, name))[1]
+                self._group(name, layer, x)
+            if self._leader[name] == name:
+                self._add(self.groups[name], x)
+
+        return hear
+
+    def _group(self, name: str, layer: nn.Module, x: Tensor) -> None:
+        leader = self._leader[name]
+        if leader == name:
+            wide = x.new_zeros(x.shape[-1], x.shape[-1], dtype=torch.float32)
+            self.groups[name] = Inputs(layers={}, gram_II=wide, size_I=wide.new_zeros(x.shape[-1]))
+        self.groups[leader].layers[name] = layer
+
+    @staticmethod
+    def _add(inputs: Inputs, x: Tensor) -> None:
+        x_PI = x.reshape(-1, x.shape[-1]).float()
+        inputs.gram_II.addmm_(x_PI.t(), x_PI)
+        inputs.size_I += x_PI.abs().sum(0)
+
+
+def _unread(name: str, layer: nn.Module) -> Inputs:
+    """A layer the forward pass never calls: nothing is known of its inputs."""
+    width = weight_oi(layer).shape[1]
+    nothing = weight_oi(layer).new_zeros(width, width, dtype=torch.float32)
+    return Inputs(layers={name: layer}, gram_II=nothing, size_I=nothing[0].clone())
+
+
+def _entries(model: nn.Module, batch_BT: Tensor) -> list[Entry]:
+    """What every block is given for batches of this size; sequences have one length and no padding."""
+    found: list[Entry] = []
+
+    def hear(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        found.append(Entry(args[1:], kwargs))
+
+    with ExitStack() as hooks:
+        for block in blocks(model):
+            hooks.callback(block.register_forward_pre_hook(hear, with_kwargs=True).remove)
+        backbone(model)(batch_BT, use_cache=False)
+    return found
+
+
+def _first_state(model: nn.Module, batch_BT: Tensor) -> Tensor:
+    """The hidden states the first block is given."""
+    found: list[Tensor] = []
+
+    def hear(_: nn.Module, args: tuple[Any, ...]) -> None:
+        found.append(args[0])
+        raise _Reached
+
+    handle = blocks(model)[0].register_forward_pre_hook(hear)
+    try:
+        backbone(model)(batch_BT, use_cache=False)
+    except _Reached:
+        return found[0]
+    finally:
+        handle.remove()
+    raise ModelError(
+        f"{type(model).__name__} did not reach its first block",
+        why="it computes its hidden states in a way that is not known here.",
+        fix="Use a release of transformers this package supports.",
+    )
+
+
+def _tensor(output: Any) -> Tensor:
+    hidden: Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden
