@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from expunge.score import generate
-from expunge.score.generate import greedy, shared_prefix
+from expunge.score.generate import greedy
+from expunge.score.prefix import shared_prefix
 from tests.batches import tokens
 from tests.tiny import ARCHITECTURES, tiny
 
@@ -84,7 +85,7 @@ def test_the_end_token_ends_a_row_and_shrinks_the_batch(arch: str, monkeypatch: 
     step = generate._step
     monkeypatch.setattr(generate, "COMPACT_BELOW", 1.0)
     monkeypatch.setattr(
-        generate, "_step", lambda model, ids, *rest: (widths.append(len(ids)), step(model, ids, *rest))[1]
+        generate, "_step", lambda model, state: (widths.append(len(state.ids_BS)), step(model, state))[1]
     )
     assert ours(model, prompts, eos=frozenset({eos})) == ending
     assert widths == sorted(widths, reverse=True)

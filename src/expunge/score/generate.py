@@ -1,17 +1,18 @@
 """Greedy continuation of many prompts at once: a shared prefix is read once, finished rows leave the batch.
 
-Shapes: B prompts, P tokens of the prefix that all share, S tokens of the longest remainder.
+Shapes: B prompts, S tokens of the longest remainder after the prefix, C places of the cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
+
+from expunge.score.prefix import Prefix, shared_prefix, slides
 
 Stop = Callable[[list[int]], bool]
 """Whether a continuation, given its tokens so far, is complete."""
@@ -25,76 +26,115 @@ def greedy(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     eos_ids: frozenset[int],
     is_done: Stop,
+    begun: Sequence[Sequence[int]] = (),
+    prefix: Prefix | None = None,
 ) -> list[list[int]]:
     """The most likely continuation of each prompt, token by token, without its end token.
 
     Prompts of different lengths are padded on the left and masked; positions skip the padding, so
-    a prompt's continuation does not depend on what it is batched with.
+    a prompt's continuation does not depend on what it is batched with. ``max_new_tokens`` may differ
+    by prompt. ``begun`` are continuations to go on with; ``prefix`` is what all prompts begin with,
+    if it has been read already.
+    """
+    answers = [list(tokens) for tokens in begun] or [[] for _ in prompts]
+    texts = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+    limits = [max_new_tokens] * len(texts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
+    if prefix is None:
+        longest = max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True))
+        known = [] if slides(model, longest) else shared_prefix(texts)
+        prefix = Prefix(model, known) if known else None
+    shared = 0 if prefix is None else len(prefix.ids)
+    device = next(model.parameters()).device
+    ids_BS, real_BS = _left_padded([text[shared:] for text in texts], device)
+    state = _State(
+        cache=DynamicCache(config=model.config) if prefix is None else prefix.cache(len(texts)),
+        mask_BC=torch.cat([real_BS.new_ones(len(texts), shared), real_BS], dim=1),
+        ids_BS=ids_BS,
+    )
+    return _decode(model, state, answers, limits, eos_ids, is_done)
+
+
+@torch.inference_mode()
+def branch(
+    model: nn.Module, text: Prefix, cuts: Sequence[int], *, limits: Sequence[int], eos_ids: frozenset[int]
+) -> list[list[int]]:
+    """The greedy continuation of the first ``cut`` tokens of one text, for each of ``cuts``.
+
+    The text is read once; each row sees the keys and values of its own first tokens only. Not for
+    models with a sliding window, which count what is hidden.
     """
     device = next(model.parameters()).device
-    prefix = [] if _slides(model, prompts, max_new_tokens) else shared_prefix(prompts)
-    cache = DynamicCache(config=model.config)
-    mask = torch.ones(len(prompts), len(prefix), dtype=torch.long, device=device)
-    if prefix:
-        _step(model, torch.tensor([prefix], device=device), mask[:1], cache)
-        cache.batch_repeat_interleave(len(prompts))
-    ids_BS, real_BS = _left_padded([prompt[len(prefix) :] for prompt in prompts], device)
-    mask = torch.cat([mask, real_BS], dim=1)
-    answers: list[list[int]] = [[] for _ in prompts]
-    rows = list(range(len(prompts)))
-    for produced in range(max_new_tokens):
-        token_B = _step(model, ids_BS, mask, cache)
-        for row, token in zip(rows, token_B.tolist(), strict=True):
-            if row >= 0 and token not in eos_ids:
+    cuts_B1 = torch.tensor(cuts, device=device)[:, None]
+    # The last token of each beginning is read again, for what comes after it.
+    seen_BC = (torch.arange(len(text.ids), device=device) < cuts_B1 - 1).long()
+    state = _State(
+        cache=text.cache(len(cuts)),
+        mask_BC=torch.cat([seen_BC, seen_BC.new_ones(len(cuts), 1)], dim=1),
+        ids_BS=torch.tensor(text.ids, device=device)[cuts_B1 - 1],
+    )
+    return _decode(model, state, [[] for _ in cuts], limits, eos_ids, lambda _: False)
+
+
+class _State:
+    """What a batch has read, and what it reads next: [B, S] ids, [B, C] which places of the cache count."""
+
+    def __init__(self, *, cache: DynamicCache, mask_BC: Tensor, ids_BS: Tensor) -> None:
+        self.cache = cache
+        self.mask_BC = mask_BC
+        self.ids_BS = ids_BS
+
+    def keep(self, running: Tensor, token_B: Tensor) -> Tensor:
+        """Drop all other rows; returns what is left of ``token_B``."""
+        self.cache.batch_select_indices(running)
+        self.mask_BC = self.mask_BC[running]
+        return token_B[running]
+
+    def add(self, token_B: Tensor) -> None:
+        """Go on with one token a row."""
+        self.ids_BS = token_B[:, None]
+        self.mask_BC = torch.cat([self.mask_BC, self.mask_BC.new_ones(len(token_B), 1)], dim=1)
+
+
+def _decode(
+    model: nn.Module,
+    state: _State,
+    answers: list[list[int]],
+    limits: Sequence[int],
+    eos_ids: frozenset[int],
+    is_done: Stop,
+) -> list[list[int]]:
+    """Add to every answer until it ends, is done or has as many tokens as it may."""
+    rows = list(range(len(answers)))
+    while True:
+        token_B = _step(model, state)
+        said = token_B.tolist()
+        for i, (row, token) in enumerate(zip(rows, said, strict=True)):
+            if row < 0:
+                continue
+            if token not in eos_ids:
                 answers[row].append(token)
-        rows = [
-            -1 if row < 0 or token in eos_ids or is_done(answers[row]) else row
-            for row, token in zip(rows, token_B.tolist(), strict=True)
-        ]
-        if max(rows) < 0 or produced + 1 == max_new_tokens:
-            break
-        running = torch.tensor([i for i, row in enumerate(rows) if row >= 0], device=device)
+            if token in eos_ids or len(answers[row]) >= limits[row] or is_done(answers[row]):
+                rows[i] = -1
+        running = [i for i, row in enumerate(rows) if row >= 0]
+        if not running:
+            return answers
         if len(running) < COMPACT_BELOW * len(rows):
-            cache.batch_select_indices(running)
-            rows = [rows[i] for i in running.tolist()]
-            mask, token_B = mask[running], token_B[running]
-        ids_BS = token_B[:, None]
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-    return answers
+            token_B = state.keep(torch.tensor(running, device=token_B.device), token_B)
+            rows = [rows[i] for i in running]
+        state.add(token_B)
 
 
-def shared_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
-    """The tokens all prompts begin with, short of the last token of the shortest one."""
-    if len(prompts) < 2:
-        return []
-    in_order = sorted(list(prompt) for prompt in prompts)
-    first, last = in_order[0], in_order[-1]  # the prefix of all is the prefix of these two
-    room = min(len(prompt) for prompt in prompts) - 1
-    agree = takewhile(lambda i: first[i] == last[i], range(room))
-    return first[: sum(1 for _ in agree)]
-
-
-def _slides(model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> bool:
-    """Whether some token will lie outside a sliding window.
-
-    Windows are counted in places of the cache. Padding between a shared prefix and the rest of a
-    prompt would take up such places, so that a window reached less far back in a shorter prompt.
-    """
-    window = getattr(model.config.get_text_config(), "sliding_window", None)  # type: ignore[operator, union-attr]
-    return window is not None and max(map(len, prompts)) + max_new_tokens > window
-
-
-def _step(model: Any, ids_BS: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
-    """Read ``ids`` after what the cache holds and return the most likely next token of each row."""
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids_BS.shape[1] :]
+def _step(model: Any, state: _State) -> Tensor:
+    """Read the next ids after what the cache holds; the most likely next token of each row."""
+    positions = (state.mask_BC.cumsum(-1) - 1).clamp(min=0)[:, -state.ids_BS.shape[1] :]
     logits = model(
-        input_ids=ids_BS,
-        attention_mask=mask,
+        input_ids=state.ids_BS,
+        attention_mask=state.mask_BC,
         position_ids=positions,
-        past_key_values=cache,
+        past_key_values=state.cache,
         use_cache=True,
         logits_to_keep=1,
     ).logits

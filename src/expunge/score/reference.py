@@ -21,7 +21,7 @@ from expunge.corpus.tokenise import Encoded
 from expunge.model.arch import output_head, output_layer, vocabulary
 from expunge.score.backbone import predictions
 from expunge.score.logprobs import token_logps
-from expunge.score.observer import evaluating
+from expunge.score.mode import evaluating
 
 ReferenceKind = Literal["auto", "adapter_off", "cache", "copy"]
 

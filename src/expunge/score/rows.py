@@ -63,7 +63,7 @@ class Rows:
         trained = torch.is_grad_enabled() and self.head(hidden_NH[:0].detach()).requires_grad
         kept = min(KEPT_ELEMENTS // self.vocabulary, len(hidden_NH)) if trained else 0
         numbers = [self._through_head(hidden_NH[:kept], other_N[:kept])] if kept else []
-        for piece in _split(CHUNK_ELEMENTS // self.vocabulary, hidden_NH[kept:], other_N[kept:]):
+        for piece in in_pieces(CHUNK_ELEMENTS // self.vocabulary, hidden_NH[kept:], other_N[kept:]):
             if trained:
                 numbers.append(checkpoint(self._through_head, *piece, use_reentrant=False))
             else:
@@ -93,8 +93,8 @@ class Rows:
         # One tensor for all: small ones kept between large ones that come and go would scatter the heap.
         numbers_n = torch.empty(len(logits_nV), dtype=torch.float32, device=logits_nV.device)
         chunk, block = (elements // self.vocabulary for elements in (CHUNK_ELEMENTS, BLOCK_ELEMENTS))
-        for *piece, other in _split(chunk, numbers_n, logits_nV, other_n):
-            for numbers_k, logits_kV, beside_k in _split(block, *piece, self.beside(other)):
+        for *piece, other in in_pieces(chunk, numbers_n, logits_nV, other_n):
+            for numbers_k, logits_kV, beside_k in in_pieces(block, *piece, self.beside(other)):
                 found = self.rule(logits_kV.float(), beside_k)
                 numbers_k.copy_(found.values)
                 if overwrite:
@@ -132,7 +132,7 @@ def _own(logits_nV: Tensor, hidden_nH: Tensor) -> Tensor:
     return logits_nV.detach().clone() if same else logits_nV.detach()
 
 
-def _split(rows: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def in_pieces(rows: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """The tensors side by side, so many rows at a time (one at least); nothing when they are empty."""
     if not len(tensors[0]):
         return iter(())

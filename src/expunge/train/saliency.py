@@ -10,7 +10,7 @@ from expunge.corpus.batching import collate
 from expunge.corpus.tokenise import Encoded
 from expunge.forget import ForgetLoss
 from expunge.score.look import look
-from expunge.score.observer import evaluating
+from expunge.score.mode import evaluating
 
 
 def forget_gradient(

@@ -1,0 +1,151 @@
+"""Continuations kept by prompt: generated as far as was asked for, cut for who wants less.
+
+Greedy decoding has a prefix property: the first tokens of a long continuation are the short one. So a
+prompt is continued once, and gone on with where somebody wants more.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from expunge.corpus.tokenise import encode_prompt
+from expunge.model.positions import check_lengths
+from expunge.score.batches import Batches
+from expunge.score.generate import greedy
+from expunge.score.mode import evaluating
+from expunge.score.prefix import Prefix, groups, slides
+from expunge.score.ranks import shared
+from expunge.types import Example
+
+CHARACTERS_PER_TOKEN = 4
+"""Tokens looked at per character of a stop string: one character may take four byte tokens."""
+
+
+class Said(NamedTuple):
+    """The tokens of a continuation so far, and whether the model ended it there."""
+
+    tokens: array[int]
+    ended: bool
+
+
+class Wish(NamedTuple):
+    """How far to continue: so many tokens, or until one of the texts was said."""
+
+    tokens: int
+    stop: tuple[str, ...] = ()
+
+
+NOTHING = Said(array("l"), ended=False)
+
+
+class Continuations:
+    """What a model says to prompts, each generated once."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, batches: Batches) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.batches = batches
+        self._said: dict[str | Example, Said] = {}
+
+    def __call__(self, prompts: Sequence[str | Example], wish: Wish) -> list[str]:
+        """The text said to each prompt, cut before the first stop string."""
+        keys = [_plain(prompt) for prompt in prompts]
+        new = [key for key in dict.fromkeys(keys) if not self._is_enough(key, wish)]
+        if new:
+            said = shared(new, lambda own: self._go_on(own, wish))
+            self._said.update(zip(new, said, strict=True))
+        return [self._text(self._said[key], wish) for key in keys]
+
+    def _is_enough(self, key: str | Example, wish: Wish) -> bool:
+        known = self._said.get(key)
+        if known is None:
+            return False
+        if known.ended or len(known.tokens) >= wish.tokens:
+            return True
+        return self._stops(known.tokens, wish) is not None
+
+    def _text(self, said: Said, wish: Wish) -> str:
+        # What was said after the stop is dropped first: it might change where the text is cut.
+        tokens = said.tokens[: wish.tokens][: self._stops(said.tokens[: wish.tokens], wish)]
+        return cut(self.tokenizer.decode(list(tokens), skip_special_tokens=True), wish.stop)
+
+    def _stops(self, tokens: Sequence[int], wish: Wish) -> int | None:
+        """After how many tokens a stop string has been said."""
+        if not wish.stop or not self._is_done(wish, tokens, window=len(tokens)):
+            return None
+        ends = range(1, len(tokens) + 1)
+        return next((end for end in ends if self._is_done(wish, tokens[:end])), None)
+
+    def _is_done(self, wish: Wish, tokens: Sequence[int], window: int | None = None) -> bool:
+        """Whether the last tokens hold a stop string."""
+        if not wish.stop:
+            return False
+        look = CHARACTERS_PER_TOKEN * max(map(len, wish.stop)) if window is None else window
+        tail = self.tokenizer.decode(list(tokens[-look:]))
+        return any(text in tail for text in wish.stop)
+
+    def _go_on(self, keys: list[str | Example], wish: Wish) -> list[Said]:
+        prompts = [encode_prompt(as_example(key), self.tokenizer) for key in keys]
+        begun = [self._said.get(key, NOTHING).tokens for key in keys]
+        lengths = [len(prompt) + wish.tokens for prompt in prompts]
+        check_lengths(self.model, lengths)
+        longest = max(lengths)
+        room = [0 if slides(self.model, longest) else len(prompt) - 1 for prompt in prompts]
+        said: dict[int, Said] = {}
+        with evaluating(self.model):
+            for group in groups(prompts, room):
+                prefix = Prefix(self.model, group.prefix) if group.prefix else None
+                work = partial(self._batch, wish, [(prompts[i], begun[i]) for i in group.rows], prefix)
+                found = self.batches.run([lengths[i] for i in group.rows], work)
+                said |= {group.rows[i]: value for i, value in found.items()}
+        return [said[i] for i in range(len(keys))]
+
+    def _batch(
+        self,
+        wish: Wish,
+        group: Sequence[tuple[list[int], array[int]]],
+        prefix: Prefix | None,
+        rows: list[int],
+    ) -> list[Said]:
+        answers = greedy(
+            self.model,
+            [group[row][0] for row in rows],
+            max_new_tokens=wish.tokens,
+            eos_ids=end_tokens(self.model, self.tokenizer),
+            is_done=partial(self._is_done, wish),
+            begun=[group[row][1] for row in rows],
+            prefix=prefix,
+        )
+        return [
+            Said(array("l", tokens), len(tokens) < wish.tokens and not self._is_done(wish, tokens))
+            for tokens in answers
+        ]
+
+
+def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """The tokens that end a continuation."""
+    declared = getattr(model.generation_config, "eos_token_id", None)
+    ids = declared if isinstance(declared, list) else [declared, tokenizer.eos_token_id]
+    return frozenset(token for token in ids if token is not None)
+
+
+def cut(text: str, stop: Sequence[str]) -> str:
+    """The text before the first of each stop string, applied one after the other."""
+    for end in stop:
+        text = text.split(end)[0]
+    return text
+
+
+def as_example(prompt: str | Example) -> Example:
+    """A prompt as an example without a completion."""
+    return prompt if isinstance(prompt, Example) else Example(id="prompt", prompt=prompt, completion="")
+
+
+def _plain(prompt: str | Example) -> str | Example:
+    """Examples that ask the same are one prompt; a chat is written by its template and stays what it is."""
+    return prompt if isinstance(prompt, str) or prompt.is_chat else prompt.prompt
