@@ -1,0 +1,181 @@
+"""What was asked, of which models, how they were made, what it cost and how to do it again."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from expunge.audit.plan import Role
+from expunge.report.numbers import duration, memory, plural, short, thousands
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from expunge.report.items import Item
+    from expunge.report.run import Run
+
+ROLES = {
+    Role.TARGET: "the model before unlearning",
+    Role.RETRAINED: "trained without the forget set",
+    Role.UNLEARNED: "unlearned",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a model came from: names and values for people, and its recipe as YAML if it has one."""
+
+    name: str
+    role: Role
+    rows: tuple[tuple[str, str], ...]
+    recipe: str
+    title: str
+    command: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What one run took."""
+
+    what: str
+    seconds: str
+    memory: str
+    steps: str
+    weights: str
+    hardware: str
+
+
+def asked(run: Run, items: list[Item]) -> list[tuple[str, str]]:
+    """The first facts a reader wants, as names and values."""
+    return [
+        ("Asked to forget", _forget_set(run, items)),
+        ("From the model", _model(run, Role.TARGET, "no target model was given")),
+        ("Compared with", _model(run, Role.RETRAINED, "no model trained without the forget set was given")),
+        ("Tested at", ", ".join(["full precision", *run.grids])),
+        ("Measured", f"{plural(len(run.metrics), 'measure')}, {_date(run)}"),
+    ]
+
+
+def origins(run: Run) -> list[Origin]:
+    """Every model: where it came from, and how to make it again."""
+    return [_origin(run, model.name, model.role, model.hash) for model in run.models]
+
+
+def costs(run: Run) -> list[Cost]:
+    """What each unlearning and the audit took; the audit's several runs are added up."""
+    found = []
+    for model in run.models:
+        record = run.source(model.name).get("record")
+        if isinstance(record, dict):
+            found.append(_cost(f"{record.get('command', 'make')}: {model.name}", record))
+    record = run.record
+    earlier = [each for each in record.get("earlier", ()) if isinstance(each, dict)]
+    if record:
+        seconds = sum(each.get("seconds", 0.0) for each in (record, *earlier))
+        found.append(_cost("audit", {**record, "seconds": seconds}))
+    return found
+
+
+def versions(run: Run) -> list[tuple[str, str]]:
+    """The versions the audit ran with."""
+    return [(name, str(version)) for name, version in run.record.get("versions", {}).items()]
+
+
+def settings(run: Run) -> list[tuple[str, str]]:
+    """What the numbers depend on beside models and probes."""
+    found = [("probes", run.record.get("probes", "")), *run.summary.bootstrap.items()]
+    found += [(name, run.record.get(name, "")) for name in ("max_length", "batch_tokens")]
+    rule = run.summary.rule
+    found += [(f"rule: {name}", _flat(value)) for name, value in rule.items()]
+    return [(name, str(value)) for name, value in found if value != ""]
+
+
+def command(record: Mapping[str, Any]) -> str:
+    """The command line that made a record; empty if it is unknown."""
+    typed = record.get("typed")
+    return shlex.join(["expunge", *map(str, typed)]) if typed else ""
+
+
+def _forget_set(run: Run, items: list[Item]) -> str:
+    split = run.sources.get("splits", {}).get("forget")
+    if split:
+        documents, questions = split["documents"], split["asked"] - split["documents"]
+        parts = [plural(questions, "question")] * bool(questions) + [plural(documents, "text")] * bool(
+            documents
+        )
+        groups = f" in {plural(split['groups'], 'group')}" if split["groups"] else ""
+        return f"{' and '.join(parts)}{groups}, from {PurePath(split['file']).name}"
+    own = {item.item for item in items if item.split == "forget"}
+    return f"{plural(len(own), 'item')} of the forget set"
+
+
+def _model(run: Run, role: Role, missing: str) -> str:
+    name = run.holder(role)
+    if name is None:
+        return missing
+    digest = next(model.hash for model in run.models if model.name == name)
+    return f"{name} (SHA-256 {short(digest)}…)"
+
+
+def _date(run: Run) -> str:
+    started = str(run.record.get("started", ""))
+    return f"on {started[:10]}" if started else "on an unknown day"
+
+
+def _origin(run: Run, name: str, role: Role, digest: str) -> Origin:
+    source = run.source(name)
+    record = source.get("record") or {}
+    rows = [("role", ROLES[role]), ("SHA-256 of the files", digest)]
+    if source.get("path"):
+        rows.append(("path", str(source["path"])))
+    for key, what in (
+        ("source", "made from"),
+        ("source_sha256", "its weights (SHA-256)"),
+        ("result_sha256", "weights (SHA-256)"),
+        ("seed", "seed"),
+    ):
+        if key in record:
+            rows.append((what, str(record[key])))
+    for split in ("forget", "retain"):
+        own = record.get(split)
+        if isinstance(own, dict) and own.get("examples"):
+            rows.append((f"{split} set", f"{plural(own['examples'], 'example')}, SHA-256 {own['sha256']}"))
+    if not record:
+        rows.append(("record", "none was found beside the checkpoint: expunge did not make it"))
+    recipe = record.get("recipe") if isinstance(record.get("recipe"), dict) else None
+    return Origin(
+        name=name,
+        role=role,
+        rows=tuple(rows),
+        recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=100) if recipe else "",
+        title=str(recipe.get("title", "")) if recipe else "",
+        command=command(record),
+    )
+
+
+def _cost(what: str, record: Mapping[str, Any]) -> Cost:
+    stages = [stage for stage in record.get("stages", ()) if isinstance(stage, dict)]
+    steps = sum(stage.get("steps", 0) for stage in stages)
+    may_change = max((stage.get("weights_that_may_change", 0) for stage in stages), default=0)
+    hardware = record.get("hardware", {})
+    where = str(hardware.get("accelerator") or plural(hardware.get("cores", 0), "core"))
+    return Cost(
+        what=what,
+        seconds=duration(float(record.get("seconds", 0.0))),
+        memory=memory(float(record["peak_memory_mib"])) if "peak_memory_mib" in record else "",
+        steps=thousands(steps) if steps else "",
+        weights=thousands(may_change) if may_change else "",
+        hardware=where,
+    )
+
+
+def _flat(value: object) -> str:
+    return (
+        ", ".join(f"{name} {each}" for name, each in value.items())
+        if isinstance(value, dict)
+        else str(value)
+    )

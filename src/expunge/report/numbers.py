@@ -1,0 +1,62 @@
+"""Numbers as people read them: one place decides digits, signs, intervals and units."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from expunge.audit.stats import Estimate
+
+NOTHING = "–"
+MINUS = "−"
+UNIT = "0-1"
+"""The scale whose hundredths count."""
+
+
+def number(value: float | None, *, scale: str = "", sign: bool = False) -> str:
+    """A value to the digits its scale is read in; a dash where there is none."""
+    if value is None:
+        return NOTHING
+    digits = 2 if scale == UNIT else 1
+    rounded = round(value, digits) + 0.0  # the zero turns a rounded -0.0 into 0.0
+    text = f"{abs(rounded):.{digits}f}"
+    before = MINUS if rounded < 0 else "+" if sign else ""
+    return before + (text.removesuffix(".0") if abs(rounded) >= 100 else text)
+
+
+def interval(estimate: Estimate | None, *, scale: str = "", sign: bool = False) -> str:
+    """``19.4 to 76.5``; empty where no interval is known."""
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return ""
+    low, high = (number(end, scale=scale, sign=sign) for end in (estimate.low, estimate.high))
+    return f"{low} to {high}"
+
+
+def short(digest: str) -> str:
+    """The first characters of a hash: enough to compare by eye."""
+    return digest[:12]
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``3 min 6 s`` or ``2 h 5 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def memory(mib: float) -> str:
+    """``590 MiB`` or ``12.3 GiB``."""
+    return f"{mib:.0f} MiB" if mib < 1024 else f"{mib / 1024:.1f} GiB"
+
+
+def thousands(count: int) -> str:
+    """``1 581 056`` with thin spaces that do not break."""
+    return f"{count:,}".replace(",", "\u202f")
+
+
+def plural(count: int, one: str, many: str | None = None) -> str:
+    """``1 question``, ``36 questions``."""
+    return f"{thousands(count)} {one if count == 1 else many or one + 's'}"

@@ -1,0 +1,145 @@
+"""A finished audit as it lies on disk: the one thing every report is drawn from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from expunge.audit.plan import FULL, Role
+from expunge.audit.sources import SOURCES
+from expunge.audit.summary import CellSummary, MetricBlock, ModelRow, Summary, read_summary
+from expunge.errors import DataError
+from expunge.files import RECORD
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+SUMMARY, SCORES = "summary.json", "scores.parquet"
+NESTED = "audit"
+"""Where the demo keeps its audit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """An audit's folder: its summary, its record, and what is known of where its models came from."""
+
+    folder: Path
+    summary: Summary
+    record: Mapping[str, Any]
+    sources: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What to call the run beside another one."""
+        folder = self.folder.resolve()
+        return folder.parent.name if folder.name == NESTED else folder.name
+
+    @cached_property
+    def cells(self) -> dict[tuple[str, str, str], CellSummary]:
+        """Every cell by model, transform and metric."""
+        return {(cell.model, cell.transform, cell.metric): cell for cell in self.summary.cells}
+
+    @cached_property
+    def metrics(self) -> dict[str, MetricBlock]:
+        """The metrics by name, in the order of the audit."""
+        return {metric.name: metric for metric in self.summary.metrics}
+
+    @cached_property
+    def models(self) -> list[ModelRow]:
+        """The target, the retrained model, then the unlearned ones as they were named."""
+        return sorted(self.summary.models, key=lambda model: list(Role).index(model.role))
+
+    @property
+    def unlearned(self) -> list[ModelRow]:
+        """The models to be judged."""
+        return [model for model in self.models if model.role is Role.UNLEARNED]
+
+    @property
+    def labels(self) -> list[str]:
+        """The transforms' labels, full precision first."""
+        return [transform.label for transform in self.summary.transforms]
+
+    @property
+    def grids(self) -> list[str]:
+        """The transforms' labels without full precision."""
+        return [label for label in self.labels if label != FULL.label]
+
+    def holder(self, role: Role) -> str | None:
+        """The name of the model that has ``role``, if any."""
+        return next((model.name for model in self.models if model.role is role), None)
+
+    def source(self, model: str) -> Mapping[str, Any]:
+        """What is known of where a model came from: ``path`` and ``record``, or nothing."""
+        known = (each for each in self.sources.get("models", ()) if each["name"] == model)
+        return next(known, {})
+
+    @cached_property
+    def lead(self) -> str | None:
+        """What says how much is known of the forget set: the first metric of the verdict with numbers."""
+        points = self.summary.rule.get("points", {})
+        gone = [name for name, metric in self.metrics.items() if metric.lower_is_better]
+        candidates = [name for name in points if name in self.metrics] + gone
+        return next((name for name in candidates if self.is_measured(name)), None)
+
+    @cached_property
+    def utility(self) -> str | None:
+        """The metric that says what the model is still good for."""
+        kept = [name for name, metric in self.metrics.items() if metric.lower_is_better is False]
+        candidates = ["utility", *kept] if "utility" in self.metrics else kept
+        return next((name for name in candidates if self.is_measured(name)), None)
+
+    def is_measured(self, metric: str) -> bool:
+        """Whether any model has a number on the metric."""
+        return any(
+            cell.value.value is not None for (_, _, name), cell in self.cells.items() if name == metric
+        )
+
+
+def find_audit(folder: Path) -> Path:
+    """The audit in a folder, or one folder further down as the demo leaves it.
+
+    Raises:
+        DataError: there is none.
+    """
+    for place in (folder, folder / NESTED):
+        if (place / SUMMARY).is_file():
+            return place
+    begun = (folder / "cells").is_dir()
+    raise DataError(
+        f"{folder} holds no finished audit",
+        why="it was begun and not finished." if begun else f"there is no {SUMMARY} in it.",
+        fix="Repeat the audit's command: it goes on where it was."
+        if begun
+        else "Give the --output folder of 'expunge audit' or of 'expunge demo'.",
+    )
+
+
+def read_run(folder: Path) -> Run:
+    """Read an audit's folder.
+
+    Raises:
+        DataError: it holds no finished audit, or one that this version cannot read.
+    """
+    place = find_audit(folder)
+    try:
+        summary = read_summary(place / SUMMARY)
+        record, sources = _json(place / RECORD), _json(place / SOURCES)
+    except (ValueError, ValidationError) as error:
+        raise DataError(
+            f"the audit in {place}",
+            why=f"a file of it cannot be read: {str(error).splitlines()[0]}.",
+            fix="It was made by another version or was changed by hand; repeat the audit.",
+        ) from error
+    return Run(folder=place, summary=summary, record=record, sources=sources)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    value = json.loads(path.read_bytes())
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,141 @@
+"""What an audit does not say: every kind of test it left out, in words, and every score it lacks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from expunge.audit.plan import Role
+from expunge.report.numbers import plural
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from expunge.report.run import Run
+
+QUANTIZERS = (
+    "int",
+    "fp4",
+    "nf4",
+    "bnb",
+    "rtn",
+    "gptq",
+    "awq",
+    "gguf",
+    "torchao",
+    "w4a",
+    "w8a",
+    "fp8",
+    "mx",
+)
+"""How the labels of quantizers begin; every other transform is an attack."""
+DEPLOYED = ("gptq", "awq", "gguf")
+SAMPLED = ("sampl", "best_of", "probab", "extraction")
+LIKELIHOODS = ("auc", "privleak", "min_k", "mink", "zlib", "membership", "mia", "prob", "truth_ratio")
+
+
+class Gap(NamedTuple):
+    """Something that was not tested, and what it could have shown."""
+
+    what: str
+    why: str
+
+
+def gaps(run: Run) -> list[Gap]:
+    """What was not tested, the weightiest first."""
+    return [gap for find in _FINDERS for gap in find(run)]
+
+
+def unmeasured(run: Run) -> list[Gap]:
+    """The metrics that were asked for and gave no number, with the reason."""
+    found = []
+    for name, metric in run.metrics.items():
+        if not run.is_measured(name):
+            own = (cell.value.reason for (_, _, other), cell in run.cells.items() if other == name)
+            reason = next((each for each in own if each), "no reason given")
+            found.append(Gap(metric.title or name, reason))
+    return found
+
+
+def _grids(run: Run) -> Iterator[Gap]:
+    if not any(map(_is_quantizer, run.grids)):
+        yield Gap("No reduced precision", "rounding a model to 8 or 4 bits can bring the text back.")
+    elif not any(label.lower().startswith(DEPLOYED) for label in run.grids):
+        yield Gap(
+            "GPTQ, AWQ and GGUF files",
+            "the grids here round to the nearest value; these formats round otherwise.",
+        )
+
+
+def _attacks(run: Run) -> Iterator[Gap]:
+    if all(map(_is_quantizer, run.grids)):
+        yield Gap(
+            "Attacks",
+            "nobody tried to train the text back in, to prune the model or to trick it with prompts.",
+        )
+
+
+def _control(run: Run) -> Iterator[Gap]:
+    if run.holder(Role.RETRAINED) is None:
+        yield Gap(
+            "A control",
+            "no model trained without these texts was given, so what a guess alone would score is unknown.",
+        )
+    if run.holder(Role.TARGET) is None:
+        yield Gap("The model before", "without it nothing says how much there was to forget.")
+
+
+def _wording(run: Run) -> Iterator[Gap]:
+    if not _measured(run, "phras"):
+        yield Gap("Other wordings", "questions were asked only in the words of the files given.")
+    yield Gap("Other languages", "text that is gone in one language may remain in another.")
+
+
+def _verbatim(run: Run) -> Iterator[Gap]:
+    if not _measured(run, "verb", "verm", "extract"):
+        yield Gap("Word-for-word recall", "no running text was given to be continued.")
+    if not _measured(run, *LIKELIHOODS):
+        yield Gap(
+            "Membership",
+            "whether an outsider can tell that the texts were in the training data was not measured.",
+        )
+
+
+def _sampling(run: Run) -> Iterator[Gap]:
+    if not _measured(run, *SAMPLED):
+        yield Gap(
+            "Repeated asking", "only the likeliest answer counts; asking many times may bring out more."
+        )
+
+
+def _utility(run: Run) -> Iterator[Gap]:
+    if run.utility is None:
+        yield Gap("Usefulness", "whether the model is still good for anything else was not measured.")
+
+
+def _unscored(run: Run) -> Iterator[Gap]:
+    without = unmeasured(run)
+    if without:
+        yield Gap(
+            plural(len(without), "measure") + " without a number",
+            "; ".join(f"{gap.what}: {gap.why}" for gap in without) + ".",
+        )
+
+
+_FINDERS: tuple[Callable[[Run], Iterator[Gap]], ...] = (
+    _grids,
+    _attacks,
+    _control,
+    _utility,
+    _verbatim,
+    _sampling,
+    _wording,
+    _unscored,
+)
+
+
+def _is_quantizer(label: str) -> bool:
+    return label.lower().startswith(QUANTIZERS)
+
+
+def _measured(run: Run, *parts: str) -> bool:
+    return any(part in name for name in run.metrics for part in parts if run.is_measured(name))

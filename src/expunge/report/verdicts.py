@@ -1,0 +1,182 @@
+"""The verdict in words for people who read nothing else: one sentence for the run, one card per model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from expunge.audit.plan import FULL
+from expunge.audit.verdict import Outcome
+from expunge.report.numbers import interval, number, plural
+
+if TYPE_CHECKING:
+    from expunge.audit.stats import Estimate
+    from expunge.audit.summary import CellSummary
+    from expunge.report.run import Run
+
+SEVERITY = (
+    Outcome.DID_NOT_FORGET,
+    Outcome.CAME_BACK,
+    Outcome.UNUSABLE,
+    Outcome.CANNOT_TELL,
+    Outcome.HELD,
+    Outcome.FORGOT,
+)
+"""The worst first: a model is as good as the worst that was found of it."""
+PERCENT = "0-100"
+NEXT_TO_NOTHING = 0.05
+"""Points that are shown as 0.0."""
+WORDS = {
+    Outcome.DID_NOT_FORGET: ("not forgotten", "bad"),
+    Outcome.CAME_BACK: ("comes back", "bad"),
+    Outcome.UNUSABLE: ("no longer usable", "warn"),
+    Outcome.CANNOT_TELL: ("cannot tell", "open"),
+    Outcome.HELD: ("stays forgotten", "good"),
+    Outcome.FORGOT: ("forgotten", "good"),
+}
+"""What each outcome is called, and its mark: every mark has a sign of its own, not a colour alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """One unlearned model: its outcome, where it was worst, and how much it knows there."""
+
+    model: str
+    outcome: Outcome
+    sentence: str
+    reason: str
+    worst: str
+    full: Estimate | None
+    there: Estimate | None
+    recovery: Estimate | None
+
+    @property
+    def word(self) -> str:
+        """The outcome in plain words."""
+        return WORDS[self.outcome][0]
+
+    @property
+    def mark(self) -> str:
+        """The outcome's mark: good, bad, warn or open."""
+        return WORDS[self.outcome][1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Headline:
+    """The run in one sentence, how sure it is, and a card per unlearned model."""
+
+    verdict: str
+    certainty: str
+    mark: str
+    cards: tuple[Card, ...]
+
+
+def headline(run: Run) -> Headline:
+    """The verdict on a whole run."""
+    cards = tuple(card(run, model.name) for model in run.unlearned)
+    if not cards:
+        return Headline(
+            verdict="No unlearned model was audited.",
+            certainty="The audit measured a target or a control alone: there is nothing to judge.",
+            mark="open",
+            cards=(),
+        )
+    worst = min(cards, key=lambda each: SEVERITY.index(each.outcome))
+    return Headline(
+        verdict=_overall(run, cards, worst),
+        certainty=_certainty(worst, cards),
+        mark=worst.mark,
+        cards=cards,
+    )
+
+
+def card(run: Run, model: str) -> Card:
+    """The verdict on one model: the worst over all transforms, and where the most came back."""
+    verdicts = {label: run.summary.verdict(model, label) for label in run.labels}
+    known = {label: verdict for label, verdict in verdicts.items() if verdict is not None}
+    outcome = min(
+        (each.outcome for each in known.values()), key=SEVERITY.index, default=Outcome.CANNOT_TELL
+    )
+    places = [label for label, verdict in known.items() if verdict.outcome is outcome] or run.labels
+    cells = {label: run.cells[model, label, run.lead] for label in run.labels} if run.lead else {}
+    worst = max(places, key=lambda label: _rise(cells.get(label)))
+    there = cells.get(worst)
+    return Card(
+        model=model,
+        outcome=outcome,
+        sentence=_sentence(run, outcome, cells, worst),
+        reason=known[worst].reason if worst in known else "",
+        worst=worst,
+        full=cells[FULL.label].value if cells else None,
+        there=there.value if there else None,
+        recovery=there.recovery if there else None,
+    )
+
+
+def _overall(run: Run, cards: tuple[Card, ...], worst: Card) -> str:
+    same = sum(each.outcome is worst.outcome for each in cards)
+    grids = plural(len(run.grids), "reduced precision")
+    if len(cards) == 1:
+        who, verb = "The unlearned model", "s"
+    elif same == len(cards):
+        who, verb = f"All {same} unlearned models", ""
+    else:
+        who, verb = f"{same} of {len(cards)} unlearned models", "s" if same == 1 else ""
+    sentences = {
+        Outcome.DID_NOT_FORGET: f"{who} still know{verb} what was to be forgotten.",
+        Outcome.CAME_BACK: f"{who} give{verb} the forgotten text back once quantized.",
+        Outcome.UNUSABLE: f"{who} forgot, but lost too much else to be of use.",
+        Outcome.CANNOT_TELL: f"{who} cannot be judged: the measurements leave it open.",
+        Outcome.HELD: f"{who} forgot, and nothing came back at {grids}.",
+        Outcome.FORGOT: f"{who} forgot at full precision. No reduced precision was tested.",
+    }
+    return sentences[worst.outcome]
+
+
+def _certainty(worst: Card, cards: tuple[Card, ...]) -> str:
+    others = [each for each in cards if each.outcome is not worst.outcome]
+    held = sum(each.mark == "good" for each in others)
+    rest = ""
+    if others and held == len(others):
+        rest = f" The other {held} hold." if held > 1 else " The other one holds."
+    return f"{worst.model}: {worst.sentence}{rest}"
+
+
+def _sentence(run: Run, outcome: Outcome, cells: dict[str, CellSummary], worst: str) -> str:
+    """What the lead metric says: at full precision, where it is worst, and how sure the difference is."""
+    full, there = cells.get(FULL.label), cells.get(worst)
+    if run.lead is None or full is None or there is None or full.value.value is None:
+        return "nothing was measured of the forget set."
+    scale = run.metrics[run.lead].scale
+    level = f"{100 * run.summary.bootstrap.get('level', 0.95):g} % interval"
+    knows = _knows(full.value, scale)
+    if worst == FULL.label or there.recovery is None or there.recovery.value is None:
+        sure = interval(full.value, scale=scale)
+        return f"it {knows} at full precision" + (f" ({level} {sure})." if sure else ".")
+    change = there.recovery
+    sure = interval(change, scale=scale, sign=True)
+    rise = f"{number(change.value, scale=scale, sign=True)} points" + (f", {level} {sure}" if sure else "")
+    if outcome is Outcome.CAME_BACK:
+        back = number(there.value.value, scale=scale)
+        return f"it {knows} at full precision and {back} at {worst} ({rise})."
+    if change.value is not None and change.value < NEXT_TO_NOTHING:
+        most = max((high for high in map(_high, cells.values()) if high is not None), default=None)
+        limit = (
+            f" ({level} up to {number(most, scale=scale, sign=True)} points)" if most is not None else ""
+        )
+        return f"it {knows} at full precision, and no more at any reduced precision{limit}."
+    return f"it {knows} at full precision; the most a reduced precision adds is {rise} ({worst})."
+
+
+def _knows(value: Estimate, scale: str) -> str:
+    shown = number(value.value, scale=scale)
+    return f"knows {shown} of 100" if scale == PERCENT else f"scores {shown}"
+
+
+def _high(cell: CellSummary) -> float | None:
+    return cell.recovery.high if cell.recovery is not None else None
+
+
+def _rise(cell: CellSummary | None) -> float:
+    rise = cell.recovery.value if cell is not None and cell.recovery is not None else None
+    return float("-inf") if rise is None else rise
