@@ -8,10 +8,10 @@ import pytest
 
 from expunge.audit import job as room
 from expunge.audit.grid import Audit
-from expunge.audit.job import ORDER, AuditJob, load_pair
+from expunge.audit.job import AuditJob, load_pair
 from expunge.audit.plan import Role
-from expunge.errors import DataError, ModelError, OutputError
-from expunge.metrics import metrics
+from expunge.audit.repeats import SAME
+from expunge.errors import DataError, ModelError, OutputError, RecipeError
 from tests.tiny import tiny, tiny_tokenizer
 
 
@@ -84,12 +84,46 @@ def test_what_is_no_checkpoint_is_refused_before_anything_is_measured(
         AuditJob(**job, target=str(path)).plan()
 
 
-def test_the_metrics_are_all_in_a_telling_order_or_those_named(job: dict[str, Any]) -> None:
-    assert set(ORDER) <= set(metrics)
-    every = list(AuditJob(**job).plan().named_metrics)
-    assert every[: len(ORDER)] == list(ORDER)
-    assert set(every) == set(metrics)
-    assert list(AuditJob(**job, metrics=("utility",)).plan().named_metrics) == ["utility"]
+def test_metrics_that_lack_something_are_left_out_and_told(job: dict[str, Any]) -> None:
+    plan = AuditJob(**job).plan()
+    assert next(iter(plan.named_metrics)) == "knowmem_forget"
+    lacks = {each.metric: each.lacks for each in plan.left_out}
+    assert lacks["privleak"] == ("holdout", "retrained")
+    assert lacks["utility"] == ("retain",)
+    assert not lacks.keys() & plan.named_metrics.keys()
+    assert AuditJob(**job, metrics=("knowmem_forget",)).plan().left_out == ()
+
+
+def test_seeds_of_a_recipe_are_models_of_the_audit(job: dict[str, Any], tmp_path: Path) -> None:
+    paths = [checkpoint(tmp_path / f"seed{n}", str(n)) for n in range(3)]
+    plan = AuditJob(**job, seeds_of=(f"npo={','.join(paths)}",)).plan()
+    assert [model.name for model in plan.models] == ["unlearned", "seed0", "seed1", "seed2"]
+    assert plan.seeds == {"npo": ("seed0", "seed1", "seed2")}
+    only = AuditJob(**job | {"models": ()}, seeds_of=(f"npo={paths[0]},{paths[1]}",)).plan()
+    assert [model.name for model in only.models] == ["seed0", "seed1"]
+    with pytest.raises(RecipeError, match="without a model"):
+        AuditJob(**job | {"models": ()}).plan()
+
+
+def test_runs_that_differ_in_the_seed_alone_are_found(job: dict[str, Any], tmp_path: Path) -> None:
+    common = {name: name for name in SAME} | {"recipe": {"name": "npo"}}
+    seeds = {"a": 0, "b": 1, "c": 2}
+    for name, seed in seeds.items():
+        checkpoint(tmp_path / name, name)
+        (tmp_path / name / "record.json").write_text(json.dumps(common | {"seed": seed}))
+    (tmp_path / "c" / "record.json").write_text(json.dumps(common | {"seed": 2, "forget": "other"}))
+    plan = AuditJob(**job | {"models": tuple(str(tmp_path / name) for name in seeds)}).plan()
+    assert plan.seeds == {"npo": ("a", "b")}
+
+
+def test_what_is_noted_beside_a_model_is_no_part_of_it(job: dict[str, Any], tmp_path: Path) -> None:
+    before = AuditJob(**job).plan().models[0].hash
+    folder = tmp_path / "unlearned"
+    for name in ("record.json", "coverage.json"):
+        (folder / name).write_text('{"seconds": 3}')
+    assert AuditJob(**job).plan().models[0].hash == before
+    (folder / "generation_config.json").write_text("{}")
+    assert AuditJob(**job).plan().models[0].hash != before
 
 
 def test_full_precision_is_there_once_however_often_it_is_named(job: dict[str, Any]) -> None:

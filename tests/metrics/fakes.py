@@ -19,6 +19,7 @@ class FakeObserver:
     say: Callable[[str | Example], str] = lambda prompt: ""
     logps: Mapping[str, Sequence[float]] = field(default_factory=dict)
     tokenizer: Any = None
+    model: Any = None
     max_length: int = 2048
     asked: list[tuple[list[str | Example], int, tuple[str, ...]]] = field(default_factory=list)
 

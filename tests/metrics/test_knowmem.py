@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from expunge.metrics import metrics
 from expunge.metrics.probes import Probes
+from tests.corpus.tokenizers_for_tests import chatml
 from tests.metrics.fakes import FakeObserver, document, question
+from tests.tiny import tiny_tokenizer
 
 ICL = tuple(question(f"icl{n}", f"icl {n}?", f"shown {n}") for n in range(12))
 ASKED = question("q", "capital of France?", "Paris", group="geography")
@@ -64,7 +67,7 @@ def test_the_question_itself_is_never_shown_solved() -> None:
 
 def test_a_chat_goes_to_the_model_as_it_is() -> None:
     chat = replace(ASKED, is_chat=True)
-    observer = FakeObserver()
+    observer = FakeObserver(tokenizer=chatml(), model=reads(2048))
     (score,) = forget_scores(observer, replace(PROBES, forget=(chat,)))
     assert observer.asked[0][0] == [chat]
     assert score.detail["shots"] == "0"
@@ -108,3 +111,44 @@ def test_shots_and_stemmer_can_be_set() -> None:
     probes = replace(PROBES, forget=(replace(ASKED, completion="running"),))
     (score,) = forget_scores(observer, probes, shots=2, stemmer=True, max_new_tokens=5)
     assert (score.value, score.detail["shots"], observer.asked[0][1]) == (100.0, "2", 5)
+
+
+def reads(tokens: int) -> SimpleNamespace:
+    """A model made to read so many tokens at once."""
+    return SimpleNamespace(config=SimpleNamespace(max_position_embeddings=tokens))
+
+
+def test_solved_questions_are_left_out_until_the_prompt_fits() -> None:
+    tokenizer = tiny_tokenizer()
+
+    def count(text: str) -> int:
+        return len(tokenizer(text).input_ids)
+
+    long = question("long", "capital of " + "a far away country " * 3 + "?", "Paris")
+    context = count(long.prompt) + 2 * count(f"{ICL[0].prompt}{ICL[0].completion}\n\n") + 32
+    observer = FakeObserver(tokenizer=tokenizer, model=reads(context))
+    scores = forget_scores(observer, replace(PROBES, forget=(ASKED, long)))
+    few, fewer = (int(score.detail["shots"]) for score in scores)
+    assert 1 <= fewer < few < 10
+    for prompt, asked, shots in zip(observer.asked[0][0], (ASKED, long), (few, fewer), strict=True):
+        kept = [f"{each.prompt}{each.completion}\n\n" for each in ICL[: shots + 1]]
+        assert prompt == "".join(kept[:shots]) + asked.prompt  # the first ones stay, the question always
+        assert count(prompt) + 32 <= context < count("".join(kept) + asked.prompt) + 32
+
+
+def test_a_question_too_long_by_itself_is_not_scored_and_the_others_are() -> None:
+    endless = question("endless", "word " * 500, "Paris")
+    observer = FakeObserver(say=lambda prompt: "Paris", tokenizer=tiny_tokenizer(), model=reads(128))
+    first, second = forget_scores(observer, replace(PROBES, forget=(endless, ASKED)))
+    assert (first.value, first.unscored) == (None, "the question leaves no room in the model's 128 tokens")
+    assert second.value == 100.0
+    assert len(observer.asked[0][0]) == 1
+
+
+def test_a_prompt_that_surely_fits_is_not_counted() -> None:
+    class Uncalled:
+        def __call__(self, *_: object, **__: object) -> None:
+            raise AssertionError("tokenised")
+
+    (score,) = forget_scores(FakeObserver(tokenizer=Uncalled(), model=reads(2048)))
+    assert score.detail["shots"] == "10"

@@ -11,15 +11,16 @@ from typing import Any
 
 from torch import nn
 
+from expunge.audit.choice import choose
 from expunge.audit.diagnose import diagnose
 from expunge.audit.grid import Audit, silent
 from expunge.audit.plan import AuditPlan, ModelSource, Role
+from expunge.audit.repeats import parse_seeds, recorded_seeds
 from expunge.audit.sources import write_sources
 from expunge.audit.summary import Summary
 from expunge.corpus.readers import read_examples
-from expunge.errors import DataError, OutputError
-from expunge.files import require_writable
-from expunge.metrics import metrics as registry
+from expunge.errors import DataError, OutputError, RecipeError
+from expunge.files import RECORD, require_writable
 from expunge.metrics.probes import Probes
 from expunge.model.checkpoint import local_folder, require_checkpoint
 from expunge.model.device import best_device
@@ -30,8 +31,8 @@ from expunge.record import hash_folder, hash_json
 
 SPLITS = tuple(split.name for split in fields(Probes))
 WEIGHTS_AND_WORDS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
-
-ORDER = ("knowmem_forget", "second_phrasing", "verbmem", "privleak", "auc", "utility", "neighbours")
+NOTES = (RECORD, "coverage.json")
+"""Files about a checkpoint, which change nothing of what it says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +40,14 @@ class AuditJob:
     """An audit as it is asked for on the command line.
 
     ``splits`` names a file for each split; ``probes`` a folder with ``<split>.jsonl`` files for
-    those not named. At most ``max_items`` examples of a split are asked, drawn by ``seed``.
+    those not named. At most ``max_items`` examples of a split are asked, drawn by ``seed``. ``seeds_of``
+    holds ``NAME=path,path`` for a recipe run with several seeds; such models need not be among ``models``,
+    and those among them whose records differ in the seed alone are found without being named.
     """
 
     models: tuple[str, ...]
     output: Path
+    seeds_of: tuple[str, ...] = ()
     splits: Mapping[str, str] = field(default_factory=dict)
     probes: Path | None = None
     target: str | None = None
@@ -60,15 +64,18 @@ class AuditJob:
     def plan(self) -> AuditPlan:
         """Everything named, read and checked; no model is loaded yet."""
         transforms = tuple(parse_quantizer(text) for text in self.quantizers if text != "full")
-        names = self.metrics or _every_metric()
-        chosen = tuple(registry.build({"name": name}) for name in names)
+        probes = self._probes()
+        choice = choose(self.metrics, probes, has_control=self.retrained is not None)
+        models = self._models()  # last: their bytes are read to know them again
         return AuditPlan(
-            models=self._models(),
-            metrics=chosen,
-            probes=self._probes(),
+            models=models,
+            metrics=choice.metrics,
+            probes=probes,
             transforms=transforms,
             seed=self.seed,
             max_length=self.max_length,
+            seeds=self._seeds([model.name for model in models]),
+            left_out=choice.left_out,
         )
 
     def run(self, progress: Callable[[int, int, str], None] = silent) -> Summary:
@@ -83,7 +90,31 @@ class AuditJob:
 
     def _paths(self) -> list[str]:
         """The models' paths in the order of the plan."""
-        return [path for path in (self.target, self.retrained) if path] + list(self.models)
+        return [path for path in (self.target, self.retrained) if path] + self._unlearned()
+
+    def _unlearned(self) -> list[str]:
+        """The unlearned models' paths: those named alone, then those named as seeds of a recipe."""
+        members = [path for paths in parse_seeds(self.seeds_of).values() for path in paths]
+        unlearned = [*self.models, *(path for path in members if path not in self.models)]
+        if not unlearned:
+            raise RecipeError(
+                "an audit without a model",
+                why="there is nothing to measure.",
+                fix="Name a checkpoint, or several of one recipe with --seeds-of NAME=path,path.",
+            )
+        return unlearned
+
+    def _seeds(self, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Recipes run with several seeds, by the names of their models: told, then found in the records."""
+        name_of = dict(zip(self._paths(), names, strict=True))
+        told = {
+            recipe: tuple(name_of[path] for path in paths)
+            for recipe, paths in parse_seeds(self.seeds_of).items()
+        }
+        alone = {name_of[path]: Path(path) for path in self._unlearned()}
+        for name in (member for members in told.values() for member in members):
+            alone.pop(name, None)
+        return told | recorded_seeds(alone, taken={*names, *told})
 
     def _files(self) -> dict[str, str]:
         """The file of each split that has one."""
@@ -96,7 +127,7 @@ class AuditJob:
             roles.append((self.target, Role.TARGET))
         if self.retrained:
             roles.append((self.retrained, Role.RETRAINED))
-        roles += [(path, Role.UNLEARNED) for path in self.models]
+        roles += [(path, Role.UNLEARNED) for path in self._unlearned()]
         names = _short_names([path for path, _ in roles])
         return tuple(
             ModelSource(
@@ -146,13 +177,6 @@ class AuditJob:
             )
 
 
-def _every_metric() -> tuple[str, ...]:
-    """All metrics: what was to go first, then what was to stay, then what third parties add."""
-    return tuple(
-        sorted(registry, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
-    )
-
-
 def load_pair(path: str, *, trust_remote_code: bool) -> tuple[nn.Module, Any]:
     """A model on the best device, and its tokenizer."""
     model = load_model(path, device=best_device(), trust_remote_code=trust_remote_code)
@@ -170,7 +194,7 @@ def _hash(path: str) -> str:
     folder = local_folder(path)
     if folder is not None:
         require_checkpoint(folder)  # now, and not after the models before it were measured
-        return hash_folder(folder, patterns=WEIGHTS_AND_WORDS)
+        return hash_folder(folder, patterns=WEIGHTS_AND_WORDS, without=NOTES)
     return hash_json({"hub": path})  # what a name on the Hub stands for is only known once it is loaded
 
 

@@ -39,7 +39,10 @@ _SCORE = [
 _PLACE = ("model", "role", "transform", "metric")
 CELL = pa.schema(_SCORE)
 LONG = pa.schema([*((name, _TEXT) for name in _PLACE), *_SCORE])
-"""One row per score of an audit; ``detail`` is a JSON object."""
+"""One row per score of an audit; ``detail`` is a JSON object of texts.
+
+What a metric asked is its ``prompt`` (or ``question``), the right answer ``truth``, the model's ``said``.
+"""
 
 Place = tuple[str, str, str, str]
 """Model, role, transform, metric."""

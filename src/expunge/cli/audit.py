@@ -13,7 +13,11 @@ from expunge.cli.options import Field, RemoteCode, Seed, fields
 if TYPE_CHECKING:
     from expunge.audit.job import AuditJob
 
-Models = Annotated[list[str], typer.Argument(help="Folders of the unlearned checkpoints.")]
+Models = Annotated[list[str] | None, typer.Argument(help="Folders of the unlearned checkpoints.")]
+SeedsOf = Annotated[
+    list[str] | None,
+    typer.Option(help="Checkpoints of one recipe with several seeds: NAME=path,path. Repeatable."),
+]
 Forget = Annotated[str | None, typer.Option(help="What was to be forgotten.")]
 Retain = Annotated[str | None, typer.Option(help="What must still be known (utility).")]
 Holdout = Annotated[str | None, typer.Option(help="Texts like the forget set, never trained on (leakage).")]
@@ -35,7 +39,8 @@ Quantizers = Annotated[
     typer.Option("--quantize", "-q", help="int8, int4, int4-g64, int3, fp4, nf4, bnb-int8. Repeatable."),
 ]
 Metrics = Annotated[
-    list[str] | None, typer.Option("--metric", help="Only these metrics. Repeatable; default: all.")
+    list[str] | None,
+    typer.Option("--metric", help="Only these ('expunge metrics' lists them), or all. Repeatable."),
 ]
 AuditFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder of the audit.")]
 MaxItems = Annotated[int, typer.Option(min=1, help="Examples asked of each split.")]
@@ -44,7 +49,7 @@ Workers = Annotated[int, typer.Option(min=1, help="Models measured side by side.
 
 
 def audit(
-    models: Models,
+    models: Models = None,
     forget: Forget = None,
     retain: Retain = None,
     holdout: Holdout = None,
@@ -55,6 +60,7 @@ def audit(
     probes: ProbesFolder = None,
     target: Target = None,
     retrained: Retrained = None,
+    seeds_of: SeedsOf = None,
     quantizer: Quantizers = None,
     metric: Metrics = None,
     output: AuditFolder = Path("runs/audit"),
@@ -67,9 +73,9 @@ def audit(
 ) -> None:
     """Measure models at full precision and under quantizers, with intervals and a verdict.
 
-    Give the target and a retrained control if you have them: without the target there is no verdict,
-    without the control no PrivLeak. What is finished is kept: a killed audit goes on, a finished one
-    answers at once.
+    A model and a forget set are enough; what else it could be given, and what that would add, it says.
+    Without the target there is no verdict, without a retrained control no PrivLeak. What is finished is
+    kept: a killed audit goes on, a finished one answers at once.
 
     Example:  expunge audit ./unlearned --target ./model --forget f.jsonl --retain r.jsonl -q int4 -q nf4
     """
@@ -85,7 +91,8 @@ def audit(
         "retain_icl": retain_icl,
     }
     job = AuditJob(
-        models=tuple(models),
+        models=tuple(models or ()),
+        seeds_of=tuple(seeds_of or ()),
         output=output,
         splits={name: source for name, source in splits.items() if source},
         probes=probes,

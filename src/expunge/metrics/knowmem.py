@@ -2,25 +2,54 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from pydantic import NonNegativeInt, PositiveInt
 
+from expunge.corpus.tokenise import encode_prompt
 from expunge.metrics import metrics
 from expunge.metrics.base import Metric, absent
 from expunge.metrics.rouge import rouge_l, words
-from expunge.types import Score
+from expunge.model.positions import declared_positions
+from expunge.types import Example, Score
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from transformers import PreTrainedTokenizerBase
+
     from expunge.metrics.base import Measured
     from expunge.metrics.probes import Probes
     from expunge.score.observer import Observer
-    from expunge.types import Example
 
 STOPS = ("\n\n", "\nQuestion", "Question:")
 """Where an answer ends: the model has gone on to write the next question."""
+
+
+SPECIAL = 8
+"""More special tokens than any tokenizer puts around a text."""
+
+
+class Asked(NamedTuple):
+    """What is put to the model, and how many solved questions it begins with."""
+
+    prompt: str | Example
+    shots: int
+
+
+CUT_PROMPTS = (
+    "A prompt that is too long is cut at its end, and with it goes the question itself (open-unlearning's "
+    "MUSE configurations read 512 tokens; ten solved questions are often more). Here solved questions are "
+    "left out until the prompt fits, and every item says how many were put before it."
+)
+SAMPLED = (
+    "The code of arXiv 2410.16454 samples at temperature 0.9 without a seed: other numbers each time, and "
+    "lower ones than MUSE's greedy decoding, beside which they are printed. Here decoding is greedy."
+)
+STEMMED = (
+    "Under one name MUSE counts words as they are, on 0-100, and open-unlearning counts stems, on 0-1. "
+    "Here it is MUSE's unless a stemmer is asked for."
+)
 
 
 class KnowMem(Metric):
@@ -28,11 +57,19 @@ class KnowMem(Metric):
 
     ``shots`` solved questions at most stand before the question, each followed by an empty line;
     the question itself is never among them. Without any, and in a chat, the question is asked alone.
+    The last ones are left out where the prompt would leave no room for the answer in the context the
+    model was made for; a question that is too long by itself is not scored.
 
     Source: Shi et al. 2024 (MUSE, arXiv 2407.06460), section 3.1 and its released evaluation.
     """
 
     source: ClassVar[str] = "MUSE (arXiv 2407.06460): KnowMem"
+    misleads: ClassVar[str] = (
+        "It counts words in common, not truth: a refusal that repeats the question scores above 0, the "
+        "right answer in other words below 100, and a model that says nothing at all scores like one that "
+        "forgot. Only Latin letters and digits count as words."
+    )
+    known_errors: ClassVar[tuple[str, ...]] = (CUT_PROMPTS, SAMPLED, STEMMED)
     split: ClassVar[str]
     shots_from: ClassVar[str]
 
@@ -45,19 +82,35 @@ class KnowMem(Metric):
         questions = probes.questions(self.split)
         if not questions:
             return absent(self.split, f"the {self.split} split has no questions")
-        shots = [self._shots(question, probes.split(self.shots_from)) for question in questions]
-        # A chat goes to the model as it is: its template, not solved questions, shows the form.
-        prompts = [
-            question if question.is_chat else "".join(chosen) + question.prompt
-            for question, chosen in zip(questions, shots, strict=True)
-        ]
-        said = observed.greedy(prompts, max_new_tokens=self.max_new_tokens, stop=STOPS)
+        context = declared_positions(observed.model)
+        room = None if context is None else context - self.max_new_tokens
+        solved = probes.split(self.shots_from)
+        asked = [self._asked(question, solved, room, observed.tokenizer) for question in questions]
+        prompts = [each.prompt for each in asked if each is not None]
+        said = iter(observed.greedy(prompts, max_new_tokens=self.max_new_tokens, stop=STOPS))
         return {
             self.split: [
-                self._score(question, answer, len(chosen))
-                for question, answer, chosen in zip(questions, said, shots, strict=True)
+                _unscored(question, f"the question leaves no room in the model's {context} tokens")
+                if each is None
+                else self._score(question, next(said), each.shots)
+                for question, each in zip(questions, asked, strict=True)
             ]
         }
+
+    def _asked(
+        self,
+        question: Example,
+        solved: Sequence[Example],
+        room: int | None,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> Asked | None:
+        shots = self._shots(question, solved)
+        for count in range(len(shots), -1, -1):
+            # A chat goes to the model as it is: its template, not solved questions, shows the form.
+            prompt = question if question.is_chat else "".join(shots[:count]) + question.prompt
+            if room is None or _fits(prompt, room, tokenizer):
+                return Asked(prompt, count)
+        return None
 
     def _shots(self, question: Example, solved: Sequence[Example]) -> list[str]:
         if question.is_chat:
@@ -69,15 +122,24 @@ class KnowMem(Metric):
         truth = question.completion
         detail = {"question": question.prompt, "truth": truth, "said": said, "shots": str(shots)}
         if not words(truth):
-            return Score(
-                item=question.id,
-                value=None,
-                group=question.group,
-                unscored="the true answer has no Latin letter or digit, which is all ROUGE counts",
-                detail=detail,
+            return _unscored(
+                question, "the true answer has no Latin letter or digit, which is all ROUGE counts", detail
             )
         value = 100 * rouge_l(truth, said, stemmer=self.stemmer).f1
         return Score(item=question.id, value=value, group=question.group, detail=detail)
+
+
+def _fits(prompt: str | Example, room: int, tokenizer: PreTrainedTokenizerBase) -> bool:
+    if isinstance(prompt, str):
+        # A token is a byte at least, beside the two or three special ones: most prompts need no count.
+        if len(prompt.encode()) + SPECIAL <= room:
+            return True
+        prompt = Example(id="prompt", prompt=prompt, completion="")
+    return len(encode_prompt(prompt, tokenizer)) <= room
+
+
+def _unscored(question: Example, reason: str, detail: dict[str, str] | None = None) -> Score:
+    return Score(item=question.id, value=None, group=question.group, unscored=reason, detail=detail or {})
 
 
 @metrics.register("knowmem_forget")
@@ -98,6 +160,7 @@ class SecondPhrasing(KnowMem):
     title: ClassVar[str] = "Knowledge of the forget set, asked otherwise"
     definition: ClassVar[str] = "ROUGE-L of the answers to second phrasings of the forget questions"
     lower_is_better: ClassVar[bool | None] = True
+    needs_splits: ClassVar[tuple[str, ...]] = ("second_phrasing",)
     split: ClassVar[str] = "second_phrasing"
     shots_from: ClassVar[str] = "forget_icl"
 
@@ -109,6 +172,7 @@ class Utility(KnowMem):
     title: ClassVar[str] = "Utility"
     definition: ClassVar[str] = "ROUGE-L of the answers to questions about the retain set"
     lower_is_better: ClassVar[bool | None] = False
+    needs_splits: ClassVar[tuple[str, ...]] = ("retain",)
     split: ClassVar[str] = "retain"
     shots_from: ClassVar[str] = "retain_icl"
 
@@ -120,5 +184,6 @@ class Neighbours(KnowMem):
     title: ClassVar[str] = "Knowledge of the neighbours"
     definition: ClassVar[str] = "ROUGE-L of the answers to questions close to the forget set"
     lower_is_better: ClassVar[bool | None] = False
+    needs_splits: ClassVar[tuple[str, ...]] = ("neighbours",)
     split: ClassVar[str] = "neighbours"
     shots_from: ClassVar[str] = "retain_icl"

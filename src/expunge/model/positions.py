@@ -14,13 +14,19 @@ SPARE = 2
 
 def learned_positions(model: nn.Module) -> int | None:
     """The number of positions a model has embeddings for; ``None`` for one that computes them."""
-    declared: int | None = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    declared = declared_positions(model)
     if declared is None:
         return None
     words = getattr(model, "get_input_embeddings", lambda: None)()
     tables = (module for module in model.modules() if isinstance(module, nn.Embedding))
     rows = {table.num_embeddings for table in tables if table is not words}
     return declared if rows & set(range(declared, declared + SPARE + 1)) else None
+
+
+def declared_positions(model: nn.Module) -> int | None:
+    """The number of tokens a model was made to read at once, learned or not; ``None`` if it does not say."""
+    declared: int | None = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    return declared
 
 
 def check_lengths(model: nn.Module, lengths: Iterable[int]) -> None:
