@@ -96,7 +96,7 @@ class AuditJob:
         """The unlearned models' paths: those named alone, then those named as seeds of a recipe."""
         members = [path for paths in parse_seeds(self.seeds_of).values() for path in paths]
         unlearned = [*self.models, *(path for path in members if path not in self.models)]
-        if not unlearned:
+        if not (unlearned or self.target or self.retrained):
             raise RecipeError(
                 "an audit without a model",
                 why="there is nothing to measure.",
