@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from rich.console import Console
 
+from expunge.audit.choice import ORDER
 from expunge.audit.job import AuditJob
 from expunge.audit.summary import Summary
 from expunge.bench.builtin import Builtin
@@ -127,6 +128,7 @@ class Demo:
             retrained=str(self.builtin.checkpoint("retrained")),
             probes=self.builtin.world_folder,
             quantizers=GRIDS,
+            metrics=ORDER,
             output=self.output / "audit",
             max_length=256,
             workers=workers,
