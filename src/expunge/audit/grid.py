@@ -16,17 +16,20 @@ from expunge.audit.results import collect, write_results
 from expunge.audit.store import Cell, CellStore
 from expunge.files import write_json
 from expunge.model.workers import worker_pool
+from expunge.quant.base import Quantizer
 from expunge.record import Stopwatch, make_record
 from expunge.score.observer import Observer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from torch import nn
 
-    from expunge.audit.plan import AuditPlan, Loader, Transform
+    from expunge.audit.plan import Applied, AuditPlan, Loader, Transform
     from expunge.audit.summary import Summary
+    from expunge.quant.calibration import Calibration
 
     Diagnose = Callable[[Loader, nn.Module, Transform], dict[str, Any]]
     """What JSON can hold on an unlearned model and a transform, given how to load the target."""
@@ -40,6 +43,25 @@ POLL = 0.5
 def observe(model: nn.Module, tokenizer: Any, plan: AuditPlan) -> Observer:
     """The observer an audit measures with."""
     return Observer(model, tokenizer, max_length=plan.max_length, batch_tokens=plan.batch_tokens)
+
+
+class _Loaded:
+    """A model in memory, and its calibration text once a quantizer asks for it."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, plan: AuditPlan) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self._plan = plan
+        self._text: Calibration | None = None
+
+    def under(self, transform: Transform) -> AbstractContextManager[Applied]:
+        """The model under ``transform`` inside the block."""
+        source = self._plan.calibration_of(transform)
+        if source is None or not isinstance(transform, Quantizer):
+            return transform.applied(self.model)
+        if self._text is None:
+            self._text = source.tokens(self.model, self.tokenizer)
+        return transform.applied(self.model, self._text)
 
 
 def untold(what: str) -> None:
@@ -104,25 +126,26 @@ class Audit:
         if not missing:
             return
         model, tokenizer = missing[0].source.load()
+        loaded = _Loaded(model, tokenizer, self.plan)
         for _, group in groupby(missing, key=lambda part: part.transform.label):
-            self._measure_under_one(list(group), model, tokenizer, tell)
+            self._measure_under_one(list(group), loaded, tell)
         # Models hold reference cycles; without this the next one is loaded beside this one.
-        del model
+        del model, loaded
         gc.collect()
 
-    def _measure_under_one(
-        self, own: Sequence[Part], model: nn.Module, tokenizer: Any, tell: Callable[[str], None]
-    ) -> None:
+    def _measure_under_one(self, own: Sequence[Part], loaded: _Loaded, tell: Callable[[str], None]) -> None:
         transform = own[0].transform
         for part in own:
             if part.name == DIAGNOSTICS:
                 tell(str(part))
-                self._diagnose(part, model)
+                self._diagnose(part, loaded.model)
         scores = [part for part in own if part.name != DIAGNOSTICS]
         if not scores:
             return
-        with transform.applied(model) as applied:
-            observer = self.observe(applied.model, tokenizer, self.plan)
+        if self.plan.calibration_of(transform) is not None:
+            tell(f"{scores[0].source.name} · {transform.label} · calibration")
+        with loaded.under(transform) as applied:
+            observer = self.observe(applied.model, loaded.tokenizer, self.plan)
             for part in scores:
                 tell(str(part))
                 measured = self.plan.named_metrics[part.name].measure(observer, self.plan.probes)
@@ -170,7 +193,12 @@ def plan_facts(plan: AuditPlan) -> dict[str, Any]:
     return {
         "models": [{"name": each.name, "role": each.role, "hash": each.hash} for each in plan.models],
         "transforms": [
-            {"label": each.label, "settings": each.model_dump(mode="json")} for each in plan.columns
+            {
+                "label": each.label,
+                "settings": each.model_dump(mode="json"),
+                "calibration": None if (source := plan.calibration_of(each)) is None else source.facts,
+            }
+            for each in plan.columns
         ],
         "metrics": {name: each.model_dump(mode="json") for name, each in plan.named_metrics.items()},
         "probes": plan.probes.hash,

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from expunge.audit.calibrate import CalibrationChoice
 from expunge.audit.choice import choose
 from expunge.audit.diagnose import diagnose
 from expunge.audit.grid import Audit, silent
@@ -60,6 +61,7 @@ class AuditJob:
     seed: int = 0
     workers: int = 1
     trust_remote_code: bool = False
+    calibration: CalibrationChoice = field(default_factory=CalibrationChoice)
 
     def plan(self) -> AuditPlan:
         """Everything named, read and checked; no model is loaded yet."""
@@ -76,6 +78,9 @@ class AuditJob:
             max_length=self.max_length,
             seeds=self._seeds([model.name for model in models]),
             left_out=choice.left_out,
+            calibration=self.calibration.source(
+                transforms, probes, self._files(), columns=self.fields, seed=self.seed
+            ),
         )
 
     def run(self, progress: Callable[[int, int, str], None] = silent) -> Summary:

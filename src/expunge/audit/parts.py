@@ -53,8 +53,14 @@ def parts(plan: AuditPlan, hook: str | None = None) -> Iterator[Part]:
                     "metric": [name, metric.model_dump(mode="json")],
                     "probes": probes,
                     "max_length": plan.max_length,
+                    **_calibration(plan, transform),
                 }
                 yield Part(source=source, transform=transform, name=name, facts=facts)
+
+
+def _calibration(plan: AuditPlan, transform: Transform) -> dict[str, Any]:
+    source = plan.calibration_of(transform)
+    return {} if source is None else {"calibration": source.facts}
 
 
 def _place(source: ModelSource, transform: Transform) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from expunge.component import Component
 from expunge.errors import RecipeError
 from expunge.metrics import metrics as registry
+from expunge.quant.base import Quantizer
+from expunge.quant.calibration import require_calibration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from expunge.metrics.base import Metric
     from expunge.metrics.probes import Probes
     from expunge.quant.base import TensorCoverage
+    from expunge.quant.calibration import CalibrationSource
 
 Loader = Callable[[], tuple["nn.Module", Any]]
 """Returns a model and its tokenizer."""
@@ -108,10 +111,12 @@ class AuditPlan:
     Full precision is always measured, whether or not ``transforms`` names it: recovery is counted
     from there. ``seed`` and ``resamples`` are the bootstrap's. ``seeds`` names recipes, each by the models
     that are the same recipe run with several seeds. ``left_out`` are the metrics that lack something.
+    ``calibration`` is where calibrated quantizers get their text.
 
     Raises:
-        RecipeError: a name occurs twice, there are two targets or two retrained models, or what is named
-            as seeds of a recipe are not several unlearned models of their own.
+        RecipeError: a name occurs twice, there are two targets or two retrained models, what is named
+            as seeds of a recipe are not several unlearned models of their own, or a calibrated quantizer
+            has no text.
     """
 
     models: tuple[ModelSource, ...]
@@ -124,8 +129,12 @@ class AuditPlan:
     batch_tokens: int = 8192
     seeds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     left_out: tuple[LeftOut, ...] = ()
+    calibration: CalibrationSource | None = None
 
     def __post_init__(self) -> None:
+        for transform in self.transforms:
+            if is_calibrated(transform):
+                require_calibration(transform.label, self.calibration)
         _refuse_twice("model", (*(source.name for source in self.models), *self.seeds))
         _refuse_twice("metric", (registry.name_of(metric) for metric in self.metrics))
         _refuse_twice("transform", (transform.label for transform in self.transforms))
@@ -150,9 +159,18 @@ class AuditPlan:
         """The metrics by their registered names."""
         return {registry.name_of(metric): metric for metric in self.metrics}
 
+    def calibration_of(self, transform: Transform) -> CalibrationSource | None:
+        """Where ``transform`` gets the text it is calibrated on; ``None`` if it reads none."""
+        return self.calibration if is_calibrated(transform) else None
+
     def holder(self, role: Role) -> ModelSource | None:
         """The model that has ``role``, if any (the first)."""
         return next((source for source in self.models if source.role is role), None)
+
+
+def is_calibrated(transform: Transform) -> bool:
+    """Whether a transform reads text before it changes the model."""
+    return isinstance(transform, Quantizer) and transform.calibrated
 
 
 def _refuse_twice(kind: str, names: Iterable[str]) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from expunge.audit.parts import Part
-    from expunge.audit.plan import AuditPlan
+    from expunge.audit.plan import AuditPlan, Transform
     from expunge.audit.store import Cell, CellStore
     from expunge.metrics.base import Metric
 
@@ -77,10 +77,7 @@ def summarise(plan: AuditPlan, finished: Finished, rule: Rule | None = None) -> 
     roles = {source.role for source in plan.models}
     return Summary(
         models=_models(plan),
-        transforms=tuple(
-            TransformColumn(label=each.label, settings=each.model_dump(mode="json"))
-            for each in plan.columns
-        ),
+        transforms=tuple(_column(plan, each) for each in plan.columns),
         metrics=tuple(_block(name, metric, rule) for name, metric in plan.named_metrics.items()),
         cells=tuple(cells.values()),
         verdicts=verdicts(plan, cells, rule),
@@ -100,6 +97,15 @@ def summarise(plan: AuditPlan, finished: Finished, rule: Rule | None = None) -> 
                 has_control=Role.RETRAINED in roles,
             )
         ),
+    )
+
+
+def _column(plan: AuditPlan, transform: Transform) -> TransformColumn:
+    source = plan.calibration_of(transform)
+    return TransformColumn(
+        label=transform.label,
+        settings=transform.model_dump(mode="json"),
+        calibration=None if source is None else source.facts,
     )
 
 

@@ -39,10 +39,11 @@ class ModelRow(_Frozen):
 
 
 class TransformColumn(_Frozen):
-    """A transform of the audit and its settings."""
+    """A transform of the audit, its settings, and the text it was calibrated on if it reads any."""
 
     label: str
     settings: dict[str, Any]
+    calibration: dict[str, Any] | None = None
 
 
 class MetricBlock(_Frozen):

@@ -49,7 +49,8 @@ def render(summary: Summary, *, width: int = 100) -> RenderableType:
     """The audit for a terminal ``width`` characters wide; more transforms than fit go below."""
     tables = [_table(block) for block in _fitting(summary, width)]
     told = [(outcome, reason) for outcome, reason in reasons(summary) if outcome not in QUIET]
-    return Group(*tables, *(Text(reason, style=STYLES[outcome]) for outcome, reason in told))
+    read = [Text(line, style="dim") for line in calibrations(summary)]
+    return Group(*tables, *read, *(Text(reason, style=STYLES[outcome]) for outcome, reason in told))
 
 
 def to_text(summary: Summary, *, width: int = 100) -> str:
@@ -68,7 +69,7 @@ def to_markdown(summary: Summary) -> str:
         if block.header:
             lines += [_pipes(block.header), _pipes(("---",) * len(block.header))]
             lines += [*(_pipes(row) for row in block.rows), ""]
-    lines += [f"- {reason}" for _, reason in reasons(summary)]
+    lines += [f"- {line}" for line in (*calibrations(summary), *(reason for _, reason in reasons(summary)))]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -79,6 +80,17 @@ def blocks(summary: Summary, *, columns: int) -> list[Block]:
     found = [_metric_block(summary, metric, group) for metric in summary.metrics for group in groups]
     judged = [model for model in summary.models if model.role is Role.UNLEARNED]
     return found + [_verdict_block(summary, judged, group) for group in groups if judged]
+
+
+def calibrations(summary: Summary) -> list[str]:
+    """One line for each quantizer that read text before it rounded: which text."""
+    return [
+        "{0}: calibrated on {name}, at most {samples} x {length} tokens, seed {seed}".format(
+            each.label, **each.calibration
+        )
+        for each in summary.transforms
+        if each.calibration is not None
+    ]
 
 
 def reasons(summary: Summary) -> list[tuple[Outcome, str]]:

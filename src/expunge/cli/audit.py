@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from expunge.cli.options import Field, RemoteCode, Seed, fields
+from expunge.cli.options import (
+    Calibrate,
+    CalibrationLength,
+    CalibrationSamples,
+    Field,
+    RemoteCode,
+    Seed,
+    fields,
+)
 
 if TYPE_CHECKING:
     from expunge.audit.job import AuditJob
@@ -36,7 +44,11 @@ Target = Annotated[str | None, typer.Option(help="The model before unlearning.")
 Retrained = Annotated[str | None, typer.Option(help="A model trained without the forget set.")]
 Quantizers = Annotated[
     list[str] | None,
-    typer.Option("--quantize", "-q", help="int8, int4, int4-g64, int3, fp4, nf4, bnb-int8. Repeatable."),
+    typer.Option(
+        "--quantize",
+        "-q",
+        help="int8, int4, int4-g64, int3, gptq4-g128, awq4-g128, fp4, nf4, bnb-int8. Repeatable.",
+    ),
 ]
 Metrics = Annotated[
     list[str] | None,
@@ -46,6 +58,9 @@ AuditFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder of the
 MaxItems = Annotated[int, typer.Option(min=1, help="Examples asked of each split.")]
 MaxLength = Annotated[int, typer.Option(min=8, help="Tokens of a text read at once.")]
 Workers = Annotated[int, typer.Option(min=1, help="Models measured side by side.")]
+AllowOverlap = Annotated[
+    bool, typer.Option("--allow-overlap", help="Calibrate even on text that is evaluated on.")
+]
 
 
 def audit(
@@ -69,6 +84,10 @@ def audit(
     field: Field = None,
     seed: Seed = 0,
     workers: Workers = 1,
+    calibrate: Calibrate = None,
+    calibration_samples: CalibrationSamples = 128,
+    calibration_length: CalibrationLength = 512,
+    allow_overlap: AllowOverlap = False,
     trust_remote_code: RemoteCode = False,
 ) -> None:
     """Measure models at full precision and under quantizers, with intervals and a verdict.
@@ -79,6 +98,7 @@ def audit(
 
     Example:  expunge audit ./unlearned --target ./model --forget f.jsonl --retain r.jsonl -q int4 -q nf4
     """
+    from expunge.audit.calibrate import CalibrationChoice
     from expunge.audit.job import AuditJob
 
     splits = {
@@ -106,6 +126,12 @@ def audit(
         seed=seed,
         workers=workers,
         trust_remote_code=trust_remote_code,
+        calibration=CalibrationChoice(
+            word=calibrate,
+            samples=calibration_samples,
+            length=calibration_length,
+            allow_overlap=allow_overlap,
+        ),
     )
     _show(job)
 

@@ -29,6 +29,15 @@ RemoteCode = Annotated[
         "--trust-remote-code", help="Allow the checkpoint to run its own Python code. Off by default."
     ),
 ]
+Calibrate = Annotated[
+    str | None,
+    typer.Option(
+        help="Text that gptq and awq read first: self (each model writes its own; the default), "
+        "or a file; in an audit also retain or forget."
+    ),
+]
+CalibrationSamples = Annotated[int, typer.Option(min=1, help="Sequences of calibration text.")]
+CalibrationLength = Annotated[int, typer.Option(min=2, help="Tokens of each of them.")]
 
 
 def fields(pairs: list[str] | None) -> dict[str, str] | None:

@@ -1,22 +1,41 @@
-"""Text a quantizer is calibrated on: the tokens a model reads, where they come from, and their hash."""
+"""Text a quantizer is calibrated on: where it comes from, and the tokens a model reads of it.
+
+Shapes: N sequences, T tokens.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from expunge.errors import RecipeError
+from expunge.corpus.boundary import opening
+from expunge.corpus.streams import shuffled
+from expunge.corpus.tokenise import encode
+from expunge.errors import DataError, RecipeError
+from expunge.model.positions import learned_positions
+from expunge.quant.sampling import sample_texts
 from expunge.record import hash_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from expunge.types import Example
+
+Given = TypeVar("Given", "Calibration", "CalibrationSource")
+
+SELF = "self"
+"""The name of text that each model writes itself."""
+NEVER_CUT = 2**31 - 1
+"""A length no text has: texts are cut where the sequences end, not where they begin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """N sequences of T tokens for one model.
-
-    ``name``: ``self``, ``retain``, ``forget`` or the path of a file. ``ids_NT``: int64, no padding.
-    """
+    """Tokens for one model: N sequences of T tokens, int64, without padding."""
 
     name: str
     ids_NT: Tensor
@@ -38,8 +57,63 @@ class Calibration:
         return facts | {"tokens_sha256": self.hash}
 
 
-def require_calibration(label: str, calibration: Calibration | None) -> Calibration:
-    """The calibration a quantizer needs.
+@dataclass(frozen=True, kw_only=True)
+class CalibrationSource:
+    """Where calibration text comes from: known before a model is loaded, the same for all models.
+
+    ``name``: ``self`` (every model writes its own; no ``texts``), ``retain``, ``forget``, or
+    ``general`` with the name of the user's file. At most ``samples`` sequences of ``length`` tokens.
+    """
+
+    name: str = SELF
+    texts: tuple[Example, ...] = ()
+    samples: int = 128
+    length: int = 512
+    seed: int = 0
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What the outcome depends on beside the model: name, amount, seed and a hash of the texts."""
+        facts = {"name": self.name, "samples": self.samples, "length": self.length, "seed": self.seed}
+        return facts | {"texts_sha256": hash_json([asdict(text) for text in self.texts])}
+
+    def tokens(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Calibration:
+        """The tokens ``model`` is calibrated on.
+
+        Raises:
+            DataError: the texts are too short to be read, or cannot be tokenised.
+            ModelError: the model is to write its own text and cannot.
+        """
+        length = min(self.length, learned_positions(model) or self.length)
+        if self.name == SELF:
+            begin = opening(tokenizer) or _end(tokenizer)
+            ids_NT = sample_texts(model, begin, count=self.samples, length=length, seed=self.seed)
+        else:
+            ids_NT = self._packed(tokenizer, length)
+        return Calibration(name=self.name, ids_NT=ids_NT, seed=self.seed)
+
+    def _packed(self, tokenizer: PreTrainedTokenizerBase, length: int) -> Tensor:
+        """The texts in an order drawn by ``seed``, one after another, cut into sequences."""
+        wanted = self.samples * length
+        ids: list[int] = []
+        for index in shuffled(len(self.texts), self.seed):
+            for encoded in encode(self.texts[index], tokenizer, max_length=NEVER_CUT):
+                ids += encoded.input_ids
+            if len(ids) >= wanted:
+                break
+        length = min(length, len(ids))
+        if length < 2:
+            raise DataError(
+                f"calibration text {self.name}",
+                why="it has no two tokens to read.",
+                fix="Give more text; some ten thousand tokens are usual.",
+            )
+        count = min(self.samples, len(ids) // length)
+        return torch.tensor(ids[: count * length]).reshape(count, length)
+
+
+def require_calibration(label: str, calibration: Given | None) -> Given:
+    """The calibration a quantizer needs, or where it comes from.
 
     Raises:
         RecipeError: there is none.
@@ -51,3 +125,9 @@ def require_calibration(label: str, calibration: Calibration | None) -> Calibrat
             fix="Pass --calibrate self, retain, forget or a file of text.",
         )
     return calibration
+
+
+def _end(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Models without BOS were trained on texts that follow an end token."""
+    eos = tokenizer.eos_token_id
+    return [] if eos is None else [eos]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from expunge.errors import ModelError
 from expunge.model.arch import architecture, backbone, blocks, linear_layers, weight_oi
-from expunge.score.observer import evaluating
+from expunge.score.mode import evaluating
 
 BATCH_TOKENS = 4096
 """Tokens a block is given at once."""
