@@ -17,7 +17,7 @@ from expunge.retain.gdr import GradientDescent
 from expunge.scope.selection import ScopeGuard
 from expunge.train.loop import LoopSettings
 from expunge.train.objective import PairObjective
-from expunge.train.trainer import Objective, ObjectiveTrainer
+from expunge.train.trainer import Begin, Objective, ObjectiveTrainer
 from tests.batches import encoded
 from tests.tiny import PAD, tiny
 
@@ -57,6 +57,7 @@ def trainer(
     model: nn.Module | None = None,
     objective: Objective = OBJECTIVE,
     guard: ScopeGuard | None = None,
+    begin: Begin | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     collate: Callable[[Sequence[Pair]], PairBatch] = lambda pairs: collate_pairs(pairs, pad_id=PAD),
     seed: int = 0,
@@ -75,7 +76,9 @@ def trainer(
         dataset=PairDataset(FORGET, RETAIN),
         collate=collate,
         precision=loop.precision,
+        optimizer=loop.optimizer,
         guard=guard,
+        begin=begin,
         callbacks=callbacks,
     )
 

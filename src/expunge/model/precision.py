@@ -17,6 +17,8 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
+from expunge.model.moments import OptimizerName, packed, repack, unpacked
+
 WeightPrecision = Literal["fp32", "bf16", "bf16_stochastic"]
 
 BF16_DROPPED_BITS = 16
@@ -71,6 +73,11 @@ def as_in_training(precision: WeightPrecision, device: torch.device) -> Abstract
     return nullcontext()
 
 
+def as_it_is(value: Tensor, _: Generator) -> Tensor:
+    """``value`` (float32), not rounded."""
+    return value
+
+
 def nearest(value: Tensor, _: Generator) -> Tensor:
     """``value`` (float32) on the bfloat16 grid, rounded to nearest even."""
     return value.bfloat16().float()
@@ -86,14 +93,16 @@ def stochastic(value: Tensor, generator: Generator) -> Tensor:
 
 
 ROUNDING: dict[WeightPrecision, Callable[[Tensor, Generator], Tensor]] = {
+    "fp32": as_it_is,
     "bf16": nearest,
     "bf16_stochastic": stochastic,
 }
 
 
 class RoundedAdamW(Optimizer):
-    """AdamW whose arithmetic and moments are float32 and whose weights land on the bfloat16 grid.
+    """AdamW whose arithmetic is float32 and whose weights land on the bfloat16 grid (or stay float32).
 
+    Moments are float32, or kept in 8 or 4 bits between steps (``moments``).
     The random bits of stochastic rounding depend on ``seed``, the step and the parameter alone, so
     a resumed run draws the same ones.
     Source: Loshchilov and Hutter 2019 (arXiv 1711.05101), Alg. 2.
@@ -108,10 +117,12 @@ class RoundedAdamW(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         precision: WeightPrecision = "bf16",
+        moments: OptimizerName = "adamw",
         seed: int = 0,
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
         self._round = ROUNDING[precision]
+        self._moments: OptimizerName = moments
         self._seed = seed
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -142,18 +153,20 @@ class RoundedAdamW(Optimizer):
         state = self.state[weight]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32)
-            state["exp_avg"] = torch.zeros_like(weight, dtype=torch.float32)
-            state["exp_avg_sq"] = torch.zeros_like(weight, dtype=torch.float32)
+            state["exp_avg"] = packed(weight, self._moments, signed=True)
+            state["exp_avg_sq"] = packed(weight, self._moments, signed=False)
         state["step"] += 1
         step = int(state["step"])
         beta1, beta2 = group["betas"]
         grad = weight.grad.float()  # type: ignore[union-attr]
-        state["exp_avg"].lerp_(grad, 1 - beta1)
-        state["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        scale = state["exp_avg_sq"].sqrt().div_(math.sqrt(1 - beta2**step)).add_(group["eps"])
+        mean = unpacked(state["exp_avg"]).lerp_(grad, 1 - beta1)
+        square = unpacked(state["exp_avg_sq"]).mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        scale = square.sqrt().div_(math.sqrt(1 - beta2**step)).add_(group["eps"])
         value = weight.float() * (1 - group["lr"] * group["weight_decay"])
-        value.addcdiv_(state["exp_avg"], scale, value=-group["lr"] / (1 - beta1**step))
+        value.addcdiv_(mean, scale, value=-group["lr"] / (1 - beta1**step))
         weight.copy_(self._round(value, self._generator(weight.device, step, place)))
+        repack(state["exp_avg"], mean)
+        repack(state["exp_avg_sq"], square)
 
     def _generator(self, device: torch.device, step: int, place: int) -> Generator:
         generator = Generator(device)

@@ -17,6 +17,7 @@ from transformers.integrations.integration_utils import (
 
 from expunge.component import Component
 from expunge.model.device import best_device
+from expunge.model.moments import OptimizerName, require_moments
 from expunge.model.precision import WeightPrecision, computes_in_bf16
 from expunge.model.workers import NO_BARS
 
@@ -33,7 +34,11 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class LoopSettings(Component):
-    """Optimizer, batch and schedule. ``batch_size`` examples make one step, in ``accumulation`` pieces."""
+    """Optimizer, batch and schedule. ``batch_size`` examples make one step, in ``accumulation`` pieces.
+
+    ``optimizer``: AdamW with float32 moments, or with moments of 8 or 4 bits (a quarter, an eighth of
+    their memory; extra ``torchao``).
+    """
 
     learning_rate: PositiveFloat = 1e-5
     epochs: PositiveInt = 5
@@ -41,6 +46,7 @@ class LoopSettings(Component):
     accumulation: PositiveInt = 1
     max_length: Annotated[int, Field(ge=8)] = 2048
     precision: WeightPrecision = "fp32"
+    optimizer: OptimizerName = "adamw"
     weight_decay: NonNegativeFloat = 0.0
     max_grad_norm: PositiveFloat = 1.0
     betas: tuple[Beta, Beta] = (0.9, 0.999)
@@ -57,6 +63,12 @@ class LoopSettings(Component):
                 f"batch_size {self.batch_size} does not split into {self.accumulation} equal pieces"
             )
         return self
+
+    @field_validator("optimizer")
+    @classmethod
+    def _optimizer_is_there(cls, name: OptimizerName) -> OptimizerName:
+        require_moments(name)
+        return name
 
     @field_validator("report_to")
     @classmethod

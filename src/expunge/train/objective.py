@@ -26,25 +26,33 @@ class PairObjective:
 
     def __call__(self, model: nn.Module, batch: PairBatch) -> dict[str, Tensor]:
         """The terms of the loss, each a scalar."""
+        return {"forget": self.forget_term(model, batch, self.reference), **self.retain_term(model, batch)}
+
+    def forget_term(self, model: nn.Module, batch: PairBatch, reference: Reference | None) -> Tensor:
+        """``Σ L_forget`` over the examples of a batch, a scalar."""
         view = look(
             model,
             batch.forget,
             needs=self.forget.needs,
-            reference=self.reference,
-            keys=_keys("forget", batch.forget_ids),
+            reference=reference,
+            keys=keys_of("forget", batch.forget_ids),
         )
-        terms = {"forget": self.forget(view).sum()}
-        if self.retain is not None and batch.retain is not None and batch.retain_ids is not None:
-            view = look(
-                model,
-                batch.retain,
-                needs=self.retain.needs,
-                reference=self.reference,
-                keys=_keys("retain", batch.retain_ids),
-            )
-            terms["retain"] = self.retain.weight * self.retain(view).sum()
-        return terms
+        return self.forget(view).sum()
+
+    def retain_term(self, model: nn.Module, batch: PairBatch) -> dict[str, Tensor]:
+        """``weight · Σ L_retain`` by its name, a scalar; nothing where there is nothing to retain."""
+        if self.retain is None or batch.retain is None or batch.retain_ids is None:
+            return {}
+        view = look(
+            model,
+            batch.retain,
+            needs=self.retain.needs,
+            reference=self.reference,
+            keys=keys_of("retain", batch.retain_ids),
+        )
+        return {"retain": self.retain.weight * self.retain(view).sum()}
 
 
-def _keys(stream: Stream, ids: Tensor) -> list[Key]:
+def keys_of(stream: Stream, ids: Tensor) -> list[Key]:
+    """The sequences of a batch by stream and place."""
     return [Key(stream, index) for index in ids.tolist()]

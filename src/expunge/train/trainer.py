@@ -15,7 +15,8 @@ from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArg
 from transformers.trainer_callback import PrinterCallback
 
 from expunge.errors import TrainingError
-from expunge.model.precision import RoundedAdamW, WeightPrecision
+from expunge.model.moments import OptimizerName
+from expunge.model.precision import RoundedAdamW, WeightPrecision, as_in_training
 from expunge.scope.selection import ScopeGuard
 from expunge.train.bar import LossOnBar
 
@@ -24,6 +25,9 @@ Parts = dict[str, Tensor]
 
 Objective = Callable[[nn.Module, Any], Parts]
 """From a model and a batch to the terms of its loss."""
+
+Begin = Callable[[nn.Module, Sequence[Any], int, int], None]
+"""Told before each step: the model, the batches the step is made of, steps done and steps in all."""
 
 
 class ObjectiveTrainer(Trainer):
@@ -45,7 +49,9 @@ class ObjectiveTrainer(Trainer):
         dataset: Dataset[Any],
         collate: Callable[[list[Any]], Any],
         precision: WeightPrecision = "fp32",
+        optimizer: OptimizerName = "adamw",
         guard: ScopeGuard | None = None,
+        begin: Begin | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         super().__init__(
@@ -59,7 +65,10 @@ class ObjectiveTrainer(Trainer):
         self._count_examples = count_examples
         self._sampler = sampler
         self._precision = precision
+        self._optimizer_name = optimizer
         self._guard = guard
+        self._begin = begin
+        self._pieces: Sequence[Any] = ()
         self._sums: dict[str, float] = {}
         self._steps_before = 0
 
@@ -111,11 +120,22 @@ class ObjectiveTrainer(Trainer):
         ]
         betas = (self.args.adam_beta1, self.args.adam_beta2)
         lr, eps = self.args.learning_rate, self.args.adam_epsilon
-        if self._precision == "fp32":
+        if self._precision == "fp32" and self._optimizer_name == "adamw":
             return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps)
         return RoundedAdamW(
-            groups, lr=lr, betas=betas, eps=eps, precision=self._precision, seed=self.args.seed
+            groups,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            precision=self._precision,
+            moments=self._optimizer_name,
+            seed=self.args.seed,
         )
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Tensor]:
+        """The batches of the next step, which begins at its first loss, and how many examples they hold."""
+        self._pieces, count = super().get_batch_samples(*args, **kwargs)
+        return list(self._pieces), count
 
     def compute_loss(
         self,
@@ -129,7 +149,10 @@ class ObjectiveTrainer(Trainer):
             raise TypeError("this trainer trains; evaluate with an Observer")
         if not self._sums:
             self._steps_before = self.state.global_step
-        terms = self._objective(model, inputs)
+        # The base class would switch autocast on in the model's own forward pass, which is never called.
+        with as_in_training(self._precision, self.args.device):
+            self._begin_step(model)
+            terms = self._objective(model, inputs)
         loss = torch.stack(list(terms.values())).sum() / num_items_in_batch
         self._note(terms, num_items_in_batch)
         if not math.isfinite(loss.item()):
@@ -137,6 +160,12 @@ class ObjectiveTrainer(Trainer):
             raise self._overflow("loss", f"the {broken or 'summed'} loss")
         scaled: Tensor = loss * self.accelerator.num_processes  # gradients are averaged over processes
         return scaled
+
+    def _begin_step(self, model: nn.Module) -> None:
+        if self._begin is not None and self._pieces:
+            batches = [self._prepare_inputs(piece) for piece in self._pieces]
+            self._begin(model, batches, self.state.global_step, self.state.max_steps)
+        self._pieces = ()
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         """Clip by the norm of what may change; a gradient that is not a number stops the run."""

@@ -60,6 +60,7 @@ class Finetune(LoopSettings, Stage):
             dataset=texts,
             collate=lambda pieces: collate(pieces, pad_id=pad_id),
             precision=self.precision,
+            optimizer=self.optimizer,
             callbacks=[SaveByEpoch(self.save_every), Heartbeat()],
         )
         trainer.train_from(last_checkpoint(state.workdir))

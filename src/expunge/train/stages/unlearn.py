@@ -1,4 +1,4 @@
-"""The stage most methods consist of: forget loss × retain loss × scope, over paired batches."""
+"""The stage most methods consist of: forget loss × retain loss × scope × adversary, over paired batches."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from pydantic import model_validator
 from torch import nn
 
+from expunge.adversary import Adversary, Rounding, adversaries
 from expunge.corpus.streams import PairDataset, PairSampler, collate_pairs
 from expunge.corpus.tokenise import Encoded, encode
 from expunge.errors import DataError
@@ -16,6 +17,7 @@ from expunge.forget import ForgetLoss, forget_losses
 from expunge.model.device import best_device
 from expunge.model.positions import check_lengths
 from expunge.model.precision import as_in_training, prepare_weights
+from expunge.quant.parse import parse_quantizer
 from expunge.retain import RetainLoss, retain_losses
 from expunge.scope import Scope, scopes
 from expunge.scope.all import AllParameters
@@ -26,12 +28,14 @@ from expunge.score.reference import (
     Reference,
     ReferenceKind,
 )
+from expunge.train.adversarial import AdversarialObjective
 from expunge.train.checkpoints import SaveByEpoch, last_checkpoint
 from expunge.train.heartbeat import Heartbeat
 from expunge.train.loop import LoopSettings
 from expunge.train.named import named
 from expunge.train.objective import PairObjective
 from expunge.train.reference import Asked, frozen_reference
+from expunge.train.rounding import rounding
 from expunge.train.saliency import forget_gradient
 from expunge.train.stages import Stage, stages
 from expunge.train.state import Corpus, State
@@ -44,6 +48,7 @@ from expunge.types import Example
 class Unlearn(LoopSettings, Stage):
     """Descends on the forget loss plus ``retain.weight`` times the retain loss, inside a scope.
 
+    Under an ``adversary`` the forget loss is (partly) that of a disturbed model.
     ``reference`` says where the frozen reference comes from: ``auto`` switches adapters off under
     LoRA and looks numbers up in a cache otherwise; ``copy`` keeps a second model in memory.
     Source: Zhang et al. 2025 (arXiv 2410.16454), Eq. 1.
@@ -52,6 +57,7 @@ class Unlearn(LoopSettings, Stage):
     forget: Annotated[ForgetLoss, *named(forget_losses)]
     retain: Annotated[RetainLoss | None, *named(retain_losses)] = None
     scope: Annotated[Scope, *named(scopes)] = AllParameters()
+    adversary: Annotated[Adversary | None, *named(adversaries)] = None
     reference: ReferenceKind = "auto"
     stop: StopRule | None = None
 
@@ -61,6 +67,17 @@ class Unlearn(LoopSettings, Stage):
             raise ValueError(
                 "reference 'adapter_off' needs adapters to switch off: use scope lora, or reference cache"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _adversary_is_felt(self) -> Unlearn:
+        if self.adversary is not None and self.adversary.fine and self.precision != "fp32":
+            raise ValueError(
+                f"adversary {adversaries.name_of(self.adversary)!r} moves weights by less than "
+                f"{self.precision} weights can hold: use precision fp32, or leave the adversary out"
+            )
+        for name in self.adversary.formats if self.adversary else ():
+            parse_quantizer(name)  # a format nobody knows is refused with the recipe
         return self
 
     @model_validator(mode="after")
@@ -103,15 +120,19 @@ class Unlearn(LoopSettings, Stage):
                 pad_id=pad_id,
             )
         stop = StopWhen(self.stop, model, state, max_length=self.max_length) if self.stop else None
+        plain = PairObjective(self.forget, self.retain, reference)
+        hard = self._under_adversary(plain, selection)
         trainer = ObjectiveTrainer(
             model,
             self.training_arguments(state.workdir, seed=state.seed, examples=len(data)),
-            objective=PairObjective(self.forget, self.retain, reference),
+            objective=hard or plain,
+            begin=hard.begin if hard else None,
             count_examples=lambda batch: len(batch.forget_ids),
             sampler=sampler,
             dataset=data,
             collate=lambda pairs: collate_pairs(pairs, pad_id=pad_id),
             precision=self.precision,
+            optimizer=self.optimizer,
             guard=guard,
             callbacks=[*([stop] if stop else []), SaveByEpoch(self.save_every), Heartbeat()],
         )
@@ -123,13 +144,24 @@ class Unlearn(LoopSettings, Stage):
         return state
 
     def check(self, corpus: Corpus) -> None:
-        """Refuse a retain loss that has nothing to keep."""
+        """Refuse a retain loss that has nothing to keep, and an adversary whose formats are not there."""
+        self._roundings()
         if self.retain is not None and not corpus.retain:
             raise DataError(
                 "no retain set",
                 why=f"the recipe's retain loss ({retain_losses.name_of(self.retain)}) has nothing to keep.",
                 fix="Pass --retain FILE, or choose a recipe without a retain loss (ga, npo).",
             )
+
+    def _under_adversary(self, plain: PairObjective, selection: Selection) -> AdversarialObjective | None:
+        if self.adversary is None:
+            return None
+        return AdversarialObjective(
+            plain=plain, adversary=self.adversary, rows=selection.rows, roundings=self._roundings()
+        )
+
+    def _roundings(self) -> dict[str, Rounding]:
+        return {name: rounding(name) for name in self.adversary.formats} if self.adversary else {}
 
     def _encode(self, state: State) -> PairDataset:
         retain = state.corpus.retain if self.retain is not None else ()

@@ -1,0 +1,79 @@
+"""Fake quantization: forget at the weights as they will be deployed, step the weights as they are."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from pydantic import Field, NonNegativeFloat
+from torch import Tensor, nn
+
+from expunge.adversary import Adversary, Perturb, Rounding, Shares, Step, adversaries
+from expunge.adversary.swap import swapped
+from expunge.model.arch import as_stored, linear_layers, weight_oi
+
+
+@adversaries.register("fake_quant")
+class FakeQuantized(Adversary):
+    """``L_forget(θ) + α(t) L_forget(Q(θ))``, the gradient at Q(θ) taken for that at θ (straight through).
+
+    Q is any format that needs no calibration, by its short name (``int4``, ``int4-g128``, ``nf4``); it
+    rounds the linear weights inside blocks, adapters merged into them. α is 0 for the first ``warmup``
+    share of the run, then rises in a line and stays at ``weight`` from half of the rest on.
+    ``weight`` 0 is the plain method.
+
+    Source: DurableUn-SAF (arXiv 2605.02196), whose λ is ``retain.weight`` here: max(1, α + 1).
+    """
+
+    quantizer: str = "int4"
+    weight: NonNegativeFloat = 1.0
+    warmup: float = Field(default=1 / 3, ge=0, lt=1)
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        return (self.quantizer,)
+
+    def shares(self, done: int, steps: int) -> Shares:
+        return Shares(1.0, self.alpha(done, steps))
+
+    def alpha(self, done: int, steps: int) -> float:
+        """α after ``done`` of ``steps``: 0 up to the warm-up, ``weight`` from half of the rest on."""
+        begin = self.warmup * steps
+        if done <= begin:
+            return 0.0
+        return min(self.weight, 2 * self.weight * (done - begin) / (steps - begin))
+
+    def against(self, step: Step) -> Perturb:
+        values = rounded(step.model, step.roundings[self.quantizer])
+        return lambda _: swapped(values)
+
+
+@torch.no_grad()
+def rounded(model: nn.Module, rounding: Rounding) -> dict[nn.Parameter, Tensor]:
+    """The values with which the linear layers inside blocks compute what the deployed model computes.
+
+    Under adapters the deployed weight is Q(W + ΔW), and ΔW is still added beside it: W is Q(W + ΔW) − ΔW.
+    """
+    adapters = _adapters(model)
+    values: dict[nn.Parameter, Tensor] = {}
+    for layer in linear_layers(model).values():
+        weight = cast("nn.Parameter", layer.get_parameter("weight"))
+        values[weight] = _under(rounding, layer, adapters.get(layer))
+    return values
+
+
+def _under(rounding: Rounding, layer: nn.Module, adapter: Any) -> Tensor:
+    if adapter is None:
+        return as_stored(layer, rounding(weight_oi(layer)))
+    added = torch.stack([adapter.get_delta_weight(name) for name in adapter.active_adapters]).sum(0)
+    # Added weights come as they are stored, and storing twice is not storing.
+    return as_stored(layer, rounding(weight_oi(layer) + as_stored(layer, added))) - added
+
+
+def _adapters(model: nn.Module) -> dict[nn.Module, Any]:
+    """The adapter around each layer that wears one."""
+    return {
+        cast("nn.Module", module.base_layer): module
+        for module in model.modules()
+        if hasattr(module, "base_layer") and hasattr(module, "get_delta_weight")
+    }

@@ -1,0 +1,62 @@
+"""Sharpness-aware minimisation: forget at the worst weights nearby, so that small shifts do not undo it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from pydantic import NonNegativeFloat
+from torch import Tensor, nn
+
+from expunge.adversary import Adversary, Perturb, Shares, Step, adversaries
+from expunge.adversary.slope import slopes
+from expunge.adversary.swap import swapped
+
+
+@adversaries.register("sam")
+class SharpnessAware(Adversary):
+    """``min over θ of max over ‖ε‖ ≤ ρ of L_forget(θ + ε)``, with ``ε = ρ g / ‖g‖`` to first order.
+
+    g is the forget gradient of the whole step over all weights that may change; ε is zero elsewhere.
+    ``rho`` is a norm over all of them together: 0 is the plain method.
+
+    Source: Foret et al. 2021 (arXiv 2010.01412), Eq. 2; on the forget loss alone, Fan et al. 2025
+    (arXiv 2502.05374).
+    """
+
+    fine: ClassVar[bool] = True
+
+    rho: NonNegativeFloat = 0.01
+
+    def shares(self, done: int, steps: int) -> Shares:  # noqa: ARG002
+        return Shares(0.0, 1.0) if self.rho else Shares(1.0, 0.0)
+
+    def against(self, step: Step) -> Perturb:
+        gradients = _gradient(step)
+        norm = torch.stack([gradient.float().norm() for gradient in gradients.values()]).norm()
+        scale = self.rho / norm if norm > 0 else norm  # no slope, no direction: nothing to disturb
+        with torch.no_grad():
+            moved = {weight: weight + scale * gradient for weight, gradient in gradients.items()}
+        return lambda _: swapped(moved)
+
+
+def _gradient(step: Step) -> Mapping[nn.Parameter, Tensor]:
+    """The forget gradient of the step inside the scope, by parameter."""
+    rows = {
+        weight: step.rows[name]
+        for name, weight in step.model.named_parameters()
+        if weight.requires_grad and name in step.rows
+    }
+    total: dict[nn.Parameter, Tensor] = {}
+    for piece in step.pieces:
+        for weight, gradient in slopes(piece.loss(), list(rows)).items():
+            total[weight] = total[weight] + gradient if weight in total else gradient
+    return {weight: _inside(gradient, rows[weight]) for weight, gradient in total.items()}
+
+
+def _inside(gradient: Tensor, rows: Tensor | None) -> Tensor:
+    """The gradient with zeros in every row that may not change."""
+    if rows is None:
+        return gradient
+    return gradient * rows.to(gradient).view(-1, *[1] * (gradient.ndim - 1))

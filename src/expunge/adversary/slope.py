@@ -1,0 +1,16 @@
+"""Gradients of a loss by weights, without touching the gradients the weights hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def slopes(loss: Tensor, weights: Sequence[nn.Parameter]) -> dict[nn.Parameter, Tensor]:
+    """The gradient of ``loss`` by every one of ``weights`` it depends on."""
+    # Backward passes belong outside autocast; what ran in bfloat16 goes back in bfloat16 all the same.
+    with torch.autocast(loss.device.type, enabled=False):
+        found = torch.autograd.grad(loss, weights, allow_unused=True)
+    return {weight: slope for weight, slope in zip(weights, found, strict=True) if slope is not None}
