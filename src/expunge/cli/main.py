@@ -13,7 +13,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 import expunge
-from expunge.cli import audit, demo, doctor, finetune, methods, quantize, unlearn
+from expunge.cli import audit, demo, doctor, finetune, methods, metrics, quantize, report, runs, unlearn
 from expunge.errors import ExpungeError
 from expunge.quiet import quiet_loggers
 
@@ -29,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (demo, unlearn, audit, quantize, finetune, methods, doctor):
+for verb in (demo, unlearn, audit, report, runs, quantize, finetune, methods, metrics, doctor):
     verb.add_to(app)
 
 

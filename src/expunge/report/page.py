@@ -26,6 +26,7 @@ from expunge.report.numbers import NOTHING, interval, number, thousands
 from expunge.report.payload import embedded, payload
 from expunge.report.untested import gaps, unmeasured
 from expunge.report.verdicts import WORDS, Headline, headline
+from expunge.report.versus import side_by_side
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,6 +60,22 @@ def render(run: Run, *, reveal: bool) -> str:
             glossary=GLOSSARY,
             **_charts(run, head),
             **_provenance(run),
+        )
+    )
+
+
+def render_two(first: Run, second: Run) -> str:
+    """The page of two runs side by side; no text of any item is in it."""
+    style, script = _asset("style.css"), _asset("report.js")
+    return (
+        _environment()
+        .get_template("versus.html.j2")
+        .render(
+            policy=policy(style, script),
+            style=Markup(style),  # noqa: S704 - ours
+            script=Markup(script),  # noqa: S704 - ours
+            version=expunge.__version__,
+            **side_by_side(first, second),
         )
     )
 

@@ -1,0 +1,42 @@
+"""``expunge runs``: what lies in a folder, with what it found."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Where to look; three folders deep.")] = Path("runs"),
+) -> None:
+    """List the runs in a folder, the newest first: kind, date, headline, size.
+
+    Example:  expunge runs ./runs
+    """
+    from expunge.report.listing import list_runs
+
+    found = list_runs(folder)
+    if not found:
+        typer.echo(f"No runs in {folder}.")
+        return
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for heading in ("run", "kind", "date (UTC)", "headline"):
+        table.add_column(heading, overflow="fold", no_wrap=heading == "date (UTC)")
+    table.add_column("MiB", justify="right", no_wrap=True)
+    for run in found:
+        place = os.path.relpath(run.path, folder)
+        cells = (place, run.kind, run.date, run.headline, f"{run.bytes / 2**20:.1f}")
+        table.add_row(*map(Text, cells))  # brackets in names are no markup
+    Console().print(table)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make the verb known."""
+    app.command()(runs)

@@ -1,0 +1,183 @@
+"""The report for programs: one JSON document with a published schema, and the estimates as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+import expunge
+from expunge.report import facts
+from expunge.report.untested import gaps
+from expunge.report.verdicts import headline
+
+if TYPE_CHECKING:
+    from expunge.audit.stats import Estimate
+    from expunge.report.run import Run
+
+FORMAT = 1
+"""Counts up when a field goes or changes its meaning; new fields may come without."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Number(_Part):
+    """A number with its interval; ``value`` is null where it is undefined, ``reason`` then says why."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int = Field(0, description="items it rests on")
+    reason: str | None = None
+
+
+class ModelFacts(_Part):
+    """A model of the audit."""
+
+    name: str
+    role: str = Field(description="target, retrained or unlearned")
+    sha256: str
+    command: str = Field("", description="the command line that made it, if expunge did")
+
+
+class MetricFacts(_Part):
+    """A metric of the audit."""
+
+    name: str
+    title: str
+    definition: str
+    source: str
+    scale: str
+    lower_is_better: bool | None
+
+
+class ModelVerdict(_Part):
+    """The worst that was found of an unlearned model."""
+
+    model: str
+    outcome: str
+    sentence: str
+    worst: str = Field(description="the transform under which the most came back")
+
+
+class CellVerdict(_Part):
+    """The verdict on an unlearned model under one transform."""
+
+    model: str
+    transform: str
+    outcome: str
+    reason: str
+
+
+class CellNumbers(_Part):
+    """One metric of one model under one transform."""
+
+    model: str
+    transform: str
+    metric: str
+    value: Number
+    recovery: Number | None = Field(None, description="points over the same model at full precision")
+    retention: Number | None = Field(None, description="percent of the target under the same transform")
+
+
+class Untested(_Part):
+    """What the audit does not say."""
+
+    what: str
+    why: str
+
+
+class Document(_Part):
+    """An audit of unlearned models, as ``expunge report --format json`` writes it."""
+
+    format: int = FORMAT
+    expunge: str = Field(description="the version that wrote the document")
+    audited: str = Field(description="when the audit began, ISO 8601")
+    verdict: str
+    certainty: str
+    models: tuple[ModelFacts, ...]
+    transforms: tuple[str, ...] = Field(description="full precision first")
+    metrics: tuple[MetricFacts, ...]
+    model_verdicts: tuple[ModelVerdict, ...]
+    verdicts: tuple[CellVerdict, ...]
+    cells: tuple[CellNumbers, ...]
+    not_tested: tuple[Untested, ...]
+
+
+def document(run: Run) -> Document:
+    """The report of one run."""
+    head = headline(run)
+    return Document(
+        expunge=expunge.__version__,
+        audited=str(run.record.get("started", "")),
+        verdict=head.verdict,
+        certainty=head.certainty,
+        models=tuple(
+            ModelFacts(name=origin.name, role=origin.role, sha256=model.hash, command=origin.command)
+            for origin, model in zip(facts.origins(run), run.models, strict=True)
+        ),
+        transforms=tuple(run.labels),
+        metrics=tuple(MetricFacts(**metric.model_dump()) for metric in run.summary.metrics),
+        model_verdicts=tuple(
+            ModelVerdict(model=card.model, outcome=card.outcome, sentence=card.sentence, worst=card.worst)
+            for card in head.cards
+        ),
+        verdicts=tuple(
+            CellVerdict(
+                model=row.model,
+                transform=row.transform,
+                outcome=row.verdict.outcome,
+                reason=row.verdict.reason,
+            )
+            for row in run.summary.verdicts
+        ),
+        cells=tuple(CellNumbers(**cell.model_dump()) for cell in run.summary.cells),
+        not_tested=tuple(Untested(what=gap.what, why=gap.why) for gap in gaps(run)),
+    )
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of ``Document``."""
+    return Document.model_json_schema(mode="serialization")
+
+
+ENDS = ("value", "low", "high", "n")
+COLUMNS = (
+    *("model", "role", "transform", "metric", *ENDS, "reason"),
+    *(f"{kind}{end}" for kind in ("recovery", "retention") for end in ("", "_low", "_high")),
+    "verdict",
+)
+
+
+def to_csv(run: Run) -> str:
+    """Every estimate as one row: value, recovery and retention with their intervals, and the verdict."""
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    roles = {model.name: model.role.value for model in run.models}
+    for cell in run.summary.cells:
+        verdict = run.summary.verdict(cell.model, cell.transform)
+        own = cell.value
+        writer.writerow(
+            (
+                *(_unlike_a_formula(name) for name in (cell.model, roles[cell.model], cell.transform)),
+                *(cell.metric, own.value, own.low, own.high, own.n, own.reason or ""),
+                *_three(cell.recovery),
+                *_three(cell.retention),
+                verdict.outcome.value if verdict is not None else "",
+            )
+        )
+    return out.getvalue()
+
+
+def _three(estimate: Estimate | None) -> tuple[float | None, float | None, float | None]:
+    return (None, None, None) if estimate is None else (estimate.value, estimate.low, estimate.high)
+
+
+def _unlike_a_formula(text: str) -> str:
+    """A name that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -1,0 +1,120 @@
+"""A report as it is asked for: of one run or two, in a format, to a file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from expunge.errors import OutputError, RecipeError
+from expunge.files import require_writable, write_text, write_with
+from expunge.report.run import Run, read_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Format = Literal["html", "md", "csv", "json", "png", "svg"]
+NAMES: dict[Format, str] = {
+    "html": "report.html",
+    "md": "report.md",
+    "csv": "estimates.csv",
+    "json": "report.json",
+    "png": "figures-png",
+    "svg": "figures-svg",
+}
+"""What a report is called in the audit's folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportJob:
+    """A report of one run, or of two side by side (HTML only).
+
+    ``output``: a file, or a folder to put it in; default: the (first) audit's folder. ``reveal`` puts
+    the texts of the items into the HTML file, which must then not be shared with those who may not
+    read the forget set.
+    """
+
+    runs: tuple[Path, ...]
+    format: Format = "html"
+    output: Path | None = None
+    reveal: bool = False
+    overwrite: bool = False
+
+    def run(self) -> Path:
+        """Write the report; returns where.
+
+        Raises:
+            DataError: a folder holds no finished audit.
+            OutputError: the output exists, or cannot be written.
+            RecipeError: the format cannot show two runs.
+        """
+        self._check()
+        target = self._target()
+        runs = [read_run(folder) for folder in self.runs]
+        target = target or runs[0].folder / (NAMES[self.format] if len(runs) == 1 else "side-by-side.html")
+        if self.format in ("png", "svg"):
+            return _figures(runs[0], target, self.format)
+        write_text(target, self._text(runs))
+        return target
+
+    def _check(self) -> None:
+        if len(self.runs) > 2:
+            raise RecipeError(
+                f"a report of {len(self.runs)} runs",
+                why="a page holds one run or two side by side.",
+                fix="Audit the models together ('expunge audit A B C ...') for one report of all.",
+            )
+        if len(self.runs) == 2 and (self.format != "html" or self.reveal):
+            raise RecipeError(
+                "two runs side by side" + (" with --reveal" if self.reveal else f" as {self.format}"),
+                why="they are shown as an HTML page of numbers, without texts.",
+                fix="Leave the option out, or write a report of each run.",
+            )
+        if self.reveal and self.format != "html":
+            raise RecipeError(
+                f"--reveal with --format {self.format}",
+                why="only the HTML page shows texts; the other formats never do.",
+                fix="Leave --reveal out.",
+            )
+
+    def _target(self) -> Path | None:
+        """The file asked for, if any; refused before anything is read."""
+        if self.output is None:
+            return None
+        target = self.output / NAMES[self.format] if self.output.is_dir() else self.output
+        require_writable(target)
+        if target.exists() and not self.overwrite:
+            raise OutputError(
+                f"{target} already exists",
+                why="nothing is written over unless told to.",
+                fix="Choose another --output, or pass --overwrite to replace it.",
+            )
+        return target
+
+    def _text(self, runs: list[Run]) -> str:
+        from expunge.report.document import document, to_csv
+        from expunge.report.markdown import to_markdown
+        from expunge.report.page import render, render_two
+
+        if len(runs) == 2:
+            return render_two(*runs)
+        writers: dict[str, Callable[[Run], str]] = {
+            "html": lambda run: render(run, reveal=self.reveal),
+            "md": to_markdown,
+            "csv": to_csv,
+            "json": lambda run: json.dumps(document(run).model_dump(mode="json"), indent=2) + "\n",
+        }
+        return writers[self.format](runs[0])
+
+
+def write_page(folder: Path) -> Path:
+    """The masked page of a finished audit, in its folder: what the audit and the demo leave."""
+    return ReportJob(runs=(folder,)).run()
+
+
+def _figures(run: Run, folder: Path, suffix: str) -> Path:
+    from expunge.report.figures import write_figures
+
+    write_with(folder, lambda scratch: write_figures(run, scratch, suffix))
+    return folder
