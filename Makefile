@@ -55,6 +55,11 @@ test-gpu: $(INSTALLED) ## tests that need an accelerator
 bench: $(INSTALLED) ## time and peak memory against the plain way, as ratios
 	$(BIN)/python -m benchmarks
 
+.PHONY: docs
+docs: $(INSTALLED) ## write docs/metrics.md and docs/schema from the code
+	$(BIN)/python -m expunge.metrics.page
+	$(BIN)/python -m expunge.audit.schema
+
 .PHONY: hooks
 hooks: $(INSTALLED) ## run the checks of .pre-commit-config.yaml at every commit
 	$(BIN)/pre-commit install

@@ -203,7 +203,7 @@ def test_version() -> None:
     assert expunge("--version").out == f"expunge {package.__version__}\n"
 
 
-@pytest.mark.parametrize("verb", ["unlearn", "audit", "quantize", "finetune", "methods"])
+@pytest.mark.parametrize("verb", ["unlearn", "audit", "quantize", "finetune", "methods", "metrics"])
 def test_help_teaches_by_an_example(verb: str) -> None:
     said = expunge(verb, "--help")
     assert said.code == 0

@@ -40,6 +40,19 @@ def imported_by(commands: list[list[str]]) -> str:
 
 
 def test_no_help_imports_anything_heavy() -> None:
-    assert len(verbs()) == 10
+    assert {"demo", "unlearn", "audit", "metrics"} <= set(verbs())
     helps = [[verb, "--help"] for verb in verbs()]
-    assert imported_by([["--help"], ["--version"], ["methods"], ["methods", "ga"], *helps]) == ""
+    assert (
+        imported_by(
+            [
+                ["--help"],
+                ["--version"],
+                ["methods"],
+                ["methods", "ga"],
+                ["metrics"],
+                ["metrics", "auc"],
+                *helps,
+            ]
+        )
+        == ""
+    )
