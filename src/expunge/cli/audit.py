@@ -139,6 +139,7 @@ def audit(
 def _show(job: AuditJob) -> None:
     from expunge.audit.progress import progress_bar
     from expunge.audit.table import render
+    from expunge.report.job import write_page
 
     with progress_bar(Console(stderr=True)) as progress:
         summary = job.run(progress)
@@ -146,6 +147,7 @@ def _show(job: AuditJob) -> None:
     console.print(render(summary, width=console.width))
     found = job.output
     typer.echo(f"numbers: {found / 'summary.json'} · every item: {found / 'scores.parquet'}")
+    typer.echo(f"report: {write_page(found)}")
 
 
 def add_to(app: typer.Typer) -> None:

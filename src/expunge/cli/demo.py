@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 
 def demo(
@@ -27,6 +28,7 @@ def demo(
     from expunge.audit.table import render
     from expunge.bench.demo import Demo
     from expunge.bench.story import tell
+    from expunge.report.job import write_page
 
     console = Console()
     summary = Demo(output=output, workers=workers).run(console)
@@ -34,6 +36,7 @@ def demo(
     console.print(tell(summary))
     found = output / "audit"
     console.print(f"[dim]numbers: {found / 'summary.json'} · every item: {found / 'scores.parquet'}[/]")
+    console.print(Text(f"report: {write_page(found)}"), soft_wrap=True)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -28,6 +28,8 @@ STYLE = {
     "svg.hashsalt": "expunge",
     "svg.fonttype": "none",
 }
+STILL = 0.01
+"""A shift below this share of the axis is drawn as a point: an arrow's head is longer."""
 INCH_PER_ROW = 0.26
 MARKERS = {Role.TARGET: "s", Role.RETRAINED: "D", Role.UNLEARNED: "o"}
 
@@ -77,6 +79,9 @@ def _recovery(run: Run, metric: str, figure: Any) -> None:
         axes.plot(
             row.full.value, place, "o", markerfacecolor="white", markeredgecolor="black", markersize=5
         )
+        if abs(marks.share(row.there.value) - marks.share(row.full.value)) <= STILL:
+            axes.plot(row.there.value, place, ".", color=hot, markersize=5)
+            continue
         style = {"arrowstyle": "-|>", "color": hot, "linewidth": 2, "shrinkA": 2, "shrinkB": 0}
         axes.annotate("", (row.there.value, place), (row.full.value, place), arrowprops=style)
     for value, name in ((marks.target, "target"), (marks.control, "retrained")):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from expunge.report import facts
-from expunge.report.numbers import interval, number
+from expunge.report.numbers import NOTHING, interval, number
 from expunge.report.verdicts import headline
 
 if TYPE_CHECKING:
@@ -55,10 +55,15 @@ def side_by_side(first: Run, second: Run) -> dict[str, Any]:
 
 def differences(first: Run, second: Run) -> Iterator[tuple[str, str, str]]:
     """What was not the same: name, in the first run, in the second."""
-    one, two = _flat_facts(first), _flat_facts(second)
-    for name in _either(one, two):
-        if one.get(name) != two.get(name):
-            yield name, one.get(name, "–"), two.get(name, "–")
+    pairs = [(_flat_facts(first), _flat_facts(second))]
+    for model in _either(_names(first), _names(second)):
+        recipes = [_recipe(run, model) for run in (first, second)]
+        if all(recipes):  # against a run that kept none, every setting would differ
+            pairs.append((recipes[0], recipes[1]))
+    for one, two in pairs:
+        for name in _either(one, two):
+            if one.get(name) != two.get(name):
+                yield name, one.get(name, NOTHING), two.get(name, NOTHING)
 
 
 def _tables(first: Run, second: Run) -> Iterator[PairTable]:
@@ -128,15 +133,18 @@ def _mark(one: Estimate, two: Estimate, lower_is_better: bool | None) -> str:
 
 
 def _flat_facts(run: Run) -> dict[str, str]:
-    found = dict(facts.settings(run)) | dict(facts.versions(run))
-    found |= {f"{model.name}: SHA-256": model.hash for model in run.models}
-    for model in run.models:
-        recipe = (run.source(model.name).get("record") or {}).get("recipe")
-        if isinstance(recipe, dict):
-            found |= {
-                f"{model.name}: {name}": value for name, value in _leaves(recipe.get("stages", ()), "")
-            }
-    return found
+    hashes = {f"{model.name}: SHA-256": model.hash for model in run.models}
+    return dict(facts.settings(run)) | dict(facts.versions(run)) | hashes
+
+
+def _names(run: Run) -> list[str]:
+    return [model.name for model in run.models]
+
+
+def _recipe(run: Run, model: str) -> dict[str, str]:
+    recipe = (run.source(model).get("record") or {}).get("recipe")
+    stages = recipe.get("stages", ()) if isinstance(recipe, dict) else ()
+    return {f"{model}: {name}": value for name, value in _leaves(stages, "")}
 
 
 def _leaves(value: object, path: str) -> Iterator[tuple[str, str]]:
