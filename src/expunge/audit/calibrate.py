@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from expunge.corpus.readers import read_examples
 from expunge.errors import DataError, RecipeError
-from expunge.quant.calibration import SELF, CalibrationSource
+from expunge.quant.calibration import SELF, CalibrationSource, text_of_file, unread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -52,11 +51,7 @@ class CalibrationChoice:
         if not any(quantizer.calibrated for quantizer in quantizers):
             if self.word is None:
                 return None
-            raise RecipeError(
-                f"--calibrate {self.word}",
-                why="none of the quantizers reads text before it rounds.",
-                fix="Leave it out, or add one that does, say -q gptq4-g128.",
-            )
+            raise unread(self.word)
         name, texts = self._read(files, columns)
         source = CalibrationSource(
             name=name, texts=texts, samples=self.samples, length=self.length, seed=seed
@@ -72,7 +67,7 @@ class CalibrationChoice:
         if word == SELF:
             return SELF, ()
         if word not in ("retain", "forget"):
-            return f"general ({Path(word).name})", tuple(read_examples(word, fields=columns))
+            return text_of_file(word, columns)
         if word not in files:
             raise RecipeError(
                 f"--calibrate {word}",

@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from expunge.cli.options import Output, Overwrite, RemoteCode
+from expunge.cli.options import (
+    Calibrate,
+    CalibrationLength,
+    CalibrationSamples,
+    Field,
+    Output,
+    Overwrite,
+    RemoteCode,
+    Seed,
+    fields,
+)
 from expunge.cli.speech import say_done
 
 
@@ -14,9 +24,16 @@ def quantize(
     model: Annotated[str, typer.Argument(help="Folder of the checkpoint.")],
     to: Annotated[
         str,
-        typer.Option("--to", "-q", help="int8, int4, int4-g64, int3, fp4, nf4, bnb-int8, rtn:bits=4,..."),
+        typer.Option(
+            "--to", "-q", help="int8, int4, int4-g64, gptq4-g128, awq4-g128, fp4, nf4, bnb-int8, ..."
+        ),
     ],
     output: Output,
+    calibrate: Calibrate = None,
+    calibration_samples: CalibrationSamples = 128,
+    calibration_length: CalibrationLength = 512,
+    field: Field = None,
+    seed: Seed = 0,
     overwrite: Overwrite = False,
     trust_remote_code: RemoteCode = False,
 ) -> None:
@@ -30,7 +47,16 @@ def quantize(
     from expunge.quant.export import QuantizeJob
 
     done = QuantizeJob(
-        model=model, to=to, output=output, overwrite=overwrite, trust_remote_code=trust_remote_code
+        model=model,
+        to=to,
+        output=output,
+        calibrate=calibrate,
+        samples=calibration_samples,
+        length=calibration_length,
+        seed=seed,
+        fields=fields(field),
+        overwrite=overwrite,
+        trust_remote_code=trust_remote_code,
     ).run()
     say_done(f"{done.quantized} of {done.tensors} tensors rounded to {done.label}: {output}")
     for reason, count in done.left_alone.items():

@@ -96,18 +96,15 @@ class AWQ(CalibratedQuantizer):
         """The share of its range that each group keeps [O, G, 1], chosen group by group."""
         size = self.group_size or weight_OI.shape[1]
         blocks_GSS = _diagonal_blocks(gram_II, size)
-        best_OG = share_OG = None
-        tries = max(1, self.steps // 2)
-        for step in range(tries):
-            share = 1 - MOST_CLIPPED * step / tries
+        tries = self.steps // 2
+        shares = [1 - MOST_CLIPPED * step / tries for step in range(tries)]
+        errors_TOG = []
+        for share in shares:
             rounded = _rounded(self.grid, weight_OI, scale_I, share)
-            errors_OG = _group_errors(rounded.dequantized.float() - weight_OI.float(), blocks_GSS)
-            if best_OG is None or share_OG is None:
-                best_OG, share_OG = errors_OG, torch.ones_like(errors_OG, dtype=torch.float64)
-            better_OG = errors_OG < best_OG
-            best_OG = torch.where(better_OG, errors_OG, best_OG)
-            share_OG = torch.where(better_OG, share, share_OG)
-        return share_OG.unsqueeze(-1)
+            error_OI = rounded.dequantized.float() - weight_OI.float()
+            errors_TOG.append(_group_errors(error_OI, blocks_GSS))
+        best_OG = torch.stack(errors_TOG).argmin(0)  # the first, the least cut, where several are best
+        return torch.tensor(shares, dtype=torch.float64, device=best_OG.device)[best_OG].unsqueeze(-1)
 
 
 def factors(size_I: Tensor, a: float) -> Tensor:

@@ -13,7 +13,7 @@ from expunge.model.arch import weight_oi
 from expunge.quant.base import Replacement
 from expunge.quant.calibration import require_calibration
 from expunge.quant.folding import folds
-from expunge.quant.grid import Grid, ScaleMode
+from expunge.quant.grid import Granularity, Grid, ScaleMode
 from expunge.quant.gridded import GridQuantizer
 from expunge.quant.walk import walk
 
@@ -61,7 +61,7 @@ class CalibratedQuantizer(GridQuantizer, ABC):
     @property
     def grid(self) -> Grid:
         """The grid weights are rounded on."""
-        granularity = "row" if self.group_size is None else "group"
+        granularity: Granularity = "row" if self.group_size is None else "group"
         return Grid(bits=self.bits, granularity=granularity, group_size=self.group_size, mode=self.scale)
 
     @property

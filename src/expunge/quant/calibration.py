@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from expunge.corpus.boundary import opening
+from expunge.corpus.readers import read_examples
 from expunge.corpus.streams import shuffled
 from expunge.corpus.tokenise import encode
 from expunge.errors import DataError, RecipeError
@@ -21,6 +23,8 @@ from expunge.quant.sampling import sample_texts
 from expunge.record import hash_json
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from transformers import PreTrainedTokenizerBase
 
     from expunge.types import Example
@@ -125,6 +129,20 @@ def require_calibration(label: str, calibration: Given | None) -> Given:
             fix="Pass --calibrate self, retain, forget or a file of text.",
         )
     return calibration
+
+
+def text_of_file(path: str, fields: Mapping[str, str] | None = None) -> tuple[str, tuple[Example, ...]]:
+    """The name that text of the user's own goes by, and the text; ``fields`` as for ``read_examples``."""
+    return f"general ({Path(path).name})", tuple(read_examples(path, fields=fields))
+
+
+def unread(word: str) -> RecipeError:
+    """The refusal of calibration text that no quantizer would read."""
+    return RecipeError(
+        f"--calibrate {word}",
+        why="none of the quantizers reads text before it rounds.",
+        fix="Leave it out, or choose one that does, say gptq4-g128.",
+    )
 
 
 def _end(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from expunge.errors import RecipeError
 from expunge.files import RECORD, refuse_existing, write_json, writing
 from expunge.model.disk import disk_errors
 from expunge.model.load import hash_model, load_model, load_tokenizer, save_model
+from expunge.quant.calibration import SELF, CalibrationSource, text_of_file, unread
 from expunge.quant.parse import FULL_PRECISION, parse_quantizer
 from expunge.record import Stopwatch, make_record
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from expunge.quant.base import Quantizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +33,19 @@ class Exported:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeJob:
-    """A quantization as it is asked for on the command line."""
+    """A quantization as it is asked for on the command line.
+
+    ``calibrate``: ``self`` or a file of text for quantizers that read some first (``self`` if not given).
+    """
 
     model: str
     to: str
     output: Path
+    calibrate: str | None = None
+    samples: int = 128
+    length: int = 512
+    seed: int = 0
+    fields: Mapping[str, str] | None = None
     overwrite: bool = False
     trust_remote_code: bool = False
 
@@ -42,13 +57,15 @@ class QuantizeJob:
                 f"--to {self.to}", why="full precision changes nothing.", fix="Name a quantizer, say int4."
             )
         quantizer = parse_quantizer(self.to)
+        text = self._text(quantizer)
         watch = Stopwatch()
         model = load_model(self.model, trust_remote_code=self.trust_remote_code)
         tokenizer = load_tokenizer(self.model, model=model, trust_remote_code=self.trust_remote_code)
         source = hash_model(model)
+        calibration = None if text is None else text.tokens(model, tokenizer)
         with (
             disk_errors(self.output),
-            quantizer.applied(model) as transformed,
+            quantizer.applied(model, calibration) as transformed,
             writing(self.output) as folder,
         ):
             save_model(model, tokenizer, folder)
@@ -60,6 +77,9 @@ class QuantizeJob:
                 source_sha256=source,
                 result_sha256=hash_model(model),
                 quantizer={"label": quantizer.label, **quantizer.model_dump(mode="json")},
+                calibration=None
+                if text is None or calibration is None
+                else text.facts | calibration.to_dict(),
             )
             write_json(folder / RECORD, record)
         reasons = Counter(tensor.why_not for tensor in transformed.coverage if tensor.why_not)
@@ -69,3 +89,14 @@ class QuantizeJob:
             quantized=sum(tensor.how is not None for tensor in transformed.coverage),
             left_alone=dict(reasons),
         )
+
+    def _text(self, quantizer: Quantizer) -> CalibrationSource | None:
+        amount = {"samples": self.samples, "length": self.length, "seed": self.seed}
+        if not quantizer.calibrated:
+            if self.calibrate is None:
+                return None
+            raise unread(self.calibrate)
+        name, texts = (
+            (SELF, ()) if self.calibrate in (None, SELF) else text_of_file(self.calibrate, self.fields)
+        )
+        return CalibrationSource(name=name, texts=texts, **amount)

@@ -51,7 +51,7 @@ def feedback(gram_II: Tensor, *, damping: float) -> Tensor:
         # Upper times its transpose: the Cholesky factor of the matrix read backwards, read backwards.
         lower_II, failed = torch.linalg.cholesky_ex(damped_II.flip(0, 1))
         if not failed.item():
-            upper_II = lower_II.flip(0, 1)
+            upper_II: Tensor = lower_II.flip(0, 1)
             return upper_II / upper_II.diagonal()
     raise ModelError(
         "the inputs of a layer",

@@ -47,7 +47,7 @@ def _sample(
     if opening:
         ids_BT = torch.tensor([list(opening)[:length]] * rows)
     else:
-        words = model.get_input_embeddings().num_embeddings  # type: ignore[union-attr, operator]
+        words = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
         ids_BT = torch.randint(words, (rows, 1), generator=draw)
     cache = DynamicCache(config=model.config)
     last_BT = ids_BT
