@@ -57,7 +57,7 @@ def rounded(model: nn.Module, rounding: Rounding) -> dict[nn.Parameter, Tensor]:
     adapters = _adapters(model)
     values: dict[nn.Parameter, Tensor] = {}
     for layer in linear_layers(model).values():
-        weight = cast("nn.Parameter", layer.get_parameter("weight"))
+        weight = layer.get_parameter("weight")
         values[weight] = _under(rounding, layer, adapters.get(layer))
     return values
 

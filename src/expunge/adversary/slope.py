@@ -12,5 +12,5 @@ def slopes(loss: Tensor, weights: Sequence[nn.Parameter]) -> dict[nn.Parameter, 
     """The gradient of ``loss`` by every one of ``weights`` it depends on."""
     # Backward passes belong outside autocast; what ran in bfloat16 goes back in bfloat16 all the same.
     with torch.autocast(loss.device.type, enabled=False):
-        found = torch.autograd.grad(loss, weights, allow_unused=True)
+        found: tuple[Tensor | None, ...] = torch.autograd.grad(loss, weights, allow_unused=True)
     return {weight: slope for weight, slope in zip(weights, found, strict=True) if slope is not None}

@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
-from expunge.model.moments import OptimizerName, packed, repack, unpacked
+from expunge.model.moments import Moments, OptimizerName, least_square, repack, unpacked
 
 WeightPrecision = Literal["fp32", "bf16", "bf16_stochastic"]
 
@@ -122,7 +122,7 @@ class RoundedAdamW(Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
         self._round = ROUNDING[precision]
-        self._moments: OptimizerName = moments
+        self._moments = Moments.of(moments)
         self._seed = seed
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -153,14 +153,17 @@ class RoundedAdamW(Optimizer):
         state = self.state[weight]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32)
-            state["exp_avg"] = packed(weight, self._moments, signed=True)
-            state["exp_avg_sq"] = packed(weight, self._moments, signed=False)
+            state["exp_avg"] = self._moments.new(weight, signed=True)
+            state["exp_avg_sq"] = self._moments.new(weight, signed=False)
         state["step"] += 1
         step = int(state["step"])
         beta1, beta2 = group["betas"]
         grad = weight.grad.float()  # type: ignore[union-attr]
         mean = unpacked(state["exp_avg"]).lerp_(grad, 1 - beta1)
         square = unpacked(state["exp_avg_sq"]).mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        least = least_square(state["exp_avg_sq"], mean, beta1, beta2)
+        if least is not None:
+            torch.maximum(square, least, out=square)
         scale = square.sqrt().div_(math.sqrt(1 - beta2**step)).add_(group["eps"])
         value = weight.float() * (1 - group["lr"] * group["weight_decay"])
         value.addcdiv_(mean, scale, value=-group["lr"] / (1 - beta1**step))
