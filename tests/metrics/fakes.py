@@ -9,15 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from expunge.score.facts import TokenFacts
+from expunge.score.forks import Fork
 from expunge.types import Example
 
 
 @dataclass
 class FakeObserver:
-    """``say`` answers a prompt; ``logps`` are by example id; ``asked`` keeps every request."""
+    """``say`` answers a prompt; ``logps`` and ``known`` are by example id; ``asked`` keeps every request.
+
+    ``known`` are facts made by ``facts_of``; where there are none, they are made of ``logps``.
+    """
 
     say: Callable[[str | Example], str] = lambda prompt: ""
     logps: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    known: Mapping[str, TokenFacts] = field(default_factory=dict)
+    norms: Mapping[str, list[float]] = field(default_factory=dict)
+    continue_from: Callable[[Fork], list[int]] = lambda fork: []
     tokenizer: Any = None
     model: Any = None
     max_length: int = 2048
@@ -33,7 +41,44 @@ class FakeObserver:
         return said
 
     def token_logps(self, examples: Sequence[Example]) -> list[Tensor]:
-        return [torch.tensor(self.logps[example.id], dtype=torch.float32) for example in examples]
+        return [facts.counted.logp_n for facts in self.facts(examples)]
+
+    def facts(self, examples: Sequence[Example]) -> list[TokenFacts]:
+        return [self.known.get(each.id) or facts_of(logps=self.logps[each.id]) for each in examples]
+
+    def forks(self, asked: Sequence[Fork]) -> list[list[int]]:
+        return [self.continue_from(fork)[: fork.tokens] for fork in asked]
+
+    def gradient_norms(self, examples: Sequence[Example]) -> list[list[float]]:
+        return [self.norms[example.id] for example in examples]
+
+
+def facts_of(
+    tokens: Sequence[int] = (),
+    best: Sequence[int] = (),
+    *,
+    logps: Sequence[float] = (),
+    means: Sequence[float] = (),
+    variances: Sequence[float] = (),
+    sensitive: Sequence[int] = (),
+    ending: int = 0,
+) -> TokenFacts:
+    """Facts of a text; what is not given is zero. ``sensitive`` are places."""
+    count = max(len(tokens), len(logps))
+    numbers = [
+        torch.tensor(each or [0.0] * count, dtype=torch.float32) for each in (logps, means, variances)
+    ]
+    marked = torch.zeros(count, dtype=torch.bool)
+    marked[list(sensitive)] = True
+    return TokenFacts(
+        token_n=torch.tensor(tokens or [0] * count, dtype=torch.long),
+        logp_n=numbers[0],
+        best_n=torch.tensor(best or [0] * count, dtype=torch.long),
+        mean_n=numbers[1],
+        variance_n=numbers[2],
+        sensitive_n=marked,
+        ending=ending,
+    )
 
 
 def question(name: str, asked: str, answer: str, *, group: str | None = None) -> Example:

@@ -7,7 +7,7 @@ from expunge.metrics import metrics
 from expunge.metrics.base import Metric, absent
 from expunge.types import Score
 
-NAMES = ["auc", "knowmem_forget", "neighbours", "privleak", "second_phrasing", "utility", "verbmem"]
+FIRST = {"auc", "knowmem_forget", "neighbours", "privleak", "second_phrasing", "utility", "verbmem"}
 
 
 def scores(*values: float | None) -> list[Score]:
@@ -18,7 +18,7 @@ def scores(*values: float | None) -> list[Score]:
 
 
 def test_every_metric_is_registered_and_says_what_it_is() -> None:
-    assert list(metrics) == NAMES
+    assert set(metrics) >= FIRST
     for name in metrics:
         metric = metrics[name]
         assert metric.title

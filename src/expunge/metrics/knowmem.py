@@ -9,6 +9,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from expunge.corpus.tokenise import encode_prompt
 from expunge.metrics import metrics
 from expunge.metrics.base import Metric, absent
+from expunge.metrics.protocol import Protocol, stems
 from expunge.metrics.rouge import rouge_l, words
 from expunge.model.positions import declared_positions
 from expunge.types import Example, Score
@@ -76,6 +77,7 @@ class KnowMem(Metric):
     shots: NonNegativeInt = 10
     max_new_tokens: PositiveInt = 32
     stemmer: bool = False
+    protocol: Protocol = "muse"
 
     def measure(self, observed: Observer, probes: Probes) -> Measured:
         """Ask every question of the split once, greedily."""
@@ -125,7 +127,7 @@ class KnowMem(Metric):
             return _unscored(
                 question, "the true answer has no Latin letter or digit, which is all ROUGE counts", detail
             )
-        value = 100 * rouge_l(truth, said, stemmer=self.stemmer).f1
+        value = 100 * rouge_l(truth, said, stemmer=stems(self.protocol, stemmer=self.stemmer)).f1
         return Score(item=question.id, value=value, group=question.group, detail=detail)
 
 

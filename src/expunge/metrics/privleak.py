@@ -1,58 +1,21 @@
-"""PrivLeak: can an outsider tell the forget set from texts the model never saw?"""
+"""PrivLeak: is the forget set harder or easier to tell from unseen texts than after retraining?"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-import torch
-from pydantic import Field
 
 from expunge.metrics import metrics
-from expunge.metrics.base import Metric, absent
-from expunge.types import Score
+from expunge.metrics.membership import Membership
+from expunge.metrics.mia import ORIENTATION, SHIFTED, TURNED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torch import Tensor
-
-    from expunge.metrics.base import Floats, Measured, Values, Weights
-    from expunge.metrics.probes import Probes
-    from expunge.score.observer import Observer
-    from expunge.types import Example
-
-
-def min_k(logps_T: Tensor, share: float) -> float:
-    """Min-K%: minus the mean of the lowest ``share`` of the log-probabilities, one of them at least.
-
-    Higher means less like a text the model was trained on. In nats.
-    Source: Shi et al. 2023 (arXiv 2310.16789).
-    """
-    lowest = max(1, int(len(logps_T) * share))
-    return -float(torch.topk(logps_T.double(), lowest, largest=False).values.mean())
-
-
-def holdout_auc(forget_N: Floats, holdout_M: Floats, forget_RN: Floats, holdout_RM: Floats) -> Floats:
-    """P(a holdout text looks more like training text than a forget text), a tie counting half.
-
-    Takes Min-K% scores [N] and [M], and how often each resample holds each, [R, N] and [R, M].
-    Near 0 when the forget set is memorised, 0.5 when it looks unseen, near 1 when it is
-    suppressed. Shape [R].
-    """
-    order = np.argsort(holdout_M)
-    drawn_RM = np.cumsum(holdout_RM[:, order], axis=-1)
-    below_RM = np.concatenate([np.zeros_like(drawn_RM[:, :1]), drawn_RM], axis=-1)
-    lower = np.searchsorted(holdout_M[order], forget_N, side="left")
-    not_higher = np.searchsorted(holdout_M[order], forget_N, side="right")
-    wins_RN = (below_RM[:, lower] + below_RM[:, not_higher]) / 2
-    pairs_R = forget_RN.sum(-1) * holdout_RM.sum(-1)
-    auc_R: Floats = (forget_RN * wins_RN).sum(-1) / pairs_R
-    return auc_R
+    from expunge.metrics.base import Floats, Values, Weights
 
 
 @metrics.register("auc")
-class LeakageAUC(Metric):
+class LeakageAUC(Membership):
     """AUC of holdout against forget texts by Min-K%: near 0 memorised, near 1 suppressed.
 
     Reads documents, or every example's completion when either split has none. ``share`` is the K of
@@ -62,52 +25,28 @@ class LeakageAUC(Metric):
     """
 
     title: ClassVar[str] = "Leakage AUC"
-    definition: ClassVar[str] = "chance that a holdout text looks more trained-on than a forget text"
+    definition: ClassVar[str] = (
+        f"chance that a holdout text looks more trained-on than a forget text: {ORIENTATION}"
+    )
     source: ClassVar[str] = "MUSE (arXiv 2407.06460): AUC of Min-K%"
-    scale: ClassVar[str] = "0-1"
-    is_share: ClassVar[bool] = False
-    needs_splits: ClassVar[tuple[str, ...]] = ("forget", "holdout")
+    default: ClassVar[bool] = True
+    misleads: ClassVar[str] = SHIFTED
+    known_errors: ClassVar[tuple[str, ...]] = (
+        TURNED,
+        ("MUSE's released code averages no token at all, and gives NaN, where K % of a text are less than "
+        "one."),
+    )
 
-    share: Annotated[float, Field(gt=0, le=1)] = 0.40
-
-    def measure(self, observed: Observer, probes: Probes) -> Measured:
-        """The Min-K% score of every text of both splits."""
-        splits = {"forget": probes.documents("forget"), "holdout": probes.documents("holdout")}
-        if not all(splits.values()):
-            splits = {"forget": probes.forget, "holdout": probes.holdout}
-        missing = {
-            name: absent(name, f"the {name} split is empty")[name]
-            for name, texts in splits.items()
-            if not texts
-        }
-        return {
-            name: missing.get(name) or self._scores(texts, observed.token_logps(texts))
-            for name, texts in splits.items()
-        }
-
-    def _scores(self, texts: Sequence[Example], logps: Sequence[Tensor]) -> list[Score]:
-        return [self._score(text, logps_T) for text, logps_T in zip(texts, logps, strict=True)]
-
-    def _score(self, text: Example, logps_T: Tensor) -> Score:
-        reason = None
-        if not len(logps_T):
-            reason = "the text has no token to score"
-        elif not torch.isfinite(logps_T).all():
-            reason = "the model gives a token no finite log-probability"
-        value = None if reason else min_k(logps_T, self.share)
-        return Score(item=text.id, value=value, group=text.group, unscored=reason)
-
-    def statistic(self, values: Values, weights: Weights, control: Values | None = None) -> Floats:  # noqa: ARG002
-        """The AUC of each resample."""
-        return holdout_auc(values["forget"], values["holdout"], weights["forget"], weights["holdout"])
+    attack: Literal["min_k"] = "min_k"
 
 
 @metrics.register("privleak")
-class PrivLeak(LeakageAUC):
+class PrivLeak(Membership):
     """``100 (AUC - AUC_retrained) / AUC_retrained``, both models resampled on the same items.
 
     0 is what retraining gives; far below it the forget set still leaks, far above it was suppressed,
     which an outsider can see too. The retrained model is the audit's own, under the same transform.
+    Both protocols give the same number: ``open_unlearning`` turns both AUCs round and then back.
 
     Source: Shi et al. 2024 (MUSE, arXiv 2407.06460), Eq. 1; the divisor is the retrained model's AUC.
     """
@@ -117,13 +56,31 @@ class PrivLeak(LeakageAUC):
     source: ClassVar[str] = "MUSE (arXiv 2407.06460): PrivLeak with Min-40%"
     scale: ClassVar[str] = "percent, 0 is best"
     needs_control: ClassVar[bool] = True
+    default: ClassVar[bool] = True
+    misleads: ClassVar[str] = (
+        "It is a ratio: where the retrained model's AUC is far from 0.5 the same difference counts more or "
+        "less, and the two ends of the scale are not equally far."
+    )
+    known_errors: ClassVar[tuple[str, ...]] = (
+        ("The text of Zhang et al. divides by the unlearned model's AUC; every published number divides by "
+        "the retrained one's."),
+        "open-unlearning puts 0.5 where the retrained model's AUC is missing; here there is no value then.",
+        ("Released code takes the retrained AUC from a constant, whatever the precision the model is "
+        "measured at."),
+    )
+
+    report: Literal["auc"] = "auc"
 
     def statistic(self, values: Values, weights: Weights, control: Values | None = None) -> Floats:
         """PrivLeak of each resample; NaN or infinite where the retrained model's AUC is 0."""
         if control is None:
             raise LookupError("PrivLeak compares with a retrained model and was given none")
-        own_R = super().statistic(values, weights)
-        retrained_R = super().statistic(control, weights)
+        own_R = self._holdout_auc(values, weights, control)
+        retrained_R = self._holdout_auc(control, weights, control)
         with np.errstate(divide="ignore", invalid="ignore"):
             share_R: Floats = 100 * (own_R - retrained_R) / retrained_R
         return share_R
+
+    def _holdout_auc(self, values: Values, weights: Weights, control: Values) -> Floats:
+        found_R = super().statistic(values, weights, control)
+        return 1 - found_R if self.protocol == "open_unlearning" else found_R

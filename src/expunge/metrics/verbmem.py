@@ -10,6 +10,8 @@ from expunge.corpus.boundary import plain
 from expunge.errors import ModelError
 from expunge.metrics import metrics
 from expunge.metrics.base import Metric, absent
+from expunge.metrics.knowmem import SAMPLED, STEMMED
+from expunge.metrics.protocol import READ, Protocol, stems
 from expunge.metrics.rouge import rouge_l, words
 from expunge.types import Score
 
@@ -42,7 +44,8 @@ class VerMem(Metric):
     The prompt is the first ``prompt_tokens`` tokens (default: half the document, or as much as leaves
     room for the continuation). The truth is what follows, ``new_tokens`` tokens at most; as in MUSE's
     code the tokenizer's special tokens count among them, so a tokenizer that adds BOS leaves one fewer
-    of the text. A document that ends sooner is compared over as many tokens as it has left.
+    of the text. A document that ends sooner is compared over as many tokens as it has left. Under the
+    protocol ``open_unlearning`` stems are compared, and the truth is what follows within 2,048 tokens.
 
     Source: Shi et al. 2024 (MUSE, arXiv 2407.06460), section 3.1 and its released evaluation.
     """
@@ -51,10 +54,16 @@ class VerMem(Metric):
     definition: ClassVar[str] = "ROUGE-L of the continuation of forget-set documents"
     source: ClassVar[str] = "MUSE (arXiv 2407.06460): VerMem"
     lower_is_better: ClassVar[bool | None] = True
+    misleads: ClassVar[str] = (
+        "Common words in a common order score without any memory: MUSE's retrained models have 14 and 21. A "
+        "text that comes back in other words scores low, and only Latin letters and digits count as words."
+    )
+    known_errors: ClassVar[tuple[str, ...]] = (SAMPLED, STEMMED)
 
     prompt_tokens: PositiveInt | None = None
     new_tokens: PositiveInt = 128
     stemmer: bool = False
+    protocol: Protocol = "muse"
 
     def measure(self, observed: Observer, probes: Probes) -> Measured:
         """Continue every document of the forget set once, greedily."""
@@ -87,7 +96,8 @@ class VerMem(Metric):
             return None
         prompt, rest = text[: ends[length - 1]], text[ends[length - 1] :]
         rest_ids = tokenizer(rest, add_special_tokens=True, verbose=False)["input_ids"]
-        truth = tokenizer.decode(rest_ids[: self.new_tokens], skip_special_tokens=True)
+        compared = self.new_tokens if self.protocol == "muse" else max(self.new_tokens, READ - length)
+        truth = tokenizer.decode(rest_ids[:compared], skip_special_tokens=True)
         left = len(token_ends(rest, tokenizer)) if len(rest_ids) < self.new_tokens else None
         return Cut(prompt, str(truth), left)
 
@@ -96,7 +106,7 @@ class VerMem(Metric):
             return _unscored(
                 document, "the continuation has no Latin letter or digit, all that ROUGE counts"
             )
-        value = 100 * rouge_l(cut.truth, said, stemmer=self.stemmer).f1
+        value = 100 * rouge_l(cut.truth, said, stemmer=stems(self.protocol, stemmer=self.stemmer)).f1
         detail = {"prompt": cut.prompt[-_SHOWN:], "truth": cut.truth, "said": said}
         return Score(item=document.id, value=value, group=document.group, detail=detail)
 

@@ -71,6 +71,10 @@ class TokenFacts:
         """Only what touches a span, where the example has spans."""
         return self.only(self.sensitive_n, ending=0) if self.sensitive_n.any() else self
 
+    def first(self, count: int) -> TokenFacts:
+        """The first so many tokens."""
+        return self if len(self) <= count else self.only(slice(0, count), ending=0)
+
     def only(self, which: Tensor | slice, *, ending: int) -> TokenFacts:
         """The same of some of the tokens."""
         tensors = [each.name for each in fields(self) if each.name != "ending"]
@@ -89,11 +93,13 @@ def look_up(head: Head, hidden_NH: Tensor, token_N: Tensor, *, vocabulary: int) 
         for logits_kV, token_k, best_k, logp_k, mean_k, variance_k in in_pieces(block, logits_nV, *rest):
             logp_kV = logits_kV.float().log_softmax(-1)
             logp_k.copy_(logp_kV.gather(-1, token_k[:, None]).squeeze(-1))
-            best_k.copy_(logp_kV.argmax(-1))
+            top_k, best = logp_kV.max(-1)
+            best_k.copy_(best)
             p_kV = logp_kV.exp()
-            finite_kV = logp_kV.clamp_(min=IMPOSSIBLE)
-            mean_k.copy_((p_kV * finite_kV).sum(-1))
-            # Around its mean, not as a difference of two large numbers.
-            variance_k.copy_((p_kV * (finite_kV - mean_k[:, None]).square_()).sum(-1))
+            # Counted from the largest, and squares from the mean: no difference of two large numbers.
+            below_kV = (logp_kV - top_k[:, None]).clamp_(min=IMPOSSIBLE)
+            drop_k = (p_kV * below_kV).sum(-1)
+            mean_k.copy_(top_k + drop_k)
+            variance_k.copy_((p_kV * below_kV.sub_(drop_k[:, None]).square_()).sum(-1))
     logp_N, mean_N, variance_N = numbers
     return Looked(logp_N, best_N, mean_N, variance_N)
