@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from expunge.audit.advice import RETRAINED, LeftOut
+from expunge.audit.blocks import NOTHING, blocks, shown
 from expunge.audit.plan import Role
 from expunge.audit.stats import Estimate
 from expunge.audit.summary import Summary
-from expunge.audit.table import NOTHING, blocks, render, shown, to_markdown, to_text
+from expunge.audit.table import render, to_markdown, to_text
 from expunge.metrics import metrics
-from tests.audit.fakes import audit, plan_of, source
+from tests.audit.fakes import audit, plan_of, probes, source
 
 SNAPSHOT = Path(__file__).with_name("table_width_100.txt")
 
@@ -99,3 +102,93 @@ def test_markdown_has_one_table_per_block(summary: Summary) -> None:
 )
 def test_a_number_with_its_interval(estimate: Estimate | None, digits: int, expected: str) -> None:
     assert shown(estimate, digits=digits) == expected
+
+
+def wide_summary(summary: Summary, *, metrics: int = 12) -> Summary:
+    """The same audit with as many metrics as copies of the last one make."""
+    utility = summary.metrics[-1]
+    copies = tuple(utility.model_copy(update={"name": f"another_long_metric_{n}"}) for n in range(metrics))
+    cells = tuple(
+        cell.model_copy(update={"metric": copy.name})
+        for copy in copies
+        for cell in summary.cells
+        if cell.metric == utility.name
+    )
+    return summary.model_copy(update={"metrics": summary.metrics + copies, "cells": summary.cells + cells})
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_many_metrics_share_a_table(summary: Summary, width: int) -> None:
+    wide = wide_summary(summary)
+    text = to_text(wide, width=width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    for title in ("Other metrics at full precision", "Other metrics under int4"):
+        assert text.count(title) == (1 if width == 200 else 3)  # five models: as many as fit at a time
+    assert text.count("another_long_metric_11 ↑") == (2 if width == 200 else 6)
+
+
+def test_one_model_is_one_table_across_transforms(tmp_path: Path) -> None:
+    chosen = tuple(metrics.build({"name": name}) for name in ("verbmem", "knowmem_forget", "utility"))
+    plan = plan_of(source("mine", full=(0.2, 0.9), int4=(0.9, 0.9)), metrics=chosen)
+    text = to_text(audit(plan, tmp_path).run(), width=80)
+    lines = [line.split() for line in text.splitlines()]
+    assert ["items", "full", "int4"] in lines
+    (row,) = [line for line in lines if line[:2] == ["knowmem_forget", "↓"]]
+    assert (row[2], row[3], row[6], len(row)) == ("40", "20.0", "90.0", 9)
+    assert "not measured, the forget split has no documents" in " ".join(text.split())
+
+
+def test_without_a_target_no_verdict_is_shown_but_what_more_would_tell(tmp_path: Path) -> None:
+    plan = plan_of(source("mine", full=(0.2, 0.9), int4=(0.2, 0.9)))
+    lacking = LeftOut(metric="privleak", title="PrivLeak", lacks=("holdout", RETRAINED))
+    summary = audit(replace(plan, left_out=(lacking,)), tmp_path).run()
+    text = " ".join(to_text(summary, width=80).split())
+    assert "Verdict" not in text
+    assert "cannot tell" not in text
+    assert "--target MODEL the model before unlearning: how much there was to forget" in text
+    assert "Left out without it: privleak." in text
+    assert [want.name for want in summary.wanted] == ["target", "retrained", "holdout"]
+    assert "- What more would tell: `--holdout FILE`" in to_markdown(summary)
+
+
+def test_a_rise_is_told_without_a_target_too(tmp_path: Path) -> None:
+    summary = audit(plan_of(source("mine", full=(0.2, 0.9), int4=(0.9, 0.9))), tmp_path).run()
+    text = to_text(summary, width=80)
+    assert "Verdict" in text
+    assert "came back" in text
+
+
+def test_too_few_items_are_marked_and_told(tmp_path: Path) -> None:
+    few = plan_of(
+        source("mine", full=(0.1, 0.9), int4=(0.15, 0.9)),
+        source("other", full=(0.1, 0.9), int4=(0.9, 0.9)),
+        probes=probes(items=12),
+    )
+    text = to_text(audit(few, tmp_path).run(), width=100)
+    block = text.split("Knowledge of the forget set")[1].split("Utility")[0]
+    rows = {line.split()[0]: line for line in block.splitlines() if line.strip()}
+    assert rows["mine"].rstrip().endswith("?")
+    assert not rows["other"].rstrip().endswith("?")  # ten of twelve came back: that can be told
+    assert "? cannot be told from full precision: 12 items miss differences below" in block
+
+
+def test_seeds_are_one_row(tmp_path: Path) -> None:
+    runs = [source(f"s{n}", full=(0.1 * n, 0.9), int4=(0.1 * n, 0.9)) for n in range(3)]
+    target = source("target", Role.TARGET, full=(1.0, 1.0), int4=(1.0, 1.0))
+    plan = replace(plan_of(*runs, target), seeds={"npo": ("s0", "s1", "s2")})
+    summary = audit(plan, tmp_path).run()
+    text = to_text(summary, width=100)
+    assert "npo " in text
+    assert "s1" not in text
+    cell = summary.cell("npo", "full", "knowmem_forget")
+    assert cell.value.value == pytest.approx(10.0)
+    alone = summary.cell("s1", "full", "knowmem_forget")
+    assert cell.value.high - cell.value.low > alone.value.high - alone.value.low
+    verdict = summary.verdict("npo", "full")
+    assert verdict is not None
+    assert "Of 3 seeds: forgot 3." in verdict.reason
+    assert summary.verdict("s0", "full") is not None
+    (recipe,) = [model for model in summary.models if model.seeds]
+    assert (recipe.name, recipe.seeds) == ("npo", ("s0", "s1", "s2"))
+    assert [model.seed_of for model in summary.models] == ["npo", "npo", "npo", None, None]

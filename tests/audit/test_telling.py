@@ -26,7 +26,10 @@ def test_what_can_be_said(
     low: float | None, high: float | None, detectable: float | None, points: float | None, expected: Telling
 ) -> None:
     value = None if low is None or high is None else (low + high) / 2
-    assert told(Estimate(value, low, high, 40, detectable=detectable), points).told is expected
+    assert (
+        told(Estimate(value, low, high, 40, detectable=detectable), points, Rule(doubt=1.0)).told
+        is expected
+    )
 
 
 def test_what_is_worth_telling() -> None:
@@ -37,8 +40,16 @@ def test_what_is_worth_telling() -> None:
     assert notable("privleak", metrics["privleak"](), rule) is None
 
 
+def test_the_same_is_as_wide_as_the_verdicts_doubt() -> None:
+    within = Estimate(0.0, -9.9, 9.9, 40, detectable=14.0)
+    assert told(within, 5.0, Rule()).told is Telling.SAME
+    assert told(within, 4.9, Rule()).told is Telling.CANNOT_TELL
+
+
 def test_words() -> None:
     assert in_words(Estimate(1.0, -9.0, 11.0, 40, detectable=14.16)) == (
-        "with 40 items a difference below 14.2 points may go unseen."
+        "40 items miss differences below 14 points"
     )
-    assert in_words(Estimate(1.0, n=1, reason="one item")) == "nothing can be said: one item."
+    assert in_words(Estimate(0.1, -0.2, 0.3, 9, detectable=0.314), unit="").endswith("below 0.31")
+    assert in_words(Estimate(1.0, n=1, reason="one item")) == "one item"
+    assert in_words(Estimate(1.0, 1.0, 1.0, 4)) == "nobody knows what 4 items miss"

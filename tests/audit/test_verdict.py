@@ -168,3 +168,15 @@ def test_a_rise_to_what_the_control_says_is_no_recovery() -> None:
 def test_a_rise_above_the_control_on_another_metric_still_counts() -> None:
     risen = after(knowmem=Estimate(20.0, 10.0, 30.0, 50), verbmem=Estimate(15.0, 3.0, 27.0, 50))
     assert outcome(replace(risen, unknowing=frozenset({"verbmem"}))) is Outcome.CAME_BACK
+
+
+@pytest.mark.parametrize(
+    ("items", "missed", "expected"),
+    [(5, 45.1, Outcome.CANNOT_TELL), (28, 10.1, Outcome.CANNOT_TELL), (29, 9.8, Outcome.HELD)],
+)
+def test_no_change_on_a_few_items_holds_nothing(items: int, missed: float, expected: Outcome) -> None:
+    still = Estimate(0.0, 0.0, 0.0, items, detectable=missed)
+    found = judge(after(knowmem=still), RULE)
+    assert found.outcome is expected
+    if expected is Outcome.CANNOT_TELL:
+        assert f"{items} items are not enough to tell" in found.reason

@@ -76,7 +76,7 @@ class Estimates:
         )
 
     def _told(self, name: str, difference: Estimate) -> Estimate:
-        return told(difference, notable(name, self.compare[name].metric, self.rule))
+        return told(difference, notable(name, self.compare[name].metric, self.rule), self.rule)
 
     def _readings(self, model: str, label: str, name: str) -> Readings:
         if model in self.plan.seeds:

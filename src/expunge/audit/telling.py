@@ -22,31 +22,31 @@ def notable(name: str, metric: Metric, rule: Rule) -> float | None:
     return None if span is None else rule.notable / 100 * span
 
 
-def told(difference: Estimate, points: float | None) -> Estimate:
+def told(difference: Estimate, points: float | None, rule: Rule) -> Estimate:
     """``difference`` with what can be said of it when ``points`` are worth telling.
 
-    Where no item differs the interval has no width; then what may have been missed decides.
+    It is none only where the interval stays within ``rule.doubt`` times as many, as in the verdict. Where
+    no item differs the interval has no width; then what may have been missed decides.
     """
-    return replace(difference, told=_telling(difference, points))
+    return replace(difference, told=_telling(difference, None if points is None else rule.doubt * points))
 
 
-def _telling(difference: Estimate, points: float | None) -> Telling:
+def _telling(difference: Estimate, limit: float | None) -> Telling:
     low, high = difference.low, difference.high
     if low is None or high is None:
         return Telling.CANNOT_TELL
     if low > 0 or high < 0:
         return Telling.DIFFERS
-    if points is None or not (-points < low and high < points):
+    if limit is None or not (-limit < low and high < limit):
         return Telling.CANNOT_TELL
     missed = difference.detectable if low == high else 0.0
-    return Telling.SAME if missed is not None and missed <= points else Telling.CANNOT_TELL
+    return Telling.SAME if missed is not None and missed < limit else Telling.CANNOT_TELL
 
 
-def in_words(difference: Estimate, *, unit: str = "points") -> str:
-    """One sentence: what so many items can show."""
+def in_words(difference: Estimate, *, unit: str = " points") -> str:
+    """What so many items can show, as half a sentence. ``unit`` follows the number."""
     if difference.low is None:
-        return f"nothing can be said: {difference.reason}."
-    items = f"{difference.n} items"
+        return difference.reason or "no interval is known"
     if difference.detectable is None:
-        return f"{items} do not say what difference they would show."
-    return f"with {items} a difference below {difference.detectable:.3g} {unit} may go unseen."
+        return f"nobody knows what {difference.n} items miss"
+    return f"{difference.n} items miss differences below {difference.detectable:.2g}{unit}"

@@ -137,6 +137,9 @@ def _too_few(evidence: Evidence, rule: Rule) -> Verdict | None:
         points = rule.points[name]
         if rise.high is None or (rise.value or 0.0) >= points or rise.high >= rule.doubt * points:
             return _open(f"{name} may have risen by {_shown(rise)} points", rise)
+        if rise.low == rise.high and (rise.detectable or 0.0) >= rule.doubt * points:
+            # No item changed, so the interval has no width: what so few may have missed is the doubt.
+            return _open(f"{name} may have risen by up to {rise.detectable:.0f} points unseen", rise)
     return None
 
 

@@ -1,0 +1,199 @@
+"""An audit as blocks of text: a table for each leading metric, one for the others, one for the verdicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from expunge.audit.plan import FULL, Role
+from expunge.audit.stats import Telling
+from expunge.audit.telling import in_words
+from expunge.audit.verdict import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from expunge.audit.stats import Estimate
+    from expunge.audit.summary import CellSummary, MetricBlock, ModelRow, Summary
+
+    Lookup = Callable[[str, str, str], CellSummary]
+    """The cell of a model, a transform and a metric."""
+
+SHARE = "  % of target"
+"""The row below an unlearned model: what it keeps of the target's value under the same transform."""
+NOTHING = "–"
+UNSURE = " ?"
+"""Behind a number that cannot be told from the one at full precision, nor said to be the same."""
+LEADING = 8
+"""Metrics with a table of their own where several models are compared; the others share one."""
+TOO_FEW = "? too few items to tell from full precision (detectable in summary.json)"
+ARROWS = {True: " ↓", False: " ↑", None: ""}
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One table as text: a title, a header, rows that begin with their label, and a note below."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+
+def blocks(summary: Summary, *, columns: int) -> list[Block]:
+    """Every table, ``columns`` transforms (or models) side by side at a time; the verdicts last.
+
+    The seeds of a recipe are not shown one by one: their recipe is.
+    """
+    cells = {(cell.model, cell.transform, cell.metric): cell for cell in summary.cells}
+
+    def look(model: str, label: str, metric: str) -> CellSummary:
+        return cells[model, label, metric]
+
+    models = _in_order([model for model in summary.models if model.seed_of is None])
+    groups = _cut([transform.label for transform in summary.transforms], columns)
+    leading = summary.metrics[:LEADING] if len(models) > 1 else ()
+    found = [_metric_block(models, metric, labels, look) for metric in leading for labels in groups]
+    others = summary.metrics[len(leading) :]
+    found += list(_shared_blocks(summary, models, others, columns, look)) if others else []
+    return found + [_verdict_block(summary, models, labels) for labels in groups if has_verdicts(summary)]
+
+
+def has_verdicts(summary: Summary) -> bool:
+    """Whether there is a verdict to show: without a target most often there is none."""
+    has_target = any(model.role is Role.TARGET for model in summary.models)
+    return any(has_target or row.verdict.outcome is not Outcome.CANNOT_TELL for row in summary.verdicts)
+
+
+def shown(estimate: Estimate | None, *, digits: int = 1) -> str:
+    """A number and its interval, ``81.3 [76, 86]``; a dash where there is none."""
+    if estimate is None or estimate.value is None:
+        return NOTHING
+    value = _rounded(estimate.value, digits)
+    if estimate.low is None or estimate.high is None:
+        return value
+    # Hundredths of a 0-1 scale are what it is read in; elsewhere a bound needs no more than units.
+    coarse = digits if digits > 1 else 0
+    return f"{value} [{_rounded(estimate.low, coarse)}, {_rounded(estimate.high, coarse)}]"
+
+
+def _rounded(value: float, digits: int) -> str:
+    short = f"{round(value, digits) + 0.0:.{digits}f}"  # the zero turns a rounded -0.0 into 0.0
+    return short.removesuffix(".0") if abs(value) >= 100 else short
+
+
+def _metric_block(
+    models: Sequence[ModelRow], metric: MetricBlock, labels: Sequence[str], look: Lookup
+) -> Block:
+    """Models down, transforms across."""
+    table = {model.name: [look(model.name, label, metric.name) for label in labels] for model in models}
+    cells = [cell for own in table.values() for cell in own]
+    if all(cell.value.value is None for cell in cells):
+        return _unmeasured(metric, cells)
+    rows = []
+    for model in models:
+        own = table[model.name]
+        rows.append((model.name, *(_marked(cell, metric) for cell in own)))
+        if metric.lower_is_better and model.role is Role.UNLEARNED and any(cell.retention for cell in own):
+            rows.append((SHARE, *(shown(cell.retention, digits=0) for cell in own)))
+    better = {None: "", True: ", lower is better", False: ", higher is better"}[metric.lower_is_better]
+    items = max(cell.value.n for cell in cells)
+    title = f"{metric.title} ({metric.scale}{better}, {items} items)"
+    return Block(title, ("", *labels), tuple(rows), _doubt(cells, metric))
+
+
+def _shared_blocks(
+    summary: Summary,
+    models: Sequence[ModelRow],
+    metrics: Sequence[MetricBlock],
+    columns: int,
+    look: Lookup,
+) -> Iterator[Block]:
+    """Metrics down; across the transforms of the only model, else the models under each transform."""
+    labels = [transform.label for transform in summary.transforms]
+    names = [model.name for model in models]
+    if len(names) == 1:
+        tables = [(names[0], [(names[0], label, label) for label in labels])]
+    else:
+        tables = [
+            (_under(label, leading=len(metrics) < len(summary.metrics)), [(n, label, n) for n in names])
+            for label in labels
+        ]
+    places = [(name, label) for name in names for label in labels]
+
+    def is_silent(metric: MetricBlock) -> bool:
+        return all(look(*place, metric.name).value.value is None for place in places)
+
+    for title, across in tables:
+        for group in _cut(across, columns):
+            yield _shared_block(title, [each for each in metrics if not is_silent(each)], group, look)
+    for metric in filter(is_silent, metrics):
+        yield _unmeasured(metric, [look(*place, metric.name) for place in places])
+
+
+def _shared_block(
+    title: str, metrics: Sequence[MetricBlock], across: Sequence[tuple[str, str, str]], look: Lookup
+) -> Block:
+    rows, unsure = [], False
+    for metric in metrics:
+        cells = [look(model, label, metric.name) for model, label, _ in across]
+        texts = [_marked(cell, metric) for cell in cells]
+        unsure = unsure or any(text.endswith(UNSURE) for text in texts)
+        items = str(max(cell.value.n for cell in cells))
+        rows.append((metric.name + ARROWS[metric.lower_is_better], items, *texts))
+    note = (
+        "? too few items to tell from full precision; summary.json says what they could show"
+        if unsure
+        else ""
+    )
+    return Block(title, ("", "items", *(heading for *_, heading in across)), tuple(rows), note)
+
+
+def _under(label: str, *, leading: bool) -> str:
+    metrics = "Other metrics" if leading else "Metrics"
+    return f"{metrics} at full precision" if label == FULL.label else f"{metrics} under {label}"
+
+
+def _unmeasured(metric: MetricBlock, cells: Sequence[CellSummary]) -> Block:
+    why = next((cell.value.reason for cell in cells if cell.value.reason), "no reason given")
+    return Block(f"{metric.title}: not measured, {why}", (), ())
+
+
+def _verdict_block(summary: Summary, models: Sequence[ModelRow], labels: Sequence[str]) -> Block:
+    rows = []
+    for model in models:
+        if model.role is Role.UNLEARNED:
+            verdicts = [summary.verdict(model.name, label) for label in labels]
+            rows.append(
+                (model.name, *(NOTHING if each is None else each.outcome.value for each in verdicts))
+            )
+    return Block("Verdict", ("", *labels), tuple(rows))
+
+
+def _marked(cell: CellSummary, metric: MetricBlock) -> str:
+    text = shown(cell.value, digits=2 if metric.scale == "0-1" else 1)
+    return text + UNSURE if _is_unsure(cell) else text
+
+
+def _is_unsure(cell: CellSummary) -> bool:
+    recovery = cell.recovery
+    return recovery is not None and recovery.value is not None and recovery.told is Telling.CANNOT_TELL
+
+
+def _doubt(cells: Sequence[CellSummary], metric: MetricBlock) -> str:
+    """What the items behind the question marks of a table can show at best."""
+    unsure = [cell.recovery for cell in cells if cell.recovery is not None and _is_unsure(cell)]
+    if not unsure:
+        return ""
+    worst = max(unsure, key=lambda each: (each.low is None, each.detectable or 0.0))
+    words = in_words(worst, unit=" points" if metric.scale == "0-100" else "")
+    return f"? cannot be told from full precision: {words}"
+
+
+def _in_order(models: Sequence[ModelRow]) -> list[ModelRow]:
+    """The target, the retrained model, then the unlearned ones as they were named."""
+    return sorted(models, key=lambda model: list(Role).index(model.role))
+
+
+def _cut(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
