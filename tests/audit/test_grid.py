@@ -232,13 +232,14 @@ def blind(model: Any, tokenizer: Any, plan: AuditPlan) -> Any:
 def test_workers_find_what_one_process_finds(tmp_path: Path) -> None:
     plan = plan_of(*models()[:3])
     alone = audit(plan, tmp_path / "alone").run()
-    told: list[int] = []
-    together = audit(plan, tmp_path / "together").run(
-        workers=2, progress=lambda done, *_: told.append(done)
-    )
+    told: list[tuple[int, int, str]] = []
+    together = audit(plan, tmp_path / "together").run(workers=2, progress=lambda *now: told.append(now))
     assert together == alone
-    assert told[-1] == 12
-    assert told == sorted(told)
+    counts = [done for done, *_ in told]
+    assert counts[-1] == 12
+    assert counts == sorted(counts)
+    assert any(" · " in what for *_, what in told)  # what they are at, not only how many are done
+    assert not (tmp_path / "together" / "doing").exists()
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from expunge.audit.coverage import condense
+from expunge.audit.doing import doing
 from expunge.audit.parts import DIAGNOSTICS, Part, parts
 from expunge.audit.plan import Role
 from expunge.audit.results import collect, write_results
@@ -159,13 +160,13 @@ class Audit:
     def _side_by_side(
         self, by_model: Sequence[Sequence[Part]], workers: int, tell: Callable[[str], None]
     ) -> None:
-        with worker_pool(min(workers, len(by_model))) as pool:
-            waiting = {pool.submit(self.measure, own) for own in by_model}
+        with doing(self.folder / "doing") as now, worker_pool(min(workers, len(by_model))) as pool:
+            waiting = {pool.submit(self.measure, own, now.tell) for own in by_model}
             while waiting:
                 finished, waiting = wait(waiting, timeout=POLL)
                 for each in finished:
                     each.result()
-                tell("several models")
+                tell(now.told())
 
     def _write(self, watch: Stopwatch, *, measured: int) -> Summary:
         every = self.all_parts()
