@@ -121,7 +121,9 @@ class Made:
             transforms=tuple(TransformColumn(label=label, settings={}) for label in LABELS),
             metrics=tuple(block(name) for name in self.metrics),
             cells=tuple(self._cell(*place, name) for place in places for name in self.metrics),
-            verdicts=tuple(self._verdict(*place) for place in places if role_of(place[0]) is Role.UNLEARNED),
+            verdicts=tuple(
+                self._verdict(*place) for place in places if role_of(place[0]) is Role.UNLEARNED
+            ),
             coverage=(Remark(model="fragile", transform="int4", content=COVERAGE),),
             diagnostics=(
                 Remark(model="fragile", transform="int4", content=DIAGNOSIS),

@@ -28,7 +28,12 @@ def test_intervals() -> None:
 
 
 def test_units() -> None:
-    assert [numbers.duration(s) for s in (1.24, 42, 61, 7500)] == ["1.2 s", "42 s", "1 min 1 s", "2 h 5 min"]
+    assert [numbers.duration(s) for s in (1.24, 42, 61, 7500)] == [
+        "1.2 s",
+        "42 s",
+        "1 min 1 s",
+        "2 h 5 min",
+    ]
     assert [numbers.memory(m) for m in (590.3, 2048)] == ["590 MiB", "2.0 GiB"]
     assert numbers.thousands(1_581_056) == "1\u202f581\u202f056"
     assert [numbers.plural(n, "text") for n in (0, 1, 2)] == ["0 texts", "1 text", "2 texts"]

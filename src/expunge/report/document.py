@@ -181,3 +181,10 @@ def _three(estimate: Estimate | None) -> tuple[float | None, float | None, float
 def _unlike_a_formula(text: str) -> str:
     """A name that no spreadsheet takes for a formula."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+if __name__ == "__main__":
+    import json
+    import sys
+
+    sys.stdout.write(json.dumps(schema(), indent=2) + "\n")

@@ -57,14 +57,25 @@
     return make("span", { class: "shape", role: "img", "aria-label": `${leaked} of ${all}${marks.endsWith("+") ? " and more" : ""} words leaked` }, ...drawn);
   };
   const length = (marks) => make("span", { class: "soft" }, `${[...marks].filter((mark) => mark !== "+").length}${marks.endsWith("+") ? " or more" : ""} words`);
-  const write = (node, index, isAnswer) => {
+  const GLANCE = 300, SCREEN = 4000;  // characters of a text in its row, and before more is asked for
+  const say = (node, parts, most) => {
+    let room = most;
+    parts.forEach((part, at) => {
+      const shown = part.slice(0, Math.max(0, room));
+      room -= part.length;
+      if (shown) node.append(at % 2 ? make("mark", {}, shown) : shown);
+    });
+    if (room >= 0) return node;
+    if (most === GLANCE) node.append("…");
+    else node.append(" ", make("button", { type: "button", onclick: () => { node.replaceChildren(); say(node, parts, Infinity); node.tabIndex = 0; node.focus(); } }, `Show ${(-room).toLocaleString("en")} more characters`));
+    return node;
+  };
+  const write = (node, index, isAnswer, most = SCREEN) => {
     if (index < 0) { node.append(make("span", { class: "soft" }, isAnswer ? "(nothing)" : "–")); return node; }
     const text = data.texts[index];
     if (!data.reveal) { node.append(isAnswer ? shape(text) : length(text)); return node; }
     node.dir = "auto";
-    if (Array.isArray(text)) text.forEach((part, at) => { if (part) node.append(at % 2 ? make("mark", {}, part) : part); });
-    else node.append(text);
-    return node;
+    return say(node, Array.isArray(text) ? text : [text], most);
   };
 
   const key = (item) => {
@@ -78,10 +89,13 @@
     const order = typeof a === "string" ? a.localeCompare(b, undefined, { numeric: true }) : a - b;
     return state.down ? -order : order;
   };
-  const has = (item, wanted) => [item[NAME], item[GROUP], ...(data.reveal ? [item[PROMPT], item[TRUTH], ...item[SAID]].map(plain) : [])].some((text) => text.toLowerCase().includes(wanted));
+  const found = (wanted) => {  // every text is searched once, however many items share it
+    const texts = data.reveal ? new Set(data.texts.flatMap((_, at) => (plain(at).toLowerCase().includes(wanted) ? [at] : []))) : new Set();
+    return (item) => [item[NAME], item[GROUP]].some((name) => name.toLowerCase().includes(wanted)) || [item[PROMPT], item[TRUTH], ...item[SAID]].some((at) => texts.has(at));
+  };
   const rows = () => {
-    const wanted = state.find.trim().toLowerCase();
-    return data.items.filter((item) => item[METRIC] === state.metric && (!wanted || has(item, wanted)) && (!state.risen || (rise(item, state.model) ?? 0) > 0)).sort(compare);
+    const wanted = state.find.trim().toLowerCase(), has = wanted ? found(wanted) : () => true;
+    return data.items.filter((item) => item[METRIC] === state.metric && has(item) && (!state.risen || (rise(item, state.model) ?? 0) > 0)).sort(compare);
   };
 
   const select = (label, options, value, change) => make("label", {}, label, make("select", { onchange: (event) => { change(Number(event.target.value)); again(); } }, ...options.map(([index, text]) => make("option", { value: index, selected: index === value }, text))));
@@ -99,8 +113,8 @@
   };
   const about = (item) => {
     const parts = [];
-    if (item[PROMPT] >= 0) parts.push(make("h4", {}, "Prompt"), write(make("p", { class: "whole", tabindex: 0 }), item[PROMPT], false));
-    if (item[TRUTH] >= 0) parts.push(make("h4", {}, "Truth"), write(make("p", { class: "whole", tabindex: 0 }), item[TRUTH], false));
+    if (item[PROMPT] >= 0) parts.push(make("h3", {}, "Prompt"), write(make("p", { class: "whole", tabindex: 0 }), item[PROMPT], false));
+    if (item[TRUTH] >= 0) parts.push(make("h3", {}, "Truth"), write(make("p", { class: "whole", tabindex: 0 }), item[TRUTH], false));
     const list = make("ul", { class: "answers" });
     data.models.forEach((model, at) => {
       list.append(make("li", { class: "head" }, make("bdi", {}, model.name)));
@@ -117,7 +131,7 @@
   const row = (item, at) => {
     const own = values(item, state.model), up = rise(item, state.model), isOpen = state.open === item;
     const line = make("tr", {}, make("th", { scope: "row" }, make("button", { type: "button", class: "open", "data-row": at, "aria-expanded": String(isOpen), onclick: () => { state.open = isOpen ? null : item; draw(`[data-row="${at}"]`); } }, make("bdi", {}, item[NAME]))));
-    if (hasTexts()) line.append(make("td", {}, write(make("div", { class: "text" }), item[PROMPT], false)), make("td", {}, write(make("div", { class: "text" }), item[TRUTH], false)));
+    if (hasTexts()) line.append(make("td", {}, write(make("div", { class: "text" }), item[PROMPT], false, GLANCE)), make("td", {}, write(make("div", { class: "text" }), item[TRUTH], false, GLANCE)));
     own.forEach((value) => line.append(make("td", { class: "n" }, number(value))));
     line.append(make("td", { class: "n" + (up > 0 && data.metrics[state.metric].lower ? " rose" : "") }, signed(up)));
     return isOpen ? [line, about(item)] : [line];

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from expunge.report.document import COLUMNS, Document, document, schema, to_csv
+from expunge.report.figures import write_figures
+from expunge.report.markdown import plain, to_markdown
+from expunge.report.run import Run
+from expunge.report.untested import gaps
+from expunge.report.versus import side_by_side
+from tests.report import hostile
+from tests.report.made import Made, prompt_of, truth_of
+
+SCHEMA = Path(__file__).parents[2] / "docs" / "report.schema.json"
+
+
+def test_markdown_has_verdict_limits_and_numbers_and_no_text(run: Run) -> None:
+    text = to_markdown(run)
+    assert "**1 of 2 unlearned models gives the forgotten text back once quantized.**" in text
+    assert "| fragile | 25.0 (15.0 to 35.0) | 25.0 (15.0 to 35.0) | 100 (90.0 to 100) +75.0 |" in text
+    assert "- **Attacks**:" in text
+    assert "expunge audit u -q int4" in text
+    assert prompt_of(0) not in text
+    assert truth_of(0) not in text
+    assert "witness" not in text
+
+
+def test_markdown_shows_names_as_they_are() -> None:
+    assert plain("a|b_*<c>\nd") == r"a\|b\_\*\<c\> d"
+
+
+def test_every_estimate_is_a_row_of_the_csv(run: Run) -> None:
+    header, *rows = csv.reader(to_csv(run).splitlines())
+    assert tuple(header) == COLUMNS
+    assert len(rows) == len(run.summary.cells)
+    (row,) = [r for r in rows if (r[0], r[2], r[3]) == ("fragile", "int4", "knowmem_forget")]
+    found = dict(zip(header, row, strict=True))
+    assert (float(found["value"]), float(found["recovery_high"])) == (100.0, 78.0)
+    assert found["verdict"] == "came back"
+
+
+def test_a_spreadsheet_takes_no_name_for_a_formula(tmp_path: Path) -> None:
+    run = Made(knows={"=cmd()": (1.0, 1.0, 1.0)}).run(tmp_path)
+    assert to_csv(run).splitlines()[1].startswith("'=cmd(),")
+
+
+def test_the_document_keeps_its_schema(run: Run) -> None:
+    assert json.loads(SCHEMA.read_text()) == schema(), "write it again: python -m expunge.report.document"
+    written = document(run).model_dump_json()
+    again = Document.model_validate_json(written)
+    assert again.verdict == "1 of 2 unlearned models gives the forgotten text back once quantized."
+    assert again.cells[0].value.value == 100.0
+    assert truth_of(0) not in written
+
+
+def test_figures(run: Run, tmp_path: Path) -> None:
+    written = write_figures(run, tmp_path / "one", "svg")
+    assert [path.name for path in written] == ["recovery.svg", "tradeoff.svg"]
+    assert "fragile · int4" in written[0].read_text()
+    again = write_figures(run, tmp_path / "two", "svg")
+    assert [path.read_bytes() for path in again] == [path.read_bytes() for path in written]
+    assert all(path.stat().st_size > 1000 for path in write_figures(run, tmp_path / "png", "png"))
+
+
+def test_names_in_figures_are_no_formulas(tmp_path: Path) -> None:
+    run = Made(knows={"target": (1.0, 1.0, 1.0), "$\\frac{": (0.2, 0.2, 1.0)}, outcomes={}).run(tmp_path)
+    assert len(write_figures(run, tmp_path / "figures", "png")) == 2
+
+
+def test_two_runs_side_by_side(run: Run, tmp_path: Path) -> None:
+    knows = {"target": (1.0, 1.0, 1.0), "retrained": (0.25, 0.25, 0.25), "fragile": (0.25, 0.25, 0.5)}
+    (tmp_path / "other").mkdir()
+    other = Made(knows=knows, outcomes={}).run(tmp_path / "other")
+    found = side_by_side(run, other)
+    assert [each["letter"] for each in found["runs"]] == ["A", "B"]
+    table = found["tables"][0]
+    assert [name for name, _ in table.rows] == ["target", "retrained", "fragile"]
+    pair = dict(table.rows)["fragile"][2]
+    assert pair is not None
+    assert (pair.first, pair.second, pair.change, pair.mark) == ("100", "50.0", "−50.0", "better")
+    assert found["alone"] == ["privleak"]
+    assert ("robust: SHA-256", "hash-of-robust", "–") in found["differences"]
+
+
+def test_what_was_not_tested(run: Run, tmp_path: Path) -> None:
+    found = {gap.what for gap in gaps(run)}
+    assert {"Attacks", "GPTQ, AWQ and GGUF files", "Repeated asking", "Other languages"} <= found
+    assert {"Other wordings", "Word-for-word recall", "Membership", "1 measure without a number"} <= found
+    assert not {"A control", "Usefulness", "No reduced precision"} & found
+    (tmp_path / "poor").mkdir()
+    poor = Made(knows={"robust": (0.2, 0.2, 0.2)}, metrics=("knowmem_forget",)).run(tmp_path / "poor")
+    assert {"A control", "The model before", "Usefulness"} <= {gap.what for gap in gaps(poor)}
+
+
+@pytest.mark.parametrize("write", [to_markdown, to_csv, lambda run: document(run).model_dump_json()])
+def test_hostile_names_break_no_format(tmp_path: Path, write: object) -> None:
+    assert callable(write)
+    assert "broken" in write(hostile.made().run(tmp_path))
