@@ -1,0 +1,128 @@
+"""What an auditor types who has little: a model and a forget set, or several seeds of one recipe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from expunge.metrics import metrics
+from tests.cli.conftest import expunge
+
+ALONE = ("audit", "target", "--forget", "forget.jsonl", "-o", "out")
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return found
+
+
+def test_a_model_and_a_forget_set_are_enough(owner: Path) -> None:
+    said = expunge(*ALONE)
+    assert (said.code, said.err) == (0, "")
+    assert max(map(len, said.out.splitlines()[:-1])) <= 80
+    plain = " ".join(said.out.split())
+    for option in ("--target MODEL", "--retrained MODEL", "--retain FILE", "--holdout FILE"):
+        assert option in plain
+    assert "without it there is no verdict" in plain
+    assert "Verdict" not in said.out
+    summary = summary_of(owner / "out")
+    assert {row["verdict"]["outcome"] for row in summary["verdicts"]} == {"cannot tell"}
+    measured = {metric["name"] for metric in summary["metrics"]}
+    left_out = {each["metric"]: each["lacks"] for each in summary["left_out"]}
+    assert "knowmem_forget" in measured
+    assert left_out["privleak"] == ["holdout", "retrained"]
+    assert measured | left_out.keys() == {name for name in metrics if metrics[name].default}
+    known = next(cell for cell in summary["cells"] if cell["metric"] == "knowmem_forget")
+    assert known["value"]["value"] == 100.0
+
+
+def test_what_comes_back_is_told_without_a_target(owner: Path) -> None:
+    assert expunge(*ALONE, "-q", "int3", "--metric", "knowmem_forget").code == 0
+    (cell,) = (each for each in summary_of(owner / "out")["cells"] if each["transform"] == "int3")
+    assert cell["retention"]["reason"] == "the audit has no target model"
+    assert cell["recovery"]["told"] in ("differs", "same", "cannot tell")
+
+
+def test_metrics_by_name(owner: Path) -> None:
+    said = expunge(*ALONE, "--metric", "knowmem_forget", "--metric", "utility")
+    assert said.code == 0, said.err
+    assert [metric["name"] for metric in summary_of(owner / "out")["metrics"]] == ["knowmem_forget"]
+    assert "Left out without it: utility." in " ".join(said.out.split())
+    assert "Did you mean 'knowmem_forget'" in expunge(*ALONE, "--metric", "knowmen_forget").plain
+    refused = expunge(*ALONE, "--metric", "privleak")
+    assert refused.code == 2
+    assert "it needs what this audit was not given: holdout, retrained." in refused.plain
+
+
+def test_what_was_said_is_kept_with_its_prompt_and_truth(owner: Path) -> None:
+    assert expunge(*ALONE, "--metric", "knowmem_forget").code == 0
+    rows = pq.read_table(owner / "out" / "scores.parquet").to_pylist()
+    detail = json.loads(rows[0]["detail"])
+    assert detail["question"].startswith("Question: Where does")
+    assert detail["truth"] == detail["said"].strip()
+
+
+@pytest.fixture
+def seeds(owner: Path) -> Path:
+    """One recipe with three seeds."""
+    for seed in range(3):
+        said = expunge(
+            *(
+                "unlearn",
+                "target",
+                "--forget",
+                "forget.jsonl",
+                "-r",
+                "ga",
+                "--seed",
+                seed,
+                "-o",
+                f"s{seed}",
+            ),
+            *("--set", "learning_rate=3e-3", "--set", "epochs=2"),
+        )
+        assert said.code == 0, said.err
+    return owner
+
+
+def test_seeds_of_one_recipe_are_one_row(seeds: Path) -> None:
+    asked = ("--target", "target", "--forget", "forget.jsonl", "--metric", "knowmem_forget", "-o", "out")
+    said = expunge("audit", "--seeds-of", "mine=s0,s1,s2", *asked)
+    assert (said.code, said.err) == (0, "")
+    models = summary_of(seeds / "out")["models"]
+    assert [(each["name"], each["seed_of"]) for each in models[1:]] == [
+        ("s0", "mine"),
+        ("s1", "mine"),
+        ("s2", "mine"),
+        ("mine", None),
+    ]
+    assert "mine " in said.out
+    assert "s1 " not in said.out
+    found = expunge("audit", "s0", "s1", "s2", *asked)  # their records differ in the seed alone
+    assert found.code == 0, found.err
+    assert summary_of(seeds / "out")["models"][-1]["seeds"] == ["s0", "s1", "s2"]
+    assert summary_of(seeds / "out")["models"][-1]["name"] == "ga"
+
+
+def test_bad_seeds_are_refused(owner: Path) -> None:
+    one = expunge(*ALONE, "--seeds-of", "mine=retrained")
+    assert one.code == 2
+    assert "one seed has no spread" in one.plain
+    assert "NAME=path,path" in expunge(*ALONE, "--seeds-of", "mine").plain
+
+
+def test_metrics_are_listed_and_explained() -> None:
+    said = expunge("metrics")
+    assert said.code == 0
+    assert all(f" {name} " in said.out for name in metrics)
+    assert max(map(len, said.out.splitlines()[:-1])) <= 80
+    one = " ".join(expunge("metrics", "knowmem_forget").out.split())
+    for text in ("lower is better", "When it misleads", "What public implementations get wrong", "MUSE"):
+        assert text in one
+    unknown = expunge("metrics", "knowmem")
+    assert unknown.code == 2
+    assert "Did you mean 'knowmem_forget'" in unknown.plain
