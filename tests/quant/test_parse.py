@@ -12,6 +12,8 @@ from expunge.quant.awq import AWQ
 from expunge.quant.base import Quantizer
 from expunge.quant.bnb import FP4, NF4, BnbInt8
 from expunge.quant.gptq import GPTQ
+from expunge.quant.llmc import LLMCompressorGPTQ, LLMCompressorRTN
+from expunge.quant.llmc_awq import LLMCompressorAWQ
 from expunge.quant.parse import EXAMPLES, FULL_PRECISION, parse_quantizer
 from expunge.quant.rtn import RTN
 
@@ -40,6 +42,9 @@ from expunge.quant.rtn import RTN
         ("gptq:bits=4,group_size=32", GPTQ(group_size=32)),
         ("awq4-g128", AWQ(group_size=128)),
         ("awq4-sym_half:clip=false", AWQ(scale="sym_half", clip=False)),
+        ("llmc-gptq4-g128", LLMCompressorGPTQ(group_size=128)),
+        ("llmc-rtn8", LLMCompressorRTN(bits=8)),
+        ("llmc-awq:bits=3", LLMCompressorAWQ(bits=3)),
     ],
 )
 def test_short_names(text: str, meaning: Quantizer) -> None:

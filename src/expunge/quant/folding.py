@@ -80,13 +80,17 @@ def folds(model: nn.Module) -> list[Fold]:
     return found
 
 
+def less_of(norm: nn.Module) -> float:
+    """By how much the weight of a norm is less than its factor: Gemma's norms store the factor less one."""
+    return 1.0 if "Gemma" in type(norm).__name__ else 0.0
+
+
 @torch.no_grad()
 def divide_outputs(source: nn.Module, scale_I: Tensor) -> None:
     """Divide the last I outputs of a norm or linear layer by ``scale_I``, in place."""
     weight = source.get_parameter("weight")
     if weight.ndim == 1:
-        # Gemma's norms store the factor less one.
-        less = 1.0 if "Gemma" in type(source).__name__ else 0.0
+        less = less_of(source)
         weight.copy_((weight + less) / scale_I - less)
     else:
         weight_OI = weight_oi(source).clone()
