@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from expunge.adversary import Adversary, Perturb, Shares, Step
 from expunge.adversary.fake_quant import FakeQuantized
 from expunge.adversary.sam import SharpnessAware
+from expunge.corpus.streams import Pair, collate_pairs
 from expunge.errors import MissingExtraError, RecipeError
 from expunge.forget.ga import GradientAscent
 from expunge.forget.npo import NegativePreference
@@ -28,8 +29,8 @@ from expunge.train.recipe import load_recipe
 from expunge.train.rounding import rounding
 from expunge.train.stages.unlearn import Unlearn
 from tests.batches import full_logps, own
-from tests.tiny import tiny
-from tests.train.runs import SCOPES, UNLEARN, unlearn
+from tests.tiny import PAD, tiny
+from tests.train.runs import CORPUS, SCOPES, UNLEARN, unlearn
 from tests.train.runs import run as run_recipe
 from tests.train.runs import weights as bytes_of
 from tests.train.trainers import (
@@ -281,9 +282,6 @@ def test_a_rounded_model_is_compared_with_the_reference_before_rounding() -> Non
 
 
 def collated(*places: int) -> Any:
-    from expunge.corpus.streams import Pair, collate_pairs
-    from tests.tiny import PAD
-
     pairs = [Pair(FORGET[place], RETAIN[0], place, 0) for place in places]
     return collate_pairs(pairs, pad_id=PAD)
 
@@ -345,6 +343,7 @@ def test_a_disturbance_finer_than_the_weights_is_refused(settings: dict[str, Any
         ("adversary={name: sam, radius: 1}", r"radius: .*Known: rho"),
         ("adversary={name: fake_quant, quantizer: int44}", "int44|bits"),
         ("adversary={name: fake_quant, quantizer: bf16}", "full precision is not a quantizer"),
+        ("adversary={name: fake_quant, quantizer: gptq}", "calibrated on text"),
         ("adversary={name: fake_quant, warmup: 1}", "warmup: input should be less than 1"),
     ],
 )
@@ -359,13 +358,7 @@ def test_a_format_whose_library_is_not_there_is_refused_before_loading(
     def absent(_: str) -> Any:
         raise MissingExtraError("quantizer 'nf4'", extra="bnb")
 
-    monkeypatch.setattr(rounding_module, "parse_quantizer", absent)
+    monkeypatch.setattr(rounding_module, "uncalibrated", absent)
     chosen = unlearn(adversary=HARD["fake_quant"])
     with pytest.raises(MissingExtraError, match="bnb"):
-        chosen.stages[0].check(chosen_corpus())
-
-
-def chosen_corpus() -> Any:
-    from tests.train.runs import CORPUS
-
-    return CORPUS
+        chosen.stages[0].check(CORPUS)

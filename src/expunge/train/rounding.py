@@ -7,6 +7,7 @@ from torch import Tensor
 
 from expunge.adversary import Rounding
 from expunge.errors import RecipeError
+from expunge.quant import Quantizer
 from expunge.quant.parse import parse_quantizer
 
 
@@ -14,21 +15,29 @@ def rounding(name: str) -> Rounding:
     """What a format without calibration makes of a weight [O, I].
 
     Raises:
-        RecipeError: no such format, or it has to see data first.
-        MissingExtraError: it needs a library that is not installed.
+        RecipeError: see ``uncalibrated``.
+        MissingExtraError: the format needs a library that is not installed.
     """
-    quantizer = parse_quantizer(name)
-    quantize = getattr(quantizer, "quantize", None)
-    if quantize is None:
-        raise RecipeError(
-            f"quantizer {name!r} as an adversary",
-            why="it has to be calibrated on data, which cannot be done at every step.",
-            fix="Choose one that rounds weights alone: int4, int4-g128, int8, nf4, fp4.",
-        )
-    quantize(torch.zeros(1, 64))  # a library it needs is missed now, not at the first step
+    quantizer = uncalibrated(name)
+    quantizer.quantize(torch.zeros(1, 64))  # a library it needs is missed now, not at the first step
 
     def values(weight_OI: Tensor) -> Tensor:
-        dequantized: Tensor = quantize(weight_OI).dequantized
-        return dequantized
+        return quantizer.quantize(weight_OI).dequantized
 
     return values
+
+
+def uncalibrated(name: str) -> Quantizer:
+    """The quantizer of that short name.
+
+    Raises:
+        RecipeError: there is none, or it decides with the help of text.
+    """
+    quantizer = parse_quantizer(name)
+    if quantizer.calibrated:
+        raise RecipeError(
+            f"quantizer {name!r} as an adversary",
+            why="it is calibrated on text, which cannot be done at every step.",
+            fix="Choose one that rounds weights alone: int4, int4-g128, int8, nf4, fp4.",
+        )
+    return quantizer

@@ -94,7 +94,12 @@ def carry_out(
     partial = _claim_partial(output, facts, overwrite=overwrite)
     with _left_only_to_go_on(partial), disk_errors(output), memory_errors(fix=SMALLER), no_other_bars():
         state = State(
-            model=model, tokenizer=tokenizer, corpus=request.corpus, workdir=partial, seed=request.seed
+            model=model,
+            tokenizer=tokenizer,
+            corpus=request.corpus,
+            workdir=partial,
+            seed=request.seed,
+            source=lambda: load()[0],
         )
         for place, stage in enumerate(request.recipe.stages):
             state.workdir = partial / f"stage-{place}"

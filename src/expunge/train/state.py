@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,17 @@ class Corpus:
     retain: tuple[Example, ...] = ()
 
 
+def _no_source() -> nn.Module:
+    raise LookupError("this state was made without a way back to the checkpoint it came from")
+
+
 @dataclass(kw_only=True)
 class State:
     """A model on its way through a recipe.
 
     ``workdir`` holds what a killed run needs to go on. ``facts`` collects what the record should say
-    of each stage: selected weights, reference size, losses.
+    of each stage: selected weights, reference size, losses. ``source`` loads the checkpoint that the
+    first stage was given once more.
     """
 
     model: nn.Module
@@ -32,4 +38,5 @@ class State:
     corpus: Corpus
     workdir: Path
     seed: int = 0
+    source: Callable[[], nn.Module] = field(default_factory=lambda: _no_source)
     facts: list[dict[str, Any]] = field(default_factory=list)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, cast
 
 import torch
 from pydantic import model_validator
-from torch import nn
+from torch import Tensor, nn
 
 from expunge.adversary import Adversary, Rounding, adversaries
 from expunge.corpus.streams import PairDataset, PairSampler, collate_pairs
@@ -17,7 +17,6 @@ from expunge.forget import ForgetLoss, forget_losses
 from expunge.model.device import best_device
 from expunge.model.positions import check_lengths
 from expunge.model.precision import as_in_training, prepare_weights
-from expunge.quant.parse import parse_quantizer
 from expunge.retain import RetainLoss, retain_losses
 from expunge.scope import Scope, scopes
 from expunge.scope.all import AllParameters
@@ -35,7 +34,7 @@ from expunge.train.loop import LoopSettings
 from expunge.train.named import named
 from expunge.train.objective import PairObjective
 from expunge.train.reference import Asked, frozen_reference
-from expunge.train.rounding import rounding
+from expunge.train.rounding import rounding, uncalibrated
 from expunge.train.saliency import forget_gradient
 from expunge.train.stages import Stage, stages
 from expunge.train.state import Corpus, State
@@ -77,7 +76,7 @@ class Unlearn(LoopSettings, Stage):
                 f"{self.precision} weights can hold: use precision fp32, or leave the adversary out"
             )
         for name in self.adversary.formats if self.adversary else ():
-            parse_quantizer(name)  # a format nobody knows is refused with the recipe
+            uncalibrated(name)  # a format nobody knows is refused with the recipe
         return self
 
     @model_validator(mode="after")
@@ -97,28 +96,11 @@ class Unlearn(LoopSettings, Stage):
         model = self.scope.prepare(model)
         data = self._encode(state)
         pad_id = state.tokenizer.pad_token_id
+        sampler = PairSampler(len(data.forget), len(data.retain), seed=state.seed)
         with as_in_training(self.precision, best_device()):
-            selection = self.scope.select(
-                model,
-                lambda: forget_gradient(
-                    model, self.forget, data.forget, pad_id=pad_id, batch_size=self.batch_size
-                ),
-            )
+            selection = self._select(model, data, pad_id)
             guard = ScopeGuard(model, selection)
-            sampler = PairSampler(len(data.forget), len(data.retain), seed=state.seed)
-            reference = frozen_reference(
-                model,
-                self.reference,
-                Asked(
-                    forget=self.forget.needs,
-                    retain=self.retain.needs if self.retain else frozenset(),
-                    data=data,
-                    retain_seen=sampler.retain_seen(self.epochs),
-                ),
-                selection=selection,
-                adapters=isinstance(self.scope, LowRankAdapters),
-                pad_id=pad_id,
-            )
+            reference = self._reference(model, data, sampler, selection, pad_id)
         stop = StopWhen(self.stop, model, state, max_length=self.max_length) if self.stop else None
         plain = PairObjective(self.forget, self.retain, reference)
         hard = self._under_adversary(plain, selection)
@@ -152,6 +134,37 @@ class Unlearn(LoopSettings, Stage):
                 why=f"the recipe's retain loss ({retain_losses.name_of(self.retain)}) has nothing to keep.",
                 fix="Pass --retain FILE, or choose a recipe without a retain loss (ga, npo).",
             )
+
+    def _select(self, model: nn.Module, data: PairDataset, pad_id: int) -> Selection:
+        def saliency() -> dict[str, Tensor]:
+            return forget_gradient(
+                model, self.forget, data.forget, pad_id=pad_id, batch_size=self.batch_size
+            )
+
+        return self.scope.select(model, saliency)
+
+    def _reference(
+        self,
+        model: nn.Module,
+        data: PairDataset,
+        sampler: PairSampler,
+        selection: Selection,
+        pad_id: int,
+    ) -> Reference | None:
+        asked = Asked(
+            forget=self.forget.needs,
+            retain=self.retain.needs if self.retain else frozenset(),
+            data=data,
+            retain_seen=sampler.retain_seen(self.epochs),
+        )
+        return frozen_reference(
+            model,
+            self.reference,
+            asked,
+            selection=selection,
+            adapters=isinstance(self.scope, LowRankAdapters),
+            pad_id=pad_id,
+        )
 
     def _under_adversary(self, plain: PairObjective, selection: Selection) -> AdversarialObjective | None:
         if self.adversary is None:
