@@ -44,7 +44,10 @@ class FakeObserver:
         return [facts.counted.logp_n for facts in self.facts(examples)]
 
     def facts(self, examples: Sequence[Example]) -> list[TokenFacts]:
-        return [self.known.get(each.id) or facts_of(logps=self.logps[each.id]) for each in examples]
+        return [
+            self.known[each.id] if each.id in self.known else facts_of(logps=self.logps[each.id])
+            for each in examples
+        ]
 
     def forks(self, asked: Sequence[Fork]) -> list[list[int]]:
         return [self.continue_from(fork)[: fork.tokens] for fork in asked]

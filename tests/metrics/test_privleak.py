@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from expunge.metrics.base import Measured
 from expunge.metrics.attacks import min_k
+from expunge.metrics.base import Measured
 from expunge.metrics.privleak import LeakageAUC, PrivLeak
-from expunge.metrics.roc import holdout_auc
 from expunge.metrics.probes import Probes
+from expunge.metrics.roc import holdout_auc
 from expunge.types import Score
 from tests.metrics.fakes import FakeObserver, document, question
 
