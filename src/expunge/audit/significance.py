@@ -17,7 +17,7 @@ Difference = Callable[[Weights, Weights], Floats]
 """Two models' statistics, one minus the other. Takes for each of the two how much it holds of every score:
 by split those of the first model's n items, then those of the second's. Shapes [R, 2n] to [R]."""
 
-PERMUTATIONS = 1_999
+PERMUTATIONS = 999
 ALIKE = 1e-9
 """Differences this close, relative to the largest, are one: sums in another order differ a little."""
 

@@ -64,7 +64,6 @@ class Card(BaseModel):
 
 def card(name: str, metric: type[Metric]) -> Card:
     """The card of a metric registered as ``name``."""
-    about = inspect.getdoc(metric) or ""
     return Card(
         name=name,
         title=metric.title,
@@ -75,11 +74,19 @@ def card(name: str, metric: type[Metric]) -> Card:
         default=metric.default,
         needs_splits=metric.needs_splits,
         needs_control=metric.needs_control,
-        about=about.partition("Source:")[0].strip(),
+        about=_about(metric),
         misleads=metric.misleads,
         known_errors=metric.known_errors,
         settings=metric().model_dump(mode="json"),
     )
+
+
+def _about(metric: type[Metric]) -> str:
+    """A metric's docstring without its source, and those of the families it belongs to."""
+    registered = {metrics[name] for name in metrics} - {metric}
+    *kin, _ = (each for each in metric.__mro__ if hasattr(each, "misleads"))  # the last one is Metric
+    texts = (inspect.cleandoc(each.__doc__ or "") for each in kin if each not in registered)
+    return "\n\n".join(filter(None, (text.partition("Source:")[0].strip() for text in texts)))
 
 
 def fresh_cards() -> dict[str, Card]:

@@ -52,11 +52,12 @@ def overview(cards: Sequence[Card]) -> str:
 
 def section(card: Card, *, like: str | None = None) -> str:
     """One metric in full; ``like`` names the metric whose warnings are the same and stand there."""
+    better = "" if "best" in card.scale else f"; {card.better}"
     settings = ", ".join(f"`{name}` = {value}" for name, value in card.settings.items())
     lines = [
         f"### {card.name}",
         "",
-        f"**{card.title}**: {card.definition}. {card.scale}; {card.better}.",
+        f"**{card.title}**: {card.definition}. {card.scale}{better}.",
         "",
         *_paragraphs(card.about),
         f"*Source:* {card.source}. *Needs:* {card.needs}."
@@ -69,17 +70,22 @@ def section(card: Card, *, like: str | None = None) -> str:
             [*lines, f"*When it misleads and what others get wrong:* as [{like}](#{like}).", ""]
         )
     if card.misleads:
-        lines += [f"*When it misleads:* {card.misleads}", ""]
+        lines += [f"*When it misleads:* {_as_code(card.misleads)}", ""]
     if card.known_errors:
         lines += ["*What public implementations get wrong:*", ""]
-        lines += [*(f"- {error}" for error in card.known_errors), ""]
+        lines += [*(f"- {_as_code(error)}" for error in card.known_errors), ""]
     return "\n".join(lines)
 
 
 def _paragraphs(docstring: str) -> list[str]:
     """A docstring as Markdown: one line a paragraph, literals as code."""
     paragraphs = (" ".join(part.split()) for part in docstring.split("\n\n"))
-    return [line for part in paragraphs for line in (part.replace("``", "`"), "")]
+    return [line for part in paragraphs for line in (_as_code(part), "")]
+
+
+def _as_code(text: str) -> str:
+    """Literals of a docstring as Markdown has them."""
+    return text.replace("``", "`")
 
 
 def write(root: Path) -> None:
