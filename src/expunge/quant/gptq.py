@@ -65,7 +65,7 @@ class GPTQ(CalibratedQuantizer):
             order_I = gram_II.diagonal().argsort(descending=True, stable=True)
         codes_OI = round_with_feedback(
             torch.cat(list(weights.values())),
-            _levels(grid, fits.values(), dtype),
+            levels_of(grid, fits.values(), dtype),
             feedback(gram_II[order_I][:, order_I], damping=self.damping),
             order_I,
         )
@@ -76,7 +76,7 @@ class GPTQ(CalibratedQuantizer):
         }
 
 
-def _levels(grid: Grid, fits: Iterable[Fit], dtype: torch.dtype) -> Levels:
+def levels_of(grid: Grid, fits: Iterable[Fit], dtype: torch.dtype) -> Levels:
     """The levels of several weights, rows one below the other."""
     step_OG = torch.cat([fit.step.squeeze(-1) for fit in fits])
     zero_OG = torch.cat([fit.zero.squeeze(-1) for fit in fits])
