@@ -59,6 +59,11 @@ bench: $(INSTALLED) ## time and peak memory against the plain way, as ratios
 docs: $(INSTALLED) ## write docs/metrics.md and docs/schema from the code
 	$(BIN)/python -m expunge.metrics.page
 	$(BIN)/python -m expunge.audit.schema
+	$(BIN)/python -m expunge.report.document
+
+.PHONY: picture
+picture: $(INSTALLED) ## take the README's picture of the demo's report; needs Chromium and the demo's results
+	$(BIN)/python -m tests.browser.picture
 
 .PHONY: hooks
 hooks: $(INSTALLED) ## run the checks of .pre-commit-config.yaml at every commit

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from expunge.audit.advice import LeftOut, Want
+from expunge.audit.stats import Estimate, Telling
 from expunge.report.document import COLUMNS, Document, document, schema, to_csv
 from expunge.report.figures import write_figures
+from expunge.report.heat import heat_maps
 from expunge.report.markdown import plain, to_markdown
 from expunge.report.run import Run
 from expunge.report.untested import gaps
@@ -15,7 +19,7 @@ from expunge.report.versus import side_by_side
 from tests.report import hostile
 from tests.report.made import Made, prompt_of, truth_of
 
-SCHEMA = Path(__file__).parents[2] / "docs" / "report.schema.json"
+SCHEMA = Path(__file__).parents[2] / "docs" / "schema" / "report.schema.json"
 
 
 def test_markdown_has_verdict_limits_and_numbers_and_no_text(run: Run) -> None:
@@ -100,3 +104,24 @@ def test_what_was_not_tested(run: Run, tmp_path: Path) -> None:
 def test_hostile_names_break_no_format(tmp_path: Path, write: object) -> None:
     assert callable(write)
     assert "broken" in write(hostile.made().run(tmp_path))
+
+
+def test_what_the_audit_itself_wants_is_told_in_its_words(run: Run) -> None:
+    want = Want(name="retrained", option="--retrained MODEL", what="a control", adds="what luck scores")
+    left = LeftOut(metric="auc", title="Leakage AUC", lacks=("holdout",))
+    summary = run.summary.model_copy(update={"wanted": (want,), "left_out": (left,)})
+    found = {gap.what: gap.why for gap in gaps(replace(run, summary=summary))}
+    assert found["A control"] == "what luck scores (--retrained MODEL)."
+    assert "Leakage AUC: it lacks holdout" in found["2 measures without a number"]
+    assert "Other wordings" not in found
+
+
+def test_a_change_that_the_items_cannot_tell_is_marked(run: Run) -> None:
+    doubtful = Estimate(1.0, -9.0, 11.0, 4, told=Telling.CANNOT_TELL)
+    cells = tuple(
+        cell.model_copy(update={"recovery": doubtful}) if cell.transform == "int8" else cell
+        for cell in run.summary.cells
+    )
+    (known, *_) = heat_maps(replace(run, summary=run.summary.model_copy(update={"cells": cells})))
+    assert [[cell.doubt for cell in row.cells] for row in known.rows] == [[False, True, False]] * 4
+    assert known.rows[2].cells[2].change == "+75.0"

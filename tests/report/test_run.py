@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from expunge.audit.plan import Role
 from expunge.errors import DataError
+from expunge.report.page import render
 from expunge.report.run import Run, find_audit, read_run
 from tests.report.made import Made
 
@@ -45,3 +47,38 @@ def test_a_summary_that_cannot_be_read_is_refused(tmp_path: Path, content: str) 
     (tmp_path / "summary.json").write_text(content)
     with pytest.raises(DataError, match="cannot be read"):
         read_run(tmp_path)
+
+
+def test_a_recipe_with_seeds_counts_as_one_and_its_seeds_stay_visible(tmp_path: Path) -> None:
+    run = with_seeds(Made().run(tmp_path))
+    assert [model.name for model in run.judged] == ["both"]
+    assert [model.name for model in run.unlearned_checkpoints] == ["fragile", "robust"]
+    page = render(run, reveal=False)
+    assert "mean of 2 seeds" in page
+    assert "a seed of both" in page
+    assert "The unlearned model gives the forgotten text back once quantized." in page
+
+
+def with_seeds(run: Run) -> Run:
+    """The run as if its two models were two seeds of one recipe."""
+    summary = run.summary
+    members = ("fragile", "robust")
+    models = [
+        model.model_copy(update={"seed_of": "both"}) if model.name in members else model
+        for model in summary.models
+    ]
+    recipe = models[-1].model_copy(update={"name": "both", "seed_of": None, "seeds": members})
+    own = [cell.model_copy(update={"model": "both"}) for cell in summary.cells if cell.model == "fragile"]
+    judged = [
+        row.model_copy(update={"model": "both"}) for row in summary.verdicts if row.model == "fragile"
+    ]
+    return replace(
+        run,
+        summary=summary.model_copy(
+            update={
+                "models": (*models, recipe),
+                "cells": (*summary.cells, *own),
+                "verdicts": (*summary.verdicts, *judged),
+            }
+        ),
+    )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 import expunge
+from expunge.files import write_json
 from expunge.report import facts
 from expunge.report.untested import gaps
 from expunge.report.verdicts import headline
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from expunge.audit.stats import Estimate
     from expunge.report.run import Run
 
+SCHEMA = Path("docs/schema/report.schema.json")
 FORMAT = 1
 """Counts up when a field goes or changes its meaning; new fields may come without."""
 
@@ -33,6 +36,9 @@ class Number(_Part):
     high: float | None = None
     n: int = Field(0, description="items it rests on")
     reason: str | None = None
+    p: float | None = Field(None, description="of a difference: chance of one as large if there were none")
+    detectable: float | None = Field(None, description="of a difference: the smallest that would be told")
+    told: str | None = Field(None, description="of a difference: differs, same or cannot tell")
 
 
 class ModelFacts(_Part):
@@ -41,6 +47,7 @@ class ModelFacts(_Part):
     name: str
     role: str = Field(description="target, retrained or unlearned")
     sha256: str
+    seeds: tuple[str, ...] = Field((), description="of a recipe: the models it is the mean of")
     command: str = Field("", description="the command line that made it, if expunge did")
 
 
@@ -82,6 +89,7 @@ class CellNumbers(_Part):
     value: Number
     recovery: Number | None = Field(None, description="points over the same model at full precision")
     retention: Number | None = Field(None, description="percent of the target under the same transform")
+    excess: Number | None = Field(None, description="points over the retrained model, same transform")
 
 
 class Untested(_Part):
@@ -117,7 +125,13 @@ def document(run: Run) -> Document:
         verdict=head.verdict,
         certainty=head.certainty,
         models=tuple(
-            ModelFacts(name=origin.name, role=origin.role, sha256=model.hash, command=origin.command)
+            ModelFacts(
+                name=origin.name,
+                role=origin.role,
+                sha256=model.hash,
+                seeds=model.seeds,
+                command=origin.command,
+            )
             for origin, model in zip(facts.origins(run), run.models, strict=True)
         ),
         transforms=tuple(run.labels),
@@ -141,14 +155,15 @@ def document(run: Run) -> Document:
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of ``Document``."""
-    return Document.model_json_schema(mode="serialization")
+    """The JSON schema of ``Document``; ``python -m expunge.report.document`` writes it."""
+    dialect = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": dialect, **Document.model_json_schema(mode="serialization")}
 
 
 ENDS = ("value", "low", "high", "n")
 COLUMNS = (
     *("model", "role", "transform", "metric", *ENDS, "reason"),
-    *(f"{kind}{end}" for kind in ("recovery", "retention") for end in ("", "_low", "_high")),
+    *(f"{kind}{end}" for kind in ("recovery", "retention", "excess") for end in ("", "_low", "_high")),
     "verdict",
 )
 
@@ -168,6 +183,7 @@ def to_csv(run: Run) -> str:
                 *(cell.metric, own.value, own.low, own.high, own.n, own.reason or ""),
                 *_three(cell.recovery),
                 *_three(cell.retention),
+                *_three(cell.excess),
                 verdict.outcome.value if verdict is not None else "",
             )
         )
@@ -184,7 +200,4 @@ def _unlike_a_formula(text: str) -> str:
 
 
 if __name__ == "__main__":
-    import json
-    import sys
-
-    sys.stdout.write(json.dumps(schema(), indent=2) + "\n")
+    write_json(SCHEMA, schema())

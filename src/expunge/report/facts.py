@@ -127,6 +127,10 @@ def _date(run: Run) -> str:
 
 
 def _origin(run: Run, name: str, role: Role, digest: str) -> Origin:
+    seeds = next((model.seeds for model in run.models if model.name == name), ())
+    if seeds:
+        mean = (("role", "a recipe: the mean of its seeds"), ("seeds", ", ".join(seeds)))
+        return Origin(name=name, role=role, rows=mean, recipe="", title="", command="")
     source = run.source(name)
     record = source.get("record") or {}
     rows = [("role", ROLES[role]), ("SHA-256 of the files", digest)]

@@ -59,7 +59,7 @@ def write_figures(run: Run, folder: Path, suffix: str) -> list[Path]:
 
 
 def _drawings(run: Run) -> Iterator[tuple[str, Callable[[Any], None]]]:
-    if run.lead is not None and run.unlearned and run.grids:
+    if run.lead is not None and run.judged and run.grids:
         yield "recovery", lambda figure: _recovery(run, run.lead or "", figure)
     if list(points(run)):
         yield "tradeoff", lambda figure: _tradeoff(run, figure)

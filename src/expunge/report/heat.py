@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from expunge.audit.stats import Telling
 from expunge.report.charts.arrows import landmarks
 from expunge.report.numbers import interval, number
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from expunge.audit.plan import Role
     from expunge.audit.stats import Estimate
-    from expunge.audit.summary import CellSummary, MetricBlock
+    from expunge.audit.summary import CellSummary, MetricBlock, ModelRow
     from expunge.report.run import Run
 
 TINTS = 10
@@ -25,6 +26,7 @@ class HeatCell:
     """One number: shown, its interval, how strong its tint is (0-10).
 
     ``change``: since full precision, where its whole interval lies on the side nobody wants.
+    ``doubt``: the items are too few to tell whether it differs from full precision.
     """
 
     value: str
@@ -32,6 +34,7 @@ class HeatCell:
     why: str
     tint: int
     change: str
+    doubt: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +43,7 @@ class HeatRow:
 
     model: str
     role: Role
+    about: str
     cells: tuple[HeatCell, ...]
 
 
@@ -67,8 +71,9 @@ def _map(run: Run, metric: MetricBlock, *, is_open: bool) -> HeatMap:
         HeatRow(
             model=model.name,
             role=model.role,
+            about=_about(model),
             cells=tuple(
-                _cell(run.cells[model.name, label, metric.name], metric, axis.share) for label in run.labels
+                _cell(run.cell(model.name, label, metric.name), metric, axis.share) for label in run.labels
             ),
         )
         for model in run.models
@@ -83,6 +88,12 @@ def _map(run: Run, metric: MetricBlock, *, is_open: bool) -> HeatMap:
     )
 
 
+def _about(model: ModelRow) -> str:
+    if model.seeds:
+        return f"mean of {len(model.seeds)} seeds"
+    return f"a seed of {model.seed_of}" if model.seed_of else ""
+
+
 def _cell(cell: CellSummary, metric: MetricBlock, share: Callable[[float], float]) -> HeatCell:
     value, change = cell.value.value, cell.recovery
     risen = change is not None and _is_worse(change, metric.lower_is_better)
@@ -92,6 +103,7 @@ def _cell(cell: CellSummary, metric: MetricBlock, share: Callable[[float], float
         why=cell.value.reason or "" if value is None else "",
         tint=0 if value is None else round(TINTS * min(1.0, max(0.0, share(value)))),
         change=number(change.value, scale=metric.scale, sign=True) if change is not None and risen else "",
+        doubt=change is not None and change.value is not None and change.told is Telling.CANNOT_TELL,
     )
 
 

@@ -58,7 +58,7 @@ def read_items(run: Run) -> list[Item]:
     labels = [FULL.label, *run.grids]
     cells = {
         (model.name, label): place * len(labels) + column
-        for place, model in enumerate(run.models)
+        for place, model in enumerate(run.checkpoints)
         for column, label in enumerate(labels)
     }
     found: dict[tuple[str, str, str], Item] = {}

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 import expunge
 from expunge.audit.plan import FULL
+from expunge.audit.remarks import calibrations
 from expunge.report import facts
 from expunge.report.charts.arrows import Landmarks, arrows, landmarks, strip
 from expunge.report.charts.buckets import buckets, histogram
@@ -179,6 +180,7 @@ def _provenance(run: Run) -> dict[str, Any]:
         "settings": facts.settings(run),
         "versions": facts.versions(run),
         "coverage": list(_coverage(run)),
+        "calibrations": calibrations(run.summary),
     }
 
 

@@ -28,7 +28,7 @@ MOST_NUMBERS = 400_000
 
 def payload(run: Run, items: Sequence[Item], *, reveal: bool) -> dict[str, Any]:
     """What the page's script needs."""
-    width, models = 1 + len(run.grids), len(run.models)
+    width, models = 1 + len(run.grids), len(run.checkpoints)
     kept = _most_risen(items, width, models)
     pool = pool_for(kept, reveal=reveal)
     metrics = list(dict.fromkeys(item.metric for item in kept))
@@ -36,10 +36,15 @@ def payload(run: Run, items: Sequence[Item], *, reveal: bool) -> dict[str, Any]:
     packed = [_packed(item, metrics.index(item.metric), width * models, pool, texts) for item in kept]
     return {
         "reveal": reveal,
-        "models": [{"name": model.name, "role": model.role} for model in run.models],
+        "models": [{"name": model.name, "role": model.role} for model in run.checkpoints],
         "transforms": [FULL.label, *run.grids],
         "metrics": [
-            {"name": name, "title": run.metrics[name].title, "lower": run.metrics[name].lower_is_better}
+            {
+                "name": name,
+                "title": run.metrics[name].title,
+                "lower": run.metrics[name].lower_is_better,
+                "scale": run.metrics[name].scale,
+            }
             for name in metrics
         ],
         "lead": run.lead,

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from expunge.audit.plan import FULL, Role
 from expunge.audit.sources import SOURCES
+from expunge.audit.stats import Estimate
 from expunge.audit.summary import CellSummary, MetricBlock, ModelRow, Summary, read_summary
 from expunge.errors import DataError
 from expunge.files import RECORD
@@ -44,6 +45,12 @@ class Run:
         """Every cell by model, transform and metric."""
         return {(cell.model, cell.transform, cell.metric): cell for cell in self.summary.cells}
 
+    def cell(self, model: str, transform: str, metric: str) -> CellSummary:
+        """One cell; one without a number where the audit has none."""
+        none = Estimate(None, reason="it was not measured")
+        empty = CellSummary(model=model, transform=transform, metric=metric, value=none)
+        return self.cells.get((model, transform, metric), empty)
+
     @cached_property
     def metrics(self) -> dict[str, MetricBlock]:
         """The metrics by name, in the order of the audit."""
@@ -51,13 +58,25 @@ class Run:
 
     @cached_property
     def models(self) -> list[ModelRow]:
-        """The target, the retrained model, then the unlearned ones as they were named."""
-        return sorted(self.summary.models, key=lambda model: list(Role).index(model.role))
+        """The target, the retrained model, the unlearned ones, and last the single seeds of a recipe."""
+        return sorted(
+            self.summary.models, key=lambda model: (list(Role).index(model.role), model.seed_of is not None)
+        )
 
     @property
-    def unlearned(self) -> list[ModelRow]:
-        """The models to be judged."""
-        return [model for model in self.models if model.role is Role.UNLEARNED]
+    def judged(self) -> list[ModelRow]:
+        """The unlearned models; a recipe that was run with several seeds counts as one."""
+        return [model for model in self.models if model.role is Role.UNLEARNED and model.seed_of is None]
+
+    @property
+    def checkpoints(self) -> list[ModelRow]:
+        """The models that exist as files: a recipe's seeds, and not the recipe."""
+        return [model for model in self.models if not model.seeds]
+
+    @property
+    def unlearned_checkpoints(self) -> list[ModelRow]:
+        """Those of them that were unlearned."""
+        return [model for model in self.checkpoints if model.role is Role.UNLEARNED]
 
     @property
     def labels(self) -> list[str]:

@@ -29,8 +29,8 @@ QUANTIZERS = (
 )
 """How the labels of quantizers begin; every other transform is an attack."""
 DEPLOYED = ("gptq", "awq", "gguf")
-SAMPLED = ("sampl", "best_of", "probab", "extraction")
-LIKELIHOODS = ("auc", "privleak", "min_k", "mink", "zlib", "membership", "mia", "prob", "truth_ratio")
+SAMPLED = ("sampl", "best_of", "extraction_likelihood", "sensitive_extraction")
+MEMBERSHIP = ("auc", "privleak", "membership", "mia")
 
 
 class Gap(NamedTuple):
@@ -53,7 +53,9 @@ def unmeasured(run: Run) -> list[Gap]:
             own = (cell.value.reason for (_, _, other), cell in run.cells.items() if other == name)
             reason = next((each for each in own if each), "no reason given")
             found.append(Gap(metric.title or name, reason))
-    return found
+    asked = set(run.metrics)
+    left = (each for each in run.summary.left_out if each.metric not in asked)
+    return found + [Gap(each.title or each.metric, f"it lacks {', '.join(each.lacks)}") for each in left]
 
 
 def _grids(run: Run) -> Iterator[Gap]:
@@ -74,7 +76,15 @@ def _attacks(run: Run) -> Iterator[Gap]:
         )
 
 
+def _wanted(run: Run) -> Iterator[Gap]:
+    """What the audit itself says it could still be given."""
+    for want in run.summary.wanted:
+        yield Gap(want.what[0].upper() + want.what[1:], f"{want.adds} ({want.option}).")
+
+
 def _control(run: Run) -> Iterator[Gap]:
+    if run.summary.wanted:  # the audit's own words say it already
+        return
     if run.holder(Role.RETRAINED) is None:
         yield Gap(
             "A control",
@@ -85,7 +95,7 @@ def _control(run: Run) -> Iterator[Gap]:
 
 
 def _wording(run: Run) -> Iterator[Gap]:
-    if not _measured(run, "phras"):
+    if not _measured(run, "phras") and not run.summary.wanted:
         yield Gap("Other wordings", "questions were asked only in the words of the files given.")
     yield Gap("Other languages", "text that is gone in one language may remain in another.")
 
@@ -93,7 +103,7 @@ def _wording(run: Run) -> Iterator[Gap]:
 def _verbatim(run: Run) -> Iterator[Gap]:
     if not _measured(run, "verb", "verm", "extract"):
         yield Gap("Word-for-word recall", "no running text was given to be continued.")
-    if not _measured(run, *LIKELIHOODS):
+    if not _measured(run, *MEMBERSHIP):
         yield Gap(
             "Membership",
             "whether an outsider can tell that the texts were in the training data was not measured.",
@@ -108,7 +118,7 @@ def _sampling(run: Run) -> Iterator[Gap]:
 
 
 def _utility(run: Run) -> Iterator[Gap]:
-    if run.utility is None:
+    if run.utility is None and not run.summary.wanted:
         yield Gap("Usefulness", "whether the model is still good for anything else was not measured.")
 
 
@@ -124,6 +134,7 @@ def _unscored(run: Run) -> Iterator[Gap]:
 _FINDERS: tuple[Callable[[Run], Iterator[Gap]], ...] = (
     _grids,
     _attacks,
+    _wanted,
     _control,
     _utility,
     _verbatim,

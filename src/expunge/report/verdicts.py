@@ -73,7 +73,7 @@ class Headline:
 
 def headline(run: Run) -> Headline:
     """The verdict on a whole run."""
-    cards = tuple(card(run, model.name) for model in run.unlearned)
+    cards = tuple(card(run, model.name) for model in run.judged)
     if not cards:
         return Headline(
             verdict="No unlearned model was audited.",
@@ -98,7 +98,7 @@ def card(run: Run, model: str) -> Card:
         (each.outcome for each in known.values()), key=SEVERITY.index, default=Outcome.CANNOT_TELL
     )
     places = [label for label, verdict in known.items() if verdict.outcome is outcome] or run.labels
-    cells = {label: run.cells[model, label, run.lead] for label in run.labels} if run.lead else {}
+    cells = {label: run.cell(model, label, run.lead) for label in run.labels} if run.lead else {}
     worst = max(places, key=lambda label: _rise(cells.get(label)))
     there = cells.get(worst)
     return Card(

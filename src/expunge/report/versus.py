@@ -79,8 +79,8 @@ def _tables(first: Run, second: Run) -> Iterator[PairTable]:
                     model if model == other else f"{model} | {other}",
                     tuple(
                         _pair(
-                            first.cells[model, label, name].value,
-                            second.cells[other, label, name].value,
+                            first.cell(model, label, name).value,
+                            second.cell(other, label, name).value,
                             metric,
                         )
                         for label in labels

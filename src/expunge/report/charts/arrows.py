@@ -70,10 +70,10 @@ def landmarks(run: Run, metric: str) -> Landmarks:
 
 def arrows(run: Run, metric: str) -> Iterator[Arrow]:
     """Every unlearned model under every transform but full precision."""
-    for model in run.unlearned:
-        full = run.cells[model.name, FULL.label, metric].value
+    for model in run.judged:
+        full = run.cell(model.name, FULL.label, metric).value
         for label in run.grids:
-            cell = run.cells[model.name, label, metric]
+            cell = run.cell(model.name, label, metric)
             yield Arrow(
                 model=model.name,
                 transform=label,
@@ -120,4 +120,4 @@ def _place(marks: Landmarks, estimate: Estimate | None) -> float | None:
 
 def _at_full(run: Run, role: Role, metric: str) -> float | None:
     name = run.holder(role)
-    return run.cells[name, FULL.label, metric].value.value if name is not None else None
+    return run.cell(name, FULL.label, metric).value.value if name is not None else None

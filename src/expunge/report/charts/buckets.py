@@ -49,7 +49,7 @@ class Buckets:
 def buckets(run: Run) -> Iterator[Buckets]:
     """Every diagnosis of the audit, model by model."""
     found = {(remark.model, remark.transform): remark.content for remark in run.summary.diagnostics}
-    for model in run.unlearned:
+    for model in run.unlearned_checkpoints:
         for label in run.grids:
             content = found.get((model.name, label)) or {}
             total = content.get("total")

@@ -32,7 +32,7 @@ class Curve:
 
 def curves(run: Run) -> Iterator[Curve]:
     """The losses of every unlearned model whose record was found; the total only where it has no parts."""
-    for model in run.unlearned:
+    for model in run.unlearned_checkpoints:
         record = run.source(model.name).get("record") or {}
         stages = record.get("stages")
         for place, stage in enumerate(stages if isinstance(stages, list) else ()):

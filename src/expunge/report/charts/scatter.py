@@ -51,9 +51,11 @@ def points(run: Run) -> Iterator[Point]:
     if run.lead is None or run.utility is None:
         return
     for model in run.models:
+        if model.seed_of is not None:
+            continue
         for label in run.labels:
-            known = run.cells[model.name, label, run.lead].value
-            useful = run.cells[model.name, label, run.utility].value
+            known = run.cell(model.name, label, run.lead).value
+            useful = run.cell(model.name, label, run.utility).value
             if known.value is not None and useful.value is not None:
                 yield Point(model=model.name, role=model.role, transform=label, known=known, useful=useful)
 

@@ -34,8 +34,9 @@
   const PER_PAGE = 20, FULL = 0, width = data.transforms.length;
   const [METRIC, NAME, GROUP, PROMPT, TRUTH, VALUES, SAID, WHY] = [0, 1, 2, 3, 4, 5, 6, 7];
   const shown = (label) => label === "full" ? "full precision" : label;
-  const written = (value) => { const text = value.toFixed(1); return (Math.abs(value) >= 100 ? text.replace(/\.0$/, "") : text).replace("-", "−"); };
-  const number = (value) => value === null || value === undefined ? "–" : written(Math.round(value * 10) / 10 + 0);
+  const written = (value, digits) => { const text = value.toFixed(digits); return (Math.abs(value) >= 100 ? text.replace(/\.0$/, "") : text).replace("-", "−"); };
+  const digits = () => (data.metrics[state.metric].scale === "0-1" ? 2 : 1);
+  const number = (value) => value === null || value === undefined ? "–" : written(Math.round(value * 10 ** digits()) / 10 ** digits() + 0, digits());
   const signed = (value) => value === null ? "–" : (value > 0 ? "+" : "") + number(value);
   const worst = () => {
     const own = data.models.map((model, at) => [model, at]).filter(([model]) => model.role === "unlearned").map(([, at]) => at);
@@ -56,7 +57,10 @@
     const drawn = [...marks].map((mark) => (mark === "+" ? make("b", {}, "…") : make("i", { class: mark === "#" ? "l" : false })));
     return make("span", { class: "shape", role: "img", "aria-label": `${leaked} of ${all}${marks.endsWith("+") ? " and more" : ""} words leaked` }, ...drawn);
   };
-  const length = (marks) => make("span", { class: "soft" }, `${[...marks].filter((mark) => mark !== "+").length}${marks.endsWith("+") ? " or more" : ""} words`);
+  const length = (marks) => {
+    const count = [...marks].filter((mark) => mark !== "+").length;
+    return make("span", { class: "soft" }, `${count}${marks.endsWith("+") ? " or more" : ""} ${count === 1 ? "word" : "words"}`);
+  };
   const GLANCE = 300, SCREEN = 4000;  // characters of a text in its row, and before more is asked for
   const say = (node, parts, most) => {
     let room = most;
@@ -118,15 +122,21 @@
     const list = make("ul", { class: "answers" });
     data.models.forEach((model, at) => {
       list.append(make("li", { class: "head" }, make("bdi", {}, model.name)));
+      // Precisions with the same answer and number share a line: what differs is what one looks for.
+      const lines = new Map();
       data.transforms.forEach((label, column) => {
-        const cell = at * width + column, value = item[VALUES][cell], why = item[WHY][cell];
-        const said = make("span", { class: "said" });
+        const cell = at * width + column, key = [item[VALUES][cell], item[SAID][cell], item[WHY][cell]].join("|");
+        lines.set(key, { cell, labels: [...(lines.get(key)?.labels ?? []), shown(label)] });
+      });
+      for (const { cell, labels } of lines.values()) {
+        const said = make("span", { class: "said" }), why = item[WHY][cell];
         if (item[SAID].length) write(said, item[SAID][cell], true);
         if (why !== undefined) said.append(make("span", { class: "soft" }, ` not scored: ${plain(why)}`));
-        list.append(make("li", {}, make("span", { class: "who" }, make("bdi", {}, shown(label))), make("b", { class: "n" }, number(value)), said));
-      });
+        const every = labels.length === width && width > 1 ? "at every precision" : labels.join(", ");
+        list.append(make("li", {}, make("span", { class: "who" }, make("bdi", {}, every)), make("b", { class: "n" }, number(item[VALUES][cell])), said));
+      }
     });
-    return make("tr", { class: "detail" }, make("td", { colspan: 2 + width + (hasTexts() ? 2 : 0) }, ...parts, list));
+    return make("tr", { class: "detail" }, make("td", { colspan: 2 + width + (hasTexts() ? 2 : 0) }, make("div", { class: "inner" }, ...parts, list)));
   };
   const row = (item, at) => {
     const own = values(item, state.model), up = rise(item, state.model), isOpen = state.open === item;
