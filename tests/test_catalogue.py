@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from expunge.catalogue import recipe_names, recipe_text
+from expunge.catalogue import made_of, recipe_names, recipe_text
 from expunge.errors import RecipeError
 
 
@@ -16,6 +16,18 @@ def test_names_are_sorted_and_each_is_the_one_inside() -> None:
     assert names == sorted(names)
     assert {"ga", "npo", "ga_gdr", "npo_klr", "npo_klr_sure", "finetune"} <= set(names)
     assert [yaml.safe_load(recipe_text(name))["name"] for name in names] == names
+
+
+def test_a_recipe_says_what_it_is_made_of() -> None:
+    def parts(name: str) -> str:
+        return made_of(yaml.safe_load(recipe_text(name)))
+
+    assert parts("ga") == "ga"
+    assert parts("npo_klr_sure") == "npo × klr × saliency"
+    assert parts("npo_gdr_sam") == "npo × gdr × sam"
+    assert parts("npo_gdr_floor") == "npo × gdr, then floor"
+    assert parts("finetune") == "finetune"
+    assert made_of({"stages": [{"name": "unlearn", "forget": "ga", "scope": "lora"}]}) == "ga × lora"
 
 
 def test_a_recipe_may_be_a_file_of_ones_own(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from expunge.errors import RecipeError, did_you_mean
 
@@ -41,3 +43,14 @@ def recipe_text(name: str) -> str:
             fix=f"{did_you_mean(name, known)} 'expunge methods' lists them all.",
         )
     return resources.files("expunge.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def made_of(recipe: Mapping[str, Any]) -> str:
+    """What each stage of a parsed recipe takes from each axis: ``npo × gdr × lora, then floor``."""
+    return ", then ".join(_made_of(stage) for stage in recipe["stages"])
+
+
+def _made_of(stage: Mapping[str, Any]) -> str:
+    chosen = [stage.get(axis) for axis in ("forget", "retain", "scope", "adversary")]
+    names = [part["name"] if isinstance(part, Mapping) else str(part) for part in chosen if part]
+    return " × ".join(names) or str(stage["name"])

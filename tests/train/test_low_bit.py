@@ -13,8 +13,8 @@ from expunge.model import moments
 from expunge.scope.selection import ScopeGuard, Selection
 from expunge.train.recipe import load_recipe
 from tests.tiny import tiny
+from tests.train.hard import HARD
 from tests.train.runs import SCOPES, run, unlearn, weights
-from tests.train.test_adversarial import HARD
 from tests.train.test_resume import STEPS_PER_EPOCH, die_at_step, die_in
 from tests.train.trainers import trained, trainer
 

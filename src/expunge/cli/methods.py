@@ -23,7 +23,7 @@ def methods(
     """
     import yaml
 
-    from expunge.catalogue import recipe_names, recipe_text
+    from expunge.catalogue import made_of, recipe_names, recipe_text
 
     console = Console()
     if name is not None:
@@ -33,12 +33,16 @@ def methods(
         else:
             typer.echo(text, nl=False)  # byte for byte: it is meant to be saved
         return
-    table = Table(title="Methods (expunge methods NAME shows the recipe)", title_justify="left")
-    for heading in ("name", "what it does", "source"):
+    table = Table(
+        title="Methods: forget loss × retain loss × scope × adversary (expunge methods NAME shows one)",
+        title_justify="left",
+    )
+    table.add_column("name", no_wrap=True)
+    for heading in ("made of", "what it does", "source"):
         table.add_column(heading, overflow="fold")
     for known in recipe_names():
         recipe = yaml.safe_load(recipe_text(known))
-        table.add_row(known, recipe["title"], recipe["paper"])
+        table.add_row(known, made_of(recipe), recipe["title"], recipe["paper"])
     console.print(table)
 
 
