@@ -62,6 +62,9 @@ AllowOverlap = Annotated[
     bool, typer.Option("--allow-overlap", help="Calibrate even on text that is evaluated on.")
 ]
 
+SPLITS = "forget retain holdout neighbours second_phrasing forget_icl retain_icl".split()
+"""The splits that have an option of their own, in its order."""
+
 
 def audit(
     models: Models = None,
@@ -101,20 +104,15 @@ def audit(
     from expunge.audit.calibrate import CalibrationChoice
     from expunge.audit.job import AuditJob
 
-    splits = {
-        "forget": forget,
-        "retain": retain,
-        "holdout": holdout,
-        "neighbours": neighbours,
-        "second_phrasing": second_phrasing,
-        "forget_icl": forget_icl,
-        "retain_icl": retain_icl,
-    }
+    sources = (forget, retain, holdout, neighbours, second_phrasing, forget_icl, retain_icl)
+    text = CalibrationChoice(
+        word=calibrate, samples=calibration_samples, length=calibration_length, allow_overlap=allow_overlap
+    )
     job = AuditJob(
         models=tuple(models or ()),
         seeds_of=tuple(seeds_of or ()),
         output=output,
-        splits={name: source for name, source in splits.items() if source},
+        splits={name: source for name, source in zip(SPLITS, sources, strict=True) if source},
         probes=probes,
         target=target,
         retrained=retrained,
@@ -126,12 +124,7 @@ def audit(
         seed=seed,
         workers=workers,
         trust_remote_code=trust_remote_code,
-        calibration=CalibrationChoice(
-            word=calibrate,
-            samples=calibration_samples,
-            length=calibration_length,
-            allow_overlap=allow_overlap,
-        ),
+        calibration=text,
     )
     _show(job)
 
