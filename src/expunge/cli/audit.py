@@ -19,6 +19,7 @@ from expunge.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from expunge.audit.calibrate import CalibrationChoice
     from expunge.audit.job import AuditJob
 
 Models = Annotated[list[str] | None, typer.Argument(help="Folders of the unlearned checkpoints.")]
@@ -101,18 +102,13 @@ def audit(
 
     Example:  expunge audit ./unlearned --target ./model --forget f.jsonl --retain r.jsonl -q int4 -q nf4
     """
-    from expunge.audit.calibrate import CalibrationChoice
     from expunge.audit.job import AuditJob
 
-    sources = (forget, retain, holdout, neighbours, second_phrasing, forget_icl, retain_icl)
-    text = CalibrationChoice(
-        word=calibrate, samples=calibration_samples, length=calibration_length, allow_overlap=allow_overlap
-    )
     job = AuditJob(
         models=tuple(models or ()),
         seeds_of=tuple(seeds_of or ()),
         output=output,
-        splits={name: source for name, source in zip(SPLITS, sources, strict=True) if source},
+        splits=_splits(forget, retain, holdout, neighbours, second_phrasing, forget_icl, retain_icl),
         probes=probes,
         target=target,
         retrained=retrained,
@@ -124,9 +120,19 @@ def audit(
         seed=seed,
         workers=workers,
         trust_remote_code=trust_remote_code,
-        calibration=text,
+        calibration=_calibration(calibrate, calibration_samples, calibration_length, allow_overlap),
     )
     _show(job)
+
+
+def _splits(*sources: str | None) -> dict[str, str]:
+    return {name: source for name, source in zip(SPLITS, sources, strict=True) if source}
+
+
+def _calibration(word: str | None, samples: int, length: int, allow_overlap: bool) -> CalibrationChoice:
+    from expunge.audit.calibrate import CalibrationChoice
+
+    return CalibrationChoice(word=word, samples=samples, length=length, allow_overlap=allow_overlap)
 
 
 def _show(job: AuditJob) -> None:
