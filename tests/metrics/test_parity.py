@@ -20,6 +20,7 @@ from tests.tiny import BOS, BYTES_VOCAB, EOS, tiny, tiny_tokenizer
 TOKENIZER = tiny_tokenizer(all_bytes=True)
 LINE = "the men went out in the rain and the wind was on the hill again "
 DOCUMENTS = [Example(id=f"d{n}", completion=(LINE * 3)[n : 20 * n + 9]) for n in range(1, 6)]
+DOCUMENTS.append(Example(id="whole", completion=LINE))
 UNSEEN = [Example(id=f"h{n}", completion=(LINE[::-1] * 3)[: 15 * n + 4]) for n in range(1, 5)]
 ANSWERS = [
     Example(id="a0", prompt="where? ", completion="in the town"),
@@ -105,7 +106,19 @@ ATTACKS: dict[str, Callable[[Read], float]] = {
 @pytest.fixture(scope="module", params=[(arch, kind) for arch in ("llama", "gpt2") for kind in DTYPES])
 def model(request: pytest.FixtureRequest) -> Any:
     arch, kind = request.param
-    return tiny(arch, seed=5, vocab_size=BYTES_VOCAB).to(DTYPES[kind])
+    return half_trained(arch).to(DTYPES[kind])
+
+
+def half_trained(arch: str) -> Any:
+    """A random model that has seen one of the lines a few times: right here and there."""
+    model = tiny(arch, seed=5, vocab_size=BYTES_VOCAB)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    ids = torch.tensor([[BOS, *TOKENIZER.encode(LINE, add_special_tokens=False)]])
+    for _ in range(12):
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model
 
 
 def compare(model: Any, name: str, formula: Callable[[Read], float], probes: Probes) -> None:

@@ -3,9 +3,9 @@
 ``muse`` is the code released with the paper: words as they are, the truth of a continuation cut at as many
 tokens as are generated, an AUC near 0 when the forget set is memorised, end tokens included.
 
-``open_unlearning`` is the suite of that name: stems of words, the truth as long as 2,048 tokens leave it, an
-AUC near 1 then, the first 2,048 tokens of a text, no end token in token-wise attacks. Its shares of 1 are
-given here times 100 where MUSE's are, so that one column has one scale.
+``open_unlearning`` is the suite of that name: stems of words, the truth as long as 2,048 tokens leave it,
+an AUC near 1 then, the first 2,048 tokens of a text, no end token in token-wise attacks. Its shares of 1
+are given here times 100 where MUSE's are, so that one column has one scale.
 
 PrivLeak is the same number under both, and always relative to a retrained model that was measured.
 """

@@ -55,8 +55,8 @@ class VerMem(Metric):
     source: ClassVar[str] = "MUSE (arXiv 2407.06460): VerMem"
     lower_is_better: ClassVar[bool | None] = True
     misleads: ClassVar[str] = (
-        "Common words in a common order score without any memory: MUSE's retrained models have 14 and 21. A "
-        "text that comes back in other words scores low, and only Latin letters and digits count as words."
+        "Common words in common order score without any memory: MUSE's retrained models have 14 and 21. "
+        "A text that comes back in other words scores low, and only Latin letters and digits are words."
     )
     known_errors: ClassVar[tuple[str, ...]] = (SAMPLED, STEMMED)
 
