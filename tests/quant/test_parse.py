@@ -90,7 +90,7 @@ def test_full_precision_is_not_a_quantizer(text: str) -> None:
     [
         ("int4g64", "Did you mean 'int4-g64'"),
         ("nf5", "Did you mean 'nf4'"),
-        ("zzz-q9", "Known: awq, awq4"),
+        ("zzz-q9", "Known: ao-int4, .*awq, awq4"),
         ("", "Known: "),
         ("int9", "less than or equal to 8"),
         ("int1", "greater than or equal to 2"),

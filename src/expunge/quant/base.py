@@ -95,6 +95,10 @@ class Quantizer(Component, ABC):
         rounding to nearest on its grid.
         """
 
+    def why_not(self, weight_OI: Tensor) -> str | None:  # noqa: ARG002
+        """Why the format cannot hold a weight of this shape, which is then left alone; ``None`` if it can."""
+        return None
+
     @contextmanager
     def applied(self, model: nn.Module, calibration: Calibration | None = None) -> Iterator[Transformed]:
         """The model with its weights quantized inside the block, and restored bit for bit after it.
@@ -110,7 +114,7 @@ class Quantizer(Component, ABC):
         """
         with self._swapped(model, calibration, _ignore):
             how = f"{self.how}; calibrated on {calibration}" if self.calibrated else self.how
-            yield Transformed(model=model, coverage=coverage_of(model, how))
+            yield Transformed(model=model, coverage=coverage_of(model, how, self.why_not))
 
     def packed(self, model: nn.Module, calibration: Calibration | None = None) -> dict[str, Packed] | None:
         """Every quantized weight as a checkpoint stores it, by the name of its layer.
@@ -141,13 +145,13 @@ class Quantizer(Component, ABC):
         seen: set[nn.Parameter] = set()
         for name, layer in linear_layers(model).items():
             parameter = layer.get_parameter("weight")
-            if parameter not in seen:
+            if parameter not in seen and self.why_not(weight_oi(layer)) is None:
                 seen.add(parameter)
                 yield Replacement(name, layer, self.quantize(weight_oi(layer).detach()))
 
     def coverage(self, model: nn.Module) -> tuple[TensorCoverage, ...]:
         """What this quantizer does to every parameter of the model; nothing is left out."""
-        return coverage_of(model, self.how)
+        return coverage_of(model, self.how, self.why_not)
 
     @contextmanager
     def _swapped(

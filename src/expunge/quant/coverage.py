@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from expunge.model.arch import architecture, linear_layers, unwrap
+from expunge.model.arch import architecture, linear_layers, unwrap, weight_oi
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,17 +29,28 @@ class TensorCoverage:
         return asdict(self)
 
 
-def coverage_of(model: nn.Module, how: str) -> tuple[TensorCoverage, ...]:
-    """Every parameter of a model whose linear layers inside blocks are quantized as ``how`` says."""
+def coverage_of(
+    model: nn.Module, how: str, why_not: Callable[[Tensor], str | None] = lambda _: None
+) -> tuple[TensorCoverage, ...]:
+    """Every parameter of a model whose linear layers inside blocks are quantized as ``how`` says.
+
+    ``why_not`` gives the reason, if any, for which the weight [O, I] of such a layer is left alone too.
+    """
     inner = unwrap(model)
-    touched = {id(layer.get_parameter("weight")) for layer in linear_layers(model).values()}
     reasons = _why_not(inner)
-    return tuple(
-        TensorCoverage(name=name, shape=tuple(parameter.shape), how=how)
-        if id(parameter) in touched
-        else TensorCoverage(name=name, shape=tuple(parameter.shape), why_not=reasons[name])
-        for name, parameter in inner.named_parameters()
-    )
+    layers = {
+        id(layer.get_parameter("weight")): weight_oi(layer) for layer in linear_layers(model).values()
+    }
+    found = []
+    for name, parameter in inner.named_parameters():
+        weight_OI = layers.get(id(parameter))
+        reason = reasons[name] if weight_OI is None else why_not(weight_OI)
+        found.append(
+            TensorCoverage(
+                name=name, shape=tuple(parameter.shape), how=None if reason else how, why_not=reason
+            )
+        )
+    return tuple(found)
 
 
 def _why_not(inner: nn.Module) -> dict[str, str]:

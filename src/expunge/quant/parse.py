@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from expunge.quant.base import Quantizer
 
 EXAMPLES = (
-    *("int4", "int3", "int8", "int4-g64", "int4-g128", "int4-row", "int4-tensor"),
+    *("int4", "int3", "int8", "int4-g64", "int4-g128", "int4-row", "int4-tensor", "ao-int4-g128"),
     *("gptq4", "gptq4-g128", "gptq8", "awq4", "awq4-g128"),
 )
 FULL_PRECISION = ("none", "full", "fp32", "fp16", "bf16", "float32", "float16", "bfloat16")
@@ -23,6 +23,7 @@ _INTEGER = re.compile(rf"int(?P<bits>\d+)(?:-(?P<where>row|tensor|g(?P<size>\d+)
 _CALIBRATED = re.compile(
     rf"(?P<name>(?:llmc-)?[a-z]+)(?P<bits>\d+)(?:-(?P<where>row|g(?P<size>\d+)))?{_SCALE}(?::(?P<rest>.*))?"
 )
+_GROUPED = re.compile(r"(?P<name>[a-z0-9-]+)-g(?P<size>\d+)")
 
 
 def parse_quantizer(text: str) -> Quantizer:
@@ -31,7 +32,7 @@ def parse_quantizer(text: str) -> Quantizer:
     ``int<N>`` is round to nearest with N bits and one symmetric step per output row; ``-tensor``,
     ``-row`` or ``-g<size>`` changes the granularity, and a scale mode may follow. ``gptq<N>``, ``awq<N>``
     and their like take the same endings, and settings after a colon. Everything else is
-    ``<registered name>`` or ``<registered name>:<setting>=<value>,...``.
+    ``<registered name>`` or ``<registered name>-g<size>``, and ``:<setting>=<value>,...`` behind it.
 
     Raises:
         RecipeError: the name or a setting is unknown, or the name means full precision.
@@ -52,13 +53,17 @@ def parse_quantizer(text: str) -> Quantizer:
         extra = {} if rest is None else _settings(text, rest)
         return quantizers.build({"name": calibrated["name"], **extra, **_grid_settings(calibrated)})
     head, colon, settings = name.partition(":")
+    grouped = _GROUPED.fullmatch(head)
+    by_name: dict[str, int] = {}
+    if grouped and grouped["name"] in list(quantizers):
+        head, by_name = grouped["name"], {"group_size": int(grouped["size"])}
     if head not in list(quantizers):
         raise RecipeError(
             f"quantizer {text!r}",
             why="no quantizer of that name is known.",
             fix=did_you_mean(head, [*quantizers, *EXAMPLES]),
         )
-    return quantizers.build({"name": head, **(_settings(text, settings) if colon else {})})
+    return quantizers.build({"name": head, **by_name, **(_settings(text, settings) if colon else {})})
 
 
 def _rtn_settings(integer: re.Match[str]) -> dict[str, str]:
