@@ -116,6 +116,21 @@ def test_coverage_of_the_95_percent_interval() -> None:
     assert 178 <= inside <= 198  # skewed data: a little under 95 %
 
 
+def test_coverage_of_the_interval_over_groups_and_of_one_that_ignores_them() -> None:
+    chance, people, each = np.random.default_rng(4), 50, 4
+    labels = {"s": [n // each for n in range(people * each)]}
+    alone = {"s": range(people * each)}
+    inside = {"groups": 0, "items": 0}
+    for seed in range(300):
+        drawn = np.repeat(chance.normal(10, 3, people), each) + chance.normal(0, 1, people * each)
+        for name, clusters in (("groups", labels), ("items", alone)):
+            estimate = Bootstrap(resamples=300, seed=seed).estimate(mean_of(drawn), clusters)
+            inside[name] += estimate.low <= 10 <= estimate.high
+    low, high = stats.binom.ppf([0.0005, 0.9995], 300, 0.95)
+    assert low <= inside["groups"] <= high
+    assert inside["items"] < 0.8 * 300  # four questions about one person are not four people
+
+
 def test_no_items_no_value() -> None:
     assert Bootstrap().estimate(mean_of(np.array([])), {"s": []}) == Estimate(
         None, reason="no item has a score"

@@ -180,7 +180,8 @@ def test_seeds_are_one_row(tmp_path: Path) -> None:
     summary = audit(plan, tmp_path).run()
     text = to_text(summary, width=100)
     assert "npo " in text
-    assert "s1" not in text
+    assert text.count("s1") == 1  # in the note on what the row stands for
+    assert "npo: mean of 3 seeds (s0, s1, s2), intervals over both seeds and items" in text
     cell = summary.cell("npo", "full", "knowmem_forget")
     assert cell.value.value == pytest.approx(10.0)
     alone = summary.cell("s1", "full", "knowmem_forget")

@@ -21,6 +21,20 @@ class Advice(NamedTuple):
     text: str
 
 
+def notes(summary: Summary) -> list[str]:
+    """What a reader must know of rows and columns: recipes of several seeds, texts calibrated on."""
+    return [*seeds(summary), *calibrations(summary)]
+
+
+def seeds(summary: Summary) -> list[str]:
+    """One line for each recipe that was run with several seeds: which models it stands for."""
+    of = {each.name: each.seeds for each in summary.models if each.seeds}
+    return [
+        f"{name}: mean of {len(own)} seeds ({', '.join(own)}), intervals over both seeds and items"
+        for name, own in of.items()
+    ]
+
+
 def calibrations(summary: Summary) -> list[str]:
     """One line for each quantizer that read text before it rounded: which text."""
     return [

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from expunge.audit.blocks import SHARE, Block, blocks
-from expunge.audit.remarks import advice, calibrations, loud_reasons, reasons
+from expunge.audit.remarks import advice, loud_reasons, notes, reasons
 from expunge.audit.verdict import Outcome
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ MORE = "What more would tell"
 def render(summary: Summary, *, width: int = 100) -> RenderableType:
     """The audit for a terminal ``width`` characters wide; more columns than fit go below."""
     tables = [_table(block) for block in _fitting(summary, width)]
-    read = [Text(line, style="dim") for line in calibrations(summary)]
+    read = [Text(line, style="dim") for line in notes(summary)]
     told = [Text(reason, style=STYLES[outcome]) for outcome, reason in loud_reasons(summary)]
     return Group(*tables, *read, *told, *_advice(summary))
 
@@ -56,7 +56,7 @@ def to_markdown(summary: Summary) -> str:
             lines += [_pipes(block.header), _pipes(("---",) * len(block.header))]
             lines += [*(_pipes(row) for row in block.rows), ""]
         lines += [f"*{block.note}*", ""] if block.note else []
-    lines += [f"- {line}" for line in (*calibrations(summary), *(reason for _, reason in reasons(summary)))]
+    lines += [f"- {line}" for line in (*notes(summary), *(reason for _, reason in reasons(summary)))]
     lines += [f"- {MORE}: `{each.option}`, {each.text}" for each in advice(summary)]
     return "\n".join(lines).rstrip() + "\n"
 
