@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from expunge.adversary import Adversary, Perturb, Piece, Rounding, Shares, Step
 from expunge.adversary.slope import slopes
 from expunge.adversary.untouched import untouched
 from expunge.corpus.streams import PairBatch
+from expunge.score.reference import Reference
 from expunge.train.objective import PairObjective
 from expunge.train.recalled import recalled
 
@@ -34,35 +37,46 @@ class AdversarialObjective:
     roundings: Mapping[str, Rounding] = field(default_factory=dict)
     _shares: Shares = field(default_factory=lambda: Shares(1.0, 0.0))
     _perturb: Perturb | None = None
+    _ready: deque[_Ready] = field(default_factory=deque)
 
     def begin(self, model: nn.Module, batches: Sequence[PairBatch], done: int, steps: int) -> None:
         """Let the adversary prepare for the step after ``done`` of ``steps``, made of these batches."""
         self._shares = self.adversary.shares(done, steps)
         self._perturb = None
+        self._ready.clear()
         if not self._shares.perturbed:
             return
         with untouched(model):
-            pieces = [self._piece(model, batch) for batch in batches]
+            self._ready.extend(self._prepared(model, batch) for batch in batches)
+            pieces = [ready.piece for ready in self._ready]
             step = Step(model=model, pieces=pieces, rows=self.rows, roundings=self.roundings)
             self._perturb = self.adversary.against(step)
 
     def __call__(self, model: nn.Module, batch: PairBatch) -> dict[str, Tensor]:
-        """The terms of the loss, each a scalar."""
+        """The terms of the loss, each a scalar; batches come in the order ``begin`` was told of them."""
         if self._perturb is None:
             return self.plain(model, batch)
+        ready = self._ready.popleft()
         terms = {}
         if self._shares.plain:
-            terms["forget"] = self._shares.plain * self.plain.forget_term(
-                model, batch, self.plain.reference
-            )
-        perturbed = _under(self._perturb, model, self._piece(model, batch))
+            plain = self.plain.forget_term(model, batch, ready.reference)
+            terms["forget"] = self._shares.plain * plain
+        perturbed = _under(self._perturb, model, ready.piece)
         terms["forget_perturbed"] = self._shares.perturbed * perturbed
         return terms | self.plain.retain_term(model, batch)
 
-    def _piece(self, model: nn.Module, batch: PairBatch) -> Piece:
+    def _prepared(self, model: nn.Module, batch: PairBatch) -> _Ready:
         # The reference is asked before anything is disturbed: it may be the model with its adapters off.
         known = recalled(self.plain.reference, self.plain.forget.needs, batch)
-        return Piece(batch=batch.forget, loss=lambda: self.plain.forget_term(model, batch, reference=known))
+        loss = partial(self.plain.forget_term, model, batch, known)
+        return _Ready(known, Piece(batch=batch.forget, loss=loss))
+
+
+class _Ready(NamedTuple):
+    """What the reference says of a piece, and the piece."""
+
+    reference: Reference | None
+    piece: Piece
 
 
 def _under(perturb: Perturb, model: nn.Module, piece: Piece) -> Tensor:
