@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from expunge.audit.stats import Estimate
 from expunge.audit.verdict import Outcome
 from expunge.report.run import Run
 from expunge.report.verdicts import SEVERITY, WORDS, headline
@@ -64,3 +66,26 @@ def test_without_a_number_nothing_is_claimed(tmp_path: Path) -> None:
 
 def test_every_outcome_has_a_place_and_a_word() -> None:
     assert set(SEVERITY) == set(WORDS) == set(Outcome)
+
+
+def test_what_a_rise_does_not_explain_the_verdict_does(tmp_path: Path) -> None:
+    outcomes = {("robust", "int8"): Outcome.UNUSABLE}
+    found = headline(Made(knows={"robust": KNOWS["robust"]}, outcomes=outcomes).run(tmp_path))
+    assert found.cards[0].sentence.endswith("Why the verdict at int8: because of int8.")
+
+
+def test_the_measure_that_rose_is_the_one_that_is_told(tmp_path: Path) -> None:
+    made = Made(knows={"robust": (0.25, 0.25, 0.25)}, outcomes={("robust", "int4"): Outcome.CAME_BACK})
+    run = made.run(tmp_path)
+    risen = [
+        cell.model_copy(update={"recovery": Estimate(40.0, 30.0, 50.0, 8)})
+        if (cell.transform, cell.metric) == ("int4", "utility")
+        else cell
+        for cell in run.summary.cells
+    ]
+    rule = {"points": {"knowmem_forget": 5.0, "utility": 10.0}}
+    changed = run.summary.model_copy(update={"cells": tuple(risen), "rule": rule})
+    (card,) = headline(replace(run, summary=changed)).cards
+    assert card.metric == "utility"
+    assert "on “Utility” at full precision" in card.sentence
+    assert "+40.0 points" in card.sentence

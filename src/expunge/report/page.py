@@ -109,8 +109,11 @@ def _charts(run: Run, head: Headline) -> dict[str, Any]:
     rows = [_row(arrow, marks, scale) for arrow in arrows(run, run.lead)]
     return found | {
         "strips": {
-            card.model: strip(marks, card.full, card.there, came_back=card.mark == "bad")
+            card.model: strip(
+                landmarks(run, card.metric), card.full, card.there, came_back=card.mark == "bad"
+            )
             for card in head.cards
+            if card.metric is not None
         },
         "arrows": [(name, list(own)) for name, own in groupby(rows, key=lambda row: row["model"])],
         "marks": marks,

@@ -10,6 +10,8 @@ from expunge.audit.verdict import Outcome
 from expunge.report.numbers import interval, number, plural
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from expunge.audit.stats import Estimate
     from expunge.audit.summary import CellSummary
     from expunge.report.run import Run
@@ -24,6 +26,8 @@ SEVERITY = (
 )
 """The worst first: a model is as good as the worst that was found of it."""
 PERCENT = "0-100"
+EXPLAINED = (Outcome.DID_NOT_FORGET, Outcome.UNUSABLE, Outcome.CANNOT_TELL)
+"""Outcomes that a rise of what is known does not explain: the verdict's own reason does."""
 NEXT_TO_NOTHING = 0.05
 """Points that are shown as 0.0."""
 WORDS = {
@@ -44,11 +48,10 @@ class Card:
     model: str
     outcome: Outcome
     sentence: str
-    reason: str
-    worst: str
+    metric: str | None
     full: Estimate | None
+    worst: str
     there: Estimate | None
-    recovery: Estimate | None
 
     @property
     def word(self) -> str:
@@ -98,19 +101,36 @@ def card(run: Run, model: str) -> Card:
         (each.outcome for each in known.values()), key=SEVERITY.index, default=Outcome.CANNOT_TELL
     )
     places = [label for label, verdict in known.items() if verdict.outcome is outcome] or run.labels
-    cells = {label: run.cell(model, label, run.lead) for label in run.labels} if run.lead else {}
+    metric = _telling(run, model, places) if outcome is Outcome.CAME_BACK else run.lead
+    cells = {label: run.cell(model, label, metric) for label in run.labels} if metric else {}
     worst = max(places, key=lambda label: _rise(cells.get(label)))
     there = cells.get(worst)
+    sentence = _sentence(run, outcome, cells, worst)
+    if outcome in EXPLAINED and worst in known:
+        place = "at full precision" if worst == FULL.label else f"at {worst}"
+        sentence += f" Why the verdict {place}: {known[worst].reason}"
     return Card(
         model=model,
         outcome=outcome,
-        sentence=_sentence(run, outcome, cells, worst),
-        reason=known[worst].reason if worst in known else "",
-        worst=worst,
+        sentence=sentence,
+        metric=metric,
         full=cells[FULL.label].value if cells else None,
+        worst=worst,
         there=there.value if there else None,
-        recovery=there.recovery if there else None,
     )
+
+
+def _telling(run: Run, model: str, places: list[str]) -> str | None:
+    """The metric that rose by the most times what counts as recovery; the lead one if it rose enough."""
+    points: Mapping[str, float] = run.summary.rule.get("points", {})
+    risen = {
+        name: max(_rise(run.cell(model, label, name)) for label in places) / least
+        for name, least in points.items()
+        if name in run.metrics
+    }
+    if run.lead is None or risen.get(run.lead, 0.0) >= 1 or not risen:
+        return run.lead
+    return max(risen, key=lambda name: risen[name])
 
 
 def _overall(run: Run, cards: tuple[Card, ...], worst: Card) -> str:
@@ -145,11 +165,14 @@ def _certainty(worst: Card, cards: tuple[Card, ...]) -> str:
 def _sentence(run: Run, outcome: Outcome, cells: dict[str, CellSummary], worst: str) -> str:
     """What the lead metric says: at full precision, where it is worst, and how sure the difference is."""
     full, there = cells.get(FULL.label), cells.get(worst)
-    if run.lead is None or full is None or there is None or full.value.value is None:
+    if full is None or there is None or full.value.value is None:
         return "nothing was measured of the forget set."
-    scale = run.metrics[run.lead].scale
+    metric = run.metrics[full.metric]
+    scale = metric.scale
     level = f"{100 * run.summary.bootstrap.get('level', 0.95):g} % interval"
     knows = _knows(full.value, scale)
+    if metric.name != run.lead:
+        knows += f" on “{metric.title or metric.name}”"
     if worst == FULL.label or there.recovery is None or there.recovery.value is None:
         sure = interval(full.value, scale=scale)
         return f"it {knows} at full precision" + (f" ({level} {sure})." if sure else ".")
