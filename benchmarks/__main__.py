@@ -5,5 +5,5 @@ from __future__ import annotations
 import subprocess
 import sys
 
-for name in ("step", "evaluation", "table"):
+for name in ("step", "evaluation", "quantizers", "table"):
     subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)

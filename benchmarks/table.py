@@ -13,7 +13,7 @@ from expunge.files import write_text
 
 README = RESULTS.parent / "README.md"
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
-NAMES = ("step-all", "step-blocks", "step-sure", "evaluation")
+NAMES = ("step-all", "step-blocks", "step-sure", "evaluation", "quantizers")
 HEADER = (
     "what | plain, s | ours, s | times faster (turn by turn) | peak, plain → ours, MiB | share"
     " | share above the bare model | load average"
@@ -27,7 +27,7 @@ def row(name: str) -> list[str]:
     least, most = found["times_faster_of_turns"]
     load = found["load_average"]
     return [
-        f"step, {found['title']}" if "title" in found else EVALUATION,
+        _what(found),
         f"{found['plain_seconds']:.2f}",
         f"{found['ours_seconds']:.2f}",
         f"**{found['times_faster']:.2f}** ({least:.2f}-{most:.2f})",
@@ -36,6 +36,12 @@ def row(name: str) -> list[str]:
         f"{found['peak_share_above_model']:.2f}",
         f"{load['before']:.1f} → {load['after']:.1f}",
     ]
+
+
+def _what(found: dict[str, Any]) -> str:
+    if "what" in found:
+        return str(found["what"])
+    return f"step, {found['title']}" if "title" in found else EVALUATION
 
 
 def main() -> None:

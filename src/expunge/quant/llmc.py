@@ -64,7 +64,7 @@ class LLMCompressor(GridQuantizer, ABC):
         """The new weights; all are computed before the first is given."""
         require_layers(self.label, model, self.group_size)
         ids_NT = require_calibration(self.label, calibration).ids_NT if self.calibrated else None
-        done = compress(model, self.algorithm, self._scheme(), ids_NT)
+        done = compress(model, self.algorithm, self.scheme, ids_NT)
         weights = self.read(model, done)
         seen: set[nn.Parameter] = set()
         for name, layer in linear_layers(model).items():
@@ -81,7 +81,9 @@ class LLMCompressor(GridQuantizer, ABC):
             found[name] = Quantized(packed.codes_OI, packed.dequantized(), packed)
         return found
 
-    def _scheme(self) -> dict[str, Any]:
+    @property
+    def scheme(self) -> dict[str, Any]:
+        """The weights' scheme as compressed-tensors takes it."""
         where: dict[str, Any] = {"strategy": "channel"}
         if self.group_size:
             where = {"strategy": "group", "group_size": self.group_size}

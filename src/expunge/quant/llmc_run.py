@@ -53,7 +53,16 @@ def require_layers(label: str, model: nn.Module, group_size: int | None) -> None
 
 
 def compress(model: nn.Module, algorithm: str, weights: dict[str, Any], ids_NT: Tensor | None) -> nn.Module:
-    """A copy of ``model`` after llm-compressor; its output head is left alone.
+    """A copy of ``model`` after llm-compressor; see ``compress_in_place``."""
+    done = copy.deepcopy(model)
+    compress_in_place(done, algorithm, weights, ids_NT)
+    return done
+
+
+def compress_in_place(
+    model: nn.Module, algorithm: str, weights: dict[str, Any], ids_NT: Tensor | None
+) -> None:
+    """Let llm-compressor change ``model``; its output head is left alone.
 
     ``weights``: the arguments of the weights' scheme. ``ids_NT``: calibration tokens, if it reads any.
 
@@ -68,17 +77,15 @@ def compress(model: nn.Module, algorithm: str, weights: dict[str, Any], ids_NT: 
         raise MissingExtraError(f"llm-compressor's {algorithm}", extra="compress") from error
     scheme = {"all": {"targets": ["Linear"], "weights": weights}}
     recipe = modifier(config_groups=scheme, ignore=[architecture(model).head])
-    done = copy.deepcopy(model)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         # It looks up the configuration where the model says it comes from, on the network if need be.
-        done.config.save_pretrained(folder)  # type: ignore[union-attr, operator]
-        done.config.name_or_path = folder  # type: ignore[union-attr]
+        model.config.save_pretrained(folder)  # type: ignore[union-attr, operator]
+        model.config.name_or_path = folder  # type: ignore[union-attr]
         data = (
             {} if ids_NT is None else {"dataset": _batches(ids_NT), "num_calibration_samples": len(ids_NT)}
         )
         pipeline = "datafree" if ids_NT is None else "sequential"
-        entry.oneshot(model=done, recipe=recipe, processor=object(), pipeline=pipeline, **data)
-    return done
+        entry.oneshot(model=model, recipe=recipe, processor=object(), pipeline=pipeline, **data)
 
 
 def packed_layer(layer: nn.Module, bits: int, group_size: int | None) -> Packed:
