@@ -12,6 +12,7 @@ from expunge.audit.job import AuditJob, load_pair
 from expunge.audit.plan import Role
 from expunge.audit.repeats import SAME
 from expunge.errors import DataError, ModelError, OutputError, RecipeError
+from expunge.record import Stopwatch, make_record
 from tests.tiny import tiny, tiny_tokenizer
 
 
@@ -217,18 +218,20 @@ def test_a_model_is_loaded_with_its_tokenizer_on_the_best_device(
     assert len(tokenizer) == model.config.vocab_size
 
 
+@pytest.mark.parametrize("content", ["no JSON", "[]"])
 def test_what_models_and_probes_came_from_is_kept(
-    job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
 ) -> None:
     monkeypatch.setattr(Audit, "run", lambda *_, **__: "summary")
-    (tmp_path / "unlearned" / "record.json").write_text('{"command": "unlearn"}')
+    record = make_record(command="unlearn", watch=Stopwatch())
+    (tmp_path / "unlearned" / "record.json").write_text(json.dumps(record))
     target = checkpoint(tmp_path / "target")
-    (tmp_path / "target" / "record.json").write_text("no JSON")
+    (tmp_path / "target" / "record.json").write_text(content)
     AuditJob(**job, target=target).run()
     kept = json.loads((job["output"] / "sources.json").read_text())
     assert [(each["name"], each["path"], each["record"]) for each in kept["models"]] == [
         ("target", target, None),
-        ("unlearned", job["models"][0], {"command": "unlearn"}),
+        ("unlearned", job["models"][0], record),
     ]
     file = job["splits"]["forget"]
     assert kept["splits"] == {"forget": {"file": file, "asked": 12, "documents": 0, "groups": 0}}

@@ -84,7 +84,7 @@ def test_each_item_has_the_numbers_of_the_parquet_file(visit: Open, audit: Path,
         if row["model"] == "fragile" and row["metric"] == "knowmem_forget"
     }
     page = visit(revealed).page
-    shown = {}
+    shown: dict[tuple[str, str], str] = {}
     while True:
         for line in page.locator("#table tbody tr").all():
             name = line.locator("th").inner_text()

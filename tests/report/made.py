@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,8 @@ class Made:
     prompt: Callable[[int], str] = prompt_of
     truth: Callable[[int], str] = truth_of
     said: Callable[..., str] = said_of
-    knows: dict[str, tuple[float, ...]] = field(default_factory=lambda: dict(KNOWS))
-    outcomes: dict[tuple[str, str], Outcome] = field(
+    knows: Mapping[str, tuple[float, ...]] = field(default_factory=lambda: dict(KNOWS))
+    outcomes: Mapping[tuple[str, str], Outcome] = field(
         default_factory=lambda: {("fragile", "int4"): Outcome.CAME_BACK}
     )
     metrics: tuple[str, ...] = ("knowmem_forget", "utility", "privleak")
@@ -179,6 +179,7 @@ def sources(models: Any) -> dict[str, Any]:
         "source": "models/target",
         "forget": {"examples": 8, "sha256": "f" * 64},
         "stages": [{"stage": "unlearn", "steps": 9, "weights_that_may_change": 1234, "history": HISTORY}],
+        "versions": {"expunge": "0.1.0"},
         "hardware": {"cores": 2},
         "seconds": 61.0,
         "peak_memory_mib": 2048.0,

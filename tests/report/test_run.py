@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,6 +58,14 @@ def test_a_recipe_with_seeds_counts_as_one_and_its_seeds_stay_visible(tmp_path: 
     assert "mean of 2 seeds" in page
     assert "a seed of both" in page
     assert "The unlearned model gives the forgotten text back once quantized." in page
+
+
+@pytest.mark.parametrize("record", [{"recipe": 3}, {"command": "train", "stages": 7}, {}])
+def test_a_record_of_others_says_nothing(run: Run, record: dict[str, Any]) -> None:
+    models = [model | {"record": record} for model in run.sources["models"]]
+    others = replace(run, sources={"models": models})
+    assert others.record_of("fragile") == {}
+    assert "none was found beside the checkpoint" in render(others, reveal=False)
 
 
 def with_seeds(run: Run) -> Run:

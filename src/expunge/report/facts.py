@@ -69,11 +69,11 @@ def costs(run: Run) -> list[Cost]:
     """What each unlearning and the audit took; the audit's several runs are added up."""
     found = []
     for model in run.models:
-        record = run.source(model.name).get("record")
-        if isinstance(record, dict):
+        record = run.record_of(model.name)
+        if record:
             found.append(_cost(f"{record.get('command', 'make')}: {model.name}", record))
     record = run.record
-    earlier = [each for each in record.get("earlier", ()) if isinstance(each, dict)]
+    earlier = record.get("earlier", ())
     if record:
         seconds = sum(each.get("seconds", 0.0) for each in (record, *earlier))
         found.append(_cost("audit", {**record, "seconds": seconds}))
@@ -103,10 +103,8 @@ def command(record: Mapping[str, Any]) -> str:
 def _forget_set(run: Run, items: list[Item]) -> str:
     split = run.sources.get("splits", {}).get("forget")
     if split:
-        documents, questions = split["documents"], split["asked"] - split["documents"]
-        parts = [plural(questions, "question")] * bool(questions) + [plural(documents, "text")] * bool(
-            documents
-        )
+        counts = {"question": split["asked"] - split["documents"], "text": split["documents"]}
+        parts = [plural(count, what) for what, count in counts.items() if count]
         groups = f" in {plural(split['groups'], 'group')}" if split["groups"] else ""
         return f"{' and '.join(parts)}{groups}, from {PurePath(split['file']).name}"
     own = {item.item for item in items if item.split == "forget"}
@@ -131,8 +129,7 @@ def _origin(run: Run, name: str, role: Role, digest: str) -> Origin:
     if seeds:
         mean = (("role", "a recipe: the mean of its seeds"), ("seeds", ", ".join(seeds)))
         return Origin(name=name, role=role, rows=mean, recipe="", title="", command="")
-    source = run.source(name)
-    record = source.get("record") or {}
+    source, record = run.source(name), run.record_of(name)
     rows = [("role", ROLES[role]), ("SHA-256 of the files", digest)]
     if source.get("path"):
         rows.append(("path", str(source["path"])))
@@ -146,11 +143,11 @@ def _origin(run: Run, name: str, role: Role, digest: str) -> Origin:
             rows.append((what, str(record[key])))
     for split in ("forget", "retain"):
         own = record.get(split)
-        if isinstance(own, dict) and own.get("examples"):
+        if own and own["examples"]:
             rows.append((f"{split} set", f"{plural(own['examples'], 'example')}, SHA-256 {own['sha256']}"))
     if not record:
         rows.append(("record", "none was found beside the checkpoint: expunge did not make it"))
-    recipe = record.get("recipe") if isinstance(record.get("recipe"), dict) else None
+    recipe = record.get("recipe")
     return Origin(
         name=name,
         role=role,
@@ -162,7 +159,7 @@ def _origin(run: Run, name: str, role: Role, digest: str) -> Origin:
 
 
 def _cost(what: str, record: Mapping[str, Any]) -> Cost:
-    stages = [stage for stage in record.get("stages", ()) if isinstance(stage, dict)]
+    stages = record.get("stages", ())
     steps = sum(stage.get("steps", 0) for stage in stages)
     may_change = max((stage.get("weights_that_may_change", 0) for stage in stages), default=0)
     hardware = record.get("hardware", {})
@@ -178,8 +175,6 @@ def _cost(what: str, record: Mapping[str, Any]) -> Cost:
 
 
 def _flat(value: object) -> str:
-    return (
-        ", ".join(f"{name} {each}" for name, each in value.items())
-        if isinstance(value, dict)
-        else str(value)
-    )
+    if not isinstance(value, dict):
+        return str(value)
+    return ", ".join(f"{name} {each}" for name, each in value.items())

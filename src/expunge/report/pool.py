@@ -100,4 +100,4 @@ def _shape(truth: str, said: str) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def _segments(truth: str, said: str) -> tuple[str, ...]:
-    return tuple(segments(truth, said))
+    return tuple(segments(truth, said)) if said else ()

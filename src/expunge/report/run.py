@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SUMMARY, SCORES = "summary.json", "scores.parquet"
+OURS = {"command", "typed", "versions", "hardware", "seconds"}
+"""What every record of ours says (``record.make_record``)."""
 NESTED = "audit"
 """Where the demo keeps its audit."""
 
@@ -96,6 +98,11 @@ class Run:
         """What is known of where a model came from: ``path`` and ``record``, or nothing."""
         known = (each for each in self.sources.get("models", ()) if each["name"] == model)
         return next(known, {})
+
+    def record_of(self, model: str) -> Mapping[str, Any]:
+        """The record of the run that made a model; empty where others left a file of that name."""
+        record = self.source(model).get("record") or {}
+        return record if record.keys() >= OURS else {}
 
     @cached_property
     def lead(self) -> str | None:

@@ -142,8 +142,7 @@ def _names(run: Run) -> list[str]:
 
 
 def _recipe(run: Run, model: str) -> dict[str, str]:
-    recipe = (run.source(model).get("record") or {}).get("recipe")
-    stages = recipe.get("stages", ()) if isinstance(recipe, dict) else ()
+    stages = run.record_of(model).get("recipe", {}).get("stages", ())
     return {f"{model}: {name}": value for name, value in _leaves(stages, "")}
 
 

@@ -33,9 +33,7 @@ class Curve:
 def curves(run: Run) -> Iterator[Curve]:
     """The losses of every unlearned model whose record was found; the total only where it has no parts."""
     for model in run.unlearned_checkpoints:
-        record = run.source(model.name).get("record") or {}
-        stages = record.get("stages")
-        for place, stage in enumerate(stages if isinstance(stages, list) else ()):
+        for place, stage in enumerate(run.record_of(model.name).get("stages", ())):
             history: Sequence[Mapping[str, Any]] = stage.get("history") or ()
             names = sorted({key for row in history for key in row if key.startswith(LOSS)})
             for name in [each for each in names if each != LOSS] or names:
