@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from expunge.quant import quantizers
 from expunge.quant.base import Quantized
 from expunge.quant.calibrated import CalibratedQuantizer
-from expunge.quant.grid import ScaleMode
+from expunge.quant.grid import ScaleMode, widen
 from expunge.quant.gridded import on_fit
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class AWQ(CalibratedQuantizer):
             error_OI = rounded.dequantized.float() - weight_OI.float()
             errors_TOG.append(_group_errors(error_OI, blocks_GSS))
         best_OG = torch.stack(errors_TOG).argmin(0)  # the first, the least cut, where several are best
-        return torch.tensor(shares, dtype=torch.float64, device=best_OG.device)[best_OG].unsqueeze(-1)
+        return widen(torch.tensor(shares, device=best_OG.device))[best_OG].unsqueeze(-1)
 
 
 def factors(size_I: Tensor, a: float) -> Tensor:
@@ -112,7 +112,7 @@ def factors(size_I: Tensor, a: float) -> Tensor:
     alive_I = size_I > 0
     if not alive_I.any():
         return torch.ones_like(size_I)
-    scale_I = size_I.double().pow(a)
+    scale_I = widen(size_I).pow(a)
     middle = (scale_I[alive_I].max() * scale_I[alive_I].min()).sqrt()
     scale_I = (scale_I / middle).clamp(SHARPEST, 1 / SHARPEST)
     return torch.where(alive_I, scale_I, 1).to(size_I.dtype)
@@ -129,7 +129,7 @@ def _rounded(
 ) -> Quantized:
     """W·diag(s) to nearest with each group's range cut to a share of it, and divided by s again."""
     dtype = weight_OI.dtype
-    scaled_OI = weight_OI if scale_I is None else weight_OI.double() * scale_I.double()
+    scaled_OI = weight_OI if scale_I is None else widen(weight_OI) * widen(scale_I)
     fit = grid.fit(scaled_OI)
     fit = fit._replace(span=fit.span * share).stored(dtype)
     rounded = on_fit(grid, grid.encode(scaled_OI, fit), fit, dtype)

@@ -95,7 +95,7 @@ def packed_layer(layer: nn.Module, bits: int, group_size: int | None) -> Packed:
         layer.get_parameter("weight_scale").data,
         layer.get_parameter("weight_zero_point").data,
     )
-    scheme = layer.quantization_scheme.weights  # type: ignore[union-attr]
+    scheme: Any = layer.quantization_scheme.weights  # type: ignore[union-attr]
     codes_OI = forward.quantize(layer.get_parameter("weight").data, scale_OG, zero_OG, scheme).to(
         torch.int16
     )
