@@ -53,3 +53,13 @@ def test_words() -> None:
     assert in_words(Estimate(0.1, -0.2, 0.3, 9, detectable=0.314), unit="").endswith("below 0.31")
     assert in_words(Estimate(1.0, n=1, reason="one item")) == "one item"
     assert in_words(Estimate(1.0, 1.0, 1.0, 4)) == "nobody knows what 4 items miss"
+
+
+@pytest.mark.parametrize(("p", "expected"), [(0.04, Telling.DIFFERS), (0.0625, Telling.CANNOT_TELL)])
+def test_the_permutation_test_must_agree(p: float, expected: Telling) -> None:
+    # Five items that all rose: the interval is sure, but of 32 orders two are as far out.
+    assert told(Estimate(60.0, 40.0, 80.0, 5, p=p, detectable=30.0), 5.0, Rule()).told is expected
+
+
+def test_a_difference_too_small_to_matter_that_chance_explains_is_none() -> None:
+    assert told(Estimate(0.2, 0.1, 0.3, 6, p=0.25), 5.0, Rule()).told is Telling.SAME

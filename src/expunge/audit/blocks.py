@@ -141,11 +141,7 @@ def _shared_block(
         unsure = unsure or any(text.endswith(UNSURE) for text in texts)
         items = str(max(cell.value.n for cell in cells))
         rows.append((metric.name + ARROWS[metric.lower_is_better], items, *texts))
-    note = (
-        "? too few items to tell from full precision; summary.json says what they could show"
-        if unsure
-        else ""
-    )
+    note = TOO_FEW if unsure else ""
     return Block(title, ("", "items", *(heading for *_, heading in across)), tuple(rows), note)
 
 

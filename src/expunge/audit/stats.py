@@ -27,7 +27,7 @@ CHUNK = 1 << 20
 
 
 class Telling(StrEnum):
-    """Of a difference: its interval leaves out 0, or every difference worth telling, or neither."""
+    """Of a difference: it is there, it is at most too small to matter, or nobody can tell."""
 
     DIFFERS = "differs"
     SAME = "same"

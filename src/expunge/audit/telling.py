@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from expunge.metrics.base import Metric
 
 
+CHANCE = 0.05
+"""A p-value above it is no difference: with a handful of items or groups the bootstrap is too sure."""
+
+
 def notable(name: str, metric: Metric, rule: Rule) -> float | None:
     """The smallest difference worth telling: the rule's line of a metric, else a share of its scale."""
     if name in rule.points:
@@ -25,8 +29,9 @@ def notable(name: str, metric: Metric, rule: Rule) -> float | None:
 def told(difference: Estimate, points: float | None, rule: Rule) -> Estimate:
     """``difference`` with what can be said of it when ``points`` are worth telling.
 
-    It is none only where the interval stays within ``rule.doubt`` times as many, as in the verdict. Where
-    no item differs the interval has no width; then what may have been missed decides.
+    It is one where the interval leaves out 0 and the permutation test agrees; with five items or groups
+    it cannot. It is none only where the interval stays within ``rule.doubt`` times as many, as in the
+    verdict. Where no item differs the interval has no width; then what may have been missed decides.
     """
     return replace(difference, told=_telling(difference, None if points is None else rule.doubt * points))
 
@@ -35,7 +40,7 @@ def _telling(difference: Estimate, limit: float | None) -> Telling:
     low, high = difference.low, difference.high
     if low is None or high is None:
         return Telling.CANNOT_TELL
-    if low > 0 or high < 0:
+    if (low > 0 or high < 0) and (difference.p is None or difference.p <= CHANCE):
         return Telling.DIFFERS
     if limit is None or not (-limit < low and high < limit):
         return Telling.CANNOT_TELL
