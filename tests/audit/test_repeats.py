@@ -50,5 +50,6 @@ def test_any_other_difference_is_another_recipe(tmp_path: Path, other: dict[str,
 
 
 def test_what_others_made_stands_for_itself(tmp_path: Path) -> None:
-    found = runs(tmp_path, a={"command": "quantize"}, b=[1, 2]) | {"hub": Path("someone/model")}
+    theirs = {str(seed): COMMON | {"recipe": "theirs", "seed": [seed]} for seed in range(2)}
+    found = runs(tmp_path, a={"command": "quantize"}, b=[1, 2], **theirs) | {"hub": Path("someone/model")}
     assert recorded_seeds(found, taken=set()) == {}

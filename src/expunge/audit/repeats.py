@@ -50,11 +50,11 @@ def recorded_seeds(checkpoints: Mapping[str, Path], *, taken: set[str]) -> dict[
     alike: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for name, path in checkpoints.items():
         record = record_beside(path)
-        if record is not None and record.keys() >= {*SAME, "seed"}:
+        if record is not None and record.keys() >= {*SAME, "seed"} and isinstance(record["recipe"], dict):
             alike.setdefault(hash_json([record[key] for key in SAME]), []).append((name, record))
     found: dict[str, tuple[str, ...]] = {}
     for runs in alike.values():
-        if len({run["seed"] for _, run in runs}) == len(runs) > 1:
+        if len({str(run["seed"]) for _, run in runs}) == len(runs) > 1:
             recipe = _free(str(runs[0][1]["recipe"].get("name", "recipe")), taken | found.keys())
             found[recipe] = tuple(name for name, _ in runs)
     return found
