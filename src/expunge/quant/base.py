@@ -96,7 +96,7 @@ class Quantizer(Component, ABC):
         """
 
     def why_not(self, weight_OI: Tensor) -> str | None:  # noqa: ARG002
-        """Why the format cannot hold a weight of this shape, which is then left alone; ``None`` if it can."""
+        """Why the format holds no weight of this shape, which is then left alone; ``None`` if it does."""
         return None
 
     @contextmanager

@@ -38,12 +38,12 @@ def coverage_of(
     """
     inner = unwrap(model)
     reasons = _why_not(inner)
-    layers = {
+    weights = {
         id(layer.get_parameter("weight")): weight_oi(layer) for layer in linear_layers(model).values()
     }
     found = []
     for name, parameter in inner.named_parameters():
-        weight_OI = layers.get(id(parameter))
+        weight_OI = weights.get(id(parameter))
         reason = reasons[name] if weight_OI is None else why_not(weight_OI)
         found.append(
             TensorCoverage(
