@@ -24,6 +24,8 @@ SHAPES = {Role.TARGET: "square", Role.RETRAINED: "diamond", Role.UNLEARNED: "cir
 HEIGHT = 400
 TOP, BOTTOM = 5.0, 90.0
 """Percent of the height between which points lie; the axis is written below."""
+MOST_TENTHS = 9
+"""Tenths of the axis left out at most, so that something of it is left."""
 LABEL_HEIGHT = 0.055
 """Share of the height a name takes."""
 NAME_WIDTH, GAP = 0.014, 0.015
@@ -81,10 +83,11 @@ def scatter(run: Run) -> Markup | None:
 def _zoomed(up: Landmarks, found: list[Point]) -> Landmarks:
     """The axis without the part that no model reaches; it ends at whole tenths, which are written on it."""
     tenth = (up.high - up.low) / 10
-    lowest = min(
-        low for point in found for low in (point.useful.low, point.useful.value) if low is not None
-    )
-    return replace(up, low=up.low + tenth * max(0, math.floor((lowest - up.low) / tenth - 0.5)))
+    drawn = [point.useful.value for point in found]
+    drawn += [point.useful.low for point in found if point.is_full]
+    lowest = min(end for end in drawn if end is not None)
+    tenths = math.floor((lowest - up.low) / tenth)
+    return replace(up, low=up.low + tenth * min(MOST_TENTHS, max(0, tenths)))
 
 
 def _frame(across: Landmarks, up: Landmarks) -> Iterator[Markup]:
