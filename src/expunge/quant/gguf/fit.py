@@ -14,7 +14,7 @@ from torch import Tensor
 
 from expunge.quant.gguf.formats import WHOLE, Format
 from expunge.quant.gguf.layout import Stored
-from expunge.quant.gguf.search import Levels, importance, inverse, line_fit, symmetric_step
+from expunge.quant.gguf.search import Levels, importance, inverse, line_fit, symmetric_step, total
 
 ROUNDS = 2
 """How often steps, scales and codes are settled by turns; what is no better is not kept."""
@@ -107,9 +107,9 @@ class _Blocks:
     def refitted(self, choice: _Choice, codes_SK: Tensor) -> _Choice:
         """The steps that suit the codes and integers, then the integers that suit codes and steps."""
         weighted_SK = codes_SK * self.weight_SK
-        xq = self._by_block((weighted_SK * self.x_SK).sum(0))
-        q = self._by_block(weighted_SK.sum(0))
-        qq = self._by_block(weighted_SK.mul_(codes_SK).sum(0))
+        xq = self._by_block(total(weighted_SK * self.x_SK))
+        q = self._by_block(total(weighted_SK))
+        qq = self._by_block(total(weighted_SK.mul_(codes_SK)))
         step, low_step = _steps(choice, xq=xq, q=q, qq=qq, w=self.weight_sums, x=self.x_sums)
         low_step = low_step.clamp_min(self.floor)
         scales = (xq + low_step * choice.lows * q) * inverse(qq) * inverse(step)
@@ -126,7 +126,7 @@ class _Blocks:
         """The weighted squared error of each block [N]."""
         step_K, low_K = self._by_column(choice)
         missed_SK = (codes_SK * step_K).sub_(low_K).sub_(self.x_SK).square_().mul_(self.weight_SK)
-        return self._by_block(missed_SK.sum(0)).sum(1)
+        return total(self._by_block(total(missed_SK)), 1)
 
     def as_stored(self, codes_SK: Tensor) -> Tensor:
         """Levels as the unsigned integers that stand for them."""
@@ -142,12 +142,12 @@ class _Blocks:
     @cached_property
     def weight_sums(self) -> Tensor:
         """Σw of each sub-block [N, G]."""
-        return self._by_block(self.weight_SK.sum(0))
+        return self._by_block(total(self.weight_SK))
 
     @cached_property
     def x_sums(self) -> Tensor:
         """Σwx of each sub-block [N, G]."""
-        return self._by_block((self.weight_SK * self.x_SK).sum(0))
+        return self._by_block(total(self.weight_SK * self.x_SK))
 
     def _by_block(self, values_K: Tensor) -> Tensor:
         return values_K.view(-1, self.layout.groups)
@@ -173,11 +173,11 @@ def _steps(
     choice: _Choice, *, xq: Tensor, q: Tensor, qq: Tensor, w: Tensor, x: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The steps [N, 1] with the least error for given codes and integers: two normal equations."""
-    a = (choice.scales.square() * qq).sum(1, keepdim=True)
-    b = (choice.scales * choice.lows * q).sum(1, keepdim=True)
-    c = (choice.lows.square() * w).sum(1, keepdim=True)
-    p = (choice.scales * xq).sum(1, keepdim=True)
-    r = -(choice.lows * x).sum(1, keepdim=True)
+    a = total(choice.scales.square() * qq, 1).unsqueeze(1)
+    b = total(choice.scales * choice.lows * q, 1).unsqueeze(1)
+    c = total(choice.lows.square() * w, 1).unsqueeze(1)
+    p = total(choice.scales * xq, 1).unsqueeze(1)
+    r = -total(choice.lows * x, 1).unsqueeze(1)
     over = inverse(a * c - b.square())
     step = torch.where(over > 0, (p * c + b * r) * over, p * inverse(a))
     low_step = torch.where(over > 0, (a * r + b * p) * over, 0.0)

@@ -29,9 +29,9 @@ class Format:
 
     ``weights`` of a block, in ``groups``; ``levels``: lowest and highest code; ``zero``: what is added to a
     code to store it; ``scales`` and ``lows``: the range of these integers, ``lows`` ``None`` for a
-    symmetric format; ``table``: levels that are not equally spaced; ``tries``: scales that are tried for each
-    sub-block (1: just the one that holds its largest weight); ``fallback``: what rows take that are no
-    multiple of ``weights``, as in llama.cpp.
+    symmetric format; ``table``: levels that are not equally spaced; ``tries``: how many scales are tried
+    for each sub-block (1: just the one that holds its largest weight); ``fallback``: what rows take that
+    are no multiple of ``weights``, as in llama.cpp.
     """
 
     name: str
@@ -74,7 +74,8 @@ class Format:
         """The codes [N, B] with their sign, int16."""
         if self.table is not None:
             levels = torch.tensor(self.table, dtype=torch.int16, device=stored.codes_NB.device)
-            return levels[stored.codes_NB.int()]
+            codes_NB: Tensor = levels.take(stored.codes_NB.long())
+            return codes_NB
         return stored.codes_NB.to(torch.int16) - self.zero
 
     def values(self, stored: Stored) -> Tensor:

@@ -88,7 +88,8 @@ class Bits:
         integers_NC = stored.integers(self.source)
         pieces = (integers_NC >> self.first) & (2**self.width - 1)
         pieces = pieces.view(len(pieces), -1, BITS_OF_BYTE // self.width, self.run)
-        return (pieces << self._shifts(pieces.device)).sum(2, dtype=torch.uint8).flatten(1)
+        packed: Tensor = (pieces << self._shifts(pieces.device)).sum(2, dtype=torch.uint8)
+        return packed.flatten(1)
 
     def read(self, bytes_NY: Tensor, stored: Stored) -> None:
         """See ``Field``."""

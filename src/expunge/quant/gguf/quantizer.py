@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from expunge.quant.calibration import Calibration
 
 
+SMALLEST = min(layout.weights for layout in FORMATS.values())
+
+
 class Place(NamedTuple):
     """A layer whose weight has a format: the one asked for, a fallback, or none that fits its rows."""
 
@@ -62,6 +65,13 @@ class GGUF(Quantizer):
         """What is done to a weight in one format."""
         bits = f"{layout.bits_per_weight:.4g} bits per weight"
         return f"GGUF {layout.name}, {bits}, blocks of {layout.weights}; activations at full precision"
+
+    def why_not(self, weight_OI: Tensor) -> str | None:
+        """The reason for which a weight stays as it is: no format that would be taken fits its rows."""
+        row = weight_OI.shape[1]
+        if format_for(self.ggml, row) is not None:
+            return None
+        return f"rows of {row} are no multiple of {SMALLEST}, the smallest block of GGUF"
 
     def quantize(self, weight_OI: Tensor) -> Quantized:
         """Codes and values of one weight, read back from its blocks.
@@ -112,10 +122,10 @@ class GGUF(Quantizer):
         )
 
     def _covered(self, tensor: TensorCoverage, place: Place) -> TensorCoverage:
-        row = weight_oi(place.layer).shape[1]
+        weight_OI = weight_oi(place.layer)
         if place.layout is None:
-            why_not = f"rows of {row} are no multiple of 32, the smallest block"
-            return replace(tensor, how=None, why_not=why_not)
+            return replace(tensor, how=None, why_not=self.why_not(weight_OI))
+        row = weight_OI.shape[1]
         fell_back = place.layout.name != place.wanted
         why = f" (rows of {row} hold no whole blocks of {place.wanted})" if fell_back else ""
         return replace(tensor, how=self.said(place.layout) + why, why_not=None)

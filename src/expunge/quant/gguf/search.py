@@ -2,7 +2,8 @@
 
 Errors of large weights count more, by ``1 + |x| / rms``, which is how ggml weighs them for Q4_K and Q5_K
 when it knows nothing of the inputs. The search is ours; only what is minimised is theirs. Shapes: S weights
-of a sub-block, K sub-blocks. Sub-blocks lie in columns, so that every sum runs over contiguous memory.
+of a sub-block, K sub-blocks. Sub-blocks lie in columns, so that every sum runs over contiguous memory; sums
+are taken in one order everywhere, so that the same weights give the same bytes on every machine.
 """
 
 from __future__ import annotations
@@ -49,6 +50,13 @@ class Levels(NamedTuple):
         return [1 + (2 * number / (tries - 1) - 1) / count for number in range(tries)]
 
 
+def total(values: Tensor, dim: int = 0) -> Tensor:
+    """The sum over a dimension whose size is a power of two: halves are added to each other."""
+    while (size := values.shape[dim]) > 1:
+        values = values.narrow(dim, 0, size // 2) + values.narrow(dim, size // 2, size // 2)
+    return values.squeeze(dim)
+
+
 def inverse(values: Tensor) -> Tensor:
     """1 / v, and 0 where that is nothing a float can hold."""
     over = 1 / values
@@ -57,7 +65,7 @@ def inverse(values: Tensor) -> Tensor:
 
 def importance(x_SK: Tensor) -> Tensor:
     """How much the squared error of each weight counts: 1 + |x| / rms of the sub-block."""
-    rms_K = x_SK.square().mean(0).sqrt()
+    rms_K = (total(x_SK.square()) / len(x_SK)).sqrt()
     return (x_SK.abs() * inverse(rms_K)).add_(1)
 
 
@@ -66,17 +74,17 @@ def symmetric_step(x_SK: Tensor, weight_SK: Tensor, levels: Levels, tries: int) 
 
     For fixed levels q the best step is Σwxq / Σwq², and leaves Σwx² − (Σwxq)² / Σwq².
     """
+    if tries == 1:
+        return x_SK.abs().amax(0) / levels.high
     top_K = x_SK.gather(0, x_SK.abs().argmax(0, keepdim=True)).squeeze(0)
     fitting_K = inverse(top_K) * levels.low
-    if tries == 1:
-        return top_K / levels.low
     weighted_SK = weight_SK * x_SK
     best_K, step_K = torch.zeros_like(top_K), torch.zeros_like(top_K)
     q_SK, product_SK = torch.empty_like(x_SK), torch.empty_like(x_SK)
     for stretch in levels.stretches(tries):
         levels.snap(torch.mul(x_SK, fitting_K * stretch, out=q_SK))
-        xq_K = torch.mul(weighted_SK, q_SK, out=product_SK).sum(0)
-        qq_K = torch.mul(weight_SK, q_SK, out=product_SK).mul_(q_SK).sum(0)
+        xq_K = total(torch.mul(weighted_SK, q_SK, out=product_SK))
+        qq_K = total(torch.mul(weight_SK, q_SK, out=product_SK).mul_(q_SK))
         tried_K = xq_K * inverse(qq_K)
         gain_K = tried_K * xq_K
         step_K = torch.where(gain_K > best_K, tried_K, step_K)
@@ -122,15 +130,15 @@ def line_fit(x_SK: Tensor, weight_SK: Tensor, levels: Levels, tries: int, floor:
     best = Line(span_K / levels.high, -bottom_K)
     above_SK = x_SK - bottom_K
     weighted_SK = weight_SK * x_SK
-    w_K, x_K = weight_SK.sum(0), weighted_SK.sum(0)
+    w_K, x_K = total(weight_SK), total(weighted_SK)
     best_K = torch.full_like(span_K, -torch.inf)
     q_SK, product_SK = torch.empty_like(x_SK), torch.empty_like(x_SK)
     fitting_K = inverse(span_K) * levels.high
     for stretch in levels.stretches(tries):
         levels.snap(torch.mul(above_SK, fitting_K * stretch, out=q_SK))
-        xq_K = torch.mul(weighted_SK, q_SK, out=product_SK).sum(0)
-        q_K = torch.mul(weight_SK, q_SK, out=product_SK).sum(0)
-        sums = Sums(w_K, x_K, q_K, product_SK.mul_(q_SK).sum(0), xq_K)
+        xq_K = total(torch.mul(weighted_SK, q_SK, out=product_SK))
+        q_K = total(torch.mul(weight_SK, q_SK, out=product_SK))
+        sums = Sums(w_K, x_K, q_K, total(product_SK.mul_(q_SK)), xq_K)
         line = sums.line(floor)
         gain_K = sums.gain(line)
         best = Line(*(torch.where(gain_K > best_K, new, old) for new, old in zip(line, best, strict=True)))
