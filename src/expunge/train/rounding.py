@@ -12,16 +12,18 @@ from expunge.quant.parse import parse_quantizer
 
 
 def rounding(name: str) -> Rounding:
-    """What a format without calibration makes of a weight [O, I].
+    """What a format without calibration makes of a weight [O, I]; itself, if it holds none of that shape.
 
     Raises:
         RecipeError: see ``uncalibrated``.
         MissingExtraError: the format needs a library that is not installed.
     """
     quantizer = uncalibrated(name)
-    quantizer.quantize(torch.zeros(1, 64))  # a library it needs is missed now, not at the first step
+    quantizer.quantize(torch.zeros(1, 256))  # a library it needs is missed now, not at the first step
 
     def values(weight_OI: Tensor) -> Tensor:
+        if quantizer.why_not(weight_OI) is not None:
+            return weight_OI
         return quantizer.quantize(weight_OI).dequantized
 
     return values
