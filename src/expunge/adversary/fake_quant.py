@@ -58,7 +58,7 @@ def rounded(model: nn.Module, rounding: Rounding) -> dict[nn.Parameter, Tensor]:
     values: dict[nn.Parameter, Tensor] = {}
     for layer in linear_layers(model).values():
         weight = layer.get_parameter("weight")
-        values[weight] = _under(rounding, layer, adapters.get(layer))
+        values[weight] = _under(rounding, layer, adapters.get(layer)).to(weight.dtype)
     return values
 
 

@@ -14,7 +14,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
     """Gradients, training mode of every module and random state are after the block what they were before.
 
     Gradients are set aside inside it (a ``backward`` there starts from none), not copied. Random
-    state: that of the CPU and of the device the model is on.
+    state: that of the CPU and of the CUDA device the model is on.
     """
     gradients = [(weight, weight.grad) for weight in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]
