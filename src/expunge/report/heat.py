@@ -103,7 +103,7 @@ def _cell(cell: CellSummary, metric: MetricBlock, share: Callable[[float], float
         why=cell.value.reason or "" if value is None else "",
         tint=0 if value is None else round(TINTS * min(1.0, max(0.0, share(value)))),
         change=number(change.value, scale=metric.scale, sign=True) if change is not None and risen else "",
-        doubt=change is not None and change.value is not None and change.told is Telling.CANNOT_TELL,
+        doubt=not risen and change is not None and change.told is Telling.CANNOT_TELL,
     )
 
 
