@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 BlockSize = Literal[32, 64, 128, 256, 512, 1024, 2048, 4096]
 INT8_LEVELS = 127
+NEGATIVE_ZERO = {"fp4": 8, "nf4": -1}
+"""The code that is given as 0 because it stands for 0 as well: which of the two a weight gets is chance."""
 
 
 class _CodeBook(Quantizer):
@@ -49,11 +51,14 @@ class _CodeBook(Quantizer):
         """Codes (0 to 15, into the code book) and values; needs the ``bnb`` extra."""
         functional = _functional(self.kind)
         weight = weight_OI.detach().to("cpu", torch.float32).contiguous()
-        packed, state = functional.quantize_4bit(weight, blocksize=self.blocksize, quant_type=self.kind)
-        # The library takes a weight of one or two numbers for a transposed one; put its shape right.
-        dequantized_OI = functional.dequantize_4bit(packed, state).reshape(weight.shape)
+        # Without the compiler, which the library would set to work for every shape anew.
+        with torch.compiler.set_stance("force_eager"):
+            packed, state = functional.quantize_4bit(weight, blocksize=self.blocksize, quant_type=self.kind)
+            # The library takes a weight of one or two numbers for a transposed one; put its shape right.
+            dequantized_OI = functional.dequantize_4bit(packed, state).reshape(weight.shape)
         pairs = torch.stack((packed >> 4, packed & 0xF), dim=-1).reshape(-1)
         codes_OI = pairs[: weight.numel()].reshape(weight.shape).to(torch.int16)
+        codes_OI[codes_OI == NEGATIVE_ZERO[self.kind]] = 0
         return Quantized(codes_OI.to(weight_OI.device), dequantized_OI.to(weight_OI.device))
 
 
