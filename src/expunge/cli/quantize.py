@@ -25,7 +25,7 @@ def quantize(
     to: Annotated[
         str,
         typer.Option(
-            "--to", "-q", help="int8, int4, int4-g64, gptq4-g128, awq4-g128, fp4, nf4, bnb-int8, ..."
+            "--to", "-q", help="int8, int4, int4-g64, gptq4-g128, awq4-g128, fp4, nf4, gguf-q4_k, ..."
         ),
     ],
     output: Output,
@@ -42,7 +42,11 @@ def quantize(
     The folder holds ordinary safetensors that any tool loads: the values a quantized deployment
     computes with, not its packed storage. Every tensor's treatment is listed in coverage.json.
 
+    With an output that ends in .gguf it is one file that llama.cpp loads, record and coverage beside it.
+
     Example:  expunge quantize ./unlearned -q int4-g64 -o ./unlearned-int4
+
+    Example:  expunge quantize ./unlearned -q gguf-q4_k -o unlearned.gguf
     """
     from expunge.quant.export import QuantizeJob
 

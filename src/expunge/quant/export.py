@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from expunge.errors import RecipeError
 from expunge.files import RECORD, refuse_existing, write_json, writing
 from expunge.model.disk import disk_errors
 from expunge.model.load import hash_model, load_model, load_tokenizer, save_model
 from expunge.quant.calibration import SELF, CalibrationSource, text_of_file, unread
+from expunge.quant.gguf.export import SUFFIX, export_gguf, gguf_quantizer
 from expunge.quant.parse import FULL_PRECISION, parse_quantizer
 from expunge.record import Stopwatch, make_record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from expunge.quant.base import Quantizer
+    from expunge.quant.base import Quantizer, TensorCoverage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,16 @@ class Exported:
     tensors: int
     quantized: int
     left_alone: dict[str, int]
+
+    @classmethod
+    def of(cls, quantizer: Quantizer, coverage: tuple[TensorCoverage, ...]) -> Self:
+        """The count of a coverage."""
+        return cls(
+            label=quantizer.label,
+            tensors=len(coverage),
+            quantized=sum(tensor.how is not None for tensor in coverage),
+            left_alone=dict(Counter(tensor.why_not for tensor in coverage if tensor.why_not)),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +61,12 @@ class QuantizeJob:
     trust_remote_code: bool = False
 
     def run(self) -> Exported:
-        """Round the weights and write the folder with ``coverage.json`` and ``record.json``."""
+        """Round the weights and write the folder with ``coverage.json`` and ``record.json``.
+
+        An output that ends in ``.gguf`` is one file that llama.cpp loads, with ``.record.json`` beside it.
+        """
+        if self.output.suffix == SUFFIX:
+            return self._file()
         refuse_existing(self.output, overwrite=self.overwrite)
         if self.to.strip().lower() in FULL_PRECISION:
             raise RecipeError(
@@ -82,13 +98,19 @@ class QuantizeJob:
                 else text.facts | calibration.to_dict(),
             )
             write_json(folder / RECORD, record)
-        reasons = Counter(tensor.why_not for tensor in transformed.coverage if tensor.why_not)
-        return Exported(
-            label=quantizer.label,
-            tensors=len(transformed.coverage),
-            quantized=sum(tensor.how is not None for tensor in transformed.coverage),
-            left_alone=dict(reasons),
+        return Exported.of(quantizer, transformed.coverage)
+
+    def _file(self) -> Exported:
+        quantizer = gguf_quantizer(self.to)
+        self._text(quantizer)  # refuses text that nobody would read
+        coverage = export_gguf(
+            self.model,
+            quantizer,
+            self.output,
+            overwrite=self.overwrite,
+            trust_remote_code=self.trust_remote_code,
         )
+        return Exported.of(quantizer, coverage)
 
     def _text(self, quantizer: Quantizer) -> CalibrationSource | None:
         amount = {"samples": self.samples, "length": self.length, "seed": self.seed}

@@ -20,8 +20,8 @@ ROUNDS = 2
 """How often steps, scales and codes are settled by turns; what is no better is not kept."""
 NONE = (0, 0)
 """The lows of a symmetric format."""
-CHUNK = 1 << 17
-"""Weights that are worked on at a time: they fit a processor's cache."""
+CHUNK = 1 << 18
+"""Weights that are worked on at a time: they about fit a processor's cache."""
 
 
 def encode(x_NB: Tensor, layout: Format) -> Stored:

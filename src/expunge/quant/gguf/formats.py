@@ -72,11 +72,13 @@ class Format:
 
     def codes(self, stored: Stored) -> Tensor:
         """The codes [N, B] with their sign, int16."""
-        if self.table is not None:
+        codes_NB: Tensor
+        if self.table is None:
+            codes_NB = stored.codes_NB.to(torch.int16) - self.zero
+        else:
             levels = torch.tensor(self.table, dtype=torch.int16, device=stored.codes_NB.device)
-            codes_NB: Tensor = levels.take(stored.codes_NB.long())
-            return codes_NB
-        return stored.codes_NB.to(torch.int16) - self.zero
+            codes_NB = levels.take(stored.codes_NB.long())
+        return codes_NB
 
     def values(self, stored: Stored) -> Tensor:
         """The weights [N, B] the blocks stand for, float32, in ggml's order of operations."""

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from expunge import __version__
 from expunge.errors import MissingExtraError, ModelError
 from expunge.model.arch import linear_layers, unwrap, weight_oi
 from expunge.quant.gguf.architecture import describe, head_width, interleave, known
 from expunge.quant.gguf.quantizer import blocks_of
 from expunge.quant.gguf.vocabulary import Vocabulary, vocabulary
 from expunge.quant.plain import require_plain
+from expunge.record import versions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +59,7 @@ def write_gguf(model: nn.Module, tokenizer: PreTrainedTokenizerBase, quantizer: 
     entries = _entries(model, quantizer, library)
     writer = library.GGUFWriter(path, how.name)
     try:
-        writer.add_quantized_by(f"expunge {__version__} ({quantizer.label})")
+        writer.add_quantized_by(f"expunge {versions()['expunge']} ({quantizer.label})")
         writer.add_quantization_version(library.GGML_QUANT_VERSION)
         file_type = FILE_TYPES.get(quantizer.ggml, f"MOSTLY_{quantizer.ggml}")
         writer.add_file_type(library.LlamaFileType[file_type])
