@@ -19,7 +19,7 @@ from expunge.errors import ModelError
 from expunge.model.arch import architecture, backbone, blocks, linear_layers, weight_oi
 from expunge.score.mode import evaluating
 
-BATCH_TOKENS = 4096
+BATCH_TOKENS = 1024
 """Tokens a block is given at once."""
 
 
@@ -69,8 +69,9 @@ def walk(model: nn.Module, ids_NT: Tensor) -> Generator[list[Inputs], None, None
                 return _tensor(block(state_BTH, *entry.args, **entry.kwargs))
 
             yield _observed(own, states, forward)
-            for place, state_BTH in enumerate(states):
-                states[place] = forward(state_BTH)
+            if index + 1 < len(blocks(model)):
+                for place, state_BTH in enumerate(states):
+                    states[place] = forward(state_BTH)
 
 
 def _observed(
