@@ -1,0 +1,193 @@
+"""One audit with every likelihood and text metric, against each of them alone: what sharing saves.
+
+    python -m benchmarks.sharing [--turns 2] [--tiny]
+
+MUSE's proportions on a random Llama: documents of the whole context, a continuation one sixteenth as long,
+questions after ten solved ones. One thread, and processor seconds: what else runs on the machine does
+not count. Then the cost of the same audit by number of items, each in a process of its own: `sharing.svg`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from benchmarks.compare import RESULTS, Peak, in_own_process, one_thread, wait_until_quiet, write_result
+from benchmarks.curve import draw
+from expunge.corpus.vocabulary import train_tokenizer
+from expunge.metrics import metrics
+from expunge.metrics.base import Metric
+from expunge.metrics.probes import Probes
+from expunge.model.create import ScratchModel
+from expunge.record import Stopwatch
+from expunge.score.observer import Observer
+from expunge.types import Example, Span
+
+DEAR = frozenset({"mia_gradnorm", "extraction_likelihood", "sensitive_extraction", "exposure"})
+"""Gradients, a generation for every token, hundreds of variants: measured only when asked for."""
+QUESTIONS = ("knowmem_forget", "second_phrasing", "neighbours", "utility")
+MODULE = "benchmarks.sharing"
+SHOTS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Sizes: tokens of a document, what of it is generated, documents and questions of each split."""
+
+    context: int = 1024
+    new_tokens: int = 64
+    items: int = 12
+    hidden: int = 256
+    layers: int = 4
+    vocabulary: int = 4000
+    batch_tokens: int = 8192
+
+    @cached_property
+    def vocabulary_words(self) -> list[str]:
+        """Words drawn at random, one token each."""
+        letters = random.Random(0)
+        return ["".join(letters.choices("abcdefghijklmnop", k=6)) for _ in range(self.vocabulary)]
+
+    def words(self, count: int, seed: str) -> str:
+        """Running text of so many words."""
+        return " ".join(random.Random(seed).choices(self.vocabulary_words, k=count))
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """One that knows every word."""
+        return train_tokenizer([" ".join(self.vocabulary_words)] * 3, vocabulary=8 * self.vocabulary)
+
+    @cached_property
+    def probes(self) -> Probes:
+        """Documents with a sensitive span and questions."""
+        return Probes(
+            forget=(*self._documents("forget"), *self._questions("forget", self.items)),
+            holdout=self._documents("holdout"),
+            retain=self._questions("retain", self.items),
+            neighbours=self._questions("neighbours", self.items),
+            second_phrasing=self._questions("again", self.items),
+            forget_icl=self._questions("forget shown", SHOTS),
+            retain_icl=self._questions("retain shown", SHOTS),
+        )
+
+    def _documents(self, split: str) -> tuple[Example, ...]:
+        per_word = len(self.tokenizer(self.words(200, "measure"))["input_ids"]) / 200
+        count = int((self.context - 8) / per_word)
+        return tuple(
+            Example(id=f"{split} {n}", completion=self.words(count, f"{split} {n}"), spans=(Span(7, 20),))
+            for n in range(self.items)
+        )
+
+    def _questions(self, split: str, count: int) -> tuple[Example, ...]:
+        return tuple(
+            Example(
+                id=f"{split} question {n}",
+                prompt=f"Question: {self.words(8, f'{split} asks {n}')}?\nAnswer: ",
+                completion=self.words(4, f"{split} answers {n}"),
+            )
+            for n in range(count)
+        )
+
+    @cached_property
+    def metrics(self) -> dict[str, Metric]:
+        """Every metric but the dear ones; answers are one sixty-fourth of the context, as MUSE's are."""
+        answers = {"max_new_tokens": self.context // 64}
+        more = {"verbmem": {"new_tokens": self.new_tokens}} | dict.fromkeys(QUESTIONS, answers)
+        return {
+            name: metrics.build({"name": name, **more.get(name, {})})
+            for name in metrics
+            if name not in DEAR
+        }
+
+    @cached_property
+    def model(self) -> Any:
+        """A random Llama with room for solved questions."""
+        shape = ScratchModel(hidden=self.hidden, layers=self.layers, context=2 * self.context)
+        return shape.create(self.tokenizer, seed=0)
+
+    def measure(self, *names: str) -> float:
+        """Processor seconds of these metrics with one fresh observer."""
+        observer = Observer(
+            self.model, self.tokenizer, max_length=self.context, batch_tokens=self.batch_tokens
+        )
+        began = time.process_time()
+        for name in names:
+            self.metrics[name].measure(observer, self.probes)
+        return time.process_time() - began
+
+
+TINY = {"context": 128, "new_tokens": 8, "items": 2, "hidden": 64, "layers": 2, "vocabulary": 300}
+CURVE = {"context": 256, "new_tokens": 16, "batch_tokens": 1024, "vocabulary": 1000}
+ITEMS = (8, 16, 32, 48)
+
+
+def take_turns(setting: Setting, turns: int) -> dict[str, Any]:
+    """The seconds of every metric alone and of all together, and what they come to."""
+    alone: dict[str, list[float]] = {name: [] for name in setting.metrics}
+    together = []
+    for _ in range(turns):
+        together.append(setting.measure(*setting.metrics))
+        for name, seconds in alone.items():
+            seconds.append(setting.measure(name))
+    medians = {name: round(statistics.median(seconds), 4) for name, seconds in alone.items()}
+    dearest = max(medians, key=lambda name: medians[name])
+    ours = statistics.median(together)
+    return {
+        "together_seconds": round(ours, 4),
+        "together_turns": together,
+        "dearest": dearest,
+        "dearest_seconds": medians[dearest],
+        "sum_of_alone_seconds": round(sum(medians.values()), 4),
+        "share_of_dearest": round(ours / medians[dearest], 3),
+        "times_less_than_alone": round(sum(medians.values()) / ours, 3),
+        "alone_seconds": medians,
+    }
+
+
+def main() -> None:
+    """Measure, or be one of the processes whose memory is measured."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--tiny", action="store_true", help="does the benchmark itself work?")
+    parser.add_argument("--sizes", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--names", default="", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    one_thread()
+    if asked.sizes:
+        print(json.dumps(part(json.loads(asked.sizes), asked.names)))
+        return
+    sizes: dict[str, Any] = TINY if asked.tiny else {}
+    setting, watch, load = Setting(**sizes), Stopwatch(), 0.0 if asked.tiny else wait_until_quiet()
+    setting.measure("auc")  # the first call of anything is slow
+    facts = take_turns(setting, asked.turns)
+    for what, names in (("together", ""), ("dearest", str(facts["dearest"]))):
+        facts[f"{what}_memory"] = in_own_process(
+            MODULE, "--sizes", json.dumps(sizes or {"items": setting.items}), "--names", names
+        )
+    of_items = [{**CURVE, **(TINY if asked.tiny else {}), "items": items} for items in ITEMS]
+    facts["by_items"] = [in_own_process(MODULE, "--sizes", json.dumps(each)) for each in of_items]
+    if not asked.tiny:
+        draw(RESULTS / "sharing.svg", facts["by_items"])
+        write_result("sharing", watch, load_before=load, sizes=asdict(setting), **facts)
+    shown = ("share_of_dearest", "times_less_than_alone", "dearest", "by_items")
+    print(json.dumps({name: facts[name] for name in shown}))
+
+
+def part(sizes: dict[str, Any], names: str) -> dict[str, float]:
+    """Seconds and memory of one audit, in a process that does nothing else."""
+    setting = Setting(**sizes)
+    chosen = [names] if names else list(setting.metrics)
+    setting.model.eval()
+    peak, items = Peak(), len(setting.probes.forget) // 2
+    seconds = setting.measure(*chosen)
+    return {"items": items, "seconds": round(seconds, 4), **peak.summary}
+
+
+if __name__ == "__main__":
+    main()
