@@ -164,19 +164,27 @@ def main() -> None:
         return
     sizes: dict[str, Any] = TINY if asked.tiny else {}
     setting, watch, load = Setting(**sizes), Stopwatch(), 0.0 if asked.tiny else wait_until_quiet()
+    facts = memory(
+        setting, CURVE | sizes
+    )  # first: a process begins with the peak of the one that started it
     setting.measure("auc")  # the first call of anything is slow
-    facts = take_turns(setting, asked.turns)
-    for what, names in (("together", ""), ("dearest", str(facts["dearest"]))):
-        facts[f"{what}_memory"] = in_own_process(
-            MODULE, "--sizes", json.dumps(sizes or {"items": setting.items}), "--names", names
-        )
-    of_items = [{**CURVE, **(TINY if asked.tiny else {}), "items": items} for items in ITEMS]
-    facts["by_items"] = [in_own_process(MODULE, "--sizes", json.dumps(each)) for each in of_items]
+    facts |= take_turns(setting, asked.turns)
     if not asked.tiny:
         draw(RESULTS / "sharing.svg", facts["by_items"])
         write_result("sharing", watch, load_before=load, sizes=asdict(setting), **facts)
     shown = ("share_of_dearest", "times_less_than_alone", "dearest", "by_items")
     print(json.dumps({name: facts[name] for name in shown}))
+
+
+def memory(setting: Setting, curve: dict[str, Any]) -> dict[str, Any]:
+    """What processes of their own need: for all metrics, for one of them, and by number of items."""
+    own = json.dumps(asdict(setting))
+    of_items = [json.dumps({**curve, "items": items}) for items in ITEMS]
+    return {
+        "together_memory": in_own_process(MODULE, "--sizes", own),
+        "one_metric_memory": in_own_process(MODULE, "--sizes", own, "--names", "mia_zlib"),
+        "by_items": [in_own_process(MODULE, "--sizes", each) for each in of_items],
+    }
 
 
 def part(sizes: dict[str, Any], names: str) -> dict[str, float]:
