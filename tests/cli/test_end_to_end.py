@@ -151,9 +151,9 @@ def test_an_audit_again_loads_nothing(
 
 
 def test_quantize_writes_rounded_values_that_any_tool_loads(owner: Path) -> None:
-    said = expunge("quantize", "target", "-q", "int4", "-o", "rounded")
+    said = expunge("quantize", "target", "-q", "int4", "--format", "values", "-o", "rounded")
     assert said.code == 0, said.err
-    assert said.out.startswith("done 7 of 12 tensors rounded to int4: rounded")
+    assert said.out.startswith("done 7 of 12 tensors rounded to int4 (values): rounded")
     assert "1 left alone: embedding" in said.out
     moved = changed(owner / "target", owner / "rounded")
     coverage = json.loads((owner / "rounded" / "coverage.json").read_text())
@@ -161,6 +161,21 @@ def test_quantize_writes_rounded_values_that_any_tool_loads(owner: Path) -> None
     rows = weights_of(owner / "rounded")["model.layers.0.mlp.down_proj.weight"]
     assert max(len(row.unique()) for row in rows) <= 16
     AutoModelForCausalLM.from_pretrained(owner / "rounded")
+
+
+def test_a_quantized_folder_is_audited_like_any_other(owner: Path) -> None:
+    said = expunge("quantize", "target", "-q", "int4", "-o", "packed")
+    assert said.code == 0, said.err
+    assert said.out.startswith("done 7 of 12 tensors rounded to int4 (compressed-tensors): packed")
+    asked = ("--forget", "forget.jsonl", "--metric", "knowmem_forget", "--max-items", "2")
+    assert expunge("audit", "packed", *asked, "-o", "of-packed").code == 0
+    assert expunge("audit", "target", *asked, "-q", "int4", "-o", "of-target").code == 0
+    found = [json.loads(Path(name, "summary.json").read_text()) for name in ("of-packed", "of-target")]
+    values = [
+        [cell["value"]["value"] for cell in summary["cells"] if cell["transform"] == label]
+        for summary, label in zip(found, ("full", "int4"), strict=True)
+    ]
+    assert values[0] == values[1] != []
 
 
 def test_methods_lists_every_recipe_and_shows_one_byte_for_byte() -> None:

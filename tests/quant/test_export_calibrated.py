@@ -34,6 +34,7 @@ def written(job: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
 @pytest.mark.parametrize("name", ["gptq4-g16", "awq4"])
 def test_what_is_written_is_what_is_applied(name: str, model: str, tmp_path: Path) -> None:
     job = {"model": model, "to": name, "output": tmp_path / "out", "samples": 4, "length": 24, "seed": 7}
+    job["format"] = "values"
     folder, record = written(job)
     assert record["calibration"].keys() == {
         "name",

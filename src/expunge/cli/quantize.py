@@ -29,6 +29,13 @@ def quantize(
         ),
     ],
     output: Output,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="values, compressed-tensors or bitsandbytes; by default what the quantizer is served as.",
+        ),
+    ] = None,
     calibrate: Calibrate = None,
     calibration_samples: CalibrationSamples = 128,
     calibration_length: CalibrationLength = 512,
@@ -37,10 +44,12 @@ def quantize(
     overwrite: Overwrite = False,
     trust_remote_code: RemoteCode = False,
 ) -> None:
-    """Round a checkpoint's weights to a grid and save the rounded values.
+    """Quantize a checkpoint and save it as it will be deployed.
 
-    The folder holds ordinary safetensors that any tool loads: the values a quantized deployment
-    computes with, not its packed storage. Every tensor's treatment is listed in coverage.json.
+    4- and 8-bit integers (int4, int8, gptq4, awq4, ...) become a compressed-tensors folder, fp4, nf4 and
+    bnb-int8 a bitsandbytes folder: transformers and vLLM serve both, and audit reads both. --format values
+    writes the rounded values instead, as ordinary safetensors that any tool loads; it holds whatever a
+    quantizer does. Every tensor's treatment is listed in coverage.json.
 
     With an output that ends in .gguf it is one file that llama.cpp loads, record and coverage beside it.
 
@@ -54,6 +63,7 @@ def quantize(
         model=model,
         to=to,
         output=output,
+        format=form,
         calibrate=calibrate,
         samples=calibration_samples,
         length=calibration_length,
@@ -62,7 +72,9 @@ def quantize(
         overwrite=overwrite,
         trust_remote_code=trust_remote_code,
     ).run()
-    say_done(f"{done.quantized} of {done.tensors} tensors rounded to {done.label}: {output}")
+    say_done(
+        f"{done.quantized} of {done.tensors} tensors rounded to {done.label} ({done.format}): {output}"
+    )
     for reason, count in done.left_alone.items():
         typer.echo(f"  {count} left alone: {reason}")
 

@@ -21,6 +21,7 @@ from expunge.model.checkpoint import (
     source_dtype,
     unreadable,
 )
+from expunge.model.compressed import load_packed, packed_scheme
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -43,7 +44,8 @@ def load_model(
 
     ``dtype="auto"`` keeps the dtype it was saved in; ``device=None`` leaves it on the CPU. Only
     safetensors weights are read, and a checkpoint that lacks a weight is refused, because the
-    missing one would be filled with random numbers.
+    missing one would be filled with random numbers. A folder of packed integers (compressed-tensors) is
+    read as the floats they stand for.
 
     Raises:
         ModelError: the folder, its configuration or its weights are missing, incomplete or unreadable.
@@ -52,17 +54,23 @@ def load_model(
     if folder is not None:
         require_checkpoint(folder)
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            str(folder or path_or_id),
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # to name them in the refusal below
-        )
+        scheme = None if folder is None else packed_scheme(folder)
+        if folder is not None and scheme is not None:
+            model, info = load_packed(folder, scheme, dtype=dtype, trust_remote_code=trust_remote_code)
+        else:
+            model, info = AutoModelForCausalLM.from_pretrained(
+                str(folder or path_or_id),
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # to name them in the refusal below
+            )
     except LOADING_ERRORS as error:
         raise unreadable(path_or_id, "model", error) from error
     _require_complete(path_or_id, info)
+    if getattr(model, "quantization_method", None) == "bitsandbytes":
+        model = model.dequantize()
     model.eval()
     return model if device is None else model.to(device)
 
@@ -136,9 +144,15 @@ def check_vocabulary(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> No
 
 
 def save_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: str | Path
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    folder: str | Path,
+    *,
+    state: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Write model and tokenizer as safetensors into ``folder``: whole, or not at all.
+
+    ``state``: tensors to write instead of the model's own.
 
     Raises:
         ModelError: the model wears an adapter that is not merged.
@@ -151,7 +165,7 @@ def save_model(
             fix="Merge it first: model = model.merge_and_unload().",
         )
     with writing(Path(folder)) as scratch:
-        model.save_pretrained(scratch)
+        model.save_pretrained(scratch, state_dict=state)
         if tokenizer is not None:
             tokenizer.save_pretrained(scratch)
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BlockSize = Literal[32, 64, 128, 256, 512, 1024, 2048, 4096]
-INT8_LEVELS = 127
 NEGATIVE_ZERO = {"fp4": 8, "nf4": -1}
 """The code that is given as 0 because it stands for 0 as well: which of the two a weight gets is chance."""
 
@@ -49,7 +48,7 @@ class _CodeBook(Quantizer):
 
     def quantize(self, weight_OI: Tensor) -> Quantized:
         """Codes (0 to 15, into the code book) and values; needs the ``bnb`` extra."""
-        functional = _functional(self.kind)
+        functional = functions(self.kind)
         weight = weight_OI.detach().to("cpu", torch.float32).contiguous()
         # Without the compiler, which the library would set to work for every shape anew.
         with torch.compiler.set_stance("force_eager"):
@@ -100,14 +99,19 @@ class BnbInt8(Quantizer):
 
     def quantize(self, weight_OI: Tensor) -> Quantized:
         """Codes and values; needs the ``bnb`` extra."""
-        functional = _functional("bnb-int8")
+        functional = functions(self.label)
         half_OI = weight_OI.detach().to("cpu", torch.float16).contiguous()
         codes_OI, absmax_O, _ = functional.int8_vectorwise_quant(half_OI)
-        dequantized_OI = codes_OI.float() * (absmax_O / INT8_LEVELS).unsqueeze(-1)
+        dequantized_OI = functional.int8_vectorwise_dequant(codes_OI, absmax_O)
         return Quantized(codes_OI.to(weight_OI.device, torch.int16), dequantized_OI.to(weight_OI.device))
 
 
-def _functional(name: str) -> Any:
+def functions(name: str) -> Any:
+    """The library's functions, for the quantizer ``name``.
+
+    Raises:
+        MissingExtraError: the extra ``bnb`` is not installed.
+    """
     try:
         return importlib.import_module("bitsandbytes.functional")
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""A checkpoint written as it will be once it is quantized: ordinary safetensors with rounded values."""
+"""A checkpoint written as it will be once it is quantized."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Self
 from expunge.errors import RecipeError
 from expunge.files import RECORD, refuse_existing, write_json, writing
 from expunge.model.disk import disk_errors
-from expunge.model.load import hash_model, load_model, load_tokenizer, save_model
+from expunge.model.load import hash_model, load_model, load_tokenizer
 from expunge.quant.calibration import SELF, CalibrationSource, text_of_file, unread
+from expunge.quant.formats import WRITERS, Order, choose_format
 from expunge.quant.gguf.export import SUFFIX, export_gguf, gguf_quantizer
 from expunge.quant.parse import FULL_PRECISION, parse_quantizer
 from expunge.record import Stopwatch, make_record
@@ -27,15 +28,17 @@ class Exported:
     """What became of the tensors of an exported checkpoint."""
 
     label: str
+    format: str
     tensors: int
     quantized: int
     left_alone: dict[str, int]
 
     @classmethod
-    def of(cls, quantizer: Quantizer, coverage: tuple[TensorCoverage, ...]) -> Self:
+    def of(cls, quantizer: Quantizer, form: str, coverage: tuple[TensorCoverage, ...]) -> Self:
         """The count of a coverage."""
         return cls(
             label=quantizer.label,
+            format=form,
             tensors=len(coverage),
             quantized=sum(tensor.how is not None for tensor in coverage),
             left_alone=dict(Counter(tensor.why_not for tensor in coverage if tensor.why_not)),
@@ -47,11 +50,13 @@ class QuantizeJob:
     """A quantization as it is asked for on the command line.
 
     ``calibrate``: ``self`` or a file of text for quantizers that read some first (``self`` if not given).
+    ``format``: a name in ``formats.WRITERS``; if not given, the one the quantizer is deployed in.
     """
 
     model: str
     to: str
     output: Path
+    format: str | None = None
     calibrate: str | None = None
     samples: int = 128
     length: int = 512
@@ -74,31 +79,29 @@ class QuantizeJob:
             )
         quantizer = parse_quantizer(self.to)
         text = self._text(quantizer)
+        form = choose_format(self.format, quantizer)
         watch = Stopwatch()
         model = load_model(self.model, trust_remote_code=self.trust_remote_code)
         tokenizer = load_tokenizer(self.model, model=model, trust_remote_code=self.trust_remote_code)
         source = hash_model(model)
         calibration = None if text is None else text.tokens(model, tokenizer)
-        with (
-            disk_errors(self.output),
-            quantizer.applied(model, calibration) as transformed,
-            writing(self.output) as folder,
-        ):
-            save_model(model, tokenizer, folder)
-            write_json(folder / "coverage.json", [tensor.to_dict() for tensor in transformed.coverage])
+        with disk_errors(self.output), writing(self.output) as folder:
+            written = WRITERS[form](Order(model, tokenizer, quantizer, calibration), folder)
+            write_json(folder / "coverage.json", [tensor.to_dict() for tensor in written.coverage])
             record = make_record(
                 command="quantize",
                 watch=watch,
                 source=self.model,
                 source_sha256=source,
-                result_sha256=hash_model(model),
+                result_sha256=written.sha256,
+                format=form,
                 quantizer={"label": quantizer.label, **quantizer.model_dump(mode="json")},
                 calibration=None
                 if text is None or calibration is None
                 else text.facts | calibration.to_dict(),
             )
             write_json(folder / RECORD, record)
-        return Exported.of(quantizer, transformed.coverage)
+        return Exported.of(quantizer, form, written.coverage)
 
     def _file(self) -> Exported:
         quantizer = gguf_quantizer(self.to)
@@ -110,7 +113,7 @@ class QuantizeJob:
             overwrite=self.overwrite,
             trust_remote_code=self.trust_remote_code,
         )
-        return Exported.of(quantizer, coverage)
+        return Exported.of(quantizer, "gguf", coverage)
 
     def _text(self, quantizer: Quantizer) -> CalibrationSource | None:
         amount = {"samples": self.samples, "length": self.length, "seed": self.seed}

@@ -1,0 +1,125 @@
+"""Checkpoints that hold packed integers (compressed-tensors), read as the floats they stand for.
+
+Nothing but config.json and safetensors is read, and no library is needed.
+Shapes: O outputs, I inputs of a linear layer, G groups of a row.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from expunge.errors import ModelError
+from expunge.model.packing import unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from transformers import PreTrainedModel
+
+METHOD = "compressed-tensors"
+PACKED = "pack-quantized"
+BITS = (4, 8)
+WORDS, SCALE, ZERO, SHAPE = ".weight_packed", ".weight_scale", ".weight_zero_point", ".weight_shape"
+"""What the name of a layer is followed by in the checkpoint."""
+
+
+class Scheme(NamedTuple):
+    """How the weights of a checkpoint are stored; ``group_size``: ``None`` for one step per row."""
+
+    bits: int
+    symmetric: bool
+    group_size: int | None
+
+
+def packed_scheme(folder: Path) -> Scheme | None:
+    """How a checkpoint's packed integers are to be read; ``None`` if it holds none of compressed-tensors.
+
+    Raises:
+        ModelError: it holds something that cannot be turned into the floats that would be deployed.
+    """
+    config = json.loads((folder / "config.json").read_bytes())
+    stored = config.get("quantization_config") if isinstance(config, dict) else None
+    if not isinstance(stored, dict) or stored.get("quant_method") != METHOD:
+        return None
+    groups = stored.get("config_groups")
+    schemes = list(groups.values()) if isinstance(groups, dict) else []
+    if stored.get("format") != PACKED or len(schemes) != 1 or not isinstance(schemes[0], dict):
+        raise _unreadable(folder, f"its format is {stored.get('format')!r} with {len(schemes)} schemes")
+    if schemes[0].get("input_activations") or schemes[0].get("output_activations"):
+        raise _unreadable(folder, "its activations are quantized too")
+    weights = schemes[0].get("weights") or {}
+    strategy, order = weights.get("strategy"), weights.get("actorder")
+    known = weights.get("type", "int") == "int" and weights.get("num_bits") in BITS
+    if not known or strategy not in ("group", "channel") or order not in (None, "weight", "static"):
+        raise _unreadable(folder, f"its weights are {weights}")
+    return Scheme(
+        bits=weights["num_bits"],
+        symmetric=bool(weights.get("symmetric", True)),
+        group_size=weights["group_size"] if strategy == "group" else None,
+    )
+
+
+def load_packed(
+    folder: Path, scheme: Scheme, *, dtype: str, trust_remote_code: bool
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model of a packed checkpoint with plain weights, and what transformers says of loading it."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    del config.quantization_config
+    with torch.device("meta"):
+        kind = type(AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code))
+    state = dict(floats(folder, scheme))
+    model, info = kind.from_pretrained(
+        None,
+        config=config,
+        state_dict=state,
+        dtype=config.dtype if dtype == "auto" else dtype,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )
+    model.name_or_path = str(folder)
+    return model, info
+
+
+def floats(folder: Path, scheme: Scheme) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a packed checkpoint by the name it has in the model, one after another."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as tensors:
+            names = set(tensors.keys())
+            for name in sorted(names):
+                if name.endswith(WORDS):
+                    layer = name.removesuffix(WORDS)
+                    parts = {end: tensors.get_tensor(layer + end) for end in (WORDS, SCALE, SHAPE)}
+                    if not scheme.symmetric:
+                        parts[ZERO] = tensors.get_tensor(layer + ZERO)
+                    yield f"{layer}.weight", dequantized(parts, scheme)
+                elif not name.endswith((SCALE, ZERO, SHAPE)):
+                    yield name, tensors.get_tensor(name)
+
+
+def dequantized(parts: dict[str, Tensor], scheme: Scheme) -> Tensor:
+    """One weight [O, I] in the dtype of its steps: (code - zero) * step, rounded once."""
+    scale_OG = parts[SCALE]
+    outputs, inputs = parts[SHAPE].tolist()
+    width = scheme.group_size or inputs
+    wide = torch.promote_types(scale_OG.dtype, torch.float32)
+    codes_OI = unpack(parts[WORDS], scheme.bits, inputs).to(wide)
+    if not scheme.symmetric:
+        zero_OG = unpack(parts[ZERO].t().contiguous(), scheme.bits, outputs).t()
+        codes_OI = codes_OI - zero_OG.to(wide).repeat_interleave(width, dim=1)
+    steps_OI = scale_OG.to(wide).repeat_interleave(width, dim=1)
+    return (codes_OI * steps_OI).to(scale_OG.dtype)
+
+
+def _unreadable(folder: Path, why: str) -> ModelError:
+    return ModelError(
+        f"{folder} is quantized in a way that cannot be read as floats",
+        why=f"{why}; only integer weights of {' or '.join(map(str, BITS))} bits, {PACKED}, can.",
+        fix="Audit the checkpoint it was made from, under the same quantizer.",
+    )
