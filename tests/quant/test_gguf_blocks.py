@@ -17,7 +17,7 @@ gguf = pytest.importorskip("gguf")
 
 every_format = pytest.mark.parametrize("layout", FORMATS.values(), ids=list(FORMATS))
 symmetric = pytest.mark.parametrize(
-    "layout", [each for each in FORMATS.values() if each.lows is None and each.table is None], ids=str
+    "layout", [each for each in FORMATS.values() if each.lows is None], ids=str
 )
 quickly = settings(max_examples=8, deadline=None)
 
@@ -127,7 +127,7 @@ def test_zeros_are_zeros(layout: Format) -> None:
     weight[1, 64:96] = 0.0
     result = again(weight, layout)
     assert torch.equal(result[0], weight[0])
-    if layout.name != "IQ4_NL" and layout.lows is None:
+    if layout.lows is None:
         assert torch.equal(result[1, 64:96], torch.zeros(32))
 
 
@@ -166,7 +166,6 @@ BOUNDS = {
     "Q5_1": 0.0345,
     "Q5_0": 0.041,
     "Q4_K": 0.072,
-    "IQ4_NL": 0.076,
     "Q4_0": 0.083,
     "Q3_K": 0.147,
     "Q2_K": 0.275,
@@ -226,8 +225,7 @@ def test_whatever_comes_is_finite(layout: Format, weight: torch.Tensor) -> None:
 
 
 def test_rows_fall_back_as_in_llama_cpp() -> None:
-    """As llama-quant.cpp's table has it."""
-    fallbacks = {"Q2_K": "IQ4_NL", "Q3_K": "IQ4_NL", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+    fallbacks = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
     for name, row in product(FORMATS, (256, 512, 32, 288, 48, 1)):
         chosen = format_for(name, row)
         if row % FORMATS[name].weights == 0:

@@ -16,7 +16,7 @@ from expunge.quant.gguf.formats import WHOLE, Format
 from expunge.quant.gguf.layout import Stored
 from expunge.quant.gguf.search import Levels, importance, inverse, line_fit, symmetric_step, total
 
-ROUNDS = 2
+ROUNDS = 4
 """How often steps, scales and codes are settled by turns; what is no better is not kept."""
 NONE = (0, 0)
 """The lows of a symmetric format."""
@@ -62,7 +62,7 @@ class _Blocks:
     @classmethod
     def of(cls, x_NB: Tensor, layout: Format) -> _Blocks:
         x_SK = x_NB.reshape(len(x_NB) * layout.groups, -1).t().contiguous()
-        levels = Levels.of(*layout.levels, layout.table, x_NB.device)
+        levels = Levels(*layout.levels)
         return cls(x_SK=x_SK, weight_SK=importance(x_SK), layout=layout, levels=levels)
 
     def stored(self) -> Stored:
@@ -73,7 +73,7 @@ class _Blocks:
         codes_SK = self.codes(best)
         low_step_N = best.low_step.squeeze(1)
         return Stored(
-            codes_NB=self.as_stored(codes_SK).t().reshape(len(best.step), -1),
+            codes_NB=(codes_SK + self.layout.zero).to(torch.uint8).t().reshape(len(best.step), -1),
             scales_NG=self._integers(best.scales, self.layout.scales),
             lows_NG=self._integers(best.lows, self.layout.lows or NONE),
             step_N=best.step.squeeze(1).half(),
@@ -127,12 +127,6 @@ class _Blocks:
         step_K, low_K = self._by_column(choice)
         missed_SK = (codes_SK * step_K).sub_(low_K).sub_(self.x_SK).square_().mul_(self.weight_SK)
         return total(self._by_block(total(missed_SK)), 1)
-
-    def as_stored(self, codes_SK: Tensor) -> Tensor:
-        """Levels as the unsigned integers that stand for them."""
-        if self.levels.table is None:
-            return codes_SK.add_(self.layout.zero).to(torch.uint8)
-        return torch.bucketize(codes_SK, self.levels.table).to(torch.uint8)
 
     @property
     def floor(self) -> float:

@@ -17,8 +17,6 @@ from expunge.quant.gguf.layout import Bits, Field, Half, Signed, SixBits, Stored
 if TYPE_CHECKING:
     from torch import Tensor
 
-NOT_LINEAR = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
-"""The levels of IQ4_NL."""
 WHOLE = (1, 1)
 """The scales of a block that has no sub-blocks."""
 
@@ -29,9 +27,8 @@ class Format:
 
     ``weights`` of a block, in ``groups``; ``levels``: lowest and highest code; ``zero``: what is added to a
     code to store it; ``scales`` and ``lows``: the range of these integers, ``lows`` ``None`` for a
-    symmetric format; ``table``: levels that are not equally spaced; ``tries``: how many scales are tried
-    for each sub-block (1: just the one that holds its largest weight); ``fallback``: what rows take that
-    are no multiple of ``weights``, as in llama.cpp.
+    symmetric format; ``tries``: how many scales are tried for each sub-block (1: just the one that holds
+    its largest weight); ``fallback``: what rows take that are no multiple of ``weights``, as in llama.cpp.
     """
 
     name: str
@@ -42,7 +39,6 @@ class Format:
     groups: int = 1
     scales: tuple[int, int] = WHOLE
     lows: tuple[int, int] | None = None
-    table: tuple[int, ...] | None = None
     tries: int = 19
     fallback: str | None = None
 
@@ -72,12 +68,7 @@ class Format:
 
     def codes(self, stored: Stored) -> Tensor:
         """The codes [N, B] with their sign, int16."""
-        codes_NB: Tensor
-        if self.table is None:
-            codes_NB = stored.codes_NB.to(torch.int16) - self.zero
-        else:
-            levels = torch.tensor(self.table, dtype=torch.int16, device=stored.codes_NB.device)
-            codes_NB = levels.take(stored.codes_NB.long())
+        codes_NB: Tensor = stored.codes_NB.to(torch.int16) - self.zero
         return codes_NB
 
     def values(self, stored: Stored) -> Tensor:
@@ -88,7 +79,7 @@ class Format:
         if self.scales != WHOLE:
             step_NG = step_NG * (stored.scales_NG.float() + self.scales[0])
             low_NG = low_NG * stored.lows_NG.float() if self.lows is not None else low_NG
-        values_NGS = step_NG.unsqueeze(2) * codes_NGS
+        values_NGS: Tensor = step_NG.unsqueeze(2) * codes_NGS
         if self.lows is not None:
             low_NG = -low_NG if self.adds_low else low_NG
             values_NGS = values_NGS - low_NG.unsqueeze(2)
@@ -119,7 +110,6 @@ _ALL = (
         fields=(_STEP, _LOW_STEP, _codes(1, 1, 4), _codes(4, 16)),
     ),
     Format(name="Q4_0", weights=32, levels=(-8, 7), zero=8, fields=(_STEP, _codes(4, 16))),
-    Format(name="IQ4_NL", weights=32, levels=(-127, 113), table=NOT_LINEAR, fields=(_STEP, _codes(4, 16))),
     Format(
         name="Q6_K",
         groups=16,
@@ -154,7 +144,7 @@ _ALL = (
         zero=4,
         scales=(-32, 31),
         fields=(_codes(1, 32, 2), _codes(2, 32), Bits("scales", 4, 8), Bits("scales", 2, 4, 4), _STEP),
-        fallback="IQ4_NL",
+        fallback="Q4_0",
     ),
     Format(
         name="Q2_K",
@@ -163,7 +153,7 @@ _ALL = (
         scales=(0, 15),
         lows=(0, 15),
         fields=(Bits("both", 4, 16), _codes(2, 32), _STEP, _LOW_STEP),
-        fallback="IQ4_NL",
+        fallback="Q4_0",
     ),
 )
 
