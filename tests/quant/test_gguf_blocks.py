@@ -174,7 +174,7 @@ BOUNDS = {
 
 @every_format
 def test_errors_on_normal_weights(layout: Format) -> None:
-    """Two per cent above what was measured on a million weights."""
+    """A few per cent above what was measured on sixteen million weights."""
     assert relative(gaussian(64), again(gaussian(64), layout)) < BOUNDS[layout.name]
 
 

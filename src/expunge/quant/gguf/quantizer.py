@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from expunge.quant.calibration import Calibration
 
-
 SMALLEST = min(layout.weights for layout in FORMATS.values())
+"""Weights of the smallest block."""
 
 
 class Place(NamedTuple):
