@@ -8,10 +8,14 @@ import pytest
 import torch
 from torch import nn
 
+from expunge.audit import checkpoint
 from expunge.audit import diagnose as room
+from expunge.audit.checkpoint import Checkpoint
 from expunge.audit.diagnose import diagnose
 from expunge.audit.plan import FULL
+from expunge.errors import ModelError
 from expunge.quant.buckets import diagnose as compare_weights
+from expunge.quant.parse import parse_quantizer
 from expunge.quant.rtn import RTN
 from tests.tiny import tiny
 
@@ -80,6 +84,44 @@ def test_the_target_is_loaded_once_for_all_transforms() -> None:
     for bits in (3, 4, 8):
         diagnose(target, unlearned(), RTN(bits=bits))
     assert target.loaded == 1
+
+
+def test_a_target_in_files_is_never_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny("llama").save_pretrained(tmp_path)
+    model = unlearned()
+    expected = diagnose(Target(), model, INT4)
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("it was loaded")
+
+    monkeypatch.setattr(checkpoint, "load_model", fail)
+    assert diagnose(Checkpoint(str(tmp_path)), model, INT4) == expected
+
+
+def test_another_architecture_is_told_and_stops_nothing() -> None:
+    found = diagnose(Target(), tiny("qwen2"), INT4)
+    assert found["comparable"] is False
+    assert found["why_not"].startswith("not comparable with the target: model.layers.0.")
+    assert found["prediction"] is None
+    assert "total" not in found
+    wider = diagnose(Target(), tiny("llama", intermediate_size=40), INT4)
+    assert "has another shape" in wider["why_not"]
+
+
+def test_a_target_that_is_broken_is_still_refused() -> None:
+    model = unlearned()
+    with torch.no_grad():
+        next(model.parameters())[0, 0] = float("nan")
+    with pytest.raises(ModelError, match="is not finite"):
+        diagnose(Target(), model, INT4)
+
+
+def test_a_calibrated_quantizer_is_said_to_be_rounded_to_nearest() -> None:
+    model = unlearned()
+    found = diagnose(Target(), model, parse_quantizer("gptq4"))
+    assert found["codes"] == "nearest on its grid, not calibrated"
+    same = diagnose(Target(), model, parse_quantizer("int4-sym_half"))
+    assert found["total"] == same["total"]
 
 
 def test_the_record_beside_the_checkpoint_says_how_it_was_trained(

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from expunge.audit import job as room
+from expunge.audit import checkpoint as room
+from expunge.audit.checkpoint import Checkpoint
 from expunge.audit.grid import Audit
-from expunge.audit.job import AuditJob, load_pair
+from expunge.audit.job import AuditJob
 from expunge.audit.plan import Role
 from expunge.audit.repeats import SAME
 from expunge.errors import DataError, ModelError, OutputError, RecipeError
@@ -213,7 +214,7 @@ def test_a_model_is_loaded_with_its_tokenizer_on_the_best_device(
     tiny("llama").save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
     monkeypatch.setattr(room, "best_device", lambda: "meta")
-    model, tokenizer = load_pair(str(tmp_path), trust_remote_code=False)
+    model, tokenizer = Checkpoint(str(tmp_path))()
     assert next(model.parameters()).device.type == "meta"
     assert len(tokenizer) == model.config.vocab_size
 

@@ -298,6 +298,20 @@ def test_models_that_are_no_pair_are_refused() -> None:
         diagnose(tiny("llama"), broken, INT4)
 
 
+def test_what_a_format_leaves_alone_is_not_counted_as_quantized() -> None:
+    pytest.importorskip("torchao")
+    target, unlearned = tiny("llama"), perturbed("llama", blocks=0.01)
+    report = diagnose(target, unlearned, parse_quantizer("ao-int4-g32"))
+    assert len(report.tensors) == 12  # down_proj has 48 inputs
+    assert not any("down_proj" in tensor.name for tensor in report.tensors)
+    assert report.untouched is not None
+    assert 0.05 < report.untouched < 0.3
+    nothing = diagnose(target, unlearned, parse_quantizer("ao-int4-g128"))
+    assert nothing.tensors == ()
+    assert nothing.untouched == 1.0
+    json.dumps(nothing.to_dict(), allow_nan=False)
+
+
 def test_the_report_is_json() -> None:
     report = diagnose(tiny("llama"), perturbed("llama", blocks=0.01), INT4, lr=LR, precision="bf16")
     read = json.loads(json.dumps(report.to_dict(), allow_nan=False))

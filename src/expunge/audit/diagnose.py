@@ -9,41 +9,64 @@ from typing import Any
 
 from torch import nn
 
+from expunge.audit.checkpoint import Checkpoint
 from expunge.audit.plan import Loader, Transform
 from expunge.files import RECORD
 from expunge.model.precision import WeightPrecision
+from expunge.model.tensors import Weights
 from expunge.quant.base import Quantizer
 from expunge.quant.buckets import diagnose as compare_weights
+from expunge.quant.pair import NotAPairError
 
 
 def diagnose(load_target: Loader, model: nn.Module, transform: Transform) -> dict[str, Any]:
     """Bucket diagnostics of the pair (target, ``model``) under ``transform``, and what they predict.
 
-    Empty for what is not a quantizer, at full precision say. Learning rate and weight precision are
-    taken from the record beside the checkpoint when expunge made it.
+    Empty for what is not a quantizer, at full precision say; for a target of another architecture only
+    the reason why the two cannot be compared. The target's tensors are read from its files one at a
+    time where they lie there. Learning rate and weight precision are taken from the record beside the
+    checkpoint when expunge made it.
     """
     if not isinstance(transform, Quantizer):
         return {}
-    lr, precision = _training_of(model)
-    target, _ = _loaded(load_target)
-    return compare_weights(target, model, transform, lr=lr, precision=precision).to_dict()
+    name = str(getattr(model, "name_or_path", ""))
+    return compared(weights_of(load_target), model, transform, Path(name))
+
+
+def compared(
+    target: nn.Module | Weights, model: nn.Module | Weights, quantizer: Quantizer, folder: Path
+) -> dict[str, Any]:
+    """The diagnostics as JSON; ``folder`` is where the unlearned model came from."""
+    lr, precision = training_of(folder)
+    try:
+        return compare_weights(target, model, quantizer, lr=lr, precision=precision).to_dict()
+    except NotAPairError as error:
+        why = f"not comparable with the target: {error.why}"
+        return {"comparable": False, "why_not": why, "quantizer": quantizer.label, "prediction": None}
+
+
+def weights_of(load: Loader) -> nn.Module | Weights:
+    """A model's weights from its files, or the loaded model where they cannot be read one by one."""
+    found = load.weights() if isinstance(load, Checkpoint) else None
+    return _loaded(load)[0] if found is None else found
 
 
 @lru_cache(maxsize=1)
-def _loaded(load_target: Loader) -> tuple[nn.Module, Any]:
-    return load_target()
+def _loaded(load: Loader) -> tuple[nn.Module, Any]:
+    return load()
 
 
-def _training_of(model: nn.Module) -> tuple[float | None, WeightPrecision | None]:
-    trained = [stage for stage in _stages_of(model) if stage.keys() >= {"learning_rate", "precision"}]
+def training_of(folder: Path) -> tuple[float | None, WeightPrecision | None]:
+    """Learning rate and weight precision of the last stage that trained a checkpoint, if it says."""
+    trained = [stage for stage in _stages_of(folder) if stage.keys() >= {"learning_rate", "precision"}]
     if not trained:
         return None, None
     return trained[-1]["learning_rate"], trained[-1]["precision"]
 
 
-def _stages_of(model: nn.Module) -> list[dict[str, Any]]:
+def _stages_of(folder: Path) -> list[dict[str, Any]]:
     """The stages of the recipe that made a checkpoint; none where others left a file of that name."""
-    path = Path(getattr(model, "name_or_path", "")) / RECORD
+    path = folder / RECORD
     if not path.is_file():
         return []
     try:

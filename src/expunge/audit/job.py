@@ -5,13 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from expunge.audit.calibrate import CalibrationChoice
+from expunge.audit.checkpoint import Checkpoint
 from expunge.audit.choice import choose
 from expunge.audit.diagnose import diagnose
 from expunge.audit.grid import Audit, silent
@@ -24,8 +22,6 @@ from expunge.errors import DataError, OutputError, RecipeError
 from expunge.files import RECORD, require_writable
 from expunge.metrics.probes import Probes
 from expunge.model.checkpoint import local_folder, require_checkpoint
-from expunge.model.device import best_device
-from expunge.model.load import load_model, load_tokenizer
 from expunge.model.memory import memory_errors
 from expunge.quant.parse import parse_quantizer
 from expunge.record import hash_folder, hash_json
@@ -139,7 +135,7 @@ class AuditJob:
                 name=name,
                 role=role,
                 hash=_hash(path),
-                load=partial(load_pair, path, trust_remote_code=self.trust_remote_code),
+                load=Checkpoint(path, self.trust_remote_code),
             )
             for name, (path, role) in zip(names, roles, strict=True)
         )
@@ -180,12 +176,6 @@ class AuditJob:
                 why="it holds something else, which would be mixed with the results.",
                 fix="Choose another --output.",
             )
-
-
-def load_pair(path: str, *, trust_remote_code: bool) -> tuple[nn.Module, Any]:
-    """A model on the best device, and its tokenizer."""
-    model = load_model(path, device=best_device(), trust_remote_code=trust_remote_code)
-    return model, load_tokenizer(path, model=model, trust_remote_code=trust_remote_code)
 
 
 def _sample(examples: Sequence[Any], count: int, seed: int, split: str) -> list[Any]:

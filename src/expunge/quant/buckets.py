@@ -13,22 +13,21 @@ Shapes: O outputs, I inputs of a linear layer.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from expunge.errors import ModelError
-from expunge.model.arch import linear_layers, unwrap, weight_oi
 from expunge.model.precision import movable_below
-from expunge.quant.base import require_plain
 from expunge.quant.grid import widen
+from expunge.quant.pair import plain_pair, plain_weights, require_pair
 from expunge.quant.shares import SHIFT_EDGES, BucketReport, Buckets, Prediction, predict
 
 if TYPE_CHECKING:
     from expunge.model.precision import WeightPrecision
+    from expunge.model.tensors import Weights
     from expunge.quant.base import Quantizer
     from expunge.quant.grid import Grid
 
@@ -45,8 +44,8 @@ class Comparison(NamedTuple):
 
 
 def diagnose(
-    target: nn.Module,
-    unlearned: nn.Module,
+    target: nn.Module | Weights,
+    unlearned: nn.Module | Weights,
     quantizer: Quantizer,
     *,
     lr: float | None = None,
@@ -54,27 +53,30 @@ def diagnose(
 ) -> BucketReport:
     """What ``quantizer`` does to the update that leads from ``target`` to ``unlearned``.
 
-    ``lr`` and ``precision`` say how the update was trained; with them the report also says which
-    weights could move at all.
+    Tensors are read one at a time. A calibrated quantizer is taken as rounding to nearest on its grid.
+    With ``lr`` and ``precision`` of the training the report also says which weights could move at all.
 
     Raises:
-        ModelError: the two are not a pair, or one of them cannot be quantized (see ``Quantizer.applied``).
+        NotAPairError: the two have different tensors.
+        ModelError: one of them cannot be quantized (see ``Quantizer.applied``).
     """
-    for model in (target, unlearned):
-        require_plain(model)
-    before, after = _matrices(target), _matrices(unlearned)
-    rest_before, rest_after = _others(target), _others(unlearned)
-    _require_pair({**before, **rest_before}, {**after, **rest_after})
+    before, after = plain_weights(target), plain_weights(unlearned)
+    require_pair(before, after)
     limit = _movable_limit(lr, precision)
-    compared = [
-        compare(name, weight_OI, after[name], quantizer, movable_limit=limit)
-        for name, weight_OI in before.items()
-    ]
+    compared, elsewhere = [], 0.0
+    for name, weight in before.matrices.items():
+        old_OI, new_OI = plain_pair(name, weight.load(), after.matrices[name].load())
+        if quantizer.why_not(old_OI) is None:
+            compared.append(compare(name, old_OI, new_OI, quantizer, movable_limit=limit))
+        else:
+            elsewhere += _moved(old_OI, new_OI)
+    for name, weight in before.others.items():
+        elsewhere += _moved(*plain_pair(name, weight.load(), after.others[name].load()))
     total = _pooled(compared)
-    elsewhere = sum(_moved(weight, rest_after[name]) for name, weight in rest_before.items())
     everywhere = total.moved + elsewhere
     return BucketReport(
         quantizer=quantizer.label,
+        calibrated=quantizer.calibrated,
         lr=lr,
         precision=precision,
         untouched=elsewhere / everywhere if everywhere else None,
@@ -96,7 +98,7 @@ def compare(
 
     ``movable_limit``: the magnitude from which on weights could not move while unlearning.
     """
-    unlearned_OI = unlearned_OI.to(target_OI.device)
+    target_OI = target_OI.to(unlearned_OI.device)
     old_OI, new_OI = quantizer.quantize(target_OI), quantizer.quantize(unlearned_OI)
     delta_OI = widen(unlearned_OI) - widen(target_OI)
     jump_OI = widen(new_OI.dequantized) - widen(old_OI.dequantized)
@@ -147,7 +149,7 @@ def _on_grid(
 
 def _pooled(compared: list[Comparison]) -> Buckets:
     tensors = [comparison.buckets for comparison in compared]
-    steps = torch.cat([comparison.steps for comparison in compared])
+    steps = torch.cat([torch.empty(0), *(comparison.steps for comparison in compared)])
     shifts = [tensor.shifts for tensor in tensors if tensor.shifts is not None]
     return Buckets(
         name="total",
@@ -176,38 +178,10 @@ def _count(where: Tensor) -> int:
 
 
 def _moved(before: Tensor, after: Tensor) -> float:
-    return (widen(after.to(before.device)) - widen(before)).square().sum().item()
+    return (widen(after) - widen(before.to(after.device))).square().sum().item()
 
 
 def _movable_limit(lr: float | None, precision: WeightPrecision | None) -> float | None:
     if precision == "bf16":
         return None if lr is None else movable_below(lr)
     return None if precision is None else math.inf
-
-
-def _matrices(model: nn.Module) -> dict[str, Tensor]:
-    return {f"{name}.weight": weight_oi(layer).detach() for name, layer in linear_layers(model).items()}
-
-
-def _others(model: nn.Module) -> dict[str, Tensor]:
-    """The parameters no quantizer touches, without those of an adapter that is merged already."""
-    touched = {id(layer.get_parameter("weight")) for layer in linear_layers(model).values()}
-    return {
-        name.replace(".base_layer", ""): parameter.detach()
-        for name, parameter in unwrap(model).named_parameters()
-        if id(parameter) not in touched and ".lora_" not in name
-    }
-
-
-def _require_pair(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
-    differing = sorted(
-        name
-        for name in before.keys() | after.keys()
-        if name not in before or name not in after or before[name].shape != after[name].shape
-    )
-    if differing:
-        raise ModelError(
-            "the target and the unlearned model are not a pair",
-            why=f"{differing[0]} is missing in one of them or has another shape.",
-            fix="Give the checkpoint that unlearning started from as the target.",
-        )

@@ -37,14 +37,23 @@ def require_plain(model: nn.Module) -> None:
                 why="its weights are offloaded.",
                 fix="Load the model without offloading.",
             )
-        if parameter.dtype not in PLAIN_DTYPES:
-            raise _already_quantized(name, parameter)
-        if not torch.isfinite(parameter).all():
-            raise ModelError(
-                f"{name} is not finite",
-                why="it holds NaN or infinity, so training broke the model.",
-                fix="Unlearn again with a smaller learning rate or a larger retain weight.",
-            )
+        require_plain_tensor(name, parameter)
+
+
+def require_plain_tensor(name: str, tensor: Tensor) -> None:
+    """Refuse a tensor that is not the finite floats that would be deployed.
+
+    Raises:
+        ModelError: it is not finite, or no plain float (the model is quantized already).
+    """
+    if tensor.dtype not in PLAIN_DTYPES:
+        raise _already_quantized(name, tensor)
+    if not torch.isfinite(tensor).all():
+        raise ModelError(
+            f"{name} is not finite",
+            why="it holds NaN or infinity, so training broke the model.",
+            fix="Unlearn again with a smaller learning rate or a larger retain weight.",
+        )
 
 
 def _already_quantized(name: str, tensor: Tensor) -> ModelError:

@@ -52,9 +52,9 @@ class Buckets:
     movable_in_zero: int | None = None
 
     @property
-    def same_share(self) -> float:
+    def same_share(self) -> float | None:
         """Share of codes equal to the target's, each model on its own scale."""
-        return self.same / self.weights
+        return _ratio(self.same, self.weights)
 
     @property
     def same_on_target_share(self) -> float | None:
@@ -115,10 +115,12 @@ class BucketReport:
     """One quantizer's effect on one update: pooled over the tensors it touches, and tensor by tensor.
 
     ``untouched``: the share of ‖Δ‖² that lies in parameters the quantizer leaves alone (embeddings,
-    norms); the shares of ``total`` say nothing about that part.
+    norms); the shares of ``total`` say nothing about that part. ``calibrated``: the quantizer reads text
+    before it rounds, which this report does not: it rounds to nearest on the same grid.
     """
 
     quantizer: str
+    calibrated: bool = False
     lr: float | None
     precision: WeightPrecision | None
     untouched: float | None
@@ -128,7 +130,9 @@ class BucketReport:
     def to_dict(self) -> dict[str, Any]:
         """As JSON, with the edges of the histogram and the prediction."""
         return {
+            "comparable": True,
             "quantizer": self.quantizer,
+            "codes": "nearest on its grid, not calibrated" if self.calibrated else "its own",
             "lr": self.lr,
             "precision": self.precision,
             "untouched": self.untouched,
