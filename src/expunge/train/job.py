@@ -56,7 +56,7 @@ class UnlearnJob:
             seed=self.seed,
             save_dtype=self.save_dtype,
         )
-        return carry_out(request, self._load, self.output, overwrite=self.overwrite)
+        return carry_out(request, self._load, self.output, overwrite=self.overwrite, warn=warn)
 
     def _load(self) -> tuple[Any, Any]:
         model = load_model(self.model, trust_remote_code=self.trust_remote_code)

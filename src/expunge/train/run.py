@@ -72,6 +72,7 @@ def carry_out(
     *,
     overwrite: bool = False,
     keep_partial: bool = False,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Run every stage of the recipe and write the checkpoint; returns its record.
 
@@ -100,6 +101,7 @@ def carry_out(
             workdir=partial,
             seed=request.seed,
             source=lambda: load()[0],
+            warn=warn,
         )
         for place, stage in enumerate(request.recipe.stages):
             state.workdir = partial / f"stage-{place}"

@@ -20,6 +20,10 @@ class Corpus:
     retain: tuple[Example, ...] = ()
 
 
+def _silent(_: str) -> None:
+    """Nobody is warned."""
+
+
 def _no_source() -> nn.Module:
     raise LookupError("this state was made without a way back to the checkpoint it came from")
 
@@ -30,7 +34,7 @@ class State:
 
     ``workdir`` holds what a killed run needs to go on. ``facts`` collects what the record should say
     of each stage: selected weights, reference size, losses. ``source`` loads the checkpoint that the
-    first stage was given once more.
+    first stage was given once more. ``warn`` is told what the user should know before training.
     """
 
     model: nn.Module
@@ -40,3 +44,4 @@ class State:
     seed: int = 0
     source: Callable[[], nn.Module] = field(default_factory=lambda: _no_source)
     facts: list[dict[str, Any]] = field(default_factory=list)
+    warn: Callable[[str], None] = _silent

@@ -31,6 +31,7 @@ from expunge.train.adversarial import AdversarialObjective
 from expunge.train.checkpoints import SaveByEpoch, last_checkpoint
 from expunge.train.heartbeat import Heartbeat
 from expunge.train.loop import LoopSettings
+from expunge.train.lost_steps import warn_of_lost_steps
 from expunge.train.named import named
 from expunge.train.objective import PairObjective
 from expunge.train.reference import Asked, frozen_reference
@@ -94,6 +95,7 @@ class Unlearn(LoopSettings, Stage):
         torch.manual_seed(state.seed)
         model = prepare_weights(state.model, self.precision, device=best_device())
         model = self.scope.prepare(model)
+        warn_of_lost_steps(state.warn, model, self.precision, self.learning_rate)
         data = self._encode(state)
         pad_id = state.tokenizer.pad_token_id
         sampler = PairSampler(len(data.forget), len(data.retain), seed=state.seed)
