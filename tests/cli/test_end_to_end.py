@@ -178,6 +178,13 @@ def test_a_quantized_folder_is_audited_like_any_other(owner: Path) -> None:
     assert values[0] == values[1] != []
 
 
+def test_weights_are_compared_without_asking_anything(owner: Path) -> None:
+    said = expunge("audit", "target", "--target", "target", "-q", "int4", "--weights", "-o", "compared")
+    assert said.code == 0, said.err
+    assert "same codes    100.00%" in said.out
+    assert Path("compared", "weights.json").is_file()
+
+
 def test_methods_lists_every_recipe_and_shows_one_byte_for_byte() -> None:
     said = expunge("methods")
     assert said.code == 0

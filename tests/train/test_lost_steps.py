@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from expunge.train.lost_steps import movable, warn_of_lost_steps
 from tests.tiny import tiny, with_lora
+from tests.train import runs
 
 
 def heard(model: torch.nn.Module, precision: str = "bf16", lr: float = 1e-5) -> list[str]:

@@ -59,6 +59,9 @@ AuditFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder of the
 MaxItems = Annotated[int, typer.Option(min=1, help="Examples asked of each split.")]
 MaxLength = Annotated[int, typer.Option(min=8, help="Tokens of a text read at once.")]
 Workers = Annotated[int, typer.Option(min=1, help="Models measured side by side.")]
+WeightsOnly = Annotated[
+    bool, typer.Option("--weights", help="Only compare the weights with the target's; ask nothing.")
+]
 AllowOverlap = Annotated[
     bool, typer.Option("--allow-overlap", help="Calibrate even on text that is evaluated on.")
 ]
@@ -92,6 +95,7 @@ def audit(
     calibration_samples: CalibrationSamples = 128,
     calibration_length: CalibrationLength = 512,
     allow_overlap: AllowOverlap = False,
+    weights: WeightsOnly = False,
     trust_remote_code: RemoteCode = False,
 ) -> None:
     """Measure models at full precision and under quantizers, with intervals and a verdict.
@@ -102,6 +106,9 @@ def audit(
 
     Example:  expunge audit ./unlearned --target ./model --forget f.jsonl --retain r.jsonl -q int4 -q nf4
     """
+    if weights:
+        _compare(models or [], target, quantizer or [], output, trust_remote_code=trust_remote_code)
+        return
     from expunge.audit.job import AuditJob
 
     job = AuditJob(
@@ -123,6 +130,28 @@ def audit(
         calibration=_calibration(calibrate, calibration_samples, calibration_length, allow_overlap),
     )
     _show(job)
+
+
+def _compare(
+    models: list[str], target: str | None, quantizers: list[str], output: Path, *, trust_remote_code: bool
+) -> None:
+    from expunge.audit.weights import MEANING, RESULT, WeightsJob, table
+
+    job = WeightsJob(
+        models=models,
+        target=target,
+        quantizers=quantizers,
+        output=output,
+        trust_remote_code=trust_remote_code,
+    )
+    with Console(stderr=True).status("weights") as status:
+        header, *rows = table(job.run(status.update))
+    for row in rows:
+        for heading, cell in zip(header, row, strict=True):
+            typer.echo(f"{heading:14}{cell}")
+        typer.echo()
+    typer.echo(MEANING)
+    typer.echo(f"numbers, tensor by tensor: {output / RESULT}")
 
 
 def _splits(*sources: str | None) -> dict[str, str]:
