@@ -116,7 +116,8 @@ class BucketReport:
 
     ``untouched``: the share of ‖Δ‖² that lies in parameters the quantizer leaves alone (embeddings,
     norms); the shares of ``total`` say nothing about that part. ``calibrated``: the quantizer reads text
-    before it rounds, which this report does not: it rounds to nearest on the same grid.
+    before it rounds, which this report does not: it rounds to nearest on the same grid, and predicts
+    nothing from that.
     """
 
     quantizer: str
@@ -137,7 +138,7 @@ class BucketReport:
             "precision": self.precision,
             "untouched": self.untouched,
             "shift_edges": list(SHIFT_EDGES),
-            "prediction": predict(self.total.surviving),
+            "prediction": None if self.calibrated else predict(self.total.surviving),
             "total": self.total.to_dict(),
             "tensors": [tensor.to_dict() for tensor in self.tensors],
         }
