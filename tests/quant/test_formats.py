@@ -200,6 +200,12 @@ def test_what_a_format_cannot_hold_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_format_for_a_single_file_is_refused(tmp_path: Path) -> None:
+    job = QuantizeJob(model="model", to="gguf-q8_0", output=tmp_path / "out.gguf", format="values")
+    with pytest.raises(RecipeError, match=r"--format values with .*out\.gguf.*Leave out --format"):
+        job.run()
+
+
 def test_a_weight_that_layers_share_is_stored_for_each() -> None:
     model = tiny("llama")
     model.model.layers[1].mlp.up_proj.weight = model.model.layers[0].mlp.up_proj.weight

@@ -30,7 +30,7 @@ every_format = pytest.mark.parametrize(
         for name in LAWS
     ],
 )
-quickly = settings(max_examples=20, deadline=None)
+quickly = settings(max_examples=12, deadline=None)
 
 
 def drawn(laws: Laws, seed: int, dtype: torch.dtype) -> Tensor:

@@ -104,6 +104,12 @@ class QuantizeJob:
         return Exported.of(quantizer, form, written.coverage)
 
     def _file(self) -> Exported:
+        if self.format is not None:
+            raise RecipeError(
+                f"--format {self.format} with {self.output}",
+                why=f"a {SUFFIX} file has one form, and the formats are folders.",
+                fix=f"Leave out --format, or name an output without {SUFFIX}.",
+            )
         quantizer = gguf_quantizer(self.to)
         self._text(quantizer)  # refuses text that nobody would read
         coverage = export_gguf(

@@ -109,10 +109,11 @@ def write_compressed(order: Order, folder: Path) -> Written:
 def write_bitsandbytes(order: Order, folder: Path) -> Written:
     """Packed weights as bitsandbytes has them."""
     quantizer = bnb_store.require_bitsandbytes(order.quantizer)
+    with quantizer.applied(order.model) as transformed:
+        written = Written(transformed.coverage, hash_model(order.model))
     state = bnb_store.stored_state(order.model, quantizer)
     _save(order, folder, state, bnb_store.bitsandbytes_config(order.model, quantizer))
-    with quantizer.applied(order.model) as transformed:
-        return Written(transformed.coverage, hash_model(order.model))
+    return written
 
 
 WRITERS: dict[str, Callable[[Order, Path], Written]] = {
