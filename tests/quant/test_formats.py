@@ -130,6 +130,12 @@ def test_awqs_factors_go_into_the_layer_before(arch: str, tmp_path: Path) -> Non
     assert all("calibrated on" in tensor["how"] for tensor in coverage.values() if tensor["how"])
 
 
+def test_transformers_serves_awqs_factors_too(tmp_path: Path) -> None:
+    pytest.importorskip("compressed_tensors")
+    folder, _ = exported(saved(tmp_path / "model", "qwen2", torch.bfloat16), "awq4-g8")
+    assert torch.equal(logits(by_transformers(folder)), logits(load_model(folder)))
+
+
 def test_awqs_factors_in_bfloat16_cost_no_more_than_its_rounding(tmp_path: Path) -> None:
     source = saved(tmp_path / "model", "llama", torch.bfloat16)
     expected = audited(source, "awq4-g8").float()
