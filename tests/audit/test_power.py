@@ -44,6 +44,7 @@ def test_what_none_of_so_many_leaves_open(units: int, share: float) -> None:
 def test_without_spread_the_number_of_items_decides() -> None:
     same = np.full(99, 7.0)
     assert detectable(same, 100, span=100.0) == pytest.approx(2.951, abs=1e-3)
+    assert detectable(same, 6, items=100, span=100.0) == pytest.approx(2.951, abs=1e-3)  # not the groups
     assert detectable(same, 100) is None  # how far scores can go is not known
 
 

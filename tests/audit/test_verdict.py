@@ -176,7 +176,14 @@ def test_a_rise_above_the_control_on_another_metric_still_counts() -> None:
 )
 def test_no_change_on_a_few_items_holds_nothing(items: int, missed: float, expected: Outcome) -> None:
     still = Estimate(0.0, 0.0, 0.0, items, detectable=missed)
-    found = judge(after(knowmem=still), RULE)
+    few = Estimate(0.0, 0.0, 0.0, 3, detectable=63.2)
+    found = judge(after(knowmem=still, verbmem=few), RULE)
     assert found.outcome is expected
     if expected is Outcome.CANNOT_TELL:
         assert f"{items} items are not enough to tell" in found.reason
+
+
+def test_one_measure_with_items_enough_answers_for_one_with_few() -> None:
+    few = Estimate(0.0, 0.0, 0.0, 3, detectable=63.2)
+    assert outcome(after(verbmem=few)) is Outcome.HELD
+    assert outcome(after(verbmem=Estimate(1.0, -40.0, 42.0, 3))) is Outcome.CANNOT_TELL  # something changed

@@ -121,7 +121,9 @@ class Comparison:
             if not is_difference or found.value is None:
                 return found
             p = permutation_p(self._swapping(seeds[0]), clusters, seed=self.bootstrap.seed)
-        smallest = detectable(values_S1R[0, 1:], units(clusters), span=SPANS.get(self.metric.scale))
+        smallest = detectable(
+            values_S1R[0, 1:], units(clusters), items=found.n, span=SPANS.get(self.metric.scale)
+        )
         return replace(found, p=p, detectable=smallest)
 
     def _aligned(self, readings: Sequence[Sequence[Reading]]) -> tuple[list[Sides], Clusters]:

@@ -18,12 +18,15 @@ SPANS = {"0-100": 100.0, "0-1": 1.0}
 """The widest a difference can be, by the scale of a metric."""
 
 
-def detectable(replicates_R: Floats, units: int, *, span: float | None = None) -> float | None:
+def detectable(
+    replicates_R: Floats, units: int, *, items: int | None = None, span: float | None = None
+) -> float | None:
     """The smallest true difference that ``POWER`` of all audits with as many items would show.
 
     ``(z_0.975 + z_0.8) x`` the standard error, which is the spread of the resampled differences with the
     bootstrap's ``(u - 1) / u`` put right; ``units`` is the number u of items or groups drawn. Where no
-    item differs there is no spread, and ``unseen`` says what may have been missed, if ``span`` is known.
+    item differs there is no spread, and ``unseen`` says what may have been missed, if ``span`` is known:
+    then each of the ``items`` is a trial of its own, for a group is known together but rounded item by item.
 
     Source: Cohen 1988, chapter 2; Efron and Tibshirani 1993, section 5.3, for the factor.
     """
@@ -33,7 +36,7 @@ def detectable(replicates_R: Floats, units: int, *, span: float | None = None) -
     if spread > 1e-9 * (1 + float(np.abs(replicates_R).max())):
         normal = NormalDist()
         return float((normal.inv_cdf((1 + LEVEL) / 2) + normal.inv_cdf(POWER)) * spread)
-    return None if span is None else span * unseen(units)
+    return None if span is None else span * unseen(items or units)
 
 
 def unseen(units: int) -> float:

@@ -133,14 +133,21 @@ def _too_few(evidence: Evidence, rule: Rule) -> Verdict | None:
     name, share = _kept(evidence, rule)
     if share.high is None or share.high >= _ALL:
         return _open(f"it may have kept all of the target's {name}", share)
-    for name, rise in _above_control(evidence):
+    rises = _above_control(evidence)
+    for name, rise in rises:
         points = rule.points[name]
         if rise.high is None or (rise.value or 0.0) >= points or rise.high >= rule.doubt * points:
             return _open(f"{name} may have risen by {_shown(rise)} points", rise)
-        if rise.low == rise.high and (rise.detectable or 0.0) >= rule.doubt * points:
-            # No item changed, so the interval has no width: what so few may have missed is the doubt.
-            return _open(f"{name} may have risen by up to {rise.detectable:.0f} points unseen", rise)
+    # Where no item changed the interval has no width: what so few may have missed is the doubt. One
+    # measure with items enough answers it for those with few, a handful of documents say.
+    if rises and all(_may_hide(rise, rule.doubt * rule.points[name]) for name, rise in rises):
+        name, rise = max(rises, key=lambda each: each[1].n)
+        return _open(f"{name} may have risen by up to {rise.detectable:.0f} points unseen", rise)
     return None
+
+
+def _may_hide(rise: Estimate, limit: float) -> bool:
+    return rise.low == rise.high and (rise.detectable or 0.0) >= limit
 
 
 def _good(evidence: Evidence, rule: Rule) -> Verdict:
