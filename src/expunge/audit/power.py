@@ -26,7 +26,7 @@ def detectable(
     ``(z_0.975 + z_0.8) x`` the standard error, which is the spread of the resampled differences with the
     bootstrap's ``(u - 1) / u`` put right; ``units`` is the number u of items or groups drawn. Where no
     item differs there is no spread, and ``unseen`` says what may have been missed, if ``span`` is known:
-    then each of the ``items`` is a trial of its own, for a group is known together but rounded item by item.
+    then each of the ``items`` is a trial: a group is known together, but rounded item by item.
 
     Source: Cohen 1988, chapter 2; Efron and Tibshirani 1993, section 5.3, for the factor.
     """
