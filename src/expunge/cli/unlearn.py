@@ -20,7 +20,7 @@ def unlearn(
     ] = None,
     recipe: Annotated[
         str, typer.Option("--recipe", "-r", help="A method ('expunge methods' lists them) or a YAML file.")
-    ] = "npo_klr",
+    ] = "durable",
     overrides: Overrides = None,
     field: Field = None,
     seed: Seed = 0,
