@@ -28,6 +28,8 @@ class Example:
     ``spans`` names the sensitive characters of the completion (empty: all of it counts).
     ``group`` is the person or document the example belongs to; intervals are clustered by it.
     ``turns`` are the messages before the prompt when the example is a chat.
+    ``wrong`` are other answers to the same question, none of them right; where they are choices in an
+    order, ``place`` is that of the right one among them. ``paraphrase`` is the right answer in other words.
     """
 
     id: str
@@ -37,6 +39,14 @@ class Example:
     group: str | None = None
     turns: tuple[Turn, ...] = ()
     is_chat: bool = False
+    wrong: tuple[str, ...] = ()
+    place: int = 0
+    paraphrase: str | None = None
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """All answers in their order, the right one among them."""
+        return (*self.wrong[: self.place], self.completion, *self.wrong[self.place :])
 
     @property
     def is_document(self) -> bool:

@@ -13,6 +13,9 @@ from expunge.errors import DataError
 from expunge.types import Example, Span, Turn
 
 WORDS = st.text(min_size=1, max_size=20).filter(str.strip)
+OTHERS = st.fixed_dictionaries(
+    {"wrong": st.lists(WORDS, min_size=1, max_size=3).map(tuple), "place": st.integers(0, 1)}
+) | st.fixed_dictionaries({"paraphrase": st.none() | WORDS})
 
 
 @st.composite
@@ -32,6 +35,7 @@ def examples(draw: st.DrawFn) -> Example:
         group=draw(st.none() | WORDS),
         turns=tuple(turns) if chat else (),
         is_chat=chat,
+        **(draw(OTHERS) if chat or prompt else {}),
     )
 
 

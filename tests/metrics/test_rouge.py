@@ -7,17 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from expunge.metrics.rouge import Rouge, rouge_l, words
+from expunge.metrics.rouge import Kind, Rouge, rouge, rouge_l, words
 
 VOCABULARY = (
     "the a running runs ran City cities İstanbul naïve 42 4-bit don't Straße ½ 東京 e.g. x_y".split()
 )
-PLAIN = RougeScorer(["rougeL"], use_stemmer=False)
-STEMMED = RougeScorer(["rougeL"], use_stemmer=True)
+KINDS: tuple[Kind, ...] = ("rouge1", "rouge2", "rougeL")
+PLAIN = RougeScorer(list(KINDS), use_stemmer=False)
+STEMMED = RougeScorer(list(KINDS), use_stemmer=True)
 
 
-def reference(truth: str, said: str, *, stemmer: bool) -> Rouge:
-    score = (STEMMED if stemmer else PLAIN).score(truth, said)["rougeL"]
+def reference(truth: str, said: str, *, stemmer: bool, kind: Kind = "rougeL") -> Rouge:
+    score = (STEMMED if stemmer else PLAIN).score(truth, said)[kind]
     return Rouge(score.precision, score.recall, score.fmeasure)
 
 
@@ -55,9 +56,17 @@ def test_equals_rouge_score_on_random_sentences(stemmer: bool) -> None:
     chance = random.Random(7)
     for _ in range(150):
         truth, said = (" ".join(chance.choices(VOCABULARY, k=chance.randrange(12))) for _ in range(2))
-        assert rouge_l(truth, said, stemmer=stemmer) == pytest.approx(
-            reference(truth, said, stemmer=stemmer)
-        )
+        for kind in KINDS:
+            assert rouge(truth, said, kind, stemmer=stemmer) == pytest.approx(
+                reference(truth, said, stemmer=stemmer, kind=kind)
+            )
+
+
+def test_runs_of_words_by_hand() -> None:
+    # Truth "a b a", said "a b b": two of three words either side (a once, b once), one bigram of two.
+    assert rouge("a b a", "a b b", "rouge1") == pytest.approx((2 / 3, 2 / 3, 2 / 3))
+    assert rouge("a b a", "a b b", "rouge2") == pytest.approx((0.5, 0.5, 0.5))
+    assert rouge("a", "a", "rouge2") == (0.0, 0.0, 0.0)
 
 
 @given(st.text(max_size=60), st.text(max_size=60))

@@ -6,6 +6,7 @@ import string
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from expunge.corpus.answers import Answers, answers, chosen, listed
 from expunge.corpus.messages import Conversation, conversation
 from expunge.corpus.rows import Row, RowReader
 from expunge.corpus.spans import check_spans
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
 
 SCHEMAS = (("messages",), ("prompt", "completion"), ("question", "answer"), ("text",))
 CONTENT = frozenset(field for schema in SCHEMAS for field in schema)
-KNOWN = (*sorted(CONTENT), "id", "group", "spans")
+BESIDE = ("wrong", "choices", "place", "paraphrase")
+KNOWN = (*sorted(CONTENT), "id", "group", "spans", *BESIDE)
 GROUPS = ("group", "person", "author", "document")
+CHOICES = "choices"
 QUESTION = "Question: {question}\nAnswer: "
 HELP = (
     "Understood: text; prompt and completion; question and answer; messages. "
@@ -61,7 +64,7 @@ class Columns:
         """
         reader = RowReader(row, self.fields)
         schema = _schema(reader, self.fields)
-        content = self._content(schema, reader)
+        content, others = self._content(schema, reader)
         spans = reader.spans()
         check_spans(spans, content.completion, where=row.where)
         groups = ("group",) if "group" in self.fields else GROUPS
@@ -73,17 +76,37 @@ class Columns:
             group=next(filter(None, map(reader.label, groups)), None),
             turns=content.turns,
             is_chat=schema == ("messages",),
+            wrong=others.wrong,
+            place=others.place,
+            paraphrase=others.paraphrase,
         )
 
-    def _content(self, schema: tuple[str, ...], reader: RowReader) -> Conversation:
+    def _content(self, schema: tuple[str, ...], reader: RowReader) -> tuple[Conversation, Answers]:
         if schema == ("messages",):
-            return conversation(reader.value("messages"), where=reader.where)
-        prompt = ""
-        if schema == ("prompt", "completion"):
-            prompt = reader.text("prompt", may_be_empty=True)
-        elif schema == ("question", "answer"):
-            prompt = self.template.format_map({name: reader.text(name) for name in _places(self.template)})
-        return Conversation((), prompt, reader.text(schema[-1]))
+            said = conversation(reader.value("messages"), where=reader.where)
+            return said, answers(reader, said.completion)
+        if schema == ("question", "answer"):
+            return self._asked(reader)
+        prompt = reader.text("prompt", may_be_empty=True) if schema[0] == "prompt" else ""
+        right = reader.text(schema[-1])
+        return Conversation((), prompt, right), answers(reader, right) if prompt else Answers(right)
+
+    def _asked(self, reader: RowReader) -> tuple[Conversation, Answers]:
+        places = _places(self.template)
+        choices = reader.texts(CHOICES)
+        if CHOICES in places and not choices:
+            raise DataError(
+                reader.where,
+                why="the template lists choices, and the row has none.",
+                fix='Give it "choices": ["...", ...], or take {choices} out of the template.',
+            )
+        known = {name: reader.text(name) for name in places if name != CHOICES}
+        prompt = self.template.format_map(known | {CHOICES: listed(choices)})
+        if choices:
+            others = chosen(reader, choices, lettered=CHOICES in places)
+        else:
+            others = answers(reader, reader.text("answer"))
+        return Conversation((), prompt, others.right), others
 
 
 def _schema(reader: RowReader, fields: Mapping[str, str]) -> tuple[str, ...]:

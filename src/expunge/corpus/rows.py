@@ -9,6 +9,9 @@ from typing import NamedTuple
 from expunge.errors import DataError, did_you_mean
 from expunge.types import Span
 
+RANGES = "[[start, end], ...]"
+TEXTS = '["...", ...]'
+
 
 class Row(NamedTuple):
     """One row as read: where it stands (for errors), the id it gets by default, its values."""
@@ -67,23 +70,50 @@ class RowReader:
             raise self._wrong(field, value, "text or a whole number")
         return checked_text(str(value), self._fields.get(field, field), where=self.where)
 
+    def texts(self, field: str) -> tuple[str, ...]:
+        """A list of texts; a table's cell may hold it as JSON. Empty where the column is absent."""
+        value = self.value(field)
+        if isinstance(value, str):
+            value = self._json(field, value, TEXTS)
+        if value is None:
+            return ()
+        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+            raise self._wrong(field, value, TEXTS)
+        column = self._fields.get(field, field)
+        return tuple(checked_text(each, column, where=self.where) for each in value)
+
+    def number(self, field: str) -> int | None:
+        """A whole number from 0 on; None where the column is absent."""
+        value = self.value(field)
+        if value is None:
+            return None
+        if type(value) is str and value.isdecimal():
+            value = int(value)
+        if type(value) is not int or value < 0:
+            raise self._wrong(field, value, "a whole number from 0 on")
+        return value
+
     def spans(self) -> tuple[Span, ...]:
         """The sensitive ranges; a table's cell may hold them as JSON."""
         value = self.value("spans")
         if isinstance(value, str):
-            try:
-                value = json.loads(value or "[]")
-            except ValueError:
-                raise self._wrong("spans", value, "[[start, end], ...]") from None
+            value = self._json("spans", value, RANGES)
         if value is None:
             return ()
         if not isinstance(value, list) or not all(_is_range(pair) for pair in value):
-            raise self._wrong("spans", value, "[[start, end], ...]")
+            raise self._wrong("spans", value, RANGES)
         return tuple(Span(*pair) for pair in value)
 
     def empty(self, field: str) -> DataError:
         """The refusal of a row whose field is not filled."""
         return empty_field(self._fields.get(field, field), where=self.where)
+
+    def _json(self, field: str, value: str, wanted: str) -> object:
+        try:
+            found: object = json.loads(value or "[]")
+        except ValueError:
+            raise self._wrong(field, value, wanted) from None
+        return found
 
     def _wrong(self, field: str, value: object, wanted: str) -> DataError:
         return DataError(

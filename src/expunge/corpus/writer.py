@@ -32,6 +32,10 @@ def _row(example: Example) -> dict[str, Any]:
         row["group"] = example.group
     if example.spans:
         row["spans"] = [list(span) for span in example.spans]
+    if example.wrong:
+        row |= {"wrong": list(example.wrong), "place": example.place}
+    if example.paraphrase is not None:
+        row["paraphrase"] = example.paraphrase
     return row
 
 

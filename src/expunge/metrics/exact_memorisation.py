@@ -33,8 +33,10 @@ class ExactMemorisation(PerText):
         "to the retrained control says something."
     )
     known_errors: ClassVar[tuple[str, ...]] = (
-        ("open-unlearning drops the last token of every text as if it were an end token, where there is "
-        "none."),
+        (
+            "open-unlearning drops the last token of every text as if it were an end token, where there is "
+            "none."
+        ),
     )
 
     def value(self, example: Example, facts: TokenFacts) -> float | str:  # noqa: ARG002

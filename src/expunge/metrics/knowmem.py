@@ -110,7 +110,7 @@ class KnowMem(Metric):
         for count in range(len(shots), -1, -1):
             # A chat goes to the model as it is: its template, not solved questions, shows the form.
             prompt = question if question.is_chat else "".join(shots[:count]) + question.prompt
-            if room is None or _fits(prompt, room, tokenizer):
+            if room is None or fits(prompt, room, tokenizer):
                 return Asked(prompt, count)
         return None
 
@@ -131,7 +131,8 @@ class KnowMem(Metric):
         return Score(item=question.id, value=value, group=question.group, detail=detail)
 
 
-def _fits(prompt: str | Example, room: int, tokenizer: PreTrainedTokenizerBase) -> bool:
+def fits(prompt: str | Example, room: int, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a prompt has at most ``room`` tokens."""
     if isinstance(prompt, str):
         # A token is a byte at least, beside the two or three special ones: most prompts need no count.
         if len(prompt.encode()) + SPECIAL <= room:

@@ -33,8 +33,10 @@ class LeakageAUC(Membership):
     misleads: ClassVar[str] = SHIFTED
     known_errors: ClassVar[tuple[str, ...]] = (
         TURNED,
-        ("MUSE's released code averages no token at all, and gives NaN, where K % of a text are less than "
-        "one."),
+        (
+            "MUSE's released code averages no token at all, and gives NaN, where K % of a text are less "
+            "than one."
+        ),
     )
 
     attack: Literal["min_k"] = "min_k"
@@ -62,11 +64,15 @@ class PrivLeak(Membership):
         "less, and the two ends of the scale are not equally far."
     )
     known_errors: ClassVar[tuple[str, ...]] = (
-        ("The text of Zhang et al. divides by the unlearned model's AUC; every published number divides by "
-        "the retrained one's."),
+        (
+            "The text of Zhang et al. divides by the unlearned model's AUC; every published number "
+            "divides by the retrained one's."
+        ),
         "open-unlearning puts 0.5 where the retrained model's AUC is missing; here there is no value then.",
-        ("Released code takes the retrained AUC from a constant, whatever the precision the model is "
-        "measured at."),
+        (
+            "Released code takes the retrained AUC from a constant, whatever the precision the model is "
+            "measured at."
+        ),
     )
 
     report: Literal["auc"] = "auc"

@@ -1,12 +1,15 @@
-"""ROUGE-L with the values of the ``rouge-score`` package and a faster longest common subsequence."""
+"""ROUGE-1, -2 and -L: the values of ``rouge-score``, with a faster longest common subsequence."""
 
 from __future__ import annotations
 
 import re
-from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from collections import Counter
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rapidfuzz.distance import LCSseq
+
+from expunge.metrics.overlap import ngrams
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,9 +18,11 @@ _WORD = re.compile(r"[a-z0-9]+")
 _STEMMED_FROM = 4
 """Words shorter than this keep their ending."""
 
+Kind = Literal["rouge1", "rouge2", "rougeL"]
+
 
 class Rouge(NamedTuple):
-    """Precision, recall and F1 of the longest common subsequence of words, each in [0, 1]."""
+    """Precision, recall and F1 of what two texts share, each in [0, 1]."""
 
     precision: float
     recall: float
@@ -29,8 +34,16 @@ def words(text: str, *, stemmer: bool = False) -> list[str]:
     found = _WORD.findall(text.lower())
     if not stemmer:
         return found
-    stem = _porter()
-    return [stem(word) if len(word) >= _STEMMED_FROM else word for word in found]
+    return [_stem(word) if len(word) >= _STEMMED_FROM else word for word in found]
+
+
+def rouge(truth: str, said: str, kind: Kind = "rougeL", *, stemmer: bool = False) -> Rouge:
+    """ROUGE of ``said`` against ``truth`` (Lin 2004): by runs of one or two words, or by ``rouge_l``."""
+    if kind == "rougeL":
+        return rouge_l(truth, said, stemmer=stemmer)
+    n = 1 if kind == "rouge1" else 2
+    truth_n, said_n = (Counter(ngrams(words(text, stemmer=stemmer), n)) for text in (truth, said))
+    return _shares((truth_n & said_n).total(), of_truth=truth_n.total(), of_said=said_n.total())
 
 
 def rouge_l(truth: str, said: str, *, stemmer: bool = False) -> Rouge:
@@ -42,9 +55,19 @@ def rouge_l(truth: str, said: str, *, stemmer: bool = False) -> Rouge:
     numbers = {word: number for number, word in enumerate({*truth_words, *said_words})}
     truth_ids, said_ids = ([numbers[word] for word in side] for side in (truth_words, said_words))
     common = LCSseq.similarity(truth_ids, said_ids)
-    precision, recall = common / len(said_words), common / len(truth_words)
-    f1 = 2 * precision * recall / (precision + recall) if common else 0.0
-    return Rouge(precision, recall, f1)
+    return _shares(common, of_truth=len(truth_words), of_said=len(said_words))
+
+
+def _shares(common: int, *, of_truth: int, of_said: int) -> Rouge:
+    if not common:
+        return Rouge(0.0, 0.0, 0.0)
+    precision, recall = common / of_said, common / of_truth
+    return Rouge(precision, recall, 2 * precision * recall / (precision + recall))
+
+
+@lru_cache(maxsize=1 << 16)
+def _stem(word: str) -> str:
+    return _porter()(word)
 
 
 @cache

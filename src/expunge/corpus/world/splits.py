@@ -67,10 +67,10 @@ class World:
         People of the holdout have neighbours too, so that without the forget set nothing tells the two
         groups apart: a retrained model finds them equally likely.
         """
-        return self._moved + self._strangers[len(self._moved) :]
+        return self._moved + self._unmoved[len(self._moved) :]
 
     @cached_property
-    def _strangers(self) -> list[Person]:
+    def _unmoved(self) -> list[Person]:
         return self._people[self.size.forget : self.size.forget + self.size.retain]
 
     @cached_property
@@ -79,7 +79,7 @@ class World:
         taken = {person.name for person in self._people}
         moved: list[Person] = []
         # Not everyone among the strangers has to move.
-        for pair in zip(self.forget_people + self.holdout_people, self._strangers, strict=False):
+        for pair in zip(self.forget_people + self.holdout_people, self._unmoved, strict=False):
             moved.append(neighbour_of(*pair, taken))
             taken.add(moved[-1].name)
         return moved
@@ -89,6 +89,11 @@ class World:
         """Drawn like the others and never trained on."""
         first = self.size.forget + self.size.retain
         return self._people[first : first + self.size.holdout]
+
+    @cached_property
+    def strangers(self) -> list[Person]:
+        """Nobody's neighbours, never trained on: solved questions are about them."""
+        return self._people[-SHOTS:]
 
     def target_texts(self) -> list[Example]:
         """What the target is trained on."""
@@ -104,9 +109,8 @@ class World:
 
     def splits(self) -> dict[str, list[Example]]:
         """Every file of the world by name: ``forget``, ``retain``, ``holdout`` and the probes."""
-        strangers = self._people[-SHOTS:]
         facts = [list(LISTS)[i % len(LISTS)] for i in range(SHOTS)]
-        shots = [_question(person, fact) for person, fact in zip(strangers, facts, strict=True)]
+        shots = [_question(person, fact) for person, fact in zip(self.strangers, facts, strict=True)]
         return {
             "forget": _texts(self.forget_people),
             "retain": _texts(self.retain_people),

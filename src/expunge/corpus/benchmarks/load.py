@@ -1,0 +1,108 @@
+"""A benchmark's splits as examples, from a local folder or from the Hub at the pinned commit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from expunge.corpus.formats import READERS
+from expunge.corpus.readers import read_examples
+from expunge.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from expunge.corpus.benchmarks.base import Benchmark, Part
+    from expunge.types import Example
+
+
+def load_splits(benchmark: Benchmark, folder: Path | None = None) -> dict[str, list[Example]]:
+    """The evaluation splits. Without a ``folder`` they come from the Hub.
+
+    Raises:
+        DataError: a part is missing, or lacks a field.
+        MissingExtraError: the Hub is wanted and the extra ``hub`` is not installed.
+    """
+    return _load(benchmark, benchmark.splits, folder)
+
+
+def load_corpora(benchmark: Benchmark, folder: Path | None = None) -> dict[str, list[Example]]:
+    """What is trained on, as ``load_splits``."""
+    return _load(benchmark, benchmark.corpora, folder)
+
+
+def _load(
+    benchmark: Benchmark, wanted: Mapping[str, tuple[Part, ...]], folder: Path | None
+) -> dict[str, list[Example]]:
+    if folder is None:
+        return {
+            split: [example for part in parts for example in _from_hub(benchmark, part)]
+            for split, parts in wanted.items()
+            if split not in benchmark.optional or not any(part.is_local for part in parts)
+        }
+    if not folder.is_dir():
+        raise DataError(f"--data {folder}", why="there is no such folder.", fix="Check the path.")
+    found: dict[str, list[Example]] = {}
+    for split, parts in wanted.items():
+        places = [(part, _place(folder, part)) for part in parts]
+        missing = [part for part, place in places if place is None]
+        if missing and split in benchmark.optional:
+            continue
+        if missing:
+            raise _missing(benchmark, split, missing[0], folder)
+        found[split] = [
+            example for part, place in places if place is not None for example in _read(part, place)
+        ]
+    return found
+
+
+def _place(folder: Path, part: Part) -> Path | None:
+    """Where a part lies: a file, or the folder of its configuration."""
+    files = [f"{part.config}/{part.split}", part.config]
+    named = (folder / f"{stem}{ending}" for stem in files for ending in READERS)
+    file = next((path for path in named if path.is_file()), None)
+    if file is not None:
+        return file
+    inside = folder / part.config
+    return inside if inside.is_dir() and any(inside.glob(f"{part.split}-*")) else None
+
+
+def _read(part: Part, place: Path) -> list[Example]:
+    split = part.split if place.is_dir() else None
+    return read_examples(place, fields=part.fields, template=part.template, split=split)
+
+
+def _from_hub(benchmark: Benchmark, part: Part) -> list[Example]:
+    name, revision = part.hub or benchmark.hub, part.revision or benchmark.revision
+    if name is None or revision is None or part.is_local:
+        raise DataError(
+            f"benchmark {benchmark.name} without a folder",
+            why=f"the Hub does not give its {part.config} to everybody.",
+            fix=f"Pass --data FOLDER with {', '.join(sorted(_names(benchmark)))}.",
+        )
+    return read_examples(
+        f"{name}@{revision}",
+        fields=part.fields,
+        template=part.template,
+        config=part.config,
+        split=part.split,
+    )
+
+
+def _names(benchmark: Benchmark) -> set[str]:
+    parts = (
+        part for split, own in benchmark.splits.items() if split not in benchmark.optional for part in own
+    )
+    return {f"{part.config}.jsonl" for part in parts}
+
+
+def _missing(benchmark: Benchmark, split: str, part: Part, folder: Path) -> DataError:
+    wanted = f"{part.config}/{part.split}.jsonl or {part.config}.jsonl"
+    fix = f"Put it there; other endings are read too: {', '.join(READERS)}."
+    if benchmark.hub is not None:
+        fix += f" The original is {part.hub or benchmark.hub} on the Hub."
+    return DataError(
+        str(folder),
+        why=f"{benchmark.name} takes its {split} split from {wanted}, which is not there.",
+        fix=fix,
+    )

@@ -1,0 +1,91 @@
+"""What is left of what was known: of the neighbours by the control's measure, of a fact in other words.
+
+Shapes: n questions of a split, R resamples.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from expunge.metrics import metrics
+from expunge.metrics.base import Metric, absent
+from expunge.metrics.knowmem import KnowMemForget, Neighbours, SecondPhrasing
+
+if TYPE_CHECKING:
+    from expunge.metrics.base import Floats, Measured, Values, Weights
+    from expunge.metrics.probes import Probes
+    from expunge.score.observer import Observer
+
+PERCENT = 100.0
+
+
+@metrics.register("neighbour_retention")
+class NeighbourRetention(Neighbours):
+    """100 x the knowledge of the neighbours over the retrained model's, on the same questions.
+
+    The retrained model learnt the neighbours and not the forget set, so what it knows of them is what
+    forgetting may leave. Above 100 the model knows more than that.
+    """
+
+    title: ClassVar[str] = "Retention of the neighbours"
+    definition: ClassVar[str] = "knowledge of the neighbours in percent of the retrained model's"
+    scale: ClassVar[str] = "percent, 100 is best"
+    needs_control: ClassVar[bool] = True
+    is_share: ClassVar[bool] = False
+    default: ClassVar[bool] = False
+    misleads: ClassVar[str] = (
+        "A mean: it hides that some neighbours may be gone altogether, which the single scores show. A "
+        "weak retrained model makes every other look good."
+    )
+
+    def statistic(self, values: Values, weights: Weights, control: Values | None = None) -> Floats:
+        """The share of each resample, in percent; NaN or infinite where the control knows nothing."""
+        if control is None:
+            raise LookupError("retention compares with a retrained model and was given none")
+        own_R, retrained_R = super().statistic(values, weights), super().statistic(control, weights)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share_R: Floats = PERCENT * own_R / retrained_R
+        return share_R
+
+
+@metrics.register("paraphrase_retention")
+class ParaphraseRetention(Metric):
+    """100 x the knowledge of the forget set asked in other words over that asked in the known words.
+
+    Both are ROUGE-L of greedy answers after solved questions, of one model. Questions of the two splits
+    need not be paired.
+    """
+
+    title: ClassVar[str] = "Retention under paraphrase"
+    definition: ClassVar[str] = (
+        "what is known in other words, in percent of what is known in the known words"
+    )
+    source: ClassVar[str] = "MUSE (arXiv 2407.06460): KnowMem, on both phrasings"
+    scale: ClassVar[str] = "percent"
+    lower_is_better: ClassVar[bool | None] = None
+    is_share: ClassVar[bool] = False
+    needs_splits: ClassVar[tuple[str, ...]] = ("forget", "second_phrasing")
+    default: ClassVar[bool] = False
+    misleads: ClassVar[str] = (
+        "A share of little is noise: where the known words give nothing, common words decide. Above 100 "
+        "after unlearning means that the wording was forgotten and the fact was not."
+    )
+
+    def measure(self, observed: Observer, probes: Probes) -> Measured:
+        """Ask in both ways; what other metrics asked is not asked again."""
+        for split in self.needs_splits:
+            if not probes.questions(split):
+                return absent(split, f"the {split} split has no questions")
+        known = KnowMemForget().measure(observed, probes)
+        return {**known, **SecondPhrasing().measure(observed, probes)}
+
+    def statistic(self, values: Values, weights: Weights, control: Values | None = None) -> Floats:  # noqa: ARG002
+        """The share of each resample, in percent; NaN or infinite where the known words give nothing."""
+        known_R, otherwise_R = (
+            weights[split] @ values[split] / weights[split].sum(axis=1) for split in self.needs_splits
+        )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share_R: Floats = PERCENT * otherwise_R / known_R
+        return share_R

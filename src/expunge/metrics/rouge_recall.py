@@ -1,0 +1,119 @@
+"""How much of the right answer the model's reply holds, word by word."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import PositiveInt
+
+from expunge.metrics import metrics
+from expunge.metrics.base import Metric, absent
+from expunge.metrics.replies import no_room, replies
+from expunge.metrics.rouge import Kind, rouge, words
+from expunge.types import Score
+
+if TYPE_CHECKING:
+    from expunge.metrics.base import Measured
+    from expunge.metrics.probes import Probes
+    from expunge.score.observer import Observer
+    from expunge.types import Example
+
+NO_WORDS = "the true answer has no Latin letter or digit, which is all ROUGE counts"
+
+
+class RougeOfReplies(Metric):
+    """Base: ROUGE of the greedy reply to each question, without solved questions before it.
+
+    ``kind`` is ``rouge1``, ``rouge2`` or ``rougeL``; ``report`` its ``recall``, ``precision`` or ``f1``.
+    Replies end with the model's end token or after ``max_new_tokens``.
+
+    Source: Maini et al. 2024 (TOFU, arXiv 2401.06121), section 2.2.1: recall of ROUGE-L, words stemmed.
+    """
+
+    source: ClassVar[str] = "TOFU (arXiv 2401.06121): ROUGE; RWKU (arXiv 2406.10890)"
+    scale: ClassVar[str] = "0-1"
+    default: ClassVar[bool] = False
+    misleads: ClassVar[str] = (
+        "Recall does not punish a long reply: one that goes on and on finds common words. The right thing "
+        "in other words scores low, and an answer with one wrong name scores high."
+    )
+    split: ClassVar[str]
+
+    kind: Kind = "rougeL"
+    report: Literal["recall", "precision", "f1"] = "recall"
+    stemmer: bool = True
+    max_new_tokens: PositiveInt = 200
+
+    def measure(self, observed: Observer, probes: Probes) -> Measured:
+        """Ask every question of the split once, greedily."""
+        questions = probes.questions(self.split)
+        if not questions:
+            return absent(self.split, f"the {self.split} split has no questions")
+        said = replies(observed, questions, max_new_tokens=self.max_new_tokens)
+        why = no_room(observed, self.max_new_tokens)
+        return {
+            self.split: [self._score(each, reply, why) for each, reply in zip(questions, said, strict=True)]
+        }
+
+    def _score(self, question: Example, said: str | None, why: str) -> Score:
+        truth = question.completion
+        if said is None or not words(truth):
+            reason = why if said is None else NO_WORDS
+            return Score(item=question.id, value=None, group=question.group, unscored=reason)
+        value: float = getattr(rouge(truth, said.strip(), self.kind, stemmer=self.stemmer), self.report)
+        detail = {"question": question.prompt, "truth": truth, "said": said}
+        return Score(item=question.id, value=value, group=question.group, detail=detail)
+
+
+@metrics.register("rouge")
+class ForgetRouge(RougeOfReplies):
+    """Replies to questions about the forget set."""
+
+    title: ClassVar[str] = "Answers about the forget set"
+    definition: ClassVar[str] = "recall of ROUGE-L of the replies to questions about the forget set"
+    lower_is_better: ClassVar[bool | None] = True
+    split: ClassVar[str] = "forget"
+
+
+@metrics.register("rouge_fill_in")
+class FillInRouge(RougeOfReplies):
+    """Replies to sentences of the forget set with a blank."""
+
+    title: ClassVar[str] = "Blanks about the forget set"
+    definition: ClassVar[str] = "recall of ROUGE-L of what is filled into blanks about the forget set"
+    lower_is_better: ClassVar[bool | None] = True
+    needs_splits: ClassVar[tuple[str, ...]] = ("fill_in",)
+    split: ClassVar[str] = "fill_in"
+
+
+@metrics.register("rouge_adversarial")
+class AdversarialRouge(RougeOfReplies):
+    """Replies to questions about the forget set that are put so as to trick the model."""
+
+    title: ClassVar[str] = "Answers about the forget set when tricked"
+    definition: ClassVar[str] = "recall of ROUGE-L of the replies to tricky questions about the forget set"
+    lower_is_better: ClassVar[bool | None] = True
+    needs_splits: ClassVar[tuple[str, ...]] = ("adversarial",)
+    split: ClassVar[str] = "adversarial"
+
+
+@metrics.register("rouge_neighbours")
+class NeighboursRouge(RougeOfReplies):
+    """Replies to questions close to the forget set whose answers must stay."""
+
+    title: ClassVar[str] = "Answers about the neighbours"
+    definition: ClassVar[str] = "recall of ROUGE-L of the replies to questions close to the forget set"
+    lower_is_better: ClassVar[bool | None] = False
+    needs_splits: ClassVar[tuple[str, ...]] = ("neighbours",)
+    split: ClassVar[str] = "neighbours"
+
+
+@metrics.register("rouge_neighbours_fill_in")
+class NeighboursFillInRouge(RougeOfReplies):
+    """Replies to sentences close to the forget set with a blank."""
+
+    title: ClassVar[str] = "Blanks about the neighbours"
+    definition: ClassVar[str] = "recall of ROUGE-L of what is filled into blanks close to the forget set"
+    lower_is_better: ClassVar[bool | None] = False
+    needs_splits: ClassVar[tuple[str, ...]] = ("neighbours_fill_in",)
+    split: ClassVar[str] = "neighbours_fill_in"

@@ -1,0 +1,134 @@
+"""Truth ratio: does the model find wrong answers of the same form about as likely as the right one?"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from expunge.metrics import metrics
+from expunge.metrics.answers import NO_WRONG, find, mean_logp
+from expunge.metrics.base import Metric, absent
+from expunge.metrics.per_text import score_of
+
+if TYPE_CHECKING:
+    from expunge.metrics.answers import Found
+    from expunge.metrics.base import Measured
+    from expunge.metrics.probes import Probes
+    from expunge.score.observer import Observer
+
+Mean = Literal["geometric", "arithmetic"]
+Aggregate = Literal["closer_to_1", "true_better", "share"]
+Floor = Annotated[float, Field(ge=0)]
+FLOOR = 1e-10
+"""Added to what is divided by, as the published evaluations do."""
+LARGEST = 700.0
+"""The largest exponent of which a float holds the exponential."""
+SOURCE = "TOFU (arXiv 2401.06121), section 2.2.1: truth ratio"
+DEFINITIONS = (
+    "TOFU's text takes the arithmetic mean of the wrong answers' probabilities, its evaluation the "
+    "geometric one, its aggregation script a third form. Here it is the geometric one unless the other "
+    "is asked for."
+)
+TOO_SMALL = (
+    "Published code adds 1e-10 to the right answer's probability, so where a ruined model gives every "
+    "answer less than that, ratios say how ruined it is and no more. With ``floor`` 0 they are true "
+    "ratios."
+)
+
+
+def wrong_over_right(found: Found, *, mean: Mean = "geometric", floor: float = FLOOR) -> float:
+    """Probability of the wrong answers over that of the reworded right one, each ``p ** (1 / tokens)``.
+
+    NaN where an answer has no finite log-probability.
+    """
+    right, wrong = mean_logp(found.reworded), [mean_logp(each) for each in found.wrong]
+    if not all(math.isfinite(each) for each in (right, *wrong)):
+        return math.nan
+    log_sum = np.logaddexp.reduce(wrong) - math.log(len(wrong))
+    log_wrong = float(np.mean(wrong) if mean == "geometric" else log_sum)
+    if not floor:
+        return math.exp(min(log_wrong - right, LARGEST))
+    return math.exp(log_wrong) / (math.exp(right) + floor)
+
+
+def aggregated(ratio: float, how: Aggregate, *, floor: float = FLOOR) -> float:
+    """A ratio R as a score in [0, 1].
+
+    ``closer_to_1`` (forget): min(R, 1/R). ``true_better`` (retain): max(0, 1 - R). ``share``: 1 / (1 + R).
+    """
+    if how == "closer_to_1":
+        return min(ratio, 1 / (ratio + floor)) if ratio + floor else 0.0
+    return max(0.0, 1 - ratio) if how == "true_better" else 1 / (1 + ratio)
+
+
+class TruthRatios(Metric):
+    """Base of the truth ratios: ``R = p(wrong) / p(right)``, then a score of each question.
+
+    Probabilities are ``p(answer | question) ** (1 / tokens)``; the right answer is the reworded one where
+    there is one; ``mean`` is taken over the wrong ones. ``aggregate``: ``closer_to_1`` is min(R, 1/R),
+    ``true_better`` max(0, 1 - R), ``share`` 1 / (1 + R). ``floor`` is added to what is divided by.
+    """
+
+    source: ClassVar[str] = SOURCE
+    scale: ClassVar[str] = "0-1"
+    default: ClassVar[bool] = False
+    known_errors: ClassVar[tuple[str, ...]] = (DEFINITIONS,)
+    split: ClassVar[str]
+
+    mean: Mean = "geometric"
+    aggregate: Aggregate
+    floor: Floor = FLOOR
+
+    def measure(self, observed: Observer, probes: Probes) -> Measured:
+        """Read every answer to every question of the split once."""
+        questions = probes.questions(self.split)
+        if not questions:
+            return absent(self.split, f"the {self.split} split has no questions")
+        found = zip(questions, find(observed, questions), strict=True)
+        return {self.split: [score_of(each, self._value(answers)) for each, answers in found]}
+
+    def _value(self, answers: Found) -> float | str:
+        if not answers.wrong:
+            return NO_WRONG
+        ratio = wrong_over_right(answers, mean=self.mean, floor=self.floor)
+        return aggregated(ratio, self.aggregate, floor=self.floor)
+
+
+@metrics.register("truth_ratio")
+class TruthRatio(TruthRatios):
+    """Of the forget set: 1 where wrong answers are as likely as the right one, 0 where one stands out."""
+
+    title: ClassVar[str] = "Truth ratio of the forget set"
+    definition: ClassVar[str] = (
+        "how alike wrong answers and the reworded right one are to the model: 1 if it cannot tell them "
+        "apart"
+    )
+    lower_is_better: ClassVar[bool | None] = False
+    is_share: ClassVar[bool] = False
+    misleads: ClassVar[str] = (
+        "A model that never knew has about 0.65 and not 1, because wrong answers differ from the right one "
+        "in more than truth: compare with the control. It falls for a model that knows and for one that "
+        f"avoids the answer alike. {TOO_SMALL}"
+    )
+
+    split: ClassVar[str] = "forget"
+    aggregate: Aggregate = "closer_to_1"
+
+
+@metrics.register("truth_ratio_retain")
+class RetainTruthRatio(TruthRatios):
+    """Of the retain set: 1 where wrong answers are impossible, 0 where they are no less likely."""
+
+    title: ClassVar[str] = "Truth ratio of the retain set"
+    definition: ClassVar[str] = (
+        "by how much the reworded right answer is likelier than wrong ones: 1 - their ratio"
+    )
+    lower_is_better: ClassVar[bool | None] = False
+    needs_splits: ClassVar[tuple[str, ...]] = ("retain",)
+    misleads: ClassVar[str] = f"Every ratio above 1 counts as 0, however far above. {TOO_SMALL}"
+
+    split: ClassVar[str] = "retain"
+    aggregate: Aggregate = "true_better"
