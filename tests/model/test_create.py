@@ -4,6 +4,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from expunge.model.arch import linear_layers
 from expunge.model.create import ScratchModel
 from expunge.model.load import check_vocabulary, hash_model
 from tests.tiny import tiny_tokenizer
@@ -38,3 +39,16 @@ def test_its_weights_are_a_function_of_the_seed_alone() -> None:
 def test_sizes_that_cannot_be_are_refused(sizes: dict[str, int]) -> None:
     with pytest.raises(ValidationError):
         ScratchModel(**sizes)
+
+
+def test_heavier_tails_at_the_same_spread() -> None:
+    wide = ScratchModel(hidden=128, layers=1, heads=2, context=64, tails="laplace")
+    state = torch.get_rng_state()
+    model = wide.create(TOKENIZER, seed=0)
+    assert torch.get_rng_state().equal(state)
+    weights = torch.cat([layer.weight.flatten() for layer in linear_layers(model).values()])
+    assert abs(weights.std().item() / 0.02 - 1) < 0.02
+    kurtosis = (weights / weights.std()).pow(4).mean().item()
+    assert abs(kurtosis - 6) < 0.5  # a normal distribution has 3
+    embedding = model.get_input_embeddings().weight
+    assert abs((embedding / embedding.std()).pow(4).mean().item() - 3) < 0.3

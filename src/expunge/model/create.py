@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+import math
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
+from torch.distributions import Laplace
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from expunge.component import Component
+from expunge.model.arch import linear_layers
 
 
 class ScratchModel(Component):
@@ -20,6 +23,7 @@ class ScratchModel(Component):
     vocabulary: PositiveInt = 1024
     context: PositiveInt = 1024
     initializer_range: float = Field(default=0.02, gt=0)
+    tails: Literal["normal", "laplace"] = "normal"
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
@@ -46,4 +50,13 @@ class ScratchModel(Component):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            if self.tails == "laplace":
+                self._redraw(model)
         return model.eval()
+
+    def _redraw(self, model: PreTrainedModel) -> None:
+        """Linear layers inside blocks from a Laplace distribution of the same standard deviation."""
+        drawn = Laplace(0.0, self.initializer_range / math.sqrt(2))
+        for layer in linear_layers(model).values():
+            weight = layer.get_parameter("weight")
+            weight.data.copy_(drawn.sample(weight.shape))
