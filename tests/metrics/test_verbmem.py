@@ -6,6 +6,7 @@ from expunge.errors import ModelError
 from expunge.metrics.probes import Probes
 from expunge.metrics.rouge import rouge_l
 from expunge.metrics.verbmem import VerMem, first_tokens, token_ends
+from expunge.types import Example
 from tests.metrics.fakes import FakeObserver, document, question
 from tests.tiny import tiny_tokenizer
 
@@ -20,6 +21,23 @@ def observer(say: str = "", **settings: object) -> FakeObserver:
 def only(metric: VerMem, watching: FakeObserver, text: str) -> tuple:
     (score,) = metric.measure(watching, Probes(forget=(document("d", text, group="g"),)))["forget"]
     return score, watching.asked[0][0]
+
+
+def test_beginnings_that_are_given_are_continued_as_they_are() -> None:
+    watching = observer(say=" y z j and on")
+    given = Example(id="v", prompt="q k x", completion=" y z j", group="g")
+    probes = Probes(forget=(document("d", LONG),), verbatim=(given,))
+    (score,) = VerMem().measure(watching, probes)["forget"]
+    assert watching.asked[0][0] == ["q k x"]
+    assert (score.item, score.group, score.value) == ("v", "g", 100.0)
+
+
+def test_a_given_truth_is_cut_as_the_protocol_has_it() -> None:
+    whole = Probes(forget=(), verbatim=(Example(id="v", prompt=LONG[:420], completion=LONG[420:]),))
+    (score,) = VerMem().measure(observer(), whole)["forget"]
+    assert score.detail["truth"] == LONG[420:547]  # 127 characters are tokens, one more is BOS
+    (score,) = VerMem(protocol="open_unlearning").measure(observer(), whole)["forget"]
+    assert score.detail["truth"] == LONG[420:]
 
 
 def test_prompt_is_half_and_truth_127_tokens_after_bos() -> None:

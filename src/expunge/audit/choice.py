@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from expunge.audit.advice import WANTED, LeftOut, lacking
-from expunge.errors import DataError
+from expunge.errors import DataError, RecipeError
 from expunge.metrics import metrics as registry
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
     from expunge.metrics.base import Metric
     from expunge.metrics.probes import Probes
+
+Wanted = str | Mapping[str, Any]
 
 ALL = "all"
 ORDER = ("knowmem_forget", "second_phrasing", "verbmem", "privleak", "auc", "utility", "neighbours")
@@ -26,14 +29,16 @@ class Choice(NamedTuple):
     left_out: tuple[LeftOut, ...]
 
 
-def choose(names: Sequence[str], probes: Probes, *, has_control: bool) -> Choice:
+def choose(names: Sequence[Wanted], probes: Probes, *, has_control: bool) -> Choice:
     """The metrics ``names`` stand for, ``all`` among them; without any, the default ones.
+
+    A mapping has a ``name`` and settings.
 
     Raises:
         RecipeError: no metric of a name is registered.
         DataError: not one of them can be measured with what the audit was given.
     """
-    wanted = [registry.build({"name": name}) for name in _expanded(names)]
+    wanted = [registry.build(parsed(name)) for name in _expanded(names)]
     chosen: list[Metric] = []
     left_out: list[LeftOut] = []
     for metric in wanted:
@@ -47,15 +52,34 @@ def choose(names: Sequence[str], probes: Probes, *, has_control: bool) -> Choice
     return Choice(tuple(chosen), tuple(left_out))
 
 
+def parsed(wanted: Wanted) -> Wanted:
+    """``name`` or ``name:field=value,field=value`` as a name or as a mapping.
+
+    Raises:
+        RecipeError: what follows the colon is no list of settings.
+    """
+    if not isinstance(wanted, str) or ":" not in wanted:
+        return wanted
+    name, _, settings = wanted.partition(":")
+    pairs = [pair.partition("=") for pair in settings.split(",")]
+    if not all(sign and field for field, sign, _ in pairs):
+        raise RecipeError(
+            f"--metric {wanted}",
+            why=f"{settings!r} is no list of settings.",
+            fix=f"Write {name}:setting=value, more after commas; 'expunge metrics {name}' names them.",
+        )
+    return {"name": name, **{field: value for field, _, value in pairs}}
+
+
 def in_order(names: Sequence[str]) -> list[str]:
     """Names of metrics as tables show them."""
     return sorted(names, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
 
 
-def _expanded(names: Sequence[str]) -> list[str]:
+def _expanded(names: Sequence[Wanted]) -> list[Wanted]:
     if ALL in names:
-        return in_order([*registry])
-    return list(names) or in_order([name for name in registry if registry[name].default])
+        return [*in_order([*registry])]
+    return [*names] or [*in_order([name for name in registry if registry[name].default])]
 
 
 def _nothing_to_measure(left_out: Sequence[LeftOut]) -> DataError:

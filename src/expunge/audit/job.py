@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from expunge.audit.asked import Asked
 from expunge.audit.calibrate import CalibrationChoice
 from expunge.audit.checkpoint import Checkpoint
 from expunge.audit.choice import choose
@@ -17,16 +16,13 @@ from expunge.audit.plan import AuditPlan, ModelSource, Role
 from expunge.audit.repeats import parse_seeds, recorded_seeds
 from expunge.audit.sources import write_sources
 from expunge.audit.summary import Summary
-from expunge.corpus.readers import read_examples
-from expunge.errors import DataError, OutputError, RecipeError
+from expunge.errors import OutputError, RecipeError
 from expunge.files import RECORD, require_writable
-from expunge.metrics.probes import Probes
 from expunge.model.checkpoint import local_folder, require_checkpoint
 from expunge.model.memory import memory_errors
 from expunge.quant.parse import parse_quantizer
 from expunge.record import hash_folder, hash_json
 
-SPLITS = tuple(split.name for split in fields(Probes))
 WEIGHTS_AND_WORDS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
 NOTES = (RECORD, "coverage.json")
 """Files about a checkpoint, which change nothing of what it says."""
@@ -37,7 +33,9 @@ class AuditJob:
     """An audit as it is asked for on the command line.
 
     ``splits`` names a file for each split; ``probes`` a folder with ``<split>.jsonl`` files for
-    those not named. At most ``max_items`` examples of a split are asked, drawn by ``seed``. ``seeds_of``
+    those not named; ``benchmark`` a public one, in the folder ``data`` or on the Hub, with its own metrics
+    where none are named. At most ``max_items`` examples of a split are asked, drawn by ``seed`` (without
+    it a hundred, or all of a benchmark). ``seeds_of``
     holds ``NAME=path,path`` for a recipe run with several seeds; such models need not be among ``models``,
     and those among them whose records differ in the seed alone are found without being named.
     """
@@ -52,7 +50,9 @@ class AuditJob:
     quantizers: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
     fields: Mapping[str, str] | None = None
-    max_items: int = 100
+    benchmark: str | None = None
+    data: Path | None = None
+    max_items: int | None = None
     max_length: int = 2048
     seed: int = 0
     workers: int = 1
@@ -62,8 +62,9 @@ class AuditJob:
     def plan(self) -> AuditPlan:
         """Everything named, read and checked; no model is loaded yet."""
         transforms = tuple(parse_quantizer(text) for text in self.quantizers if text != "full")
-        probes = self._probes()
-        choice = choose(self.metrics, probes, has_control=self.retrained is not None)
+        asked = self._asked
+        probes = asked.probes()
+        choice = choose(self.metrics or asked.metrics, probes, has_control=self.retrained is not None)
         models = self._models()  # last: their bytes are read to know them again
         return AuditPlan(
             models=models,
@@ -75,7 +76,7 @@ class AuditJob:
             seeds=self._seeds([model.name for model in models]),
             left_out=choice.left_out,
             calibration=self.calibration.source(
-                transforms, probes, self._files(), columns=self.fields, seed=self.seed
+                transforms, probes, asked.named(), columns=self.fields, seed=self.seed
             ),
         )
 
@@ -86,7 +87,7 @@ class AuditJob:
         audit = Audit(plan=plan, folder=self.output, diagnose=diagnose)
         with memory_errors(fix="Lower --max-length or --workers, or measure on a larger machine."):
             summary = audit.run(workers=self.workers, progress=progress)
-        write_sources(self.output, plan, paths=self._paths(), files=self._files())
+        write_sources(self.output, plan, paths=self._paths(), files=self._asked.sources())
         return summary
 
     def _paths(self) -> list[str]:
@@ -117,10 +118,17 @@ class AuditJob:
             alone.pop(name, None)
         return told | recorded_seeds(alone, taken={*names, *told})
 
-    def _files(self) -> dict[str, str]:
-        """The file of each split that has one."""
-        found = {split: self.splits.get(split) or self._in_folder(split) for split in SPLITS}
-        return {split: file for split, file in found.items() if file}
+    @property
+    def _asked(self) -> Asked:
+        return Asked(
+            files=self.splits,
+            folder=self.probes,
+            benchmark=self.benchmark,
+            data=self.data,
+            columns=self.fields,
+            max_items=self.max_items,
+            seed=self.seed,
+        )
 
     def _models(self) -> tuple[ModelSource, ...]:
         roles: list[tuple[str, Role]] = []
@@ -140,29 +148,6 @@ class AuditJob:
             for name, (path, role) in zip(names, roles, strict=True)
         )
 
-    def _probes(self) -> Probes:
-        if self.probes is not None and not self.probes.is_dir():
-            raise DataError(
-                f"--probes {self.probes}", why="there is no such folder.", fix="Check the path."
-            )
-        found: dict[str, tuple[Any, ...]] = {}
-        for split, file in self._files().items():
-            examples = read_examples(file, fields=self.fields)
-            found[split] = tuple(_sample(examples, self.max_items, self.seed, split))
-        if not found.get("forget"):
-            raise DataError(
-                "an audit without a forget set",
-                why="there is nothing to ask the model about.",
-                fix="Pass --forget FILE, or --probes FOLDER with a forget.jsonl in it.",
-            )
-        return Probes(**found)
-
-    def _in_folder(self, split: str) -> str | None:
-        if self.probes is None:
-            return None
-        path = self.probes / f"{split}.jsonl"
-        return str(path) if path.is_file() else None
-
     def _claim(self) -> None:
         """Refuse a folder that holds something other than an audit, or that cannot be written."""
         require_writable(self.output)
@@ -176,13 +161,6 @@ class AuditJob:
                 why="it holds something else, which would be mixed with the results.",
                 fix="Choose another --output.",
             )
-
-
-def _sample(examples: Sequence[Any], count: int, seed: int, split: str) -> list[Any]:
-    if len(examples) <= count:
-        return list(examples)
-    chosen = random.Random(f"{seed} {split}").sample(range(len(examples)), count)
-    return [examples[i] for i in sorted(chosen)]
 
 
 def _hash(path: str) -> str:

@@ -41,6 +41,11 @@ RetainShots = Annotated[
 ProbesFolder = Annotated[
     Path | None, typer.Option(help="Folder with forget.jsonl, retain.jsonl, ... at once.")
 ]
+Benchmark = Annotated[
+    str | None,
+    typer.Option(help="A public benchmark with its metrics: muse-news, tofu-forget10, wmdp-bio, rwku, ..."),
+]
+Data = Annotated[Path | None, typer.Option(help="The benchmark's folder; without it, the Hub.")]
 Target = Annotated[str | None, typer.Option(help="The model before unlearning.")]
 Retrained = Annotated[str | None, typer.Option(help="A model trained without the forget set.")]
 Quantizers = Annotated[
@@ -53,10 +58,12 @@ Quantizers = Annotated[
 ]
 Metrics = Annotated[
     list[str] | None,
-    typer.Option("--metric", help="Only these ('expunge metrics' lists them), or all. Repeatable."),
+    typer.Option("--metric", help="Only these, or all: NAME or NAME:setting=value. Repeatable."),
 ]
 AuditFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder of the audit.")]
-MaxItems = Annotated[int, typer.Option(min=1, help="Examples asked of each split.")]
+MaxItems = Annotated[
+    int | None, typer.Option(min=1, help="Examples asked of each split (100; all of a benchmark).")
+]
 MaxLength = Annotated[int, typer.Option(min=8, help="Tokens of a text read at once.")]
 Workers = Annotated[int, typer.Option(min=1, help="Models measured side by side.")]
 WeightsOnly = Annotated[
@@ -80,13 +87,15 @@ def audit(
     forget_icl: ForgetShots = None,
     retain_icl: RetainShots = None,
     probes: ProbesFolder = None,
+    benchmark: Benchmark = None,
+    data: Data = None,
     target: Target = None,
     retrained: Retrained = None,
     seeds_of: SeedsOf = None,
     quantizer: Quantizers = None,
     metric: Metrics = None,
     output: AuditFolder = Path("runs/audit"),
-    max_items: MaxItems = 100,
+    max_items: MaxItems = None,
     max_length: MaxLength = 2048,
     field: Field = None,
     seed: Seed = 0,
@@ -99,10 +108,6 @@ def audit(
     trust_remote_code: RemoteCode = False,
 ) -> None:
     """Measure models at full precision and under quantizers, with intervals and a verdict.
-
-    A model and a forget set are enough; what else it could be given, and what that would add, it says.
-    Without the target there is no verdict, without a retrained control no PrivLeak. What is finished is
-    kept: a killed audit goes on, a finished one answers at once.
 
     Example:  expunge audit ./unlearned --target ./model --forget f.jsonl --retain r.jsonl -q int4 -q nf4
     """
@@ -117,6 +122,8 @@ def audit(
         output=output,
         splits=_splits(forget, retain, holdout, neighbours, second_phrasing, forget_icl, retain_icl),
         probes=probes,
+        benchmark=benchmark,
+        data=data,
         target=target,
         retrained=retrained,
         quantizers=tuple(quantizer or ()),

@@ -88,6 +88,7 @@ class OfReplies(Metric):
     def least(self) -> int:
         """The fewest words of which the measure says anything."""
 
+    @abstractmethod
     def of(self, tokens: Sequence[str]) -> float:
         """The measure of one reply's words."""
 

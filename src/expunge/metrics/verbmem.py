@@ -16,6 +16,8 @@ from expunge.metrics.rouge import rouge_l, words
 from expunge.types import Score
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from transformers import PreTrainedTokenizerBase
 
     from expunge.metrics.base import Measured
@@ -46,6 +48,7 @@ class VerMem(Metric):
     code the tokenizer's special tokens count among them, so a tokenizer that adds BOS leaves one fewer
     of the text. A document that ends sooner is compared over as many tokens as it has left. Under the
     protocol ``open_unlearning`` stems are compared, and the truth is what follows within 2,048 tokens.
+    Where the probes bring beginnings of their own (the split ``verbatim``), these are continued instead.
 
     Source: Shi et al. 2024 (MUSE, arXiv 2407.06460), section 3.1 and its released evaluation.
     """
@@ -67,11 +70,9 @@ class VerMem(Metric):
 
     def measure(self, observed: Observer, probes: Probes) -> Measured:
         """Continue every document of the forget set once, greedily."""
-        documents = probes.documents("forget")
+        documents, cuts = self._cuts(observed, probes)
         if not documents:
             return absent("forget", "the forget split has no documents")
-        room = max(observed.max_length - self.new_tokens, observed.max_length // 2)
-        cuts = [self.cut(document.completion, observed.tokenizer, room=room) for document in documents]
         prompts = [cut.prompt for cut in cuts if cut is not None]
         budget = max((self._budget(cut) for cut in cuts if cut is not None), default=self.new_tokens)
         said = iter(observed.greedy(prompts, max_new_tokens=budget))
@@ -84,6 +85,15 @@ class VerMem(Metric):
             ]
         }
 
+    def _cuts(self, observed: Observer, probes: Probes) -> tuple[Sequence[Example], list[Cut | None]]:
+        """The documents to go on with, each cut in two."""
+        if probes.verbatim:
+            given = probes.verbatim
+            return given, [self._pair(each.prompt, each.completion, observed.tokenizer) for each in given]
+        documents = probes.documents("forget")
+        room = max(observed.max_length - self.new_tokens, observed.max_length // 2)
+        return documents, [self.cut(each.completion, observed.tokenizer, room=room) for each in documents]
+
     def _budget(self, cut: Cut) -> int:
         """Tokens to generate for a document: no more than can be compared, even if they merge in pairs."""
         return self.new_tokens if cut.left is None else min(self.new_tokens, 2 * cut.left)
@@ -94,9 +104,17 @@ class VerMem(Metric):
         length = self.prompt_tokens or min(len(ends) // 2, room)
         if not 0 < length < len(ends):
             return None
-        prompt, rest = text[: ends[length - 1]], text[ends[length - 1] :]
+        return self._pair(text[: ends[length - 1]], text[ends[length - 1] :], tokenizer, read=length)
+
+    def _pair(
+        self, prompt: str, rest: str, tokenizer: PreTrainedTokenizerBase, *, read: int | None = None
+    ) -> Cut:
+        """A prompt of ``read`` tokens and its truth: what is compared of the ``rest``."""
         rest_ids = tokenizer(rest, add_special_tokens=True, verbose=False)["input_ids"]
-        compared = self.new_tokens if self.protocol == "muse" else max(self.new_tokens, READ - length)
+        compared = self.new_tokens
+        if self.protocol == "open_unlearning":
+            before = len(token_ends(prompt, tokenizer)) if read is None else read
+            compared = max(compared, READ - before)
         truth = tokenizer.decode(rest_ids[:compared], skip_special_tokens=True)
         left = len(token_ends(rest, tokenizer)) if len(rest_ids) < self.new_tokens else None
         return Cut(prompt, str(truth), left)
