@@ -3,7 +3,7 @@
 In bf16 a weight moves only if the step is at least half the distance to its neighbour: at learning
 rate 1e-5 every weight above 2^-8 stands still, and what still moves lies in the zero bucket of a
 4-bit grid. Weights are therefore kept in fp32, or in bf16 with stochastic rounding, unless the
-literature's plain bf16 is asked for. Source: docs/weight-precision.md.
+literature's plain bf16 is asked for. Source: docs/why-it-comes-back.md.
 """
 
 from __future__ import annotations
