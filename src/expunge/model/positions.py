@@ -24,7 +24,7 @@ def learned_positions(model: nn.Module) -> int | None:
 
 
 def declared_positions(model: nn.Module) -> int | None:
-    """The number of tokens a model was made to read at once, learned or not; ``None`` if it does not say."""
+    """The number of tokens a model was made to read at once, learned or not; ``None``: it does not say."""
     declared: int | None = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     return declared
 
