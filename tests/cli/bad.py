@@ -72,7 +72,7 @@ def unlearn(
 
 
 def setting(*pairs: str) -> tuple[str, ...]:
-    return unlearn(*(word for pair in pairs for word in ("--set", pair)))
+    return unlearn("-r", "npo_klr", *(word for pair in pairs for word in ("--set", pair)))
 
 
 def larger_tokenizer(folder: Path) -> None:

@@ -23,7 +23,7 @@ from expunge.train.job import UnlearnJob
 from tests.cli.conftest import Said, expunge, snapshot
 
 SETS = ("--forget", "forget.jsonl", "--retain", "retain.jsonl")
-UNLEARN = ("unlearn", "target", *SETS, "--set", "learning_rate=3e-3", "--set", "epochs=4")
+UNLEARN = ("unlearn", "target", *SETS, "-r", "npo_klr", "--set", "learning_rate=3e-3", "--set", "epochs=4")
 Patch = pytest.MonkeyPatch
 
 

@@ -8,6 +8,7 @@ import socket
 from typing import Any
 
 import pytest
+from accelerate.state import AcceleratorState
 
 from expunge.score import ranks
 from expunge.score.observer import Fork, Observer
@@ -42,6 +43,8 @@ def one_of_two(rank: int, port: int, answer: Any) -> None:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": port,
     }
+    # A fork takes along what an earlier test made the libraries believe of a process of its own.
+    AcceleratorState._reset_state(reset_partial_state=True)
     os.environ |= {name: str(value) for name, value in place.items()} | {"ACCELERATE_USE_CPU": "true"}
     answer.send((ranks.is_main(), observed()))
     ranks.wait_for_all()
