@@ -49,6 +49,12 @@ def test_a_shipped_recipe_is_whole_and_comes_back_from_yaml(name: str, tmp_path:
 
 
 @pytest.mark.parametrize("name", recipe_names())
+def test_a_shipped_recipe_says_what_data_its_stages_need(name: str) -> None:
+    recipe = load_recipe(name)
+    assert set(recipe.needs) == set().union(*(stage.needs for stage in recipe.stages))
+
+
+@pytest.mark.parametrize("name", recipe_names())
 def test_a_shipped_recipe_runs_two_steps(name: str, tmp_path: Path) -> None:
     small = load_recipe(name, smaller(name))
     record = run(small, tmp_path / "out")

@@ -38,11 +38,12 @@ def methods(
         title_justify="left",
     )
     table.add_column("name", no_wrap=True)
-    for heading in ("made of", "what it does", "source"):
+    for heading in ("made of", "needs", "what it does", "source"):
         table.add_column(heading, overflow="fold")
     for known in recipe_names():
         recipe = yaml.safe_load(recipe_text(known))
-        table.add_row(known, made_of(recipe), recipe["title"], recipe["paper"])
+        needs = ", ".join(recipe.get("needs", ())) or "-"
+        table.add_row(known, made_of(recipe), needs, recipe["title"], recipe["paper"])
     console.print(table)
 
 

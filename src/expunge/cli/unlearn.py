@@ -18,6 +18,10 @@ def unlearn(
     retain: Annotated[
         str | None, typer.Option("--retain", help="What must stay, in the same formats.")
     ] = None,
+    holdout: Annotated[
+        str | None,
+        typer.Option("--holdout", help="Text of the same kind the model never saw; some methods need it."),
+    ] = None,
     recipe: Annotated[
         str, typer.Option("--recipe", "-r", help="A method ('expunge methods' lists them) or a YAML file.")
     ] = "durable",
@@ -47,6 +51,7 @@ def unlearn(
         recipe=recipe,
         forget=forget,
         retain=retain,
+        holdout=holdout,
         output=output,
         overrides=tuple(overrides or ()),
         fields=fields(field),

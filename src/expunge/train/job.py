@@ -32,6 +32,7 @@ class UnlearnJob:
     forget: str
     output: Path
     retain: str | None = None
+    holdout: str | None = None
     overrides: tuple[str, ...] = ()
     fields: Mapping[str, str] | None = None
     seed: int = 0
@@ -46,13 +47,14 @@ class UnlearnJob:
         recipe = load_recipe(self.recipe, self.overrides)
         forget = read_examples(self.forget, fields=self.fields)
         retain = read_examples(self.retain, fields=self.fields) if self.retain else []
-        for warning in check_sets(forget, retain, allow_overlap=self.allow_overlap):
+        holdout = read_examples(self.holdout, fields=self.fields) if self.holdout else []
+        for warning in check_sets(forget, retain, holdout, allow_overlap=self.allow_overlap):
             warn(warning)
         request = Request(
             command="unlearn",
             recipe=recipe,
             source=self.model,
-            corpus=Corpus(forget=tuple(forget), retain=tuple(retain)),
+            corpus=Corpus(forget=tuple(forget), retain=tuple(retain), holdout=tuple(holdout)),
             seed=self.seed,
             save_dtype=self.save_dtype,
         )

@@ -14,16 +14,21 @@ from expunge.component import Component
 from expunge.errors import RecipeError
 from expunge.registry import explain
 from expunge.train.named import named
-from expunge.train.stages import Stage, stages
+from expunge.train.stages import DataNeed, Stage, stages
 
 
 class Recipe(Component):
-    """A method: where it comes from, what was corrected, and the stages it consists of."""
+    """A method: where it comes from, what was corrected, what it needs, and the stages it consists of.
+
+    ``needs`` names the data to be given beside the forget set, so that a list of recipes can say it
+    without loading a stage; the recipes that ship agree with what their stages declare.
+    """
 
     name: str
     title: str
     paper: str
     corrected: str = ""
+    needs: tuple[DataNeed, ...] = ()
     stages: Annotated[tuple[Annotated[Stage, *named(stages)], ...], Field(min_length=1)]
 
 

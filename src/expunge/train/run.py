@@ -60,6 +60,7 @@ class Request:
             "source_sha256": model_hash,
             "forget": describe(self.corpus.forget),
             "retain": describe(self.corpus.retain),
+            "holdout": describe(self.corpus.holdout),
             "seed": self.seed,
             "save_dtype": self.save_dtype,
         }
@@ -116,6 +117,8 @@ def carry_out(
         )
         with writing(output) as folder:
             save_model(state.model, tokenizer, folder)
+            for write in state.keepsakes:
+                write(folder)
             write_json(folder / RECORD, record)
             write_text(folder / "recipe.yaml", recipe_yaml(request.recipe))
     if not keep_partial:

@@ -14,10 +14,11 @@ from expunge.types import Example
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """What to forget and what to keep."""
+    """What to forget, what to keep, and text of the same kind that the model never saw."""
 
     forget: tuple[Example, ...]
     retain: tuple[Example, ...] = ()
+    holdout: tuple[Example, ...] = ()
 
 
 def _silent(_: str) -> None:
@@ -35,6 +36,7 @@ class State:
     ``workdir`` holds what a killed run needs to go on. ``facts`` collects what the record should say
     of each stage: selected weights, reference size, losses. ``source`` loads the checkpoint that the
     first stage was given once more. ``warn`` is told what the user should know before training.
+    ``keepsakes`` write into the output folder what belongs to the result beside weights and tokenizer.
     """
 
     model: nn.Module
@@ -45,3 +47,4 @@ class State:
     source: Callable[[], nn.Module] = field(default_factory=lambda: _no_source)
     facts: list[dict[str, Any]] = field(default_factory=list)
     warn: Callable[[str], None] = _silent
+    keepsakes: list[Callable[[Path], None]] = field(default_factory=list)

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 from expunge.component import Component
 from expunge.registry import Registry
 from expunge.train.state import Corpus, State
 
+DataNeed = Literal["retain", "holdout", "questions", "spans", "wrong", "pairs", "anchors"]
+"""Data a method cannot work without: a set of its own, or a field of the forget set's examples."""
+
 
 class Stage(Component, ABC):
     """One step of a recipe: takes a state, leaves a state."""
+
+    @property
+    def needs(self) -> frozenset[DataNeed]:
+        """What the user has to give beside a forget set."""
+        return frozenset()
 
     def check(self, corpus: Corpus) -> None:
         """Refuse a corpus the stage cannot work on, before any model is loaded."""

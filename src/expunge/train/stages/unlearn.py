@@ -37,7 +37,7 @@ from expunge.train.objective import PairObjective
 from expunge.train.reference import Asked, frozen_reference
 from expunge.train.rounding import rounding, uncalibrated
 from expunge.train.saliency import forget_gradient
-from expunge.train.stages import Stage, stages
+from expunge.train.stages import DataNeed, Stage, stages
 from expunge.train.state import Corpus, State
 from expunge.train.stop import StopRule, StopWhen, keep_last_good
 from expunge.train.trainer import ObjectiveTrainer
@@ -126,6 +126,10 @@ class Unlearn(LoopSettings, Stage):
         state.facts.append(_facts(model, selection, trainer, reference, stop))
         state.model = merged(model)
         return state
+
+    @property
+    def needs(self) -> frozenset[DataNeed]:
+        return frozenset({"retain"} if self.retain is not None else ())
 
     def check(self, corpus: Corpus) -> None:
         """Refuse a retain loss that has nothing to keep, and an adversary whose formats are not there."""

@@ -1,0 +1,1 @@
+"""Attacks: what somebody with the model would try in order to get the forgotten back, one file each."""

@@ -1,0 +1,1 @@
+"""Exact removal: models trained so that forgetting an example retrains only what has seen it."""
