@@ -101,9 +101,10 @@ class Builtin:
         installed = versions()
         return {
             "texts": describe(World(self.world).all_texts()),
-            "world": self.world.model_dump(),
-            "model": self.model.model_dump(),
-            "training": self.training.model_dump(mode="json"),
+            # Without defaults: a setting that is added later leaves the models that are there valid.
+            "world": self.world.model_dump(exclude_defaults=True),
+            "model": self.model.model_dump(exclude_defaults=True),
+            "training": self.training.model_dump(mode="json", exclude_defaults=True),
             "seed": self.seed,
             "versions": {name: installed[name] for name in ("torch", "transformers", "tokenizers")},
         }
