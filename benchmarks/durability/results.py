@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.durability.arms import Arm
-from benchmarks.durability.measure import METRICS, QUANTIZERS, by_world
-from benchmarks.durability.pool import RETRAINED, TARGET, Pool, World, as_json, read_world
+from benchmarks.durability.measure import METRICS, QUANTIZERS, by_world, folder
+from benchmarks.pooling import RETRAINED, TARGET, Pool, World, as_json, read_world
 from expunge.model.precision import movable_below
 
 FORGET = "knowmem_forget"
@@ -20,7 +20,7 @@ ROOM = 15.0
 
 def results(arms: Sequence[Arm], home: Path) -> dict[str, Any]:
     """Tables pooled over the seeds of each width, and points of single models."""
-    worlds = [(read_world(world, home), own) for world, own in by_world(arms)]
+    worlds = [(at, read_world(folder(at, home)), own) for at, own in by_world(arms)]
     widths = sorted({arm.width for arm in arms})
     return {
         "quantizers": list(QUANTIZERS),
@@ -28,9 +28,9 @@ def results(arms: Sequence[Arm], home: Path) -> dict[str, Any]:
         "cells": [
             row
             for width in widths
-            for row in _cells([world for world, _ in worlds if world.replicate.width == width], arms, width)
+            for row in _cells([world for at, world, _ in worlds if at.width == width], arms, width)
         ],
-        "points": [point for world, own in worlds for point in _points(world, own)],
+        "points": [point for _, world, own in worlds for point in _points(world, own)],
     }
 
 

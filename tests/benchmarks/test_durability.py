@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from benchmarks.durability import page
-from benchmarks.durability.arms import METHODS, RETAINING, SEEDS, Arm, Replicate, arms
-from benchmarks.durability.pool import RETRAINED, Pool, World
+from benchmarks.durability.arms import METHODS, RETAINING, SEEDS, Arm, arms
 from benchmarks.durability.tables import markdown
+from benchmarks.pooling import RETRAINED, Pool, World
 
 from expunge.audit.stats import Bootstrap
 from expunge.train.recipe import load_recipe
@@ -52,7 +52,7 @@ def world(seed: int, own: list[float], control: list[float]) -> World:
     scores |= {("a", "int4", "knowmem_forget"): measured([v + 10 * (seed + 1) for v in own])}
     for transform in ("full", "int4"):
         scores |= {(RETRAINED, transform, "knowmem_forget"): measured(control)}
-    return World(replicate=Replicate(seed=seed), scores=scores, summary=None)  # type: ignore[arg-type]
+    return World(scores=scores, summary=None)  # type: ignore[arg-type]
 
 
 def test_pooled_numbers_are_means_over_worlds() -> None:

@@ -1,4 +1,4 @@
-"""Scores of all seeds together: a mean over seeds, its interval from people resampled within each seed."""
+"""Scores of several worlds together: a mean over worlds, its interval from people resampled within each."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks.durability.arms import Replicate
-from benchmarks.durability.measure import folder
 from expunge.audit.compare import align
 from expunge.audit.stats import Bootstrap, Estimate
 from expunge.audit.summary import Summary, read_summary
@@ -30,7 +28,6 @@ Key = tuple[str, str, str]
 class World:
     """The scores of one audited world, and its summary."""
 
-    replicate: Replicate
     scores: Mapping[Key, Measured]
     summary: Summary
 
@@ -39,10 +36,9 @@ class World:
         return any(name == model for name, _, _ in self.scores)
 
 
-def read_world(replicate: Replicate, home: Path) -> World:
-    """Everything one world's audit wrote."""
+def read_world(place: Path) -> World:
+    """Everything the audit in the folder ``place`` wrote."""
     found: dict[Key, dict[str, list[Score]]] = defaultdict(lambda: defaultdict(list))
-    place = folder(replicate, home)
     for row in pq.read_table(place / "scores.parquet").to_pylist():
         name = Path(row["model"]).name
         score = Score(
@@ -53,11 +49,11 @@ def read_world(replicate: Replicate, home: Path) -> World:
             detail=json.loads(row["detail"]),
         )
         found[name, row["transform"], row["metric"]][row["split"]].append(score)
-    return World(replicate=replicate, scores=found, summary=read_summary(place / "summary.json"))
+    return World(scores=found, summary=read_summary(place / "summary.json"))
 
 
 class Pool:
-    """Estimates over several worlds of one width."""
+    """Estimates over several worlds with the same models in each."""
 
     def __init__(self, worlds: Sequence[World], bootstrap: Bootstrap | None = None) -> None:
         self.worlds = worlds

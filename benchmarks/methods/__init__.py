@@ -1,0 +1,1 @@
+"""Every method on the built-in world, side by side."""
