@@ -37,7 +37,7 @@ def test_every_metric_explains_itself(name: str) -> None:
     assert not found.definition.endswith(".")
     for sentences in (found.misleads, *found.known_errors):
         assert sentences.endswith(".")
-    assert found.needs_splits
+    assert found.needs
 
 
 def a_card(**changes: Any) -> Card:

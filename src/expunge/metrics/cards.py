@@ -59,7 +59,8 @@ class Card(BaseModel):
     @property
     def needs(self) -> str:
         """The splits and models it reads beside the model it measures."""
-        return ", ".join([*self.needs_splits, *(["a retrained model"] if self.needs_control else [])])
+        found = [*self.needs_splits, *(["a retrained model"] if self.needs_control else [])]
+        return ", ".join(found) or "files of its own"
 
 
 def card(name: str, metric: type[Metric]) -> Card:
@@ -77,7 +78,7 @@ def card(name: str, metric: type[Metric]) -> Card:
         about=_about(metric),
         misleads=metric.misleads,
         known_errors=metric.known_errors,
-        settings=metric().model_dump(mode="json"),
+        settings=metric().model_dump(mode="json", include=set(metric.model_fields)),
     )
 
 
