@@ -11,13 +11,9 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from expunge.component import Component
-from expunge.errors import DataError, TrainingError
-from expunge.metrics.base import Metric
-from expunge.metrics.knowmem import KnowMemForget, Utility
-from expunge.metrics.probes import Probes
-from expunge.metrics.verbmem import VerMem
+from expunge.errors import TrainingError
 from expunge.model.load import load_model
-from expunge.score.observer import Observer
+from expunge.train.gauge import Gauge
 from expunge.train.state import State
 
 
@@ -53,7 +49,7 @@ class StopWhen(TrainerCallback):
         self.rule = rule
         self.lost = False
         self.history: list[dict[str, float]] = []
-        self._measure = _Probe(rule, state, max_length=max_length)
+        self._measure = Gauge(state, items=rule.items, max_length=max_length)
         self._level = self._forget_level()
         self._floor = 0.0
         if rule.utility_at_least is not None:
@@ -82,40 +78,6 @@ class StopWhen(TrainerCallback):
         if self.rule.control is None:
             return self.rule.forget_at_most
         return self._measure.forget(load_model(self.rule.control))
-
-
-class _Probe:
-    """The two numbers a stop rule looks at."""
-
-    def __init__(self, rule: StopRule, state: State, *, max_length: int) -> None:
-        corpus = state.corpus
-        self.tokenizer = state.tokenizer
-        self.max_length = max_length
-        self.probes = Probes(forget=corpus.forget[: rule.items], retain=corpus.retain[: rule.items])
-
-    def forget(self, model: nn.Module) -> float:
-        metric = KnowMemForget() if self.probes.questions("forget") else VerMem()
-        return self._value(model, metric)
-
-    def utility(self, model: nn.Module) -> float:
-        if not self.probes.questions("retain"):
-            raise DataError(
-                "utility_at_least without questions",
-                why="utility is measured on the retain set's questions, and it has none.",
-                fix="Add questions to the retain set, or drop utility_at_least from the stop rule.",
-            )
-        return self._value(model, Utility())
-
-    def _value(self, model: nn.Module, metric: Metric) -> float:
-        observed = Observer(model, self.tokenizer, max_length=self.max_length)
-        value = metric.point(metric.measure(observed, self.probes))
-        if value is None:
-            raise DataError(
-                f"the stop rule cannot measure {metric.title}",
-                why="none of the examples it looks at can be scored.",
-                fix="Raise stop.items, or drop the rule.",
-            )
-        return value
 
 
 def keep_last_good(stop: StopWhen | None, restore: Callable[[], bool]) -> None:

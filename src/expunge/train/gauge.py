@@ -1,0 +1,49 @@
+"""The two numbers by which a run decides: what is still known of the forget set, and utility."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from expunge.errors import DataError
+from expunge.metrics.base import Metric
+from expunge.metrics.knowmem import KnowMemForget, Utility
+from expunge.metrics.probes import Probes
+from expunge.metrics.verbmem import VerMem
+from expunge.score.observer import Observer
+from expunge.train.state import State
+
+
+class Gauge:
+    """Measures a model on at most ``items`` examples of each set, by the metrics of an audit (0-100)."""
+
+    def __init__(self, state: State, *, items: int, max_length: int) -> None:
+        corpus = state.corpus
+        self.tokenizer = state.tokenizer
+        self.max_length = max_length
+        self.probes = Probes(forget=corpus.forget[:items], retain=corpus.retain[:items])
+
+    def forget(self, model: nn.Module) -> float:
+        """KnowMem of the forget set's questions, VerMem of its documents where it has none."""
+        metric = KnowMemForget() if self.probes.questions("forget") else VerMem()
+        return self._value(model, metric)
+
+    def utility(self, model: nn.Module) -> float:
+        """KnowMem of the retain set's questions."""
+        if not self.probes.questions("retain"):
+            raise DataError(
+                "utility_at_least without questions",
+                why="utility is measured on the retain set's questions, and it has none.",
+                fix="Add questions to the retain set, or drop utility_at_least.",
+            )
+        return self._value(model, Utility())
+
+    def _value(self, model: nn.Module, metric: Metric) -> float:
+        observed = Observer(model, self.tokenizer, max_length=self.max_length)
+        value = metric.point(metric.measure(observed, self.probes))
+        if value is None:
+            raise DataError(
+                f"the run cannot measure {metric.title}",
+                why="none of the examples it looks at can be scored.",
+                fix="Raise items, or drop the rule that asks for it.",
+            )
+        return value
