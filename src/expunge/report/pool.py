@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
-from expunge.report.leak import segments, shape
+from expunge.score.leak import segments, shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
