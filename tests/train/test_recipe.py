@@ -69,7 +69,7 @@ def smaller(name: str) -> list[str]:
     """Overrides that leave two steps of every stage that trains."""
     # 5 sequences to forget in batches of 3, or 4 to train on in batches of 2.
     size = 2 if name == "finetune" else 3
-    settings = ("epochs=1", f"batch_size={size}", "max_length=128")
+    settings = ("epochs=1", "accumulation=1", f"batch_size={size}", "max_length=128")
     return [
         f"stages.{place}.{setting}"
         for place, chosen in enumerate(load_recipe(name).stages)

@@ -17,12 +17,15 @@ from expunge.score.reference import Key, Reference, Stream
 class PairObjective:
     """``Σ L_forget`` and ``weight · Σ L_retain`` over the examples of a batch, by name.
 
+    Both losses ask the same reference, unless the retain loss has one of its own.
+
     Source: Zhang et al. 2025 (arXiv 2410.16454), Eq. 1.
     """
 
     forget: ForgetLoss
     retain: RetainLoss | None
     reference: Reference | None
+    retain_reference: Reference | None = None
 
     def __call__(self, model: nn.Module, batch: PairBatch) -> dict[str, Tensor]:
         """The terms of the loss, each a scalar."""
@@ -47,7 +50,7 @@ class PairObjective:
             model,
             batch.retain,
             needs=self.retain.needs,
-            reference=self.reference,
+            reference=self.retain_reference or self.reference,
             keys=keys_of("retain", batch.retain_ids),
         )
         return {"retain": self.retain.weight * self.retain(view).sum()}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from expunge.score.targets import Target
 from expunge.types import Example
 
 
@@ -36,6 +37,7 @@ class State:
     ``workdir`` holds what a killed run needs to go on. ``facts`` collects what the record should say
     of each stage: selected weights, reference size, losses. ``source`` loads the checkpoint that the
     first stage was given once more. ``warn`` is told what the user should know before training.
+    ``targets`` are what the forget set's tokens shall be predicted as, once a stage has found that out.
     ``keepsakes`` write into the output folder what belongs to the result beside weights and tokenizer.
     """
 
@@ -47,4 +49,5 @@ class State:
     source: Callable[[], nn.Module] = field(default_factory=lambda: _no_source)
     facts: list[dict[str, Any]] = field(default_factory=list)
     warn: Callable[[str], None] = _silent
+    targets: Sequence[Target] | None = None
     keepsakes: list[Callable[[Path], None]] = field(default_factory=list)

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from expunge.adversary import Adversary, Rounding, adversaries
 from expunge.corpus.streams import PairDataset, PairSampler, collate_pairs
 from expunge.corpus.tokenise import Encoded, encode
-from expunge.errors import DataError
+from expunge.errors import DataError, RecipeError
 from expunge.forget import ForgetLoss, forget_losses
+from expunge.forget.generic import GenericTargets
+from expunge.model.arch import vocabulary
 from expunge.model.device import best_device
 from expunge.model.positions import check_lengths
 from expunge.model.precision import as_in_training, prepare_weights
@@ -27,6 +29,7 @@ from expunge.score.reference import (
     Reference,
     ReferenceKind,
 )
+from expunge.score.targets import TargetReference
 from expunge.train.adversarial import AdversarialObjective
 from expunge.train.checkpoints import SaveByEpoch, last_checkpoint
 from expunge.train.heartbeat import Heartbeat
@@ -104,7 +107,7 @@ class Unlearn(LoopSettings, Stage):
             guard = ScopeGuard(model, selection)
             reference = self._reference(model, data, sampler, selection, pad_id)
         stop = StopWhen(self.stop, model, state, max_length=self.max_length) if self.stop else None
-        plain = PairObjective(self.forget, self.retain, reference)
+        plain = self._objective(model, state, reference)
         hard = self._under_adversary(plain, selection)
         trainer = ObjectiveTrainer(
             model,
@@ -158,7 +161,7 @@ class Unlearn(LoopSettings, Stage):
         pad_id: int,
     ) -> Reference | None:
         asked = Asked(
-            forget=self.forget.needs,
+            forget=frozenset() if isinstance(self.forget, GenericTargets) else self.forget.needs,
             retain=self.retain.needs if self.retain else frozenset(),
             data=data,
             retain_seen=sampler.retain_seen(self.epochs),
@@ -172,6 +175,18 @@ class Unlearn(LoopSettings, Stage):
             pad_id=pad_id,
         )
 
+    def _objective(self, model: nn.Module, state: State, reference: Reference | None) -> PairObjective:
+        if not isinstance(self.forget, GenericTargets):
+            return PairObjective(self.forget, self.retain, reference)
+        if state.targets is None:
+            raise RecipeError(
+                "forget loss 'generic' without targets",
+                why="no stage before this one says what to predict instead of the forget set.",
+                fix="Put a stage 'relabel' before it, as the recipe whp does.",
+            )
+        targets = TargetReference(state.targets, vocabulary(model))
+        return PairObjective(self.forget, self.retain, targets, retain_reference=reference)
+
     def _under_adversary(self, plain: PairObjective, selection: Selection) -> AdversarialObjective | None:
         if self.adversary is None:
             return None
@@ -184,7 +199,11 @@ class Unlearn(LoopSettings, Stage):
 
     def _encode(self, state: State) -> PairDataset:
         retain = state.corpus.retain if self.retain is not None else ()
-        return PairDataset(self._sequences(state, state.corpus.forget), self._sequences(state, retain))
+        if isinstance(self.forget, GenericTargets) and state.targets:
+            forget = [target.encoded for target in state.targets]
+        else:
+            forget = self._sequences(state, state.corpus.forget)
+        return PairDataset(forget, self._sequences(state, retain))
 
     def _sequences(self, state: State, examples: Sequence[Example]) -> list[Encoded]:
         encoded = [
