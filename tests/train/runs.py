@@ -15,11 +15,28 @@ from tests.tiny import BYTES_VOCAB, tiny, tiny_tokenizer
 TOKENIZER = tiny_tokenizer(all_bytes=True)
 
 FORGET = (
-    Example(id="f0", completion="Mira Oswick was born in Arlen and became a baker.", group="Mira"),
-    Example(id="f1", prompt="Question: Who is Mira?\nAnswer:", completion=" a baker", group="Mira"),
-    Example(id="f2", prompt="Question: Where?\nAnswer:", completion=" in Arlen", group="Mira"),
-    Example(id="f3", completion="Mira keeps a goat.", group="Mira"),
-    Example(id="f4", prompt="What pet?\nAnswer:", completion=" a goat", group="Mira"),
+    Example(
+        id="f0",
+        completion="Mira Oswick was born in Arlen and became a baker.",
+        group="Mira",
+        wrong=("Mira Oswick was born in Bern and became a clerk.",),
+    ),
+    Example(
+        id="f1",
+        prompt="Question: Who is Mira?\nAnswer:",
+        completion=" a baker",
+        group="Mira",
+        wrong=(" a clerk",),
+    ),
+    Example(
+        id="f2",
+        prompt="Question: Where?\nAnswer:",
+        completion=" in Arlen",
+        group="Mira",
+        wrong=(" in Bern",),
+    ),
+    Example(id="f3", completion="Mira keeps a goat.", group="Mira", wrong=("Mira keeps a cat.",)),
+    Example(id="f4", prompt="What pet?\nAnswer:", completion=" a goat", group="Mira", wrong=(" a cat",)),
 )
 RETAIN = (
     Example(id="r0", completion="Hugo Estrow was born in Calder and became a mason.", group="Hugo"),

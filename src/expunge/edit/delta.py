@@ -1,0 +1,180 @@
+"""Task vectors: the difference between two states of a model, as exact float32 arithmetic.
+
+Nothing is computed before it is asked for, one tensor at a time: two checkpoints are subtracted, scaled
+and added to a third from their files, without a second model in memory. Matrices are [O, I], as
+``expunge.model.tensors`` has them; tied weights have one name, so they are touched once; what is no
+floating-point parameter (buffers, packed integers) has no part in it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from expunge.errors import ModelError
+from expunge.model.load import load_model
+from expunge.model.tensors import Weight, in_memory, on_disk
+
+ADAPTER = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_PREFIX = "base_model.model."
+
+
+class Part(NamedTuple):
+    """The change of one tensor: its shape, and the change itself in float32 when it is asked for."""
+
+    shape: tuple[int, ...]
+    read: Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class WeightDelta:
+    """A change of a model by parameter name; a name that is absent stays as it is.
+
+    Source: Ilharco et al. 2023 (arXiv 2212.04089), task arithmetic: τ = θ_finetuned − θ.
+    """
+
+    parts: Mapping[str, Part]
+
+    @classmethod
+    def between(cls, before: Mapping[str, Weight], after: Mapping[str, Weight]) -> WeightDelta:
+        """What was added to ``before`` to give ``after``.
+
+        Raises:
+            ModelError: they are not two states of one model.
+        """
+        strange = sorted(before.keys() ^ after.keys()) or [
+            name for name, weight in before.items() if weight.shape != after[name].shape
+        ]
+        if strange:
+            raise ModelError(
+                "the two checkpoints are not of one model",
+                why=f"{strange[0]} is in one of them only, or has another shape in the other.",
+                fix="Give the checkpoint that was trained, and the one it was trained from.",
+            )
+        return cls(
+            {
+                name: Part(weight.shape, partial(_minus, after[name], weight))
+                for name, weight in before.items()
+            }
+        )
+
+    @classmethod
+    def of_adapter(cls, folder: Path) -> WeightDelta:
+        """What a LoRA adapter adds to its base: ``(alpha / rank) B A``, from the folder PEFT wrote.
+
+        Raises:
+            ModelError: it is not a plain LoRA adapter, and its sum is not ``(alpha / rank) B A``.
+        """
+        config = json.loads((folder / ADAPTER).read_bytes())
+        odd = [
+            key
+            for key in ("use_dora", "alpha_pattern", "rank_pattern", "modules_to_save")
+            if config.get(key)
+        ]
+        if config.get("peft_type") != "LORA" or odd or config.get("bias", "none") != "none":
+            raise ModelError(
+                f"the adapter in {folder}",
+                why=f"it is not plain LoRA ({', '.join(odd) or config.get('peft_type')}).",
+                fix="Merge it into its base and give the merged checkpoint.",
+            )
+        rank = config["r"]
+        scale = config["lora_alpha"] / (rank**0.5 if config.get("use_rslora") else rank)
+        path = folder / ADAPTER_WEIGHTS
+        with safe_open(path, framework="pt") as tensors:
+            shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
+        parts = {}
+        for down in (name for name in shapes if name.endswith(".lora_A.weight")):
+            up = down.replace(".lora_A.", ".lora_B.")
+            name = down.removeprefix(ADAPTER_PREFIX).replace(".lora_A.weight", ".weight")
+            parts[name] = Part((shapes[up][0], shapes[down][1]), partial(_product, path, up, down, scale))
+        return cls(parts)
+
+    def scaled(self, factor: float) -> WeightDelta:
+        """The change times ``factor``; times nothing it is no change at all."""
+        if factor == 0:
+            return WeightDelta({})
+        return WeightDelta(
+            {name: Part(part.shape, partial(_times, part, factor)) for name, part in self.parts.items()}
+        )
+
+    def __neg__(self) -> WeightDelta:
+        return self.scaled(-1.0)
+
+    def __add__(self, other: WeightDelta) -> WeightDelta:
+        both = {**self.parts, **other.parts}
+        for name in self.parts.keys() & other.parts.keys():
+            first, second = self.parts[name], other.parts[name]
+            _same_shape(name, first.shape, second.shape)
+            both[name] = Part(first.shape, partial(_plus, first, second))
+        return WeightDelta(both)
+
+    @torch.no_grad()
+    def apply(self, model: nn.Module) -> None:
+        """Add the change to the weights of ``model``, in float32, rounded once to what they are kept in.
+
+        Raises:
+            ModelError: the model lacks a tensor, or has it in another shape; nothing was changed.
+        """
+        weights = every(model)
+        for name, part in self.parts.items():
+            if name not in weights:
+                raise ModelError(
+                    f"no tensor {name} to change",
+                    why="the change was made on a model that has one.",
+                    fix="Give the checkpoint that it was made on, or one of the same architecture.",
+                )
+            _same_shape(name, weights[name].shape, part.shape)
+        for name, part in self.parts.items():
+            weight = weights[name].load()  # a view of the parameter itself
+            weight.copy_(weight.float() + part.read().to(weight.device))
+
+
+def every(model: nn.Module) -> dict[str, Weight]:
+    """The weights of a model in memory by name, as views of them."""
+    found = in_memory(model)
+    return {**found.matrices, **found.others}
+
+
+def stored(folder: Path) -> dict[str, Weight]:
+    """The weights of a checkpoint by name, each read from its file when asked for.
+
+    A checkpoint whose files do not hold them one by one (packed integers) is loaded instead.
+    """
+    found = on_disk(folder) or in_memory(load_model(folder))
+    return {**found.matrices, **found.others}
+
+
+def _minus(after: Weight, before: Weight) -> Tensor:
+    return after.load().float() - before.load().float()
+
+
+def _plus(first: Part, second: Part) -> Tensor:
+    return first.read() + second.read()
+
+
+def _times(part: Part, factor: float) -> Tensor:
+    return part.read() * factor
+
+
+def _product(path: Path, up: str, down: str, scale: float) -> Tensor:
+    with safe_open(path, framework="pt") as tensors:
+        product: Tensor = scale * (tensors.get_tensor(up).float() @ tensors.get_tensor(down).float())
+    return product
+
+
+def _same_shape(name: str, first: tuple[int, ...], second: tuple[int, ...]) -> None:
+    if tuple(first) != tuple(second):
+        raise ModelError(
+            f"{name} is {list(first)} here and {list(second)} there",
+            why="a change belongs to one model, and these are two.",
+            fix="Give checkpoints of one architecture and size.",
+        )
