@@ -23,7 +23,10 @@ Variant = Literal["plain", "spans", "wrong"]
 
 
 class Settings(Component):
-    """What is set in a published recipe for a model of two million weights, and why."""
+    """What is set in a published recipe for a model of two million weights, and why.
+
+    ``{data}`` in a setting is the folder of the world's variants, where ``anchors.json`` lies too.
+    """
 
     set: tuple[str, ...] = ()
     why: str = ""

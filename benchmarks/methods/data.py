@@ -11,16 +11,24 @@ from benchmarks.methods.arms import Variant
 from expunge.corpus.world import World
 from expunge.corpus.world.people import LISTS, Person
 from expunge.corpus.writer import write_examples
+from expunge.files import write_json
 from expunge.types import Example, Span
 
 
 def write_variants(world: World, folder: Path) -> None:
-    """Write ``forget-VARIANT.jsonl`` for every variant of the world's forget set."""
+    """Write ``forget-VARIANT.jsonl`` for every variant of the world's forget set, and ``anchors.json``."""
     people = {person.name: person for person in world.forget_people}
     folder.mkdir(parents=True, exist_ok=True)
     for variant, change in CHANGES.items():
         examples = [change(example, people[example.group or ""]) for example in world.splits()["forget"]]
         write_examples(folder / f"forget-{variant}.jsonl", examples)
+    write_json(folder / "anchors.json", anchors(world))
+
+
+def anchors(world: World) -> dict[str, str]:
+    """The name of everyone to be forgotten, and that of somebody nobody knows to put in its place."""
+    strangers = (person.name for person in world.strangers)
+    return dict(zip((person.name for person in world.forget_people), strangers, strict=False))
 
 
 def with_spans(example: Example, person: Person) -> Example:

@@ -58,13 +58,14 @@ def command(arm: Arm, home: Path) -> list[str]:
     """What would be typed."""
     built = builtin(arm.seed, home)
     world = built.world_folder
-    forget = home / f"seed{arm.seed}-forget" / f"forget-{arm.settings.data}.jsonl"
+    data = home / f"seed{arm.seed}-forget"
+    forget = data / f"forget-{arm.settings.data}.jsonl"
     line = [sys.executable, "-m", "expunge", "unlearn", str(built.checkpoint("target"))]
     line += ["--recipe", arm.recipe, "--forget", str(forget), "--retain", str(world / "retain.jsonl")]
     if "holdout" in arm.needs:
         line += ["--holdout", str(world / "holdout.jsonl")]
     for setting in arm.settings.set:
-        line += ["--set", setting]
+        line += ["--set", setting.format(data=data)]
     return [*line, "--seed", str(arm.seed), "--output", str(place(arm, home))]
 
 
