@@ -29,6 +29,7 @@ SAM = SharpnessAware(rho=RHO)
 HARD: dict[str, dict[str, Any]] = {
     "sam": {"name": "sam", "rho": 0.05},
     "fake_quant": {"name": "fake_quant", "quantizer": "int4", "weight": 1.0, "warmup": 0.3},
+    "latent": {"name": "latent", "layer": 1, "radius": 0.5, "steps": 2},
 }
 
 

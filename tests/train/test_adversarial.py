@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from expunge.adversary import Adversary, Perturb, Piece, Shares, Step
+from expunge.adversary import Shares
 from expunge.adversary.fake_quant import FakeQuantized
+from expunge.adversary.latent import LatentAttack
 from expunge.corpus.streams import Pair, collate_pairs
 from expunge.forget.ga import GradientAscent
 from expunge.forget.npo import NegativePreference
@@ -123,6 +122,9 @@ def test_a_rounded_model_is_compared_with_the_reference_before_rounding() -> Non
     assert (terms["forget_perturbed"] - even).abs() > 1e-2
 
 
+LATENT = LatentAttack(layer=1, radius=0.5, steps=3)
+
+
 def collated(*places: int) -> Any:
     pairs = [Pair(FORGET[place], RETAIN[0], place, 0) for place in places]
     return collate_pairs(pairs, pad_id=PAD)
@@ -155,43 +157,10 @@ def twice() -> PairObjective:
     return PairObjective(Twice(), GradientDescent(weight=WEIGHT), None)
 
 
-class Latent(Adversary):
-    """The shape of a latent attack: a push on a layer's output, found for each piece on its own."""
-
-    size: float = 0.5
-
-    def shares(self, done: int, steps: int) -> Shares:
-        return Shares(0.0, 1.0)
-
-    def against(self, step: Step) -> Perturb:
-        layer = step.model.get_submodule("model.layers.0")
-
-        @contextmanager
-        def pushed(piece: Piece) -> Iterator[None]:
-            shape = (*piece.batch.input_ids_BT.shape, 32)
-            push = torch.zeros(shape, requires_grad=True)
-            with _hook(layer, push):
-                (slope,) = torch.autograd.grad(piece.loss(), push)
-            length_B11 = slope.flatten(1).norm(dim=1)[:, None, None]
-            with _hook(layer, self.size * slope / length_B11):
-                yield
-
-        return pushed
-
-
-@contextmanager
-def _hook(layer: nn.Module, push: Tensor) -> Iterator[None]:
-    handle = layer.register_forward_hook(lambda _, __, out: out + push)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
 @pytest.mark.parametrize("accumulation", [2, 4])
 def test_an_attack_on_hidden_states_fits(accumulation: int, tmp_path: Path) -> None:
     # One sequence is attacked on its own, so how a step is cut into pieces makes no difference.
-    whole = first_step(tmp_path / "1", Latent())
-    assert_close(first_step(tmp_path / "2", Latent(), accumulation=accumulation), whole, atol=2e-5)
+    whole = first_step(tmp_path / "1", LATENT)
+    assert_close(first_step(tmp_path / "2", LATENT, accumulation=accumulation), whole, atol=2e-5)
     plain = first_step(tmp_path / "3", Constant(weight=0.0))
     assert distance(whole, plain) > 0.01 * distance(whole, plus((0.0, plain)))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from expunge.adversary import Adversary, Perturb, Shares, Step
 from expunge.adversary.fake_quant import FakeQuantized
+from expunge.adversary.latent import LatentAttack
 from expunge.adversary.sam import SharpnessAware
 from expunge.errors import MissingExtraError, RecipeError
 from expunge.scope.selection import ScopeGuard, Selection
@@ -39,10 +40,14 @@ Q, DOWN = "model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.down_pro
 NOTHING: dict[str, dict[str, Any]] = {
     "sam": {"name": "sam", "rho": 0},
     "fake_quant": {"name": "fake_quant", "weight": 0},
+    "latent": {"name": "latent", "radius": 0},
+    "latent, idle": {"name": "latent", "steps": 0, "random_start": False},
 }
 
 
-@pytest.mark.parametrize("adversary", [SharpnessAware(rho=0), FakeQuantized(weight=0)])
+@pytest.mark.parametrize(
+    "adversary", [SharpnessAware(rho=0), FakeQuantized(weight=0), LatentAttack(radius=0)]
+)
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_without_a_budget_it_is_the_plain_method_byte_for_byte(
     adversary: Adversary, accumulation: int, tmp_path: Path
@@ -100,7 +105,7 @@ def test_gradients_random_numbers_and_mode_are_left_alone(accumulation: int, tmp
     assert (still.steps[0][Q] - plain.steps[0][Q]).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("adversary", [SAM, Constant(weight=1.0)])
+@pytest.mark.parametrize("adversary", [SAM, Constant(weight=1.0), LatentAttack(radius=0.5, layer=1)])
 def test_bytes_outside_the_scope_stay_and_what_is_inside_gets_its_slope(
     adversary: Adversary, tmp_path: Path
 ) -> None:

@@ -45,13 +45,14 @@ class Step:
     """One optimizer step as an adversary sees it.
 
     ``rows`` names what may change: parameters, each with ``None`` (all of it) or a bool mask of its
-    rows. ``roundings`` holds what the adversary asked for as ``formats``.
+    rows. ``roundings`` holds what the adversary asked for as ``formats``. ``done`` steps came before it.
     """
 
     model: nn.Module
     pieces: Sequence[Piece]
     rows: Mapping[str, Tensor | None]
     roundings: Mapping[str, Rounding] = field(default_factory=dict)
+    done: int = 0
 
 
 Perturb = Callable[[Piece], AbstractContextManager[None]]

@@ -49,7 +49,7 @@ class AdversarialObjective:
         with untouched(model):
             self._ready.extend(self._prepared(model, batch) for batch in batches)
             pieces = [ready.piece for ready in self._ready]
-            step = Step(model=model, pieces=pieces, rows=self.rows, roundings=self.roundings)
+            step = Step(model=model, pieces=pieces, rows=self.rows, roundings=self.roundings, done=done)
             self._perturb = self.adversary.against(step)
 
     def __call__(self, model: nn.Module, batch: PairBatch) -> dict[str, Tensor]:

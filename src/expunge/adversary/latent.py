@@ -1,0 +1,144 @@
+"""The latent attack: forget while somebody pushes the hidden states towards what is to be forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from pydantic import NonNegativeFloat, NonNegativeInt
+from torch import Tensor, nn
+
+from expunge.adversary import Adversary, Perturb, Piece, Shares, Step, adversaries
+from expunge.adversary.hidden import Part, visiting
+from expunge.adversary.slope import slopes
+from expunge.adversary.start import random_push
+from expunge.corpus.batching import Batch
+from expunge.model.arch import blocks
+from expunge.score.look import look
+
+DEPTH = 8
+"""Where no layer is named: an eighth of the way up, block 4 of the 32 of the paper's models."""
+
+
+@adversaries.register("latent")
+class LatentAttack(Adversary):
+    """``L_forget`` under ``δ* = argmin over ‖δ‖ ≤ radius of −log p(y | h + δ)``, h the input of a block.
+
+    The inner problem is the attacker's: δ makes the model remember, whatever the forget loss is. It takes
+    ``steps`` steps of length radius / steps down the slope of the cross-entropy of the counted tokens,
+    each sequence by itself, and stays within the ball and within the range of the sequence's own hidden
+    states. ``unit``: the radius is a length, or a share of the length of the sequence's hidden states
+    (beginning of text aside, where models park huge values). ``layer`` unset: an eighth of the depth.
+    With radius 0, or without steps and ``random_start``, it is the plain method. Too large a radius undoes
+    forgetting: where δ lifts p to 1, the slope of GA and NPO is gone.
+
+    Source: LAU (arXiv 2408.10682), the inner problem of its Eq. for AdvGA and AdvNPO.
+    """
+
+    layer: NonNegativeInt | None = None
+    radius: NonNegativeFloat = 8.0
+    unit: Literal["length", "share"] = "length"
+    steps: NonNegativeInt = 6
+    random_start: bool = True
+
+    def shares(self, done: int, steps: int) -> Shares:  # noqa: ARG002
+        idle = not self.radius or not (self.steps or self.random_start)
+        return Shares(1.0, 0.0) if idle else Shares(0.0, 1.0)
+
+    def against(self, step: Step) -> Perturb:
+        return partial(self._pushed, step.model, step.done)
+
+    @contextmanager
+    def _pushed(self, model: nn.Module, done: int, piece: Piece) -> Iterator[None]:
+        layer = max(1, len(blocks(model)) // DEPTH) if self.layer is None else self.layer
+        there = _Place(model, layer, piece.batch)
+        push_BTH = self._found(there, done)
+        with there.pushed(push_BTH):
+            yield
+
+    def _found(self, there: _Place, done: int) -> Tensor:
+        """δ of every sequence, float32, zero on padding. Shape [B, T, H]."""
+        hidden_BTH = there.hidden()
+        radius_B = self._radius(hidden_BTH, there.real)
+        push_BTH = torch.zeros_like(hidden_BTH)
+        if self.random_start:
+            push_BTH = random_push(there.batch, hidden_BTH, done) * radius_B[:, None, None]
+        for _ in range(self.steps):
+            slope_BTH = there.slope(push_BTH)
+            length_B = slope_BTH.flatten(1).norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
+            push_BTH = push_BTH - (radius_B / self.steps / length_B)[:, None, None] * slope_BTH
+            push_BTH = there.within_range(_onto_ball(push_BTH, radius_B), hidden_BTH)
+        return push_BTH
+
+    def _radius(self, hidden_BTH: Tensor, real_BT1: Tensor) -> Tensor:
+        if self.unit == "length":
+            return hidden_BTH.new_full((len(hidden_BTH),), self.radius)
+        after_first = (hidden_BTH * real_BT1)[:, 1:]
+        return self.radius * after_first.flatten(1).norm(dim=1)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The input of one block for one batch."""
+
+    model: nn.Module
+    layer: int
+    batch: Batch
+
+    @property
+    def real(self) -> Tensor:
+        """One where a token is, zero on padding. Shape [B, T, 1]."""
+        return self.batch.attention_mask_BT[..., None].float()
+
+    @torch.no_grad()
+    def hidden(self) -> Tensor:
+        """The hidden states there, float32, zero on padding. Shape [B, T, H]."""
+        found: list[tuple[Part, Tensor]] = []
+
+        def keep(part: Part, hidden_btH: Tensor) -> Tensor:
+            found.append((part, hidden_btH))
+            return hidden_btH
+
+        with visiting(self.model, self.layer, self.batch, keep):
+            look(self.model, self.batch)
+        hidden_BTH = found[0][1].new_zeros(
+            (*self.batch.input_ids_BT.shape, found[0][1].shape[-1]), dtype=torch.float32
+        )
+        for (rows, width), hidden_btH in found:
+            hidden_BTH[rows, :width] = hidden_btH.float()
+        return hidden_BTH * self.real
+
+    @contextmanager
+    def pushed(self, push_BTH: Tensor) -> Iterator[None]:
+        """Inside the block the push is added."""
+        with visiting(
+            self.model,
+            self.layer,
+            self.batch,
+            lambda part, h_btH: h_btH + part.of(push_BTH).to(h_btH.dtype),
+        ):
+            yield
+
+    def slope(self, push_BTH: Tensor) -> Tensor:
+        """The slope of every sequence's own cross-entropy by its push. Shape [B, T, H]."""
+        push_BTH = push_BTH.detach().requires_grad_(True)
+        with self.pushed(push_BTH), torch.enable_grad():
+            view = look(self.model, self.batch)
+            found = slopes(-view.mean(view.logps).sum(), [push_BTH])
+        return found[push_BTH] * self.real
+
+    def within_range(self, push_BTH: Tensor, hidden_BTH: Tensor) -> Tensor:
+        """The push cut so that no number leaves the range of the sequence's own; it never gets longer."""
+        real = self.real.bool()
+        low_B11 = hidden_BTH.masked_fill(~real, torch.inf).amin((1, 2), keepdim=True)
+        high_B11 = hidden_BTH.masked_fill(~real, -torch.inf).amax((1, 2), keepdim=True)
+        return ((hidden_BTH + push_BTH).clamp(low_B11, high_B11) - hidden_BTH) * self.real
+
+
+def _onto_ball(push_BTH: Tensor, radius_B: Tensor) -> Tensor:
+    length_B = push_BTH.flatten(1).norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
+    return push_BTH * (radius_B / length_B).clamp(max=1.0)[:, None, None]
