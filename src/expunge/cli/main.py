@@ -13,7 +13,19 @@ from rich.panel import Panel
 from rich.text import Text
 
 import expunge
-from expunge.cli import audit, demo, doctor, finetune, methods, metrics, quantize, report, runs, unlearn
+from expunge.cli import (
+    audit,
+    demo,
+    doctor,
+    finetune,
+    merge,
+    methods,
+    metrics,
+    quantize,
+    report,
+    runs,
+    unlearn,
+)
 from expunge.errors import ExpungeError
 from expunge.quiet import quiet_loggers
 
@@ -29,7 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (demo, unlearn, audit, report, runs, quantize, finetune, methods, metrics, doctor):
+for verb in (demo, unlearn, audit, report, runs, quantize, merge, finetune, methods, metrics, doctor):
     verb.add_to(app)
 
 

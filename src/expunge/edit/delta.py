@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from expunge.errors import ModelError
+from expunge.model.checkpoint import unreadable
 from expunge.model.load import load_model
 from expunge.model.tensors import Weight, in_memory, on_disk
 
@@ -74,7 +75,13 @@ class WeightDelta:
         Raises:
             ModelError: it is not a plain LoRA adapter, and its sum is not ``(alpha / rank) B A``.
         """
-        config = json.loads((folder / ADAPTER).read_bytes())
+        path = folder / ADAPTER_WEIGHTS
+        try:
+            config = json.loads((folder / ADAPTER).read_bytes())
+            with safe_open(path, framework="pt") as tensors:
+                shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
+        except (OSError, ValueError, SafetensorError) as error:
+            raise unreadable(folder, "adapter", error) from error
         odd = [
             key
             for key in ("use_dora", "alpha_pattern", "rank_pattern", "modules_to_save")
@@ -88,9 +95,6 @@ class WeightDelta:
             )
         rank = config["r"]
         scale = config["lora_alpha"] / (rank**0.5 if config.get("use_rslora") else rank)
-        path = folder / ADAPTER_WEIGHTS
-        with safe_open(path, framework="pt") as tensors:
-            shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
         parts = {}
         for down in (name for name in shapes if name.endswith(".lora_A.weight")):
             up = down.replace(".lora_A.", ".lora_B.")

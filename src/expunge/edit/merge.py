@@ -1,0 +1,100 @@
+"""A checkpoint with task vectors of others subtracted from it or added to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from expunge.edit.delta import ADAPTER, WeightDelta, stored
+from expunge.errors import ModelError, RecipeError
+from expunge.files import RECORD, refuse_existing, write_json, writing
+from expunge.model.checkpoint import local_folder
+from expunge.model.disk import disk_errors
+from expunge.model.load import hash_model, load_model, load_tokenizer, save_model
+from expunge.model.tensors import Weight
+from expunge.record import Stopwatch, make_record
+
+EXAMPLE = "For instance --subtract ./finetuned:0.5"
+
+
+class Vector(NamedTuple):
+    """What a checkpoint (or a LoRA adapter) adds to the base, and how many times it is added."""
+
+    folder: Path
+    factor: float
+
+    @classmethod
+    def read(cls, text: str, *, sign: float) -> Self:
+        """``folder`` or ``folder:weight``, times ``sign``.
+
+        Raises:
+            ModelError: there is no such folder.
+            RecipeError: the weight is zero or below.
+        """
+        path, _, number = text.rpartition(":")
+        weight = _number(number) if path else None
+        path = text if weight is None else path
+        if weight is not None and not 0 < weight < float("inf"):
+            raise RecipeError(text, why="a weight is a number above zero.", fix=EXAMPLE)
+        folder = local_folder(Path(path))
+        if folder is None:
+            raise ModelError(f"no folder {path}", why="it does not exist.", fix=EXAMPLE)
+        return cls(folder, sign * (1.0 if weight is None else weight))
+
+    def delta(self, base: Mapping[str, Weight]) -> WeightDelta:
+        """The change this vector makes, tensor by tensor from its files."""
+        if (self.folder / ADAPTER).is_file():
+            return WeightDelta.of_adapter(self.folder).scaled(self.factor)
+        return WeightDelta.between(base, stored(self.folder)).scaled(self.factor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeJob:
+    """Base + Σ factor (checkpoint − base), as it is asked for on the command line.
+
+    Source: Ilharco et al. 2023 (arXiv 2212.04089): negation and addition of task vectors.
+    """
+
+    base: Path
+    output: Path
+    subtract: tuple[str, ...] = ()
+    add: tuple[str, ...] = ()
+    overwrite: bool = False
+
+    def run(self) -> dict[str, Any]:
+        """Write the sum, in the dtype of the base; returns its record."""
+        refuse_existing(self.output, overwrite=self.overwrite)
+        vectors = [Vector.read(text, sign=-1.0) for text in self.subtract]
+        vectors += [Vector.read(text, sign=1.0) for text in self.add]
+        if not vectors:
+            raise RecipeError("nothing to merge", why="no checkpoint was named.", fix=EXAMPLE)
+        watch = Stopwatch()
+        model = load_model(self.base)
+        tokenizer = load_tokenizer(self.base, model=model)
+        source = hash_model(model)
+        base = stored(self.base)
+        total = WeightDelta({})
+        for vector in vectors:
+            total += vector.delta(base)
+        total.apply(model)
+        record = make_record(
+            command="merge",
+            watch=watch,
+            source=str(self.base),
+            source_sha256=source,
+            vectors=[{"folder": str(vector.folder), "factor": vector.factor} for vector in vectors],
+            result_sha256=hash_model(model),
+        )
+        with disk_errors(self.output), writing(self.output) as folder:
+            save_model(model, tokenizer, folder)
+            write_json(folder / RECORD, record)
+        return record
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
