@@ -19,11 +19,17 @@ from expunge.errors import ModelError, did_you_mean
 
 
 class Layout(NamedTuple):
-    """Module names of one model family; ``softcap`` and ``divisor`` name fields of its configuration."""
+    """Module names of one model family; ``softcap`` and ``divisor`` name fields of its configuration.
+
+    ``attention_out`` and ``mlp_out`` are the linear layers of attention and MLP that write what they
+    found into the residual stream.
+    """
 
     blocks: str
     attention: str
     mlp: str = "mlp"
+    attention_out: str = "o_proj"
+    mlp_out: str = "down_proj"
     transposed: bool = False
     softcap: str | None = None
     divisor: str | None = None
@@ -42,11 +48,11 @@ LAYOUTS: dict[str, Layout] = {
     "gemma3_text": _CAPPED,
     # Pictures and text: the language model sits one level deeper, and its head is not soft-capped.
     "gemma3": Layout("model.language_model.layers", "self_attn"),
-    "phi": _DECODER,
+    "phi": _DECODER._replace(attention_out="dense", mlp_out="fc2"),
     "phi3": _DECODER,
     "granite": _DECODER._replace(divisor="logits_scaling"),
-    "gpt2": Layout("transformer.h", "attn", transposed=True),
-    "gpt_neox": Layout("gpt_neox.layers", "attention"),
+    "gpt2": Layout("transformer.h", "attn", attention_out="c_proj", mlp_out="c_proj", transposed=True),
+    "gpt_neox": Layout("gpt_neox.layers", "attention", attention_out="dense", mlp_out="dense_4h_to_h"),
 }
 """Model types this package knows, as ``config.json`` spells them."""
 
@@ -63,6 +69,8 @@ class Architecture:
     blocks: str
     attention: str
     mlp: str
+    attention_out: str
+    mlp_out: str
     head: str
     transposed: bool = False
     softcap: float | None = None
@@ -97,6 +105,8 @@ def architecture(model: nn.Module) -> Architecture:
         blocks=layout.blocks,
         attention=layout.attention,
         mlp=layout.mlp,
+        attention_out=layout.attention_out,
+        mlp_out=layout.mlp_out,
         head=_head_name(inner),
         transposed=layout.transposed,
         softcap=getattr(config, layout.softcap) if layout.softcap else None,
