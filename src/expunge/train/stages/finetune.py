@@ -54,7 +54,7 @@ class Finetune(LoopSettings, Stage):
         trainer = ObjectiveTrainer(
             model,
             self.training_arguments(state.workdir, seed=state.seed, examples=len(texts)),
-            objective=_cross_entropy,
+            objective=cross_entropy,
             count_examples=lambda batch: len(batch.input_ids_BT),
             sampler=EpochSampler(texts),
             dataset=texts,
@@ -140,5 +140,6 @@ class EpochSampler(Sampler[int]):
         return iter(shuffled(len(self.texts), self.texts.seed, self.epoch))
 
 
-def _cross_entropy(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+def cross_entropy(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """The loss of plain training, summed over the examples of a batch."""
     return {"text": GradientDescent()(look(model, batch)).sum()}
