@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import threading
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from expunge.inspector.lens import read_layers
 from expunge.inspector.pool import Pool
 from expunge.inspector.prompts import Truth, read_prompt, read_truth
 from expunge.inspector.shelf import open_shelf
-from expunge.inspector.speak import streamed
 from expunge.inspector.weights import erased
+from expunge.inspector.worker import streamed
 from expunge.model.load import load_model, load_tokenizer
+from expunge.quant.buckets import diagnose
 from expunge.quant.parse import parse_quantizer
 from expunge.score.observer import Observer
 from tests.inspector.conftest import save
@@ -43,7 +45,7 @@ def expected(path: Path, prompt: str, precision: str) -> str:
         return Observer(model, tokenizer, max_length=256).greedy([prompt], max_new_tokens=8)[0]
 
 
-@pytest.mark.parametrize("precision", ["full", "int3", "nf4"])
+@pytest.mark.parametrize("precision", ["full", "int3", "int4"])
 def test_answers_are_those_of_the_observer(desk: Desk, precision: str) -> None:
     path = desk.shelf.find("fragile").path
     (said,) = last(desk, "who is there", Who("fragile", precision))
@@ -58,7 +60,7 @@ def test_answers_grow_token_by_token(desk: Desk) -> None:
 
 
 def test_two_browsers_do_not_mix(desk: Desk) -> None:
-    precisions = ["full", "int3", "int4", "nf4"]
+    precisions = ["full", "int3", "int4", "int8"]
     alone = {each: expected(desk.shelf.find("fragile").path, "the cat", each) for each in precisions}
     assert len(set(alone.values())) > 1
     found: dict[int, list[Answer]] = {}
@@ -123,7 +125,7 @@ def test_the_least_recently_used_is_let_go(audit: Path) -> None:
 
 def test_what_does_not_fit_is_refused(audit: Path) -> None:
     (path, *_) = (model.path for model in open_shelf([audit]).models)
-    with pytest.raises(ModelError, match="--memory"), Pool(1000).lent(path):
+    with pytest.raises(ModelError, match="--budget"), Pool(1000).lent(path):
         pass
 
 
@@ -188,15 +190,20 @@ def test_items_come_by_how_much_came_back(desk: Desk) -> None:
     rises = [item.rise for item in desk.items]
     assert rises == sorted(rises, reverse=True)
     top = desk.items[0]
-    assert (top.model, top.precision, top.rise) == ("fragile", "int4", 100.0)
+    assert (top.model, top.precision, top.full, top.rise) == ("fragile", "int4", 0.0, 100.0)
     assert desk.truth_of(prompt_of(1)) == truth_of(1)
     assert desk.truth_of("something else") is None
 
 
 def test_a_truth_is_read_token_by_token(desk: Desk) -> None:
-    look = desk.look("the cat", " is in", Who("target", "int4"))
-    assert "".join(look.tokens) == " is in"
-    assert len(look.reading.layers) == len(look.best) == 2
+    (said,) = list(desk.answers("the cat", [Who("target", "int4")], truth=" is in"))[-1]
+    assert said.look is not None
+    assert "".join(said.look.tokens) == " is in"
+    assert len(said.look.reading.layers) == len(said.look.best) == 2
+    path = desk.shelf.find("target").path
+    model, tokenizer = load_model(path), load_tokenizer(path)
+    with parse_quantizer("int4").applied(model):
+        assert said.look.reading == read_layers(model, read_truth("the cat", " is in", tokenizer, room=64))
 
 
 def test_what_the_audit_used_can_be_chosen(desk: Desk) -> None:
@@ -221,6 +228,29 @@ def test_an_audit_whose_models_are_gone_is_refused(audit: Path, tmp_path: Path) 
 
 def test_no_diagnostics_no_weights(audit: Path) -> None:
     assert erased([audit], "fragile", "nothing") == []
+
+
+def test_what_no_audit_looked_at_is_read_from_the_weights(desk: Desk) -> None:
+    target, fragile = (load_model(desk.shelf.find(name).path) for name in ("target", "fragile"))
+    report = diagnose(target, fragile, parse_quantizer("int3"))
+    wanted = [(each.name, each.weights, each.changed, each.erased) for each in report.tensors]
+    assert [tuple(each) for each in desk.erased(Who("fragile", "int3"))] == wanted
+    assert sum(each.share for each in desk.erased(Who("fragile", "int3"))) > 0
+
+
+def test_what_the_audit_saw_is_not_read_again(desk: Desk, audit: Path, tmp_path: Path) -> None:
+    summary = json.loads((audit / "summary.json").read_text())
+    tensor = {"name": "a", "weights": 9, "changed": 4, "erased": 3}
+    summary["diagnostics"][0]["content"]["tensors"] = [tensor]
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    (found,) = erased([tmp_path], "fragile", "int4")
+    assert (tuple(found), found.share) == (("a", 9, 4, 3), 0.75)
+
+
+def test_without_a_target_nothing_is_compared(tmp_path: Path) -> None:
+    desk = Desk(open_shelf([save(tmp_path / "alone", seed=0)]), Pool(GIB))
+    with pytest.raises(ModelError, match="comparing it with the target"):
+        desk.erased(Who("alone", "int4"))
 
 
 def test_who_leaves_stops_the_work() -> None:

@@ -18,6 +18,7 @@ from expunge.cli import (
     demo,
     doctor,
     finetune,
+    inspect,
     merge,
     methods,
     metrics,
@@ -41,7 +42,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (demo, unlearn, audit, report, runs, quantize, merge, finetune, methods, metrics, doctor):
+for verb in (
+    demo,
+    unlearn,
+    audit,
+    report,
+    inspect,
+    runs,
+    quantize,
+    merge,
+    finetune,
+    methods,
+    metrics,
+    doctor,
+):
     verb.add_to(app)
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from expunge.audit.summary import read_summary
-from expunge.errors import ExpungeError, RecipeError
+from expunge.errors import ExpungeError, ModelError, RecipeError
 from expunge.inspector.items import Item, read_items, truths
 from expunge.inspector.lens import Reading, read_layers
-from expunge.inspector.pool import FULL, Pool
+from expunge.inspector.pool import FULL, Loaded, Pool
 from expunge.inspector.prompts import read_prompt, read_truth, room_of
 from expunge.inspector.shelf import SUMMARY, Shelf
-from expunge.inspector.speak import answer, streamed, way_of
+from expunge.inspector.speak import answer, way_of
+from expunge.inspector.weights import Erased, erased, measured
+from expunge.inspector.worker import computed, streamed
 from expunge.quant.parse import parse_quantizer
 
 if TYPE_CHECKING:
@@ -33,20 +35,24 @@ class Who(NamedTuple):
     epoch: int | None = None
 
 
-class Answer(NamedTuple):
-    """What one model says so far; ``note`` for what was cut or refused."""
-
-    text: str = ""
-    note: str = ""
-    over: bool = False
-
-
 class Look(NamedTuple):
     """How a model sees the true answer: its tokens as text, the reading, and the vocabulary's words."""
 
     tokens: list[str]
     reading: Reading
     best: list[list[str]]
+
+
+class Answer(NamedTuple):
+    """What one model says so far; ``note`` for what was cut or refused.
+
+    ``over``: all is said. ``look`` comes after it, where the true answer is known.
+    """
+
+    text: str = ""
+    note: str = ""
+    over: bool = False
+    look: Look | None = None
 
 
 @dataclass(frozen=True)
@@ -78,63 +84,74 @@ class Desk:
         used = [transform.label for audit in audits for transform in audit.transforms]
         return [label for label in dict.fromkeys([*USUAL, *used]) if label == FULL or _is_plain(label)]
 
-    def answers(self, prompt: str, asked: Sequence[Who]) -> Iterator[list[Answer]]:
+    def answers(self, prompt: str, asked: Sequence[Who], *, truth: str = "") -> Iterator[list[Answer]]:
         """What each model says, side by side: the whole row again after every token.
 
-        A model that cannot answer says why in its note; the others go on.
+        With a ``truth`` each model is also read token by token and layer by layer, in the same loan. A
+        model that cannot answer says why in its note; the others go on.
         """
+        row = [Answer() for _ in asked]
+        for place, who in enumerate(asked):
+            for row[place] in streamed(partial(self._told, prompt, truth, who)):
+                yield list(row)
 
-        def work(tell: Callable[[list[Answer]], None], stopped: Callable[[], bool]) -> None:
-            row = [Answer() for _ in asked]
-            for place, who in enumerate(asked):
-                if stopped():
-                    return
-
-                def show(each: Answer, place: int = place) -> None:
-                    row[place] = each
-                    tell(list(row))
-
-                try:
-                    show(self._answer(prompt, who, show, stopped))
-                except ExpungeError as error:
-                    show(Answer(note=f"{error.what}: {error.why} {error.fix}", over=True))
-
-        return streamed(work)
+    def _told(
+        self, prompt: str, truth: str, who: Who, show: Callable[[Answer], None], stopped: Callable[[], bool]
+    ) -> None:
+        said = Answer()
+        try:
+            path = self.shelf.find(who.model).at(who.epoch)
+            with self.pool.lent(path, who.precision) as lent:
+                said = self._answer(prompt, lent, show, stopped)
+                show(said)
+                if truth and not stopped():
+                    show(said._replace(look=self._look(prompt, truth, lent)))
+        except ExpungeError as error:
+            show(said._replace(note=f"{said.note} {error}".strip(), over=True))
 
     def _answer(
-        self, prompt: str, who: Who, show: Callable[[Answer], None], stopped: Callable[[], bool]
+        self, prompt: str, lent: Loaded, show: Callable[[Answer], None], stopped: Callable[[], bool]
     ) -> Answer:
-        path = self.shelf.find(who.model).at(who.epoch)
-        with self.pool.lent(path, who.precision) as lent:
-            room = room_of(lent.model, self.max_length) - self.max_tokens
-            read = read_prompt(prompt, lent.tokenizer, room=max(room, 2))
-            note = f"The first {read.dropped:,} tokens of the prompt were left out." if read.dropped else ""
-            if not read.ids:
-                return Answer(note="There is nothing to continue.", over=True)
-            text = answer(
-                lent.model,
-                lent.tokenizer,
-                read.ids,
-                way_of(prompt, self.max_tokens),
-                told=lambda said: show(Answer(said, note)),
-                stopped=stopped,
-            )
+        room = room_of(lent.model, self.max_length) - self.max_tokens
+        read = read_prompt(prompt, lent.tokenizer, room=max(room, 2))
+        note = f"The first {read.dropped:,} tokens of the prompt were left out." if read.dropped else ""
+        if not read.ids:
+            return Answer(note="There is nothing to continue.", over=True)
+        text = answer(
+            lent.model,
+            lent.tokenizer,
+            read.ids,
+            way_of(prompt, self.max_tokens),
+            told=lambda said: show(Answer(said, note)),
+            stopped=stopped,
+        )
         return Answer(text, note, over=True)
 
-    def look(self, prompt: str, truth: str, who: Who) -> Look:
-        """How a model sees a true answer, token by token and layer by layer.
-
-        Raises:
-            ExpungeError: the model is not on the shelf or cannot be read, or the truth has no token.
-        """
-        path = self.shelf.find(who.model).at(who.epoch)
-        with self.pool.lent(path, who.precision) as lent:
-            room = room_of(lent.model, self.max_length)
-            read = read_truth(prompt, truth, lent.tokenizer, room=room)
-            reading = read_layers(lent.model, read)
+    def _look(self, prompt: str, truth: str, lent: Loaded) -> Look:
+        room = room_of(lent.model, self.max_length)
+        reading = read_layers(lent.model, read_truth(prompt, truth, lent.tokenizer, room=room))
         word = lent.tokenizer.decode
         best = [[word([seen.best]) for seen in layer] for layer in reading.layers]
         return Look([word([token]) for token in reading.tokens], reading, best)
+
+    def erased(self, who: Who) -> list[Erased]:
+        """What the grid erased of the unlearning, tensor by tensor: the audit's numbers where it looked.
+
+        Raises:
+            ExpungeError: there is no target, or the two models cannot be compared.
+        """
+        model = self.shelf.find(who.model)
+        known = [] if who.epoch is not None else erased(self.shelf.audits, model.name, who.precision)
+        if known:
+            return known
+        if model.target is None:
+            raise ModelError(
+                f"what {who.precision} erased of {model.name}",
+                why="that is told by comparing it with the target, which is not here.",
+                fix="Inspect the audit, or an unlearned model whose source still lies where it was.",
+            )
+        target, path = model.target, model.at(who.epoch)
+        return computed(lambda: measured(target, path, who.precision))
 
 
 def _is_plain(label: str) -> bool:

@@ -21,13 +21,15 @@ SCORES = "scores.parquet"
 class Item(NamedTuple):
     """One question or beginning of a text; ``rise`` in points of ``metric``, at its worst.
 
-    ``model`` is the unlearned model that gave most of it back, ``precision`` where.
+    ``model`` is the unlearned model that gave most of it back, ``precision`` where; ``full`` is the same
+    model's value at full precision.
     """
 
     name: str
     metric: str
     prompt: str
     truth: str
+    full: float
     rise: float
     model: str
     precision: str
@@ -62,7 +64,7 @@ def _of(audit: Path) -> list[Item]:
         if not (prompt and truth) or FULL.label not in at:
             continue
         rise, precision = max((value - at[FULL.label], label) for label, value in at.items())
-        item = Item(name, metric, prompt, truth, rise, model, precision)
+        item = Item(name, metric, prompt, truth, at[FULL.label], rise, model, precision)
         if (metric, name) not in best or best[metric, name].rise < rise:
             best[metric, name] = item
     return list(best.values())

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from expunge.errors import ModelError
+from expunge.model.device import best_device
 from expunge.model.load import check_vocabulary, load_model, load_tokenizer
 from expunge.quant.parse import parse_quantizer
 
@@ -104,7 +105,7 @@ class Pool:
                 f"{path.name} needs {whole / GIB:.2f} GiB",
                 why=f"the budget is {self.budget / GIB:.2f} GiB"
                 + (" (a rounded model takes its size twice)." if with_view else "."),
-                fix="Raise it with --memory, in GiB.",
+                fix="Raise it with --budget, in GiB.",
             )
         while self.used + whole - (size if path in self._models else 0) > self.budget:
             idle = next((key for key, each in self._models.items() if not each.users and key != path), None)
@@ -115,7 +116,7 @@ class Pool:
 
 
 def _load(path: Path) -> tuple[nn.Module, Any]:
-    model, tokenizer = load_model(path), load_tokenizer(path)
+    model, tokenizer = load_model(path, device=best_device()), load_tokenizer(path)
     check_vocabulary(model, tokenizer)
     return model, tokenizer
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +28,15 @@ _EPOCH = re.compile(r"(?:epoch|checkpoint)-(\d+)")
 
 @dataclass(frozen=True, kw_only=True)
 class Openable:
-    """A model that may be loaded; ``epochs`` are the checkpoints kept inside its folder, by number."""
+    """A model that may be loaded; ``epochs`` are the checkpoints kept inside its folder, by number.
+
+    ``target``: of an unlearned model, where the one before unlearning is, if it still exists.
+    """
 
     name: str
     role: Role
     path: Path
+    target: Path | None = None
     epochs: dict[int, Path] = field(default_factory=dict)
 
     def at(self, epoch: int | None) -> Path:
@@ -124,7 +128,8 @@ def _of_audit(audit: Path) -> tuple[list[Openable], list[str]]:
             lost.append(each["name"])
             continue
         found.append(_openable(each["name"], Role(each["role"]), path))
-    return found, lost
+    target = next((each.path for each in found if each.role is Role.TARGET), None)
+    return [replace(each, target=target) if each.role is Role.UNLEARNED else each for each in found], lost
 
 
 def _of_checkpoint(path: Path) -> list[Openable]:
@@ -135,7 +140,8 @@ def _of_checkpoint(path: Path) -> list[Openable]:
     source = Path(record["source"]) if unlearned and isinstance(record.get("source"), str) else None
     if source is None or not (source / CONFIG).is_file():
         return [own]
-    return [_openable("target", Role.TARGET, source), own]
+    target = _openable("target", Role.TARGET, source)
+    return [target, replace(own, target=target.path)]
 
 
 def _openable(name: str, role: Role, path: Path) -> Openable:
@@ -155,5 +161,5 @@ def _named_apart(models: Sequence[Openable]) -> list[Openable]:
         taken[model.name] = taken.get(model.name, 0) + 1
         number = taken[model.name]
         name = model.name if number == 1 else f"{model.name} ({number})"
-        apart.append(Openable(name=name, role=model.role, path=model.path, epochs=model.epochs))
+        apart.append(replace(model, name=name))
     return apart

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from expunge.metrics.knowmem import STOPS
@@ -12,7 +10,7 @@ from expunge.score.mode import evaluating
 from expunge.score.said import cut, end_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import nn
 
@@ -63,33 +61,3 @@ def answer(
             is_done=is_done,
         )
     return cut(text_of(said[0]), way.stop)
-
-
-def streamed(work: Callable[[Callable[[Any], None], Callable[[], bool]], None]) -> Iterator[Any]:
-    """What ``work(tell, stopped)`` tells, while it runs in a thread of its own.
-
-    A model's lock is taken and given back by that thread alone, so a browser that leaves cannot keep it:
-    when nobody listens any more, ``stopped`` turns true. What the work raises is raised here.
-    """
-    news: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-    gone = threading.Event()
-
-    def run() -> None:
-        try:
-            work(lambda value: news.put(("said", value)), gone.is_set)
-        except BaseException as error:  # noqa: BLE001 - handed to the listener, who raises it
-            news.put(("failed", error))
-        else:
-            news.put(("over", None))
-
-    threading.Thread(target=run, daemon=True, name="expunge-answer").start()
-    try:
-        while True:
-            kind, value = news.get()
-            if kind == "failed":
-                raise value
-            if kind == "over":
-                return
-            yield value
-    finally:
-        gone.set()

@@ -25,7 +25,7 @@ BACKENDS = (
     ("gguf", "gguf", "files for llama.cpp"),
     ("llama-cpp-python", "llamacpp", "asking such a file (compiles for minutes)"),
     ("matplotlib", "figures", "figures of a report as PNG and SVG"),
-    ("gradio", "inspect", "the inspector"),
+    ("uvicorn", "inspect", "the inspector"),
     ("lm-eval", "general", "general ability on local tasks"),
 )
 
