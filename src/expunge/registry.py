@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BeforeValidator, PlainSerializer, ValidationError
 
 from expunge.component import Component
 from expunge.errors import RecipeError, did_you_mean
@@ -95,6 +95,17 @@ class Registry(Generic[T]):
             importlib.import_module(f"{self.package}.{module.name}")
         for plugin in entry_points(group=self.package):
             plugin.load()
+
+
+def named(registry: Registry[Any]) -> tuple[BeforeValidator, PlainSerializer]:
+    """How a field holds a component of ``registry``: read from and written as ``{name, **settings}``."""
+
+    def dump(component: Component | None) -> dict[str, Any] | None:
+        if component is None:
+            return None
+        return {"name": registry.name_of(component), **component.model_dump()}
+
+    return BeforeValidator(lambda raw: None if raw is None else registry.build(raw)), PlainSerializer(dump)
 
 
 def _origin(component: type[Component]) -> tuple[str, str]:

@@ -18,6 +18,11 @@ Saliency = Callable[[], Mapping[str, Tensor]]
 class Scope(Component, ABC):
     """Names what may change. ``prepare`` may wrap the model first (LoRA does)."""
 
+    @property
+    def needs_retain(self) -> bool:
+        """Whether it cannot choose without seeing a retain set."""
+        return False
+
     def prepare(self, model: nn.Module) -> nn.Module:
         """The model to train: the one given, unless the scope adds parameters of its own."""
         return model

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +20,13 @@ from expunge.errors import RecipeError, ScopeViolationError
 
 @dataclass(frozen=True)
 class Selection:
-    """What may change: parameter names, each with ``None`` (all of it) or a bool mask of its rows."""
+    """What may change: parameter names, each with ``None`` (all of it) or a bool mask of its rows.
+
+    ``facts`` is what the record shall say of how it was chosen.
+    """
 
     rows: Mapping[str, Tensor | None]
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def count(self, model: nn.Module) -> tuple[int, int]:
         """Selected and total number of weights."""

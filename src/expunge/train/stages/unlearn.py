@@ -22,6 +22,8 @@ from expunge.model.precision import as_in_training, prepare_weights
 from expunge.retain import RetainLoss, retain_losses
 from expunge.scope import Scope, scopes
 from expunge.scope.all import AllParameters
+from expunge.scope.evidence import Evidence
+from expunge.scope.localiser import chosen_by
 from expunge.scope.lora import LowRankAdapters
 from expunge.scope.selection import ScopeGuard, Selection
 from expunge.score.reference import (
@@ -103,7 +105,7 @@ class Unlearn(LoopSettings, Stage):
         pad_id = state.tokenizer.pad_token_id
         sampler = PairSampler(len(data.forget), len(data.retain), seed=state.seed)
         with as_in_training(self.precision, best_device()):
-            selection = self._select(model, data, pad_id)
+            selection = self._select(model, data, state)
             guard = ScopeGuard(model, selection)
             reference = self._reference(model, data, sampler, selection, pad_id)
         stop = StopWhen(self.stop, model, state, max_length=self.max_length) if self.stop else None
@@ -132,7 +134,7 @@ class Unlearn(LoopSettings, Stage):
 
     @property
     def needs(self) -> frozenset[DataNeed]:
-        return frozenset({"retain"} if self.retain is not None else ())
+        return frozenset({"retain"} if self.retain is not None or self.scope.needs_retain else ())
 
     def check(self, corpus: Corpus) -> None:
         """Refuse a retain loss that has nothing to keep, and an adversary whose formats are not there."""
@@ -143,14 +145,30 @@ class Unlearn(LoopSettings, Stage):
                 why=f"the recipe's retain loss ({retain_losses.name_of(self.retain)}) has nothing to keep.",
                 fix="Pass --retain FILE, or choose a recipe without a retain loss (ga, npo).",
             )
+        if self.scope.needs_retain and not corpus.retain:
+            raise DataError(
+                "no retain set",
+                why=f"the recipe's scope ({scopes.name_of(self.scope)}) looks at what is to be kept.",
+                fix="Pass --retain FILE, or choose another scope.",
+            )
 
-    def _select(self, model: nn.Module, data: PairDataset, pad_id: int) -> Selection:
+    def _select(self, model: nn.Module, data: PairDataset, state: State) -> Selection:
         def saliency() -> dict[str, Tensor]:
+            pad_id = state.tokenizer.pad_token_id
             return forget_gradient(
                 model, self.forget, data.forget, pad_id=pad_id, batch_size=self.batch_size
             )
 
-        return self.scope.select(model, saliency)
+        evidence = Evidence(
+            forget=state.corpus.forget,
+            retain=state.corpus.retain,
+            tokenizer=state.tokenizer,
+            saliency=saliency,
+            seed=state.seed,
+            max_length=self.max_length,
+            batch_size=self.batch_size,
+        )
+        return chosen_by(self.scope, model, evidence)
 
     def _reference(
         self,
@@ -235,6 +253,7 @@ def _facts(
         "weights": total,
         "weights_that_may_change": chosen,
         "tensors_that_may_change": sorted(selection.rows),
+        "scope": dict(selection.facts) or None,
         "reference": type(reference).__name__ if reference else None,
         "reference_bytes": reference.bytes if isinstance(reference, CachedReference) else None,
         "steps": trainer.state.global_step,

@@ -1,0 +1,140 @@
+"""Scopes that find out where a model keeps what is to be forgotten, within a budget."""
+
+from __future__ import annotations
+
+import os
+import sys
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import Field, PositiveInt, model_validator
+from torch import nn
+from tqdm import tqdm
+
+from expunge.errors import RecipeError
+from expunge.model.workers import NO_BARS
+from expunge.registry import named
+from expunge.scope import Saliency, Scope, scopes
+from expunge.scope.evidence import Evidence
+from expunge.scope.parts import Modules, Part, joined, parts_of, up_to
+from expunge.scope.selection import Selection
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A score for every part by name, and what else the record should say."""
+
+    scores: Mapping[str, float]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Localiser(Scope):
+    """Ranks the parts of a model by what they have to do with the forget set and takes the first ones.
+
+    How many: a ``share`` of all weights, or as many weights as the scope ``like`` takes (parts are added
+    until there are so many), or a ``count`` of parts; without any of them, as the method itself says, if
+    it does.
+
+    Source: Guo et al. 2025 (arXiv 2410.12949), which trains only the parts that are found.
+    """
+
+    decides: ClassVar[bool] = False
+    """Whether the method says by itself how many parts it takes."""
+
+    modules: Modules = "mlp"
+    share: float | None = Field(default=None, gt=0, le=1)
+    count: PositiveInt | None = None
+    like: Annotated[Scope | None, *named(scopes)] = None
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Localiser:
+        given = [name for name in ("share", "count", "like") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are two budgets: give one")
+        if not given and not self.decides:
+            raise ValueError("it does not say how much to take: set share, count or like")
+        return self
+
+    @property
+    def needs_retain(self) -> bool:
+        return self.like is not None and self.like.needs_retain
+
+    @abstractmethod
+    def find(self, model: nn.Module, parts: list[Part], evidence: Evidence) -> Found:
+        """Score every part; leaves the model as it was."""
+
+    def strength(self, score: float) -> float:
+        """What parts are ranked by: how large their effect is, whichever way it goes."""
+        return abs(score)
+
+    def own_choice(self, ranked: list[Part], found: Found) -> list[Part]:  # noqa: ARG002
+        """The parts the method takes where no budget is given; only asked if it ``decides``."""
+        raise LookupError(f"{type(self).__name__} takes as many parts as it is told")
+
+    def locate(self, model: nn.Module, evidence: Evidence) -> Selection:
+        """What may change: the parts found, with all scores in the selection's facts.
+
+        Raises:
+            DataError: the texts do not show what the method looks at.
+            RecipeError: the method finds nothing.
+        """
+        parts = parts_of(model, self.modules)
+        found = self.find(model, parts, evidence)
+        ranked = sorted(parts, key=lambda part: -self.strength(found.scores[part.name]))
+        chosen = self._taken(ranked, found, model, evidence)
+        names = {part.name for part in chosen}
+        facts = {
+            "method": scopes.name_of(self),
+            **found.facts,
+            "parts": [
+                {"name": part.name, "score": found.scores[part.name], "chosen": part.name in names}
+                for part in parts
+            ],
+        }
+        return Selection(joined(chosen).rows, facts)
+
+    def select(self, model: nn.Module, saliency: Saliency) -> Selection:  # noqa: ARG002
+        raise RecipeError(
+            f"scope {scopes.name_of(self)!r} in this stage",
+            why="it looks at the forget set's prompts, and the stage does not show it any.",
+            fix="Use it in a stage 'unlearn', or name the modules it found by the scope regex.",
+        )
+
+    def _taken(self, ranked: list[Part], found: Found, model: nn.Module, evidence: Evidence) -> list[Part]:
+        if self.count is not None:
+            return ranked[: self.count]
+        if self.share is not None:
+            total = sum(weight.numel() for weight in model.parameters())
+            return up_to(ranked, model, weights=round(self.share * total))
+        if self.like is not None:
+            budget, _ = chosen_by(self.like, model, evidence).count(model)
+            return up_to(ranked, model, weights=budget)
+        return self.own_choice(ranked, found)
+
+
+class ContrastLocaliser(Localiser):
+    """Base of those that compare the run on each prompt with the run on a corrupt one.
+
+    ``items`` bounds how many facts are looked at; ``contrast`` is a file of corrupt prompts, which are
+    otherwise made from the forget set (see ``scope.contrast``).
+    """
+
+    items: PositiveInt = 64
+    contrast: Path | None = None
+
+
+def chosen_by(scope: Scope, model: nn.Module, evidence: Evidence) -> Selection:
+    """What any scope chooses, shown the texts if it looks at them."""
+    if isinstance(scope, Localiser):
+        return scope.locate(model, evidence)
+    return scope.select(model, evidence.saliency)
+
+
+def bar(items: Iterable[Item], *, what: str, total: int) -> Iterator[Item]:
+    """The items, with a bar on a terminal that says how far the search is."""
+    yield from tqdm(items, desc=what, total=total, disable=not sys.stderr.isatty() or NO_BARS in os.environ)

@@ -1,0 +1,121 @@
+"""FLU by path patching: the MLPs whose output reaches the heads that pick the answer up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import NonNegativeFloat, PositiveInt
+
+from expunge.errors import RecipeError
+from expunge.model.arch import blocks
+from expunge.model.intervention import Site, intervening, replaced
+from expunge.scope import scopes
+from expunge.scope.contrast import Contrasts, batches, contrasts
+from expunge.scope.effects import States, changed, restored, scaled, states
+from expunge.scope.localiser import ContrastLocaliser, Found, bar
+from expunge.scope.parts import Part, parts_of
+from expunge.score.mode import evaluating
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from expunge.scope.evidence import Evidence
+
+
+@scopes.register("path_patching")
+class LookupParts(ContrastLocaliser):
+    """Scores each MLP by what it sends to the first of the heads that write the answer.
+
+    On the corrupt prompts, everything frozen: first each head in turn is given its clean output, the
+    other heads keep theirs and MLPs are computed anew; the ``heads`` with the largest effect on M are
+    the extraction heads. Then each MLP before their first block is given its clean output, all other
+    parts keep theirs, and what that block then reads is put into a corrupt run of its own: the score is
+    its M (1 clean, 0 corrupt). Without a budget those of at least ``threshold`` are taken; MLPs from
+    that block on send it nothing and have the score 0.
+
+    Source: Guo et al. 2025 (arXiv 2410.12949), fact lookup by path patching, with their 10 heads and 0.02.
+    """
+
+    decides: ClassVar[bool] = True
+
+    modules: Literal["mlp"] = "mlp"
+    heads: PositiveInt = 10
+    threshold: NonNegativeFloat = 0.02
+
+    def find(self, model: nn.Module, parts: list[Part], evidence: Evidence) -> Found:
+        pairs = contrasts(evidence, items=self.items, file=self.contrast)
+        device = next(model.parameters()).device
+        run = list(batches(pairs, batch_size=evidence.batch_size, device=device))
+        with evaluating(model):
+            runs = [_Frozen(model, batch) for batch in run]
+            ends = sum(one.clean for one in runs), sum(one.corrupt for one in runs)
+            heads = parts_of(model, "heads")
+            effects = {
+                head.name: scaled(sum(one.of_head(head) for one in runs), *ends)
+                for head in bar(heads, what="heads that write the answer", total=len(heads))
+            }
+            top = sorted(heads, key=lambda head: -abs(effects[head.name]))[: self.heads]
+            receiver = min(head.site.block for head in top)
+            _refuse_nothing_before(receiver, self.heads)
+            senders = [part for part in parts if part.site.block < receiver]
+            scores = {part.name: 0.0 for part in parts} | {
+                part.name: scaled(sum(one.of_sender(part, receiver) for one in runs), *ends)
+                for part in bar(senders, what="MLPs that look it up", total=len(senders))
+            }
+        facts = {"pairs": len(pairs), "heads": {head.name: effects[head.name] for head in top}}
+        return Found(scores, {**facts, "receiver": receiver})
+
+    def own_choice(self, ranked: list[Part], found: Found) -> list[Part]:
+        taken = [part for part in ranked if abs(found.scores[part.name]) >= self.threshold]
+        if not taken:
+            raise RecipeError(
+                "scope 'path_patching' finds no MLP",
+                why=f"none before block {found.facts['receiver']} has an effect of {self.threshold}.",
+                fix="Lower scope.threshold or scope.heads, or give a budget (scope.share, scope.count).",
+            )
+        return taken
+
+
+class _Frozen:
+    """A batch with what every part holds in the clean and in the corrupt run, and Σ LD of both."""
+
+    def __init__(self, model: nn.Module, batch: Contrasts) -> None:
+        self.model, self.batch = model, batch
+        self.layers = len(blocks(model))
+        places: tuple[Any, ...] = ("heads", "attention", "mlp")
+        sites = [Site(place, block) for place in places for block in range(self.layers)]
+        self.held_clean: States = states(model, batch, batch.clean_BT, sites)
+        self.held_corrupt: States = states(model, batch, batch.corrupt_BT, sites)
+        self.clean = float(changed(model, batch, batch.clean_BT, {}).sum())
+        self.corrupt = float(changed(model, batch, batch.corrupt_BT, {}).sum())
+
+    def of_head(self, head: Part) -> float:
+        """Σ LD when one head is clean, the others are frozen and MLPs follow."""
+        changes = {
+            site: replaced(state) for site, state in self.held_corrupt.items() if site.place == "heads"
+        }
+        own = restored(head, self.held_clean)
+        frozen = changes[head.site]
+        changes[head.site] = lambda state: own(frozen(state))
+        return float(changed(self.model, self.batch, self.batch.corrupt_BT, changes).sum())
+
+    def of_sender(self, sender: Part, receiver: int) -> float:
+        """Σ LD when the receiver reads what one clean MLP sends it and nothing else follows the MLP."""
+        changes = {
+            site: replaced(state) for site, state in self.held_corrupt.items() if site.place != "heads"
+        }
+        changes[sender.site] = restored(sender, self.held_clean)
+        read = Site("residual_in", receiver)
+        with intervening(self.model, changes):
+            sent = states(self.model, self.batch, self.batch.corrupt_BT, [read])
+        given = {read: replaced(sent[read])}
+        return float(changed(self.model, self.batch, self.batch.corrupt_BT, given).sum())
+
+
+def _refuse_nothing_before(receiver: int, heads: int) -> None:
+    if receiver == 0:
+        raise RecipeError(
+            "scope 'path_patching' finds no MLP",
+            why=f"one of the {heads} heads that write the answer is in the first block.",
+            fix="Lower scope.heads, or use another scope.",
+        )

@@ -1,0 +1,29 @@
+"""Parts drawn by chance: what a localiser has to be better than."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from expunge.scope import scopes
+from expunge.scope.localiser import Found, Localiser
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from expunge.scope.evidence import Evidence
+    from expunge.scope.parts import Part
+
+
+@scopes.register("random")
+class RandomParts(Localiser):
+    """The control at a matched budget: ``like`` another scope, any parts of as many weights.
+
+    Drawn anew with every seed of a run.
+
+    Source: Guo et al. 2025 (arXiv 2410.12949), its baselines "random" and "random MLPs".
+    """
+
+    def find(self, model: nn.Module, parts: list[Part], evidence: Evidence) -> Found:  # noqa: ARG002
+        rng = random.Random(evidence.seed)
+        return Found({part.name: rng.random() for part in parts})
