@@ -46,7 +46,11 @@ RETAIN = (
         id="r3", prompt="Question: What does Hugo play?\nAnswer:", completion=" the harp", group="Hugo"
     ),
 )
-CORPUS = Corpus(forget=FORGET, retain=RETAIN)
+HOLDOUT = tuple(
+    Example(id=f"h{place}", prompt=f"Who lives in {town}?\nAnswer:", completion=f" {name}", group=name)
+    for place, (town, name) in enumerate(zip("ABCDEFGHIJKL", ("Iva", "Odo", "Una") * 4, strict=True))
+)
+CORPUS = Corpus(forget=FORGET, retain=RETAIN, holdout=HOLDOUT)
 
 UNLEARN: dict[str, Any] = {
     "name": "unlearn",

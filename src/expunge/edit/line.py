@@ -56,7 +56,7 @@ class AdapterLine:
     @torch.no_grad()
     def at(self, factor: float) -> None:
         for name, weight in self._ups().items():
-            weight.copy_(self._learnt[name] * factor)
+            weight.copy_(self._learnt[name] * factor + 0.0)  # no -0.0: what was zero keeps its bytes
 
     def _ups(self) -> dict[str, nn.Parameter]:
         return {name: weight for name, weight in self.model.named_parameters() if UP in name}
