@@ -14,6 +14,7 @@ from expunge.scope.lora import LowRankAdapters
 from expunge.train.loop import LoopSettings
 from expunge.train.recipe import Recipe, load_recipe
 from expunge.train.run import recipe_yaml
+from expunge.train.stages.quark import Quark
 from expunge.train.stages.unlearn import Unlearn
 from tests.train.runs import run
 
@@ -70,11 +71,12 @@ def smaller(name: str) -> list[str]:
     # 5 sequences to forget in batches of 3, or 4 to train on in batches of 2.
     size = 2 if name == "finetune" else 3
     settings = ("epochs=1", "accumulation=1", f"batch_size={size}", "max_length=128")
+    rounds = ("epochs=2", "updates=1", "batch_size=2", "new_tokens=4", "warmup_steps=0")
     return [
         f"stages.{place}.{setting}"
         for place, chosen in enumerate(load_recipe(name).stages)
         if isinstance(chosen, LoopSettings)
-        for setting in settings
+        for setting in (rounds if isinstance(chosen, Quark) else settings)
     ]
 
 

@@ -116,7 +116,7 @@ def carry_out(
             stages=state.facts,
         )
         with writing(output) as folder:
-            save_model(state.model, tokenizer, folder)
+            save_model(state.model, state.tokenizer, folder)
             for write in state.keepsakes:
                 write(folder)
             write_json(folder / RECORD, record)

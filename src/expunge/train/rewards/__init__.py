@@ -1,0 +1,30 @@
+"""Rewards: what a sampled answer is worth, as a number without a gradient; one file each."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from expunge.component import Component
+from expunge.registry import Registry
+from expunge.types import Example
+
+
+class Answer(NamedTuple):
+    """A sampled answer, the example it was asked for, and whether that one is to be forgotten."""
+
+    example: Example
+    said: str
+    forget: bool
+
+
+class Reward(Component, ABC):
+    """The higher, the better. ``None`` where an answer has no reward; it is then left out."""
+
+    @abstractmethod
+    def __call__(self, answers: Sequence[Answer]) -> list[float | None]:
+        """One number for each answer."""
+
+
+rewards: Registry[Reward] = Registry("reward", "expunge.train.rewards")

@@ -1,0 +1,47 @@
+"""Reward by a text classifier: toxicity, sentiment, or whatever it was trained to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from pydantic import PositiveInt
+
+from expunge.errors import RecipeError
+from expunge.train.rewards import Answer, Reward, rewards
+
+
+@rewards.register("classifier")
+class Classifier(Reward):
+    """The probability a ``transformers`` text classifier gives ``label``, or 1 less it with ``avoid``.
+
+    The answer alone is read. ``model`` is a folder or a name on the Hub; code from it is never run.
+    Source: Lu et al. 2022 (arXiv 2205.13636), Secs. 3.1 (toxicity) and 3.2 (sentiment).
+    """
+
+    model: str
+    label: str
+    avoid: bool = True
+    batch_size: PositiveInt = 32
+
+    def __call__(self, answers: Sequence[Answer]) -> list[float | None]:
+        texts = [one.said for one in answers if one.said.strip()]
+        found = iter(self._pipeline(texts, top_k=None, batch_size=self.batch_size, truncation=True))
+        return [self._of(next(found)) if one.said.strip() else None for one in answers]
+
+    def _of(self, scores: Sequence[dict[str, Any]]) -> float:
+        by_label = {score["label"]: float(score["score"]) for score in scores}
+        if self.label not in by_label:
+            raise RecipeError(
+                f"reward.label {self.label!r}",
+                why=f"the classifier knows {', '.join(sorted(by_label))}.",
+                fix="Name one of them.",
+            )
+        return 1 - by_label[self.label] if self.avoid else by_label[self.label]
+
+    @cached_property
+    def _pipeline(self) -> Any:
+        from transformers import pipeline
+
+        return pipeline("text-classification", model=self.model, trust_remote_code=False)

@@ -1,0 +1,48 @@
+"""Reward by a function of the user's own."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pydantic import field_validator
+
+from expunge.errors import RecipeError
+from expunge.train.rewards import Answer, Reward, rewards
+
+
+@rewards.register("python")
+class Function(Reward):
+    """``function`` (``module:name``) of the prompts and the answers, two lists of texts of one length.
+
+    It returns a list of numbers, or of ``None`` where an answer has no reward. Naming it runs it.
+    """
+
+    function: str
+
+    @field_validator("function")
+    @classmethod
+    def _is_there(cls, name: str) -> str:
+        _found(name)
+        return name
+
+    def __call__(self, answers: Sequence[Answer]) -> list[float | None]:
+        prompts, said = [one.example.prompt for one in answers], [one.said for one in answers]
+        found = _found(self.function)(prompts, said)
+        if not isinstance(found, list) or len(found) != len(answers):
+            raise RecipeError(
+                f"reward {self.function}",
+                why=f"it did not return a list of {len(answers)} numbers.",
+                fix="Return one number, or None, for each answer.",
+            )
+        return [None if value is None else float(value) for value in found]
+
+
+def _found(name: str) -> Callable[..., Any]:
+    module, _, attribute = name.partition(":")
+    try:
+        function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{name!r} cannot be imported as module:function: {error}") from error
+    return function
