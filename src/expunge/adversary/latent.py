@@ -77,8 +77,8 @@ class LatentAttack(Adversary):
     def _radius(self, hidden_BTH: Tensor, real_BT1: Tensor) -> Tensor:
         if self.unit == "length":
             return hidden_BTH.new_full((len(hidden_BTH),), self.radius)
-        after_first = (hidden_BTH * real_BT1)[:, 1:]
-        return self.radius * after_first.flatten(1).norm(dim=1)
+        length_B: Tensor = (hidden_BTH * real_BT1)[:, 1:].flatten(1).norm(dim=1)
+        return self.radius * length_B
 
 
 @dataclass(frozen=True)
@@ -141,4 +141,5 @@ class _Place:
 
 def _onto_ball(push_BTH: Tensor, radius_B: Tensor) -> Tensor:
     length_B = push_BTH.flatten(1).norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
-    return push_BTH * (radius_B / length_B).clamp(max=1.0)[:, None, None]
+    cut_B: Tensor = (radius_B / length_B).clamp(max=1.0)
+    return push_BTH * cut_B[:, None, None]

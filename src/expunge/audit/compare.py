@@ -77,6 +77,13 @@ class Comparison:
         """100 x the metric over the target's under the same transform (percent)."""
         return self._estimate([unlearned, target], lambda values_1R: 100 * values_1R[0] / values_1R[1])
 
+    def regained(self, model: Readings, target: Readings, retrained: Readings) -> Estimate:
+        """What a model has over the retrained one as a share of what the target has over it."""
+        return self._estimate(
+            [model, target, retrained],
+            lambda values_1R: (values_1R[0] - values_1R[2]) / (values_1R[1] - values_1R[2]),
+        )
+
     def same_distribution(self, model: Readings, retrained: Readings) -> float | None:
         """The Kolmogorov-Smirnov p-value of the scores of two models.
 

@@ -82,7 +82,7 @@ class AuditJob:
 
     def run(self, progress: Callable[[int, int, str], None] = silent) -> Summary:
         """Measure what no earlier run has, and write the results under ``output``."""
-        self._claim()
+        self.claim()
         plan = self.plan()
         audit = Audit(plan=plan, folder=self.output, diagnose=diagnose)
         with memory_errors(fix="Lower --max-length or --workers, or measure on a larger machine."):
@@ -148,7 +148,7 @@ class AuditJob:
             for name, (path, role) in zip(names, roles, strict=True)
         )
 
-    def _claim(self) -> None:
+    def claim(self) -> None:
         """Refuse a folder that holds something other than an audit, or that cannot be written."""
         require_writable(self.output)
         if not self.output.exists():

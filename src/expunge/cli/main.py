@@ -14,6 +14,7 @@ from rich.text import Text
 
 import expunge
 from expunge.cli import (
+    attack,
     audit,
     demo,
     doctor,
@@ -46,6 +47,7 @@ for verb in (
     demo,
     unlearn,
     audit,
+    attack,
     report,
     inspect,
     runs,

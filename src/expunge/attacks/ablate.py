@@ -1,0 +1,103 @@
+"""Directional ablation: take out of the hidden states what unlearning put in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import NonNegativeInt, PositiveFloat
+from torch import Tensor, nn
+
+from expunge.attacks import Armed, Attack, Attacked, Given, Means, attacks
+from expunge.corpus.batching import collate, length_sorted_batches
+from expunge.corpus.tokenise import Encoded, encode_all
+from expunge.model.arch import backbone, blocks
+from expunge.model.intervene import kept, leaving, without
+from expunge.score.mode import evaluating
+from expunge.types import Example
+
+BATCH_TOKENS = 8192
+
+
+@attacks.register("ablate")
+class DirectionalAblation(Attack):
+    """``h ← h − (h · r̂) r̂`` at the output of every block, ``r = mean a(forget) − mean a(reference)``.
+
+    The reference is the target on the same texts, or the model itself on the retain set. Each block has
+    a direction of its own; ``layers`` names some of them. The first token of a text is left out of the
+    means, and so are tokens whose distance from the middle lies more than ``outliers`` standard deviations
+    above the average. It undoes what was added to hidden states (RMU), and not what was overwritten.
+
+    Source: Łucki et al. 2025 (arXiv 2409.18025), after Arditi et al. 2024 (arXiv 2406.11717).
+    """
+
+    title: ClassVar[str] = "hidden states without the direction of unlearning"
+    source: ClassVar[str] = "arXiv 2409.18025"
+
+    reference: Literal["target", "retain"] = "target"
+    layers: tuple[NonNegativeInt, ...] | None = None
+    outliers: PositiveFloat = 3.0
+
+    @property
+    def given(self) -> Given:
+        return "all"
+
+    @property
+    def needs(self) -> frozenset[Means]:
+        return frozenset({"forget", self.reference})
+
+    @property
+    def idle(self) -> bool:
+        return self.layers == ()
+
+    @contextmanager
+    def applied(self, model: nn.Module, armed: Armed, found: Any) -> Iterator[Attacked]:  # noqa: ARG002
+        directions = {} if self.idle else self.directions(model, armed)
+        lengths = {number: float(r_H.norm()) for number, r_H in directions.items()}
+        with leaving(model, {number: without(r_H) for number, r_H in directions.items()}):
+            yield Attacked(model=model, facts={"lengths": lengths})
+
+    def directions(self, model: nn.Module, armed: Armed) -> dict[int, Tensor]:
+        """The direction of every chosen block, [H]."""
+        own = self._means(model, armed.forget, armed)
+        if self.reference == "target":
+            other = self._means(armed.target(), armed.forget, armed)
+        else:
+            other = self._means(model, armed.retain, armed)
+        return {number: own[number] - other[number].to(own[number]) for number in own}
+
+    def _means(self, model: nn.Module, examples: Sequence[Example], armed: Armed) -> dict[int, Tensor]:
+        texts = encode_all(examples, armed.tokenizer, max_length=armed.max_length)
+        chosen = tuple(range(len(blocks(model)))) if self.layers is None else self.layers
+        states = outputs(model, texts, chosen, pad_id=armed.tokenizer.pad_token_id)
+        return {number: self._mean(states_NH) for number, states_NH in states.items()}
+
+    def _mean(self, states_NH: Tensor) -> Tensor:
+        distance_N = (states_NH - states_NH.mean(0)).abs().mean(1)
+        limit = distance_N.mean() + self.outliers * distance_N.std(correction=0)
+        return states_NH[distance_N <= limit].mean(0)
+
+
+@torch.no_grad()
+def outputs(
+    model: nn.Module, texts: Sequence[Encoded], layers: Sequence[int], *, pad_id: int
+) -> dict[int, Tensor]:
+    """What the named blocks put out at every token but the first of each text, float32, [N, H]."""
+    found: dict[int, list[Tensor]] = {number: [] for number in layers}
+    device = next(model.parameters()).device
+    with evaluating(model):
+        for rows in length_sorted_batches(
+            [len(text.input_ids) for text in texts], batch_tokens=BATCH_TOKENS
+        ):
+            batch = collate([texts[row] for row in rows], pad_id=pad_id).to(device)
+            seen: dict[int, list[Tensor]] = {number: [] for number in layers}
+            with leaving(model, {number: kept(into) for number, into in seen.items()}):
+                backbone(model)(
+                    input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False
+                )
+            real_BT = batch.attention_mask_BT.bool()
+            for number, (states_BTH,) in seen.items():
+                found[number].append(states_BTH[:, 1:][real_BT[:, 1:]].float())
+    return {number: torch.cat(pieces) for number, pieces in found.items()}

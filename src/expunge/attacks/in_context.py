@@ -1,0 +1,65 @@
+"""In-context relearning: true answers to other questions are put before each question."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+from pydantic import NonNegativeInt
+from torch import nn
+
+from expunge.attacks import Armed, Attack, Attacked, Given, Means, attacks
+from expunge.errors import DataError
+from expunge.types import Example
+
+SEPARATOR = "\n\n"
+
+
+@attacks.register("in_context")
+class InContext(Attack):
+    """``count`` solved examples before each question: of the forget set's other half, or of what stays.
+
+    Source: Lynch et al. 2024 (arXiv 2402.16835), in-context relearning.
+    """
+
+    title: ClassVar[str] = "solved examples in the prompt"
+    source: ClassVar[str] = "arXiv 2402.16835"
+
+    of: Literal["forget", "retain"] = "forget"
+    count: NonNegativeInt = 5
+
+    @property
+    def given(self) -> Given:
+        return "half" if self.of == "forget" else "nothing"
+
+    @property
+    def needs(self) -> frozenset[Means]:
+        return frozenset({self.of})
+
+    @property
+    def once(self) -> bool:
+        return True
+
+    @property
+    def idle(self) -> bool:
+        return not self.count
+
+    @contextmanager
+    def applied(self, model: nn.Module, armed: Armed, found: Any) -> Iterator[Attacked]:  # noqa: ARG002
+        pool = armed.forget if self.of == "forget" else armed.retain
+        solved = [example for example in pool if not example.is_document and not example.is_chat]
+        if not solved and self.count:
+            raise DataError(
+                "in-context relearning",
+                why="there is no question with its answer to put into the prompt.",
+                fix="Add questions to the set, or choose another attack.",
+            )
+        shown = solved[: self.count]
+        before = "".join(example.prompt + example.completion + SEPARATOR for example in shown)
+
+        def reworded(example: Example) -> Example:
+            return example if example.is_document else replace(example, prompt=before + example.prompt)
+
+        yield Attacked(model=model, reworded=reworded, facts={"shown": [each.id for each in shown]})

@@ -1,0 +1,109 @@
+"""Relearning: a few steps of ordinary training, and what was forgotten may be back."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from torch import nn
+
+from expunge.attacks import Armed, Attack, Attacked, Given, Means, attacks
+from expunge.attacks.material import without_spans
+from expunge.corpus.batching import collate
+from expunge.corpus.tokenise import Encoded, encode_all
+from expunge.model.device import best_device
+from expunge.model.positions import check_lengths
+from expunge.scope.lora import LowRankAdapters
+from expunge.train.stages.finetune import EpochSampler, Finetune, Texts, cross_entropy
+from expunge.train.stages.unlearn import merged
+from expunge.train.trainer import ObjectiveTrainer
+from expunge.types import Example
+
+
+@attacks.register("relearn")
+class Relearn(Attack):
+    """``steps`` steps of descent on the cross-entropy of ``on``, by adapters or by all weights.
+
+    ``split``: half of the forget set, by person or document; asked about is the other half. ``partial``:
+    the texts to forget with their spans left out. ``benign``: examples to keep. ``count`` of them at most.
+    ``rank`` is that of the adapters; 0 trains every weight.
+
+    Sources: Hu et al. 2025 (arXiv 2406.13356); Deeb and Roger 2024 (arXiv 2410.08827), ``split``; Łucki
+    et al. 2025 (arXiv 2409.18025), ``benign``.
+    """
+
+    title: ClassVar[str] = "a few steps of training"
+    source: ClassVar[str] = "arXiv 2406.13356, 2410.08827, 2409.18025"
+
+    on: Literal["split", "partial", "benign"] = "split"
+    count: PositiveInt | None = None
+    steps: NonNegativeInt = 20
+    learning_rate: PositiveFloat = 2e-4
+    batch_size: PositiveInt = 8
+    rank: NonNegativeInt = 16
+
+    @property
+    def given(self) -> Given:
+        return {"split": "half", "partial": "all", "benign": "nothing"}[self.on]  # type: ignore[return-value]
+
+    @property
+    def needs(self) -> frozenset[Means]:
+        return frozenset({"retain" if self.on == "benign" else "forget"})
+
+    @property
+    def idle(self) -> bool:
+        return not self.steps
+
+    @contextmanager
+    def applied(self, model: nn.Module, armed: Armed, found: Any) -> Iterator[Attacked]:  # noqa: ARG002
+        examples = self.examples(armed)
+        if self.idle:
+            yield Attacked(model=model)
+            return
+        texts = encode_all(examples, armed.tokenizer, max_length=armed.max_length)
+        relearnt = self._trained(copy.deepcopy(model), texts, armed)
+        yield Attacked(model=relearnt.to(next(model.parameters()).dtype), facts={"examples": len(examples)})
+
+    def examples(self, armed: Armed) -> Sequence[Example]:
+        """What is trained on.
+
+        Raises:
+            DataError: spans are to be left out, and no text to forget has any.
+        """
+        if self.on == "benign":
+            found = armed.retain
+        else:
+            found = without_spans(armed.forget) if self.on == "partial" else armed.forget
+        return found[: self.count]
+
+    def _trained(self, model: nn.Module, texts: list[Encoded], armed: Armed) -> nn.Module:
+        torch.manual_seed(armed.seed)
+        check_lengths(model, (len(text.input_ids) for text in texts))
+        settings = Finetune(
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            epochs=math.ceil(self.steps / math.ceil(len(texts) / self.batch_size)),
+            max_length=armed.max_length,
+        )
+        model = model.to(best_device()).float().requires_grad_(True)
+        if self.rank:
+            model = LowRankAdapters(rank=self.rank, alpha=self.rank).prepare(model)
+        arguments = settings.training_arguments(armed.workdir, seed=armed.seed, examples=len(texts))
+        arguments.max_steps = self.steps
+        data = Texts(texts, armed.tokenizer, settings, seed=armed.seed)
+        trainer = ObjectiveTrainer(
+            model,
+            arguments,
+            objective=cross_entropy,
+            count_examples=lambda batch: len(batch.input_ids_BT),
+            sampler=EpochSampler(data),
+            dataset=data,
+            collate=lambda pieces: collate(pieces, pad_id=armed.tokenizer.pad_token_id),
+        )
+        trainer.train_from(None)
+        return merged(model).eval().requires_grad_(False)
