@@ -3,8 +3,10 @@
     python -m benchmarks.sharing [--turns 2] [--tiny]
 
 MUSE's proportions on a random Llama: documents of the whole context, a continuation one sixteenth as long,
-questions after ten solved ones. One thread, and processor seconds: what else runs on the machine does
-not count. Then the cost of the same audit by number of items, each in a process of its own: `sharing.svg`.
+questions after ten solved ones. A random model never ends an answer, so answers are as long as they may be:
+a sixty-fourth of the context as in MUSE, replies to bare questions twice that. One thread, and processor
+seconds: what else runs on the machine does not count. Then the cost of the same audit by number of items, each in
+a process of its own: `sharing.svg`.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from benchmarks.curve import draw
 from expunge.corpus.vocabulary import train_tokenizer
 from expunge.metrics import metrics
 from expunge.metrics.base import Metric
+from expunge.metrics.knowmem import KnowMem
 from expunge.metrics.probes import Probes
 from expunge.model.create import ScratchModel
 from expunge.record import Stopwatch
@@ -31,7 +34,8 @@ from expunge.types import Example, Span
 
 DEAR = frozenset({"mia_gradnorm", "extraction_likelihood", "sensitive_extraction", "exposure"})
 """Gradients, a generation for every token, hundreds of variants: measured only when asked for."""
-QUESTIONS = ("knowmem_forget", "second_phrasing", "neighbours", "utility")
+ELSEWHERE = frozenset({"general"})
+"""What it reads lies in files of its own."""
 MODULE = "benchmarks.sharing"
 SHOTS = 10
 
@@ -96,14 +100,19 @@ class Setting:
 
     @cached_property
     def metrics(self) -> dict[str, Metric]:
-        """Every metric but the dear ones; answers are one sixty-fourth of the context, as MUSE's are."""
-        answers = {"max_new_tokens": self.context // 64}
-        more = {"verbmem": {"new_tokens": self.new_tokens}} | dict.fromkeys(QUESTIONS, answers)
-        return {
-            name: metrics.build({"name": name, **more.get(name, {})})
-            for name in metrics
-            if name not in DEAR
-        }
+        """Every metric but the dear ones that the probes have something for."""
+        return {name: self._metric(name) for name in metrics if self._is_measured(name)}
+
+    def _is_measured(self, name: str) -> bool:
+        has_all = all(self.probes.split(split) for split in metrics[name].needs_splits)
+        return has_all and name not in DEAR | ELSEWHERE
+
+    def _metric(self, name: str) -> Metric:
+        lengths = {"new_tokens": self.new_tokens, "max_new_tokens": self.context // 32}
+        if issubclass(metrics[name], KnowMem):
+            lengths["max_new_tokens"] = self.context // 64
+        own = metrics[name].model_fields
+        return metrics.build({"name": name} | {key: value for key, value in lengths.items() if key in own})
 
     @cached_property
     def model(self) -> Any:
@@ -116,9 +125,12 @@ class Setting:
         observer = Observer(
             self.model, self.tokenizer, max_length=self.context, batch_tokens=self.batch_tokens
         )
+        chosen = [self.metrics[name] for name in names]
         began = time.process_time()
-        for name in names:
-            self.metrics[name].measure(observer, self.probes)
+        for metric in chosen:
+            metric.foresee(observer, self.probes)
+        for metric in sorted(chosen, key=lambda each: each.goes_on):  # as an audit does
+            metric.measure(observer, self.probes)
         return time.process_time() - began
 
 

@@ -40,6 +40,9 @@ class FakeObserver:
             said = [text.split(end)[0] for text in said]
         return said
 
+    def expect(self, prompts: Sequence[str], *, max_new_tokens: int) -> None:
+        """Reads nothing ahead."""
+
     def token_logps(self, examples: Sequence[Example]) -> list[Tensor]:
         return [facts.counted.logp_n for facts in self.facts(examples)]
 

@@ -147,9 +147,12 @@ class Audit:
             tell(f"{scores[0].source.name} · {transform.label} · calibration")
         with loaded.under(transform) as applied:
             observer = self.observe(applied.model, loaded.tokenizer, self.plan)
+            chosen = self.plan.named_metrics
             for part in scores:
+                chosen[part.name].foresee(observer, self.plan.probes)
+            for part in sorted(scores, key=lambda part: chosen[part.name].goes_on):
                 tell(str(part))
-                measured = self.plan.named_metrics[part.name].measure(observer, self.plan.probes)
+                measured = chosen[part.name].measure(observer, self.plan.probes)
                 self.store.write(part.facts, Cell(measured, condense(applied.coverage)))
 
     def _diagnose(self, part: Part, model: nn.Module) -> None:

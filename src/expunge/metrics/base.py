@@ -36,6 +36,7 @@ class Metric(Component):
     ``is_share``: the value divided by the target's is a share that means something (retention).
     ``needs_splits``: the splits of ``Probes`` without which there is nothing to measure.
     ``default``: whether an audit measures it unasked; what is costly or seldom wanted is asked for.
+    ``goes_on``: it continues texts that others read, so it is measured after them and costs little then.
     ``misleads``: when the number says something else than one would think, in a sentence or two.
     ``known_errors``: what public implementations get wrong and this one does not, a sentence each.
     """
@@ -49,8 +50,12 @@ class Metric(Component):
     is_share: ClassVar[bool] = True
     needs_splits: ClassVar[tuple[str, ...]] = ("forget",)
     default: ClassVar[bool] = True
+    goes_on: ClassVar[bool] = False
     misleads: ClassVar[str] = ""
     known_errors: ClassVar[tuple[str, ...]] = ()
+
+    def foresee(self, observed: Observer, probes: Probes) -> None:
+        """Tell the observer what ``measure`` will ask for, where others' readings can serve it too."""
 
     @abstractmethod
     def measure(self, observed: Observer, probes: Probes) -> Measured:

@@ -62,11 +62,18 @@ class VerMem(Metric):
         "A text that comes back in other words scores low, and only Latin letters and digits are words."
     )
     known_errors: ClassVar[tuple[str, ...]] = (SAMPLED, STEMMED)
+    goes_on: ClassVar[bool] = True
 
     prompt_tokens: PositiveInt | None = None
     new_tokens: PositiveInt = 128
     stemmer: bool = False
     protocol: Protocol = "muse"
+
+    def foresee(self, observed: Observer, probes: Probes) -> None:
+        """Beginnings of documents will be continued; who reads these documents reads them too."""
+        _, cuts = self._cuts(observed, probes)
+        prompts = [cut.prompt for cut in cuts if cut is not None]
+        observed.expect(prompts, max_new_tokens=self._longest(cuts))
 
     def measure(self, observed: Observer, probes: Probes) -> Measured:
         """Continue every document of the forget set once, greedily."""
@@ -74,8 +81,7 @@ class VerMem(Metric):
         if not documents:
             return absent("forget", "the forget split has no documents")
         prompts = [cut.prompt for cut in cuts if cut is not None]
-        budget = max((self._budget(cut) for cut in cuts if cut is not None), default=self.new_tokens)
-        said = iter(observed.greedy(prompts, max_new_tokens=budget))
+        said = iter(observed.greedy(prompts, max_new_tokens=self._longest(cuts)))
         return {
             "forget": [
                 _unscored(document, "the document is too short to cut into a prompt and a continuation")
@@ -93,6 +99,10 @@ class VerMem(Metric):
         documents = probes.documents("forget")
         room = max(observed.max_length - self.new_tokens, observed.max_length // 2)
         return documents, [self.cut(each.completion, observed.tokenizer, room=room) for each in documents]
+
+    def _longest(self, cuts: Sequence[Cut | None]) -> int:
+        """Tokens to generate for all."""
+        return max((self._budget(cut) for cut in cuts if cut is not None), default=self.new_tokens)
 
     def _budget(self, cut: Cut) -> int:
         """Tokens to generate for a document: no more than can be compared, even if they merge in pairs."""

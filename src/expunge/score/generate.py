@@ -67,13 +67,32 @@ def branch(
     models with a sliding window, which count what is hidden.
     """
     device = next(model.parameters()).device
-    cuts_B1 = torch.tensor(cuts, device=device)[:, None]
+    ids_BT = torch.tensor(text.ids, device=device).expand(len(cuts), -1)
+    return go_on(model, text.cache(len(cuts)), ids_BT, cuts, limits=limits, eos_ids=eos_ids)
+
+
+@torch.inference_mode()
+def go_on(
+    model: nn.Module,
+    cache: DynamicCache,
+    ids_BT: Tensor,
+    cuts: Sequence[int],
+    *,
+    limits: Sequence[int],
+    eos_ids: frozenset[int],
+) -> list[list[int]]:
+    """The greedy continuation of the first ``cut`` tokens of each row, whose keys and values ``cache`` has.
+
+    What a row has read beyond its cut is hidden from it; the cache is written to.
+    """
+    cuts_B1 = torch.tensor(cuts, device=ids_BT.device)[:, None]
+    cache.crop(max(cuts))  # what no row may see is not looked through at every step
     # The last token of each beginning is read again, for what comes after it.
-    seen_BC = (torch.arange(len(text.ids), device=device) < cuts_B1 - 1).long()
+    seen_BC = (torch.arange(max(cuts), device=ids_BT.device) < cuts_B1 - 1).long()
     state = _State(
-        cache=text.cache(len(cuts)),
+        cache=cache,
         mask_BC=torch.cat([seen_BC, seen_BC.new_ones(len(cuts), 1)], dim=1),
-        ids_BS=torch.tensor(text.ids, device=device)[cuts_B1 - 1],
+        ids_BS=ids_BT.gather(1, cuts_B1 - 1),
     )
     return _decode(model, state, [[] for _ in cuts], limits, eos_ids, lambda _: False)
 

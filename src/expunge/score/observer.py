@@ -7,13 +7,14 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from expunge.score.ahead import Ahead, Found
 from expunge.score.batches import Batches
 from expunge.score.facts import TokenFacts
 from expunge.score.forks import Fork, Forks
 from expunge.score.gradients import gradient_norms
 from expunge.score.ranks import shared
 from expunge.score.said import Continuations, Wish, cut
-from expunge.score.texts import as_text, read_texts
+from expunge.score.texts import Text, as_text, read_texts
 from expunge.types import Example
 
 __all__ = ["Fork", "Observer", "TokenFacts", "cut"]
@@ -40,6 +41,7 @@ class Observer:
         generating = Batches(batch_tokens)
         self._continuations = Continuations(model, tokenizer, generating)
         self._forks = Forks(model, tokenizer, generating, max_length=max_length)
+        self._ahead = Ahead(model, tokenizer)
         self._facts: dict[Example, TokenFacts] = {}
         self._gradients: dict[Example, list[float]] = {}
 
@@ -53,13 +55,17 @@ class Observer:
         """
         return self._continuations(prompts, Wish(max_new_tokens, tuple(stop)))
 
+    def expect(self, prompts: Sequence[str], *, max_new_tokens: int) -> None:
+        """These prompts will be continued: a document that begins with one is read for both at once."""
+        self._ahead.expect(prompts, max_new_tokens)
+
     def token_logps(self, examples: Sequence[Example]) -> list[Tensor]:
         """For each example the log-probability of every counted token: float32, on the CPU, [n]."""
         return [facts.counted.logp_n for facts in self.facts(examples)]
 
     def facts(self, examples: Sequence[Example]) -> list[TokenFacts]:
         """For each example all that one forward pass says of every token of its completion."""
-        _fill(self._facts, examples, self.read)
+        _fill(self._facts, examples, self._first)
         return [self._facts[example] for example in examples]
 
     def read(self, examples: Sequence[Example]) -> list[TokenFacts]:
@@ -78,13 +84,29 @@ class Observer:
         _fill(self._gradients, examples, lambda new: shared(new, self._norms))
         return [self._gradients[example] for example in examples]
 
+    def _first(self, examples: list[Example]) -> list[TokenFacts]:
+        both = shared(examples, self._read_and_go_on)
+        for found in both:
+            if found.said is not None:
+                self._continuations.know(*found.said)
+        return [found.facts for found in both]
+
     def _read(self, examples: list[Example]) -> list[TokenFacts]:
-        texts = [as_text(each, self.tokenizer, max_length=self.max_length) for each in examples]
-        return read_texts(self.model, texts, pad_id=self._pad_id, batches=self._batches)
+        return read_texts(self.model, self._texts(examples), pad_id=self._pad_id, batches=self._batches)
+
+    def _read_and_go_on(self, examples: list[Example]) -> list[Found]:
+        return self._ahead.read(
+            self._texts(examples),
+            [example.completion if example.is_document else None for example in examples],
+            pad_id=self._pad_id,
+            batches=self._batches,
+        )
 
     def _norms(self, examples: list[Example]) -> list[list[float]]:
-        texts = [as_text(each, self.tokenizer, max_length=self.max_length) for each in examples]
-        return gradient_norms(self.model, texts, pad_id=self._pad_id)
+        return gradient_norms(self.model, self._texts(examples), pad_id=self._pad_id)
+
+    def _texts(self, examples: list[Example]) -> list[Text]:
+        return [as_text(each, self.tokenizer, max_length=self.max_length) for each in examples]
 
     @property
     def _pad_id(self) -> int:

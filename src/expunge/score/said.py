@@ -61,6 +61,11 @@ class Continuations:
             self._said.update(zip(new, said, strict=True))
         return [self._text(self._said[key], wish) for key in keys]
 
+    def know(self, prompt: str, said: Said) -> None:
+        """Take over what was said to a prompt elsewhere, unless as much is known."""
+        if len(self._said.get(prompt, NOTHING).tokens) < len(said.tokens) or said.ended:
+            self._said[prompt] = said
+
     def _is_enough(self, key: str | Example, wish: Wish) -> bool:
         known = self._said.get(key)
         if known is None:

@@ -5,9 +5,11 @@ Shapes: B sequences, T positions after the shared prefix, N counted tokens of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import accumulate
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -80,14 +82,23 @@ def _along(mask: list[bool], pieces: Sequence[Encoded], head: int) -> list[bool]
 
 @torch.inference_mode()
 def read_texts(
-    model: nn.Module, texts: Sequence[Text], *, pad_id: int, batches: Batches
+    model: nn.Module,
+    texts: Sequence[Text],
+    *,
+    pad_id: int,
+    batches: Batches,
+    known: Mapping[int, Looked] = MappingProxyType({}),
 ) -> list[TokenFacts]:
-    """What the model says of every counted token of each text."""
+    """What the model says of every counted token of each text.
+
+    ``known`` is what it was found to say of the first piece of some texts, by their places.
+    """
     chunks = [chunk for text in texts for chunk in text.pieces]
     check_lengths(model, [len(chunk.input_ids) for chunk in chunks])
-    looked: dict[int, Looked] = {}
+    firsts = [0, *accumulate(len(text.pieces) for text in texts)]
+    looked = {firsts[place]: found for place, found in known.items()}
     with evaluating(model):
-        for group in _groups(model, chunks):
+        for group in _groups(model, chunks, without=looked):
             own = [chunks[row] for row in group.rows]
             prefix = Prefix(model, group.prefix) if group.prefix else None
             found = batches.run(
@@ -98,12 +109,15 @@ def read_texts(
     return [_facts(text, [next(in_order) for _ in text.pieces]) for text in texts]
 
 
-def _groups(model: nn.Module, chunks: Sequence[Encoded]) -> list[Group]:
+def _groups(model: nn.Module, chunks: Sequence[Encoded], *, without: Container[int]) -> list[Group]:
     """Chunks that begin alike up to where they first count, unless a window would slide over it."""
-    longest = max((len(chunk.input_ids) for chunk in chunks), default=0)
+    places = [place for place in range(len(chunks)) if place not in without]
+    own = [chunks[place] for place in places]
+    longest = max((len(chunk.input_ids) for chunk in own), default=0)
     # The token before the first that counts predicts it, so it is read with the rest.
-    room = [0 if slides(model, longest) else chunk.mask.index(True) - 1 for chunk in chunks]
-    return groups([chunk.input_ids for chunk in chunks], room)
+    room = [0 if slides(model, longest) else chunk.mask.index(True) - 1 for chunk in own]
+    found = groups([chunk.input_ids for chunk in own], room)
+    return [Group(rows=[places[row] for row in each.rows], prefix=each.prefix) for each in found]
 
 
 def _look(
