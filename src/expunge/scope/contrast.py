@@ -95,8 +95,8 @@ def _collated(pairs: Sequence[Contrast]) -> Contrasts:
         clean.attention_mask_BT,
         subject_BT,
         torch.tensor([len(pair.clean.prompt) - 1 for pair in pairs]),
-        torch.tensor([pair.clean.answer for pair in pairs]),
-        torch.tensor([pair.corrupt.answer for pair in pairs]),
+        torch.tensor([pair.clean.answer[0] for pair in pairs]),
+        torch.tensor([pair.corrupt.answer[0] for pair in pairs]),
     )
 
 
@@ -110,7 +110,7 @@ def _refuse_misfits(pairs: Sequence[tuple[Fact, Fact | None]], file: Path) -> No
             continue
         if len(other.prompt) != len(fact.prompt):
             why = f"it has {len(other.prompt)} tokens, and the prompt it corrupts has {len(fact.prompt)}."
-        elif other.answer == fact.answer or other.prompt == fact.prompt:
+        elif other.answer[0] == fact.answer[0] or other.prompt == fact.prompt:
             why = "its prompt, or the first token of its answer, is that of the forget example."
         else:
             continue

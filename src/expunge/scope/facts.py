@@ -1,4 +1,4 @@
-"""Facts as localisers see them: a prompt, whom it is about, and the first token of its answer."""
+"""Facts as localisers see them: a prompt, whom it is about, and its answer."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ ALIKE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One prompt. ``answer`` is the token that comes after it; ``subject`` are the places it is about."""
+    """One prompt. ``answer`` are the tokens that count; ``subject`` are the places of whom it is about."""
 
     example: Example
     prompt: tuple[int, ...]
-    answer: int
+    answer: tuple[int, ...]
     subject: tuple[int, ...]
 
     @property
@@ -49,23 +49,26 @@ def read_facts(examples: Sequence[Example], tokenizer: Any, *, max_length: int) 
             continue
         prompt = tuple(encoded.input_ids[:first])
         subject = _named(prompt, example.group, tokenizer) if example.group else ()
-        facts.append(Fact(example, prompt, encoded.input_ids[first], subject))
+        answer = tuple(
+            token for token, counts in zip(encoded.input_ids, encoded.mask, strict=True) if counts
+        )
+        facts.append(Fact(example, prompt, answer, subject))
     return [fact if fact.subject else _told_by_partner(fact, facts) for fact in facts]
 
 
 def partner(fact: Fact, others: Sequence[Fact]) -> Fact | None:
-    """The prompt of the same template about somebody else with another answer; ``None`` if there is none.
+    """The prompt of the same template about somebody else, or ``None`` if there is none.
 
-    It has as many tokens, so that places correspond; at least half of them are the same at the same
-    place; it belongs to another group, where both say theirs. Of several the most alike is taken, then
-    the first.
+    Its answer begins with another token, since the first one tells what patching does. It has as many
+    tokens, so that places correspond, and at least half of them are the same at the same place. It
+    belongs to another group, where both say theirs. Of several the most alike is taken, then the first.
     """
     fitting = [
         other
         for other in others
         if len(other.prompt) == len(fact.prompt)
         and other.prompt != fact.prompt
-        and other.answer != fact.answer
+        and other.answer[0] != fact.answer[0]
         and (other.example.group is None or other.example.group != fact.example.group)
         and _same(fact, other) >= ALIKE * len(fact.prompt)
     ]

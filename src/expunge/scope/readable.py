@@ -60,8 +60,14 @@ def _relation(
 ) -> Tensor:
     states_LNH = states_of(model, facts, at, batch_size=batch_size)
     folds_N = torch.tensor([fold_of[_subject(fact)] for fact in facts])
-    answers_N = torch.tensor([fact.answer for fact in facts])
+    answers_N = labels(facts)
     return torch.stack([cross_validated(states_NH, answers_N, folds_N) for states_NH in states_LNH])
+
+
+def labels(facts: Sequence[Fact]) -> Tensor:
+    """A number for every different answer. [N]."""
+    numbers = {answer: number for number, answer in enumerate(sorted({fact.answer for fact in facts}))}
+    return torch.tensor([numbers[fact.answer] for fact in facts])
 
 
 def states_of(model: nn.Module, facts: Sequence[Fact], at: At, *, batch_size: int) -> Tensor:
