@@ -26,6 +26,7 @@ from expunge.cli import (
     quantize,
     report,
     runs,
+    shards,
     unlearn,
 )
 from expunge.errors import ExpungeError
@@ -53,6 +54,7 @@ for verb in (
     runs,
     quantize,
     merge,
+    shards,
     finetune,
     methods,
     metrics,

@@ -1,0 +1,133 @@
+"""What happened to a plan: an append-only file whose every entry holds the hash of the one before.
+
+Whoever keeps the newest hash elsewhere can later tell that nothing was changed, taken out or cut off.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from expunge.errors import OutputError
+from expunge.record import hash_json
+
+Kind = Literal["planned", "trained", "requested", "deleted"]
+
+BEGINNING = "0" * 64
+"""What the first entry holds for the hash of the one before."""
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS events (
+    number INTEGER PRIMARY KEY,
+    time TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    facts TEXT NOT NULL,
+    before TEXT NOT NULL,
+    hash TEXT NOT NULL
+);
+CREATE TRIGGER IF NOT EXISTS no_change BEFORE UPDATE ON events
+    BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+CREATE TRIGGER IF NOT EXISTS no_removal BEFORE DELETE ON events
+    BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry: its number from 1 on, when (UTC), what, the hash of the entry before, its own."""
+
+    number: int
+    time: str
+    kind: str
+    facts: Mapping[str, Any]
+    before: str
+    hash: str
+
+    def expected_hash(self) -> str:
+        """The hash that the entry should have."""
+        return hash_json([self.number, self.time, self.kind, self.facts, self.before])
+
+
+class Ledger:
+    """The events of one plan, in SQLite: write-ahead log, one transaction an event, synced to the disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, kind: Kind, **facts: Any) -> Event:
+        """Add an event; it is on the disk when this returns.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        with self._open() as database, database:
+            database.executescript(SCHEMA)
+            database.execute("BEGIN IMMEDIATE")
+            newest = database.execute(
+                "SELECT number, hash FROM events ORDER BY number DESC LIMIT 1"
+            ).fetchone()
+            number, before = (newest[0] + 1, newest[1]) if newest else (1, BEGINNING)
+            time = datetime.now(UTC).isoformat(timespec="milliseconds")
+            facts = json.loads(json.dumps(facts))  # what is hashed is what will be read
+            event = Event(number, time, kind, facts, before, hash_json([number, time, kind, facts, before]))
+            database.execute(
+                "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)",
+                (number, time, kind, json.dumps(facts, ensure_ascii=False), before, event.hash),
+            )
+        return event
+
+    def events(self, *kinds: Kind) -> list[Event]:
+        """All events in their order, or those of some kinds."""
+        if not self.path.exists():
+            return []
+        with self._open() as database:
+            rows = database.execute(
+                "SELECT number, time, kind, facts, before, hash FROM events ORDER BY number"
+            ).fetchall()
+        found = [Event(row[0], row[1], row[2], json.loads(row[3]), row[4], row[5]) for row in rows]
+        return [event for event in found if not kinds or event.kind in kinds]
+
+    @property
+    def head(self) -> str:
+        """The hash of the newest event: keep it elsewhere, and nothing can be cut off unnoticed."""
+        events = self.events()
+        return events[-1].hash if events else BEGINNING
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with closing(sqlite3.connect(self.path, timeout=60, isolation_level=None)) as database:
+                database.execute("PRAGMA journal_mode = WAL")
+                database.execute("PRAGMA synchronous = FULL")
+                yield database
+        except sqlite3.Error as error:
+            raise OutputError(
+                f"the ledger {self.path}",
+                why=f"{error}.",
+                fix="Check that it is whole and can be written.",
+            ) from error
+
+
+def broken_links(events: Sequence[Event], *, head: str | None = None) -> list[str]:
+    """What is wrong with a chain of events, in words; nothing if it is whole.
+
+    ``head`` is a hash noted earlier: it must be one of the chain's.
+    """
+    wrong = []
+    before = BEGINNING
+    for place, event in enumerate(events, start=1):
+        if event.number != place:
+            wrong.append(f"ledger: entry {event.number} stands where entry {place} should")
+        if event.before != before:
+            wrong.append(f"ledger: entry {event.number} does not follow the one before it")
+        if event.hash != event.expected_hash():
+            wrong.append(f"ledger: entry {event.number} was changed")
+        before = event.hash
+    if head is not None and head not in {event.hash for event in events}:
+        wrong.append(f"ledger: it no longer holds the entry {head}")
+    return wrong

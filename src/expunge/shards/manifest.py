@@ -1,0 +1,78 @@
+"""What a plan is: how examples were dealt out, what every shard begins with and how it is trained."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from expunge.component import Component
+from expunge.record import hash_json
+from expunge.scope.lora import LowRankAdapters
+from expunge.shards.cost import epochs_of_slices
+from expunge.shards.plan import Cut, Row
+
+
+class Training(Component):
+    """How a shard is trained, slice after slice.
+
+    ``epochs`` counts the work as if there were no slices. ``batch_size`` examples make one step, in
+    pieces of ``piece`` sequences. The learning rate is constant or falls to zero within each slice: a
+    schedule over the whole shard would let early slices depend on what lies in later ones. With
+    ``lora`` only adapters are trained, on a start that all shards share.
+    """
+
+    epochs: PositiveInt = 20
+    learning_rate: PositiveFloat = 1e-4
+    batch_size: PositiveInt = 8
+    piece: PositiveInt = 8
+    max_length: Annotated[int, Field(ge=8)] = 512
+    weight_decay: NonNegativeFloat = 0.0
+    max_grad_norm: PositiveFloat = 1.0
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    schedule: Literal["constant", "linear"] = "constant"
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    lora: LowRankAdapters | None = None
+
+
+class Start(Component):
+    """The checkpoint every shard begins with: its folder, and the SHA-256 of weights and tokenizer."""
+
+    folder: str
+    weights: str
+    tokenizer: str
+
+
+class Manifest(Component):
+    """A plan as it is written down; it never changes, deletions stand in the ledger."""
+
+    cut: Cut
+    training: Training
+    start: Start
+    rows: tuple[Row, ...]
+
+    @model_validator(mode="after")
+    def _every_slice_is_trained(self) -> Manifest:
+        epochs_of_slices(self.training.epochs, self.cut.slices)
+        return self
+
+    @property
+    def sha256(self) -> str:
+        """The hash that the ledger's first entry holds."""
+        return hash_json(self.model_dump(mode="json"))
+
+    @property
+    def recipe_sha256(self) -> str:
+        """The hash of all that decides on weights beside the examples themselves."""
+        told = self.model_dump(mode="json")
+        dealt = {name: told["cut"][name] for name in ("shards", "slices", "seed")}
+        begun = {name: told["start"][name] for name in ("weights", "tokenizer")}
+        return hash_json([dealt, begun, told["training"]])
+
+    def key(self, shard: int, piece: int, contents: list[list[str]]) -> str:
+        """The name of the weights after slice ``piece``, given what slices up to it hold.
+
+        Two runs that would train the same weights have the same key: a checkpoint that has seen
+        anything else is never taken for another.
+        """
+        return hash_json([self.recipe_sha256, shard, [sorted(held) for held in contents[: piece + 1]]])

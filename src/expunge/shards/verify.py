@@ -1,0 +1,149 @@
+"""Checking a plan from what lies there: nothing that it says of itself is taken on trust."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from expunge.errors import OutputError
+from expunge.model.load import hash_model, load_model, load_tokenizer
+from expunge.record import hash_file
+from expunge.shards.building import Build, unfinished
+from expunge.shards.executors import Executor, executor_for
+from expunge.shards.folder import LOCK, OPTIMIZER, WEIGHTS, PlanFolder, write_plan
+from expunge.shards.ledger import broken_links
+from expunge.shards.making import hash_tokenizer
+from expunge.shards.plan import Row, content_of
+
+
+def problems(plan: PlanFolder, *, head: str | None = None) -> list[str]:
+    """What is wrong with a plan, in words; nothing if it is as its ledger says.
+
+    Checked: the ledger's chain (and that it still holds ``head``), the manifest, the start, that every
+    slice holds exactly the texts it should and no deleted one, that no weights lie there beside those
+    the ledger knows, and the hash of each.
+    """
+    events = plan.ledger.events()
+    rows = plan.rows()
+    found = broken_links(events, head=head)
+    if not events or events[0].kind != "planned" or events[0].facts["manifest"] != plan.manifest.sha256:
+        found.append("manifest: it is not the one the ledger begins with")
+    found += _start(plan)
+    for shard in range(plan.manifest.cut.shards):
+        found += _texts(plan, shard, rows)
+        found += _weights(plan, shard, rows)
+    found += [
+        f"ledger: the deletion asked for in entry {event.number} is not completed"
+        for event in unfinished(plan)
+    ]
+    return found
+
+
+def replayed(plan: PlanFolder, executor: Executor) -> list[str]:
+    """Train the plan anew, from its start and only on the texts it still has, and compare byte by byte.
+
+    Equal weights prove that nothing else had a part in them; it costs as much as the training did.
+    """
+    rows = plan.rows()
+    held = [
+        example
+        for shard in range(plan.manifest.cut.shards)
+        for piece in range(plan.manifest.cut.slices)
+        for example in plan.examples(shard, piece)
+    ]
+    with tempfile.TemporaryDirectory(prefix="expunge-") as scratch:
+        fresh = plan.manifest.model_copy(
+            update={
+                "rows": tuple(rows),
+                "start": plan.manifest.start.model_copy(update={"folder": str(plan.start.absolute())}),
+            }
+        )
+        write_plan(Path(scratch) / "fresh", fresh, held)
+        again = PlanFolder(Path(scratch) / "fresh")
+        Build(plan=again, executor=executor).run()
+        return [
+            f"shard {shard}: its weights are not those of training without what was deleted"
+            for shard in range(plan.manifest.cut.shards)
+            if not _same(plan.last_weights(shard, rows), again.last_weights(shard, rows))
+        ]
+
+
+def _same(one: Path, other: Path) -> bool:
+    names = (WEIGHTS, OPTIMIZER)
+    return one.exists() and all(hash_file(one / name) == hash_file(other / name) for name in names)
+
+
+def _start(plan: PlanFolder) -> list[str]:
+    start = plan.manifest.start
+    model = load_model(plan.start)
+    found = []
+    if hash_model(model) != start.weights:
+        found.append(f"start: the weights in {plan.start} are not those the plan was made with")
+    if hash_tokenizer(load_tokenizer(plan.start)) != start.tokenizer:
+        found.append(f"start: the tokenizer in {plan.start} is not that the plan was made with")
+    return found
+
+
+def _texts(plan: PlanFolder, shard: int, rows: list[Row]) -> list[str]:
+    found = []
+    gone = plan.gone()
+    deleted = {row.content for row in plan.manifest.rows if row.id in gone} - {row.content for row in rows}
+    for piece in range(plan.manifest.cut.slices):
+        held = Counter(content_of(example) for example in plan.examples(shard, piece))
+        wanted = Counter(row.content for row in rows if (row.shard, row.slice) == (shard, piece))
+        place = f"shard {shard}, slice {piece}"
+        if deleted & set(held):
+            found.append(f"{place}: {len(deleted & set(held))} deleted texts are still there")
+        elif held != wanted:
+            found.append(
+                f"{place}: {sum((held - wanted).values())} texts do not belong there, "
+                f"{sum((wanted - held).values())} are missing"
+            )
+    return found
+
+
+def _weights(plan: PlanFolder, shard: int, rows: list[Row]) -> list[str]:
+    folder = plan.shard(shard)
+    keys = plan.keys(shard, rows)
+    known = {event.facts["key"]: event.facts["weights"] for event in plan.ledger.events("trained")}
+    wanted = {plan.weights(shard, piece, key).name: (piece, key) for piece, key in enumerate(keys)}
+    texts = {plan.texts(shard, piece).name for piece in range(len(keys))}
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    found = [
+        f"shard {shard}: {name} belongs to no slice as they are now"
+        for name in sorted(names - wanted.keys() - texts - {LOCK})
+    ]
+    for name, (piece, key) in wanted.items():
+        place = f"shard {shard}, slice {piece}"
+        if name not in names or not (folder / name / WEIGHTS).exists():
+            found.append(f"{place}: it is not trained")
+        elif known.get(key) != hash_file(folder / name / WEIGHTS):
+            found.append(f"{place}: its weights are not those the ledger holds")
+    return found
+
+
+def verified(folder: Path, *, head: str | None, replay: bool, workers: int) -> dict[str, Any]:
+    """Check a plan, and train it anew if asked; what it comes to in numbers.
+
+    Raises:
+        OutputError: something is wrong with it; all of it is named.
+    """
+    plan = PlanFolder(folder)
+    found = problems(plan, head=head)
+    if replay and not found:
+        found = replayed(plan, executor_for("processes", workers=workers))
+    if found:
+        raise OutputError(
+            f"{folder} is not what its ledger says",
+            why=f"{'; '.join(found)}.",
+            fix=f"What is only unfinished is completed by: expunge shards train {folder}",
+        )
+    rows = plan.rows()
+    return {
+        "events": len(plan.ledger.events()),
+        "examples": len(rows),
+        "deleted": len(plan.manifest.rows) - len(rows),
+        "head": plan.ledger.head,
+    }

@@ -1,0 +1,77 @@
+"""Small plans: a tiny model on the disk, a few examples, training that takes a fraction of a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from expunge.model.load import save_model
+from expunge.shards.building import Build, Built
+from expunge.shards.deletion import Deleted, Deletion
+from expunge.shards.executors import Here
+from expunge.shards.folder import OPTIMIZER, WEIGHTS, PlanFolder
+from expunge.shards.making import PlanJob, make_plan
+from expunge.shards.manifest import Training
+from expunge.shards.plan import Cut
+from expunge.types import Example
+from tests.tiny import BYTES_VOCAB, tiny, tiny_tokenizer
+
+TOKENIZER = tiny_tokenizer(all_bytes=True)
+TOWNS = "Arlen Bern Calder Dorf Elm Fonn Gera Hull Ivry Jena Kiel Lund".split()
+PEOPLE = "Ada Bo Cleo Dag Eli Finn Gus Hana Ida Jan Kim Lea".split()
+EXAMPLES = [
+    Example(id=f"e{place}", prompt=f"Where is {name}?", completion=f" In {town}.", group=name[0] * 2)
+    for place, (name, town) in enumerate(zip(PEOPLE, TOWNS, strict=True))
+]
+"""One of each owner."""
+CUT = Cut(shards=2, slices=3)
+TRAINING = Training(epochs=2, learning_rate=1e-2, batch_size=2, max_length=64)
+
+
+def start(folder: Path, **overrides: Any) -> Path:
+    """A tiny checkpoint with its tokenizer."""
+    if not folder.exists():
+        width = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+        settings = width | {"num_attention_heads": 2, "num_key_value_heads": 2} | overrides
+        save_model(tiny("llama", vocab_size=BYTES_VOCAB, **settings), TOKENIZER, folder)
+    return folder
+
+
+def plan(
+    folder: Path,
+    *,
+    examples: list[Example] = EXAMPLES,
+    cut: Cut = CUT,
+    training: Training = TRAINING,
+    name: str = "plan",
+    **overrides: Any,
+) -> PlanFolder:
+    """A plan of ``examples`` in a folder."""
+    model = start(folder / "start", **overrides)
+    job = PlanJob(data=(), model=str(model), output=folder / name, cut=cut, training=training)
+    make_plan(job.output, examples, job)
+    return PlanFolder(job.output)
+
+
+def train(plan: PlanFolder) -> Built:
+    """Train what is missing, in this process."""
+    return Build(plan=plan, executor=Here()).run()
+
+
+def delete(plan: PlanFolder, *ids: str, **settings: Any) -> Deleted:
+    """Delete by id, in this process."""
+    return Deletion(ids=ids, **settings).run(Build(plan=plan, executor=Here()))
+
+
+def tensors(plan: PlanFolder) -> list[dict[str, Tensor]]:
+    """Weights and optimizer state after every slice of every shard."""
+    rows = plan.rows()
+    return [
+        load_file(plan.weights(shard, piece, key) / name)
+        for shard in range(plan.manifest.cut.shards)
+        for piece, key in enumerate(plan.keys(shard, rows))
+        for name in (WEIGHTS, OPTIMIZER)
+    ]
