@@ -73,20 +73,30 @@ def shuffled(count: int, *key: int) -> list[int]:
 
 
 class Pair(NamedTuple):
-    """One forget item and the retain item drawn for it, each with its index."""
+    """One forget item and the retain item drawn for it, each with its index.
+
+    ``alternates`` are other answers to the forget item's prompt.
+    """
 
     forget: Encoded
     retain: Encoded | None
     forget_id: int
     retain_id: int | None
+    alternates: Sequence[Encoded] = ()
 
 
 class PairDataset(Dataset[Pair]):
-    """What ``PairSampler`` indexes: ``dataset[forget_index, retain_index]``."""
+    """What ``PairSampler`` indexes: ``dataset[forget_index, retain_index]``.
 
-    def __init__(self, forget: list[Encoded], retain: list[Encoded]) -> None:
+    ``alternates`` holds as many other answers for every forget item, or is empty.
+    """
+
+    def __init__(
+        self, forget: list[Encoded], retain: list[Encoded], alternates: Sequence[Sequence[Encoded]] = ()
+    ) -> None:
         self.forget = forget
         self.retain = retain
+        self.alternates = alternates
 
     def __len__(self) -> int:
         return len(self.forget)
@@ -94,17 +104,22 @@ class PairDataset(Dataset[Pair]):
     def __getitem__(self, index: tuple[int, int | None]) -> Pair:
         forget_id, retain_id = index
         retain = None if retain_id is None else self.retain[retain_id]
-        return Pair(self.forget[forget_id], retain, forget_id, retain_id)
+        alternates = self.alternates[forget_id] if self.alternates else ()
+        return Pair(self.forget[forget_id], retain, forget_id, retain_id, alternates)
 
 
 @dataclass(frozen=True, slots=True)
 class PairBatch:
-    """Forget and retain batches of the same size B, and the list indices of their items, [B] long."""
+    """Forget and retain batches of the same size B, and the list indices of their items, [B] long.
+
+    ``alternate`` holds K other answers to each forget item's prompt, B·K sequences, item after item.
+    """
 
     forget: Batch
     retain: Batch | None
     forget_ids: torch.Tensor
     retain_ids: torch.Tensor | None
+    alternate: Batch | None = None
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
         """The same batches on ``device``; the indices stay on the CPU, where caches are keyed."""
@@ -113,6 +128,7 @@ class PairBatch:
             None if self.retain is None else self.retain.to(device, non_blocking=non_blocking),
             self.forget_ids,
             self.retain_ids,
+            None if self.alternate is None else self.alternate.to(device, non_blocking=non_blocking),
         )
 
 
@@ -120,8 +136,10 @@ def collate_pairs(pairs: Sequence[Pair], pad_id: int) -> PairBatch:
     """Pairs as one padded batch for each side."""
     forget = collate([pair.forget for pair in pairs], pad_id=pad_id)
     forget_ids = torch.tensor([pair.forget_id for pair in pairs])
+    others = [other for pair in pairs for other in pair.alternates]
+    alternate = collate(others, pad_id=pad_id) if others else None
     retain = [pair.retain for pair in pairs if pair.retain is not None]
     if not retain:
-        return PairBatch(forget, None, forget_ids, None)
+        return PairBatch(forget, None, forget_ids, None, alternate)
     retain_ids = torch.tensor([pair.retain_id for pair in pairs])
-    return PairBatch(forget, collate(retain, pad_id=pad_id), forget_ids, retain_ids)
+    return PairBatch(forget, collate(retain, pad_id=pad_id), forget_ids, retain_ids, alternate)

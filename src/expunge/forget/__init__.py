@@ -19,6 +19,11 @@ class ForgetLoss(Component, ABC):
         """What the loss must be given."""
         return frozenset()
 
+    @property
+    def reads_layer(self) -> int | None:
+        """The block whose states the loss reads if it needs any; ``None`` is the usual depth."""
+        return None
+
     @abstractmethod
     def __call__(self, view: TokenView) -> Tensor:
         """The loss of each example. Shape [B]."""

@@ -5,12 +5,14 @@ Shapes: N counted tokens, H hidden units, V vocabulary; k rows worked on at once
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from expunge.score.rows import Head, Numbers, Rows
+from expunge.score.view import TokenRule
 
 Direction = Literal["forward", "reverse"]
 
@@ -36,6 +38,47 @@ def token_kl(
     rule = _forward_kl if direction == "forward" else _reverse_kl
     rows = Rows(head=head, rule=rule, vocabulary=vocabulary, beside=reference_head)
     return rows(hidden_NH, reference_NH)
+
+
+def token_numbers(
+    head: Head,
+    hidden_NH: Tensor,
+    token_N: Tensor,
+    rule: TokenRule,
+    *,
+    vocabulary: int,
+    reference_head: Head | None = None,
+    reference_NH: Tensor | None = None,
+) -> Tensor:
+    """What ``rule`` makes of each token and its logits (and the reference's), in float32. Shape [N].
+
+    Its slopes by the logits are found by differentiating it, a block of rows at a time.
+    """
+    if reference_head is None or reference_NH is None:
+        rows = Rows(head=head, rule=_differentiated(rule), vocabulary=vocabulary)
+        return rows(hidden_NH, token_N)
+
+    def beside(row_n: Tensor) -> Tensor:
+        """The reference's logits and, behind them, the token: exact in float32 up to 2^24."""
+        logits_nV = reference_head(reference_NH[row_n]).float()
+        return torch.cat([logits_nV, token_N[row_n, None].float()], dim=1)
+
+    paired = _differentiated(
+        lambda logits_kV, both_k, _: rule(logits_kV, both_k[:, -1].long(), both_k[:, :-1])
+    )
+    row_N = torch.arange(len(token_N), device=token_N.device)
+    return Rows(head=head, rule=paired, vocabulary=vocabulary, beside=beside)(hidden_NH, row_N)
+
+
+def _differentiated(rule: TokenRule) -> Callable[[Tensor, Tensor], Numbers]:
+    def found(logits_kV: Tensor, beside_k: Tensor) -> Numbers:
+        with torch.enable_grad():
+            own_kV = logits_kV.detach().requires_grad_(True)
+            values_k = rule(own_kV, beside_k, None)
+            whole = values_k.sum()
+        return Numbers(values_k.detach(), lambda: torch.autograd.grad(whole, own_kV)[0])
+
+    return found
 
 
 def _logp(logits_kV: Tensor, token_k: Tensor) -> Numbers:

@@ -8,9 +8,10 @@ N counted tokens of a batch, H hidden units, V vocabulary.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol, cast
 
 import torch
@@ -20,12 +21,13 @@ from expunge.corpus.batching import Batch, collate, length_sorted_batches
 from expunge.corpus.tokenise import Encoded
 from expunge.model.arch import output_head, output_layer, vocabulary
 from expunge.score.backbone import predictions
+from expunge.score.hidden import watching
 from expunge.score.logprobs import token_logps
 from expunge.score.mode import evaluating
 
 ReferenceKind = Literal["auto", "adapter_off", "cache", "copy"]
 
-Stream = Literal["forget", "retain"]
+Stream = Literal["forget", "retain", "alternate"]
 
 
 class Key(NamedTuple):
@@ -43,6 +45,9 @@ class Reference(Protocol):
 
     def states(self, batch: Batch, keys: Sequence[Key]) -> Tensor:
         """Hidden state that predicts each counted token. Shape [N, H]."""
+
+    def inner(self, batch: Batch, keys: Sequence[Key], layer: int | None) -> Tensor:
+        """What a block puts out at the position that predicts each counted token. Shape [N, H]."""
 
     def head(self, hidden_NH: Tensor) -> Tensor:
         """The reference's logits for hidden states. Shape [N, V]."""
@@ -74,6 +79,11 @@ class LiveReference:
         with _frozen(self.model, adapters_off=self.adapters_off):
             return predictions(self.model, batch).hidden_NH
 
+    def inner(self, batch: Batch, keys: Sequence[Key], layer: int | None) -> Tensor:  # noqa: ARG002
+        with _frozen(self.model, adapters_off=self.adapters_off), watching(self.model, layer) as found:
+            predictions(self.model, batch)
+            return found.predicting(batch).float()
+
     def head(self, hidden_NH: Tensor) -> Tensor:
         with _frozen(self.model, adapters_off=self.adapters_off):
             return output_head(self.model)(hidden_NH)
@@ -81,12 +91,16 @@ class LiveReference:
 
 @dataclass(kw_only=True)
 class CachedReference:
-    """A reference looked up: one number per forget token, one hidden state per retain token."""
+    """A reference looked up: one number or one hidden state per counted token, as losses asked for them.
+
+    ``inside`` holds states of the one block that the loss of their stream reads.
+    """
 
     frozen_head: nn.Module
     model: nn.Module
     token_logps: dict[Key, Tensor] = field(default_factory=dict)
     hidden: dict[Key, Tensor] = field(default_factory=dict)
+    inside: dict[Key, Tensor] = field(default_factory=dict)
 
     def logps(self, batch: Batch, keys: Sequence[Key]) -> Tensor:
         return self._look_up(self.token_logps, keys, batch)
@@ -94,13 +108,16 @@ class CachedReference:
     def states(self, batch: Batch, keys: Sequence[Key]) -> Tensor:
         return self._look_up(self.hidden, keys, batch)
 
+    def inner(self, batch: Batch, keys: Sequence[Key], layer: int | None) -> Tensor:  # noqa: ARG002
+        return self._look_up(self.inside, keys, batch)
+
     def head(self, hidden_NH: Tensor) -> Tensor:
         return output_head(self.model, head=self.frozen_head)(hidden_NH)
 
     @property
     def bytes(self) -> int:
         """Size of what is stored."""
-        stored = [*self.token_logps.values(), *self.hidden.values()]
+        stored = [*self.token_logps.values(), *self.hidden.values(), *self.inside.values()]
         return sum(tensor.nbytes for tensor in stored)
 
     def _look_up(self, store: dict[Key, Tensor], keys: Sequence[Key], batch: Batch) -> Tensor:
@@ -114,9 +131,13 @@ def cache_reference(
     states_of: Iterable[tuple[Key, Encoded]],
     pad_id: int,
     head_may_change: bool,
+    inner_of: Mapping[int | None, Iterable[tuple[Key, Encoded]]] = MappingProxyType({}),
     batch_tokens: int = 8192,
 ) -> CachedReference:
-    """Fill a cache from the model as it is now; a head that may change is copied, not the model."""
+    """Fill a cache from the model as it is now; a head that may change is copied, not the model.
+
+    ``inner_of`` names the sequences whose states inside are kept, by the block that puts them out.
+    """
     head = output_layer(model)
     reference = CachedReference(
         frozen_head=copy.deepcopy(head).requires_grad_(False) if head_may_change else head, model=model
@@ -126,6 +147,9 @@ def cache_reference(
         reference.token_logps |= _by_key(keys, live.logps(batch, keys), batch)
     for batch, keys in _batches(states_of, pad_id, model, batch_tokens):
         reference.hidden |= _by_key(keys, live.states(batch, keys), batch)
+    for layer, items in inner_of.items():
+        for batch, keys in _batches(items, pad_id, model, batch_tokens):
+            reference.inside |= _by_key(keys, live.inner(batch, keys, layer), batch)
     return reference
 
 

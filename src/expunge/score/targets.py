@@ -48,6 +48,10 @@ class TargetReference:
         rows = [torch.cat([target.entries_NK.float(), target.shares_NK], dim=1) for target in found]
         return torch.cat(rows).to(batch.input_ids_BT.device)
 
+    def inner(self, batch: Batch, keys: Sequence[Key], layer: int | None) -> Tensor:  # noqa: ARG002
+        """Not known either: no model stands behind targets."""
+        raise LookupError("targets have no states inside a model")
+
     def head(self, hidden_NH: Tensor) -> Tensor:
         """The log-probabilities that entries and shares [N, 2K] stand for. Shape [N, V]."""
         entries_NK, shares_NK = hidden_NH.chunk(2, dim=1)

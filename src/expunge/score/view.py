@@ -1,4 +1,8 @@
-"""What a loss may look at: numbers per counted token, nothing of the model."""
+"""What a loss may look at: numbers per counted token, nothing of the model.
+
+Shapes: B examples, T positions, H hidden units, V vocabulary, K other answers to each prompt; M rows of
+logits that are there at once.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,9 @@ from functools import cached_property
 
 from torch import Tensor
 
+TokenRule = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""From logits [M, V], tokens [M] and the reference's logits [M, V], if asked for, to a number each [M]."""
+
 
 class Need(StrEnum):
     """What a loss asks to be given beside the model's own log-probabilities."""
@@ -16,20 +23,44 @@ class Need(StrEnum):
     REFERENCE_LOGPS = "reference_logps"
     FORWARD_KL = "forward_kl"
     REVERSE_KL = "reverse_kl"
+    LOGITS = "logits"
+    REFERENCE_LOGITS = "reference_logits"
+    HIDDEN = "hidden"
+    REFERENCE_HIDDEN = "reference_hidden"
+    ALTERNATE = "alternate"
+
+
+STATES = frozenset({Need.FORWARD_KL, Need.REVERSE_KL, Need.REFERENCE_LOGITS})
+"""What is worked out from the reference's final hidden states."""
+
+LOGITS = frozenset({Need.LOGITS, Need.REFERENCE_LOGITS})
+"""What lets a loss look at whole next-token distributions."""
+
+INNER = frozenset({Need.HIDDEN, Need.REFERENCE_HIDDEN})
+"""What is read inside the model, at one of its blocks."""
+
+OF_REFERENCE = STATES | {Need.REFERENCE_LOGPS, Need.REFERENCE_HIDDEN}
+"""What a frozen reference is needed for."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenView:
-    """One batch as the losses see it. Every tensor is [B, T], float32, zero where nothing counts.
+    """One batch as the losses see it. Numbers are [B, T], float32, zero where nothing counts.
 
     ``logps`` is log p(token | before) under the model, ``reference_logps`` the same under the frozen
-    reference, ``kl`` the divergence from the reference at each counted token.
+    reference, ``kl`` the divergence from the reference at each counted token. ``hidden`` [B, T, H] is what
+    one block put out at the position that predicts the token, ``reference_hidden`` the reference's.
+    ``alternate`` shows K other answers to each prompt, [B·K, T'], example after example.
     """
 
     logps: Tensor
     mask: Tensor
     reference_logps: Tensor | None = None
     kl: Tensor | None = None
+    hidden: Tensor | None = None
+    reference_hidden: Tensor | None = None
+    alternate: TokenView | None = None
+    read_logits: Callable[[TokenRule], Tensor] | None = None
 
     def mean(self, values_BT: Tensor) -> Tensor:
         """Mean over the counted tokens of each sequence. Shape [B]."""
@@ -39,12 +70,48 @@ class TokenView:
         """Sum over the counted tokens of each sequence. Shape [B]."""
         return (values_BT * self.mask).sum(-1)
 
+    def mean_inside(self, values_BT: Tensor) -> Tensor:
+        """Mean over the states that predict counted tokens, the first position's left out. Shape [B].
+
+        The first token of any text is where models park huge values, the same for every text: it says
+        nothing of this one. It counts only where there is no other.
+        """
+        mask_BT = self.mask.clone()
+        mask_BT[:, 1] &= mask_BT.sum(-1) == 1
+        return (values_BT * mask_BT).sum(-1) / mask_BT.sum(-1)
+
+    def per_token(self, rule: TokenRule) -> Tensor:
+        """What ``rule`` makes of the whole next-token distribution at each counted token. Shape [B, T].
+
+        It is given a few rows at a time and differentiated at once, so that logits of the whole batch
+        never exist: what it says of a row may depend on that row alone.
+        """
+        if self.read_logits is None:
+            raise _undeclared(Need.LOGITS)
+        return self.read_logits(rule)
+
     def given(self, need: Need) -> Tensor:
         """What was asked for as ``need``; a loss that did not declare it gets a programming error."""
-        tensor = self.reference_logps if need is Need.REFERENCE_LOGPS else self.kl
+        tensor = {
+            Need.REFERENCE_LOGPS: self.reference_logps,
+            Need.FORWARD_KL: self.kl,
+            Need.REVERSE_KL: self.kl,
+            Need.HIDDEN: self.hidden,
+            Need.REFERENCE_HIDDEN: self.reference_hidden,
+        }.get(need)
         if tensor is None:
-            raise LookupError(f"the loss reads {need.value} without declaring that it needs it")
+            raise _undeclared(need)
         return tensor
+
+    def others(self) -> TokenView:
+        """The view of the other answers."""
+        if self.alternate is None:
+            raise _undeclared(Need.ALTERNATE)
+        return self.alternate
+
+    def by_example(self, values_A: Tensor) -> Tensor:
+        """One number per other answer, as a row of K for each example. Shape [B, K]."""
+        return values_A.reshape(len(self.mask), -1)
 
 
 class LateView(TokenView):
@@ -57,12 +124,29 @@ class LateView(TokenView):
         *,
         read_logps: Callable[[], Tensor],
         mask: Tensor,
-        reference_logps: Tensor | None,
-        kl: Tensor | None,
+        reference_logps: Tensor | None = None,
+        kl: Tensor | None = None,
+        hidden: Tensor | None = None,
+        reference_hidden: Tensor | None = None,
+        alternate: TokenView | None = None,
+        read_logits: Callable[[TokenRule], Tensor] | None = None,
     ) -> None:
-        self.__dict__.update(_read_logps=read_logps, mask=mask, reference_logps=reference_logps, kl=kl)
+        self.__dict__.update(
+            _read_logps=read_logps,
+            mask=mask,
+            reference_logps=reference_logps,
+            kl=kl,
+            hidden=hidden,
+            reference_hidden=reference_hidden,
+            alternate=alternate,
+            read_logits=read_logits,
+        )
 
     @cached_property
     def logps(self) -> Tensor:
         """As in ``TokenView``."""
         return self._read_logps()
+
+
+def _undeclared(need: Need) -> LookupError:
+    return LookupError(f"the loss reads {need.value} without declaring that it needs it")

@@ -67,7 +67,7 @@ class AdversarialObjective:
 
     def _prepared(self, model: nn.Module, batch: PairBatch) -> _Ready:
         # The reference is asked before anything is disturbed: it may be the model with its adapters off.
-        known = recalled(self.plain.reference, self.plain.forget.needs, batch)
+        known = recalled(self.plain.reference, self.plain.forget, batch)
         loss = partial(self.plain.forget_term, model, batch, known)
         return _Ready(known, Piece(batch=batch.forget, loss=loss))
 

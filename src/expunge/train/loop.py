@@ -36,12 +36,14 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class LoopSettings(Component):
     """Optimizer, batch and schedule. ``batch_size`` examples make one step, in ``accumulation`` pieces.
 
+    ``max_steps``: no more steps than that, whatever ``epochs`` says.
     ``optimizer``: AdamW with float32 moments, or with moments of 8 or 4 bits (a quarter, an eighth of
     their memory; extra ``torchao``).
     """
 
     learning_rate: PositiveFloat = 1e-5
     epochs: PositiveInt = 5
+    max_steps: PositiveInt | None = None
     batch_size: PositiveInt = 8
     accumulation: PositiveInt = 1
     max_length: Annotated[int, Field(ge=8)] = 2048
@@ -80,19 +82,29 @@ class LoopSettings(Component):
                 raise ValueError(f"{name} is not installed")
         return names
 
+    def epochs_over(self, examples: int) -> int:
+        """The epochs that a run over so many examples begins."""
+        if self.max_steps is None:
+            return self.epochs
+        return min(self.epochs, math.ceil(self.max_steps / math.ceil(examples / self.batch_size)))
+
     def training_arguments(self, folder: Path, *, seed: int, examples: int) -> TrainingArguments:
         """The same settings as the training loop takes them, for epochs of so many examples.
 
         Checkpoints go to ``folder`` by epoch. ``stable_decay`` holds the learning rate and lets it
         fall to zero over the last ``DECAY_SHARE`` of the steps.
         """
-        steps = math.ceil(examples / self.batch_size) * self.epochs
+        epochs = self.epochs_over(examples)
+        steps = math.ceil(examples / self.batch_size) * epochs
+        if self.max_steps is not None:
+            steps = min(steps, self.max_steps)
         device = best_device()
         arguments = TrainingArguments(
             output_dir=str(folder),
             per_device_train_batch_size=self.batch_size // self.accumulation,
             gradient_accumulation_steps=self.accumulation,
-            num_train_epochs=self.epochs,
+            num_train_epochs=epochs,
+            max_steps=-1 if self.max_steps is None else steps,
             learning_rate=self.learning_rate,
             adam_beta1=self.betas[0],
             adam_beta2=self.betas[1],

@@ -12,26 +12,46 @@ from expunge.corpus.tokenise import Encoded
 from expunge.model.arch import output_layer
 from expunge.scope.selection import Selection
 from expunge.score.reference import Key, LiveReference, Reference, ReferenceKind, cache_reference
-from expunge.score.view import Need
-
-DIVERGENCES = frozenset({Need.FORWARD_KL, Need.REVERSE_KL})
+from expunge.score.view import OF_REFERENCE, STATES, Need
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What the losses of a run ask of the reference, and on which sequences."""
+    """What the losses of a run ask of the reference, and on which sequences.
+
+    ``layers`` are the blocks that forget and retain loss read, if they read states inside.
+    """
 
     forget: frozenset[Need]
     retain: frozenset[Need]
     data: PairDataset
     retain_seen: list[int]
+    layers: tuple[int | None, int | None] = (None, None)
 
     def items(self, needs: frozenset[Need]) -> Iterable[tuple[Key, Encoded]]:
         """The sequences of every stream whose loss asks for one of ``needs``."""
         if self.forget & needs:
-            yield from ((Key("forget", i), one) for i, one in enumerate(self.data.forget))
+            yield from self._forget()
+        if self.forget & needs & {Need.REFERENCE_LOGPS} and Need.ALTERNATE in self.forget:
+            others = (one for each in self.data.alternates for one in each)
+            yield from ((Key("alternate", i), one) for i, one in enumerate(others))
         if self.retain & needs:
-            yield from ((Key("retain", i), self.data.retain[i]) for i in self.retain_seen)
+            yield from self._retain()
+
+    def inside(self) -> dict[int | None, list[tuple[Key, Encoded]]]:
+        """The sequences whose states inside are asked for, by the block that puts them out."""
+        found: dict[int | None, list[tuple[Key, Encoded]]] = {}
+        streams = ((self.forget, self._forget), (self.retain, self._retain))
+        for (needs, items), layer in zip(streams, self.layers, strict=True):
+            if Need.REFERENCE_HIDDEN in needs:
+                found.setdefault(layer, []).extend(items())
+        return found
+
+    def _forget(self) -> Iterable[tuple[Key, Encoded]]:
+        return ((Key("forget", i), one) for i, one in enumerate(self.data.forget))
+
+    def _retain(self) -> Iterable[tuple[Key, Encoded]]:
+        return ((Key("retain", i), self.data.retain[i]) for i in self.retain_seen)
 
 
 def frozen_reference(
@@ -47,7 +67,7 @@ def frozen_reference(
 
     ``auto`` prefers switching adapters off, then a cache; a copy is made only when asked for.
     """
-    if not asked.forget | asked.retain:
+    if not (asked.forget | asked.retain) & OF_REFERENCE:
         return None
     if kind == "copy":
         return LiveReference.copied(model)
@@ -58,7 +78,8 @@ def frozen_reference(
     return cache_reference(
         model,
         logps_of=asked.items(frozenset({Need.REFERENCE_LOGPS})),
-        states_of=asked.items(DIVERGENCES),
+        states_of=asked.items(STATES),
+        inner_of=asked.inside(),
         pad_id=pad_id,
         head_may_change=bool(in_head & selection.rows.keys()),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, cast
 
 import torch
@@ -32,8 +33,11 @@ from expunge.score.reference import (
     ReferenceKind,
 )
 from expunge.score.targets import TargetReference
+from expunge.score.view import Need
 from expunge.train.adversarial import AdversarialObjective
+from expunge.train.alternates import Alternates, Writing, alternates, other_answers
 from expunge.train.checkpoints import SaveByEpoch, last_checkpoint
+from expunge.train.dual import LOGGED, Bound, Dual
 from expunge.train.heartbeat import Heartbeat
 from expunge.train.loop import LoopSettings
 from expunge.train.lost_steps import warn_of_lost_steps
@@ -56,6 +60,8 @@ class Unlearn(LoopSettings, Stage):
     Under an ``adversary`` the forget loss is (partly) that of a disturbed model.
     ``reference`` says where the frozen reference comes from: ``auto`` switches adapters off under
     LoRA and looks numbers up in a cache otherwise; ``copy`` keeps a second model in memory.
+    ``alternate`` says where other answers come from, for a forget loss that wants some. ``bound`` makes
+    the retain loss a constraint, its weight a dual variable.
     Source: Zhang et al. 2025 (arXiv 2410.16454), Eq. 1.
     """
 
@@ -65,6 +71,26 @@ class Unlearn(LoopSettings, Stage):
     adversary: Annotated[Adversary | None, *named(adversaries)] = None
     reference: ReferenceKind = "auto"
     stop: StopRule | None = None
+    alternate: Annotated[Alternates | None, *named(alternates)] = None
+    bound: Bound | None = None
+
+    @model_validator(mode="after")
+    def _other_answers_are_there(self) -> Unlearn:
+        name = forget_losses.name_of(self.forget)
+        if Need.ALTERNATE in self.forget.needs and self.alternate is None:
+            raise ValueError(
+                f"forget loss {name!r} learns another answer to each prompt: "
+                f"set alternate to {', '.join(alternates)}"
+            )
+        if self.alternate is not None and Need.ALTERNATE not in self.forget.needs:
+            raise ValueError(f"forget loss {name!r} looks at no other answers: leave alternate out")
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_bound(self) -> Unlearn:
+        if self.bound is not None and self.retain is None:
+            raise ValueError("bound limits the retain loss, and there is none: set retain, or leave it out")
+        return self
 
     @model_validator(mode="after")
     def _reference_fits(self) -> Unlearn:
@@ -88,7 +114,7 @@ class Unlearn(LoopSettings, Stage):
     @model_validator(mode="after")
     def _checkpoints_are_measured(self) -> Unlearn:
         stop = self.stop
-        if stop and stop.utility_at_least is not None and self.save_every % stop.every:
+        if stop and stop.watches_utility and self.save_every % stop.every:
             raise ValueError(
                 f"utility_at_least goes back to a checkpoint, so save_every ({self.save_every}) has to be "
                 f"a multiple of stop.every ({stop.every})"
@@ -109,7 +135,8 @@ class Unlearn(LoopSettings, Stage):
             guard = ScopeGuard(model, selection)
             reference = self._reference(model, data, sampler, selection, pad_id)
         stop = StopWhen(self.stop, model, state, max_length=self.max_length) if self.stop else None
-        plain = self._objective(model, state, reference)
+        dual = Dual(self.bound, self.retain.weight) if self.bound and self.retain else None
+        plain = replace(self._objective(model, state, reference), dual=dual)
         hard = self._under_adversary(plain, selection)
         trainer = ObjectiveTrainer(
             model,
@@ -123,7 +150,7 @@ class Unlearn(LoopSettings, Stage):
             precision=self.precision,
             optimizer=self.optimizer,
             guard=guard,
-            callbacks=[*([stop] if stop else []), SaveByEpoch(self.save_every), Heartbeat()],
+            callbacks=[*(each for each in (stop, dual) if each), SaveByEpoch(self.save_every), Heartbeat()],
         )
         trainer.train_from(last_checkpoint(state.workdir))
         keep_last_good(stop, lambda: trainer.restore(last_checkpoint(state.workdir)))
@@ -134,11 +161,18 @@ class Unlearn(LoopSettings, Stage):
 
     @property
     def needs(self) -> frozenset[DataNeed]:
-        return frozenset({"retain"} if self.retain is not None or self.scope.needs_retain else ())
+        retain: frozenset[DataNeed] = frozenset(
+            {"retain"} if self.retain is not None or self.scope.needs_retain else ()
+        )
+        return retain | (self.stop.needs if self.stop else frozenset())
 
     def check(self, corpus: Corpus) -> None:
-        """Refuse a retain loss that has nothing to keep, and an adversary whose formats are not there."""
+        """Refuse what has no data: other answers, a retain loss, the formats of an adversary."""
         self._roundings()
+        if self.stop is not None:
+            self.stop.check(corpus)
+        if self.alternate is not None:
+            self.alternate.check(corpus)
         if self.retain is not None and not corpus.retain:
             raise DataError(
                 "no retain set",
@@ -156,7 +190,12 @@ class Unlearn(LoopSettings, Stage):
         def saliency() -> dict[str, Tensor]:
             pad_id = state.tokenizer.pad_token_id
             return forget_gradient(
-                model, self.forget, data.forget, pad_id=pad_id, batch_size=self.batch_size
+                model,
+                self.forget,
+                data.forget,
+                pad_id=pad_id,
+                batch_size=self.batch_size,
+                alternates=data.alternates,
             )
 
         evidence = Evidence(
@@ -182,7 +221,8 @@ class Unlearn(LoopSettings, Stage):
             forget=frozenset() if isinstance(self.forget, GenericTargets) else self.forget.needs,
             retain=self.retain.needs if self.retain else frozenset(),
             data=data,
-            retain_seen=sampler.retain_seen(self.epochs),
+            retain_seen=sampler.retain_seen(self.epochs_over(len(data))),
+            layers=(self.forget.reads_layer, self.retain.reads_layer if self.retain else None),
         )
         return frozen_reference(
             model,
@@ -221,7 +261,10 @@ class Unlearn(LoopSettings, Stage):
             forget = [target.encoded for target in state.targets]
         else:
             forget = self._sequences(state, state.corpus.forget)
-        return PairDataset(forget, self._sequences(state, retain))
+        writing = Writing(state.tokenizer, self.max_length, self.append_eos)
+        others = other_answers(self.alternate, forget, state, writing) if self.alternate else []
+        check_lengths(state.model, (len(other.input_ids) for each in others for other in each))
+        return PairDataset(forget, self._sequences(state, retain), others)
 
     def _sequences(self, state: State, examples: Sequence[Example]) -> list[Encoded]:
         encoded = [
@@ -258,5 +301,6 @@ def _facts(
         "reference_bytes": reference.bytes if isinstance(reference, CachedReference) else None,
         "steps": trainer.state.global_step,
         "history": [entry for entry in trainer.state.log_history if "loss" in entry],
-        "stop": {"history": stop.history, "went_back_an_epoch": stop.lost} if stop else None,
+        "retain_weights": [entry[LOGGED] for entry in trainer.state.log_history if LOGGED in entry],
+        "stop": stop.facts if stop else None,
     }

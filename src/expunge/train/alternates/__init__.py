@@ -1,0 +1,123 @@
+"""Other answers to the prompts of the forget set: where they come from, one file each."""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from pydantic import PositiveInt
+
+from expunge.component import Component
+from expunge.corpus.boundary import continuation
+from expunge.corpus.tokenise import Encoded, encode
+from expunge.errors import DataError
+from expunge.registry import Registry
+from expunge.train.stages import DataNeed
+from expunge.train.state import Corpus, State
+from expunge.types import Example
+
+
+class Asked(NamedTuple):
+    """One sequence of the forget set: its example, which piece of it, and what an answer follows."""
+
+    example: Example
+    piece: int
+    prompt_ids: list[int]
+
+    def draw(self, seed: int) -> random.Random:
+        """Random numbers that depend on the run's seed and on this sequence alone."""
+        return random.Random(f"{seed}/{self.example.id}/{self.piece}")
+
+
+class Writing(NamedTuple):
+    """How texts become tokens in a run."""
+
+    tokenizer: Any
+    max_length: int
+    eos: bool | None
+
+
+class Alternates(Component, ABC):
+    """Gives ``count`` other answers to each prompt.
+
+    A document has no prompt: with ``opening`` its first so many tokens (of a short one, half) stand for
+    it, and another text follows them.
+    """
+
+    count: PositiveInt = 1
+    opening: PositiveInt | None = None
+
+    @property
+    def needs(self) -> frozenset[DataNeed]:
+        """What the user has to give beside a forget set."""
+        return frozenset()
+
+    def check(self, corpus: Corpus) -> None:
+        """Refuse a forget set that has no prompts to answer otherwise."""
+        document = next((example for example in corpus.forget if example.is_document), None)
+        if document is not None and self.opening is None:
+            raise DataError(
+                f"example {document.id!r} is a document",
+                why=f"{alternates.name_of(self)} answers a prompt, and a document has none.",
+                fix="Set alternate.opening=16 (its first tokens stand for one), or leave documents out.",
+            )
+
+    @abstractmethod
+    def answers(self, asked: Sequence[Asked], state: State) -> list[list[str]]:
+        """``count`` answers to each prompt."""
+
+    def document(self, asked: Asked, answer: str, writing: Writing) -> Encoded:
+        """The opening of a document, followed by another text."""
+        ids = continuation(f" {answer.strip()}", writing.tokenizer).ids
+        end = writing.tokenizer.eos_token_id
+        ids = [*ids, end] if end is not None and writing.eos is not False else ids
+        ids = ids[: writing.max_length - len(asked.prompt_ids)]
+        mask = [False] * len(asked.prompt_ids) + [True] * len(ids)
+        return Encoded([*asked.prompt_ids, *ids], mask, asked.example.id)
+
+
+alternates: Registry[Alternates] = Registry("alternate", "expunge.train.alternates")
+
+
+def other_answers(
+    alternate: Alternates, forget: Sequence[Encoded], state: State, writing: Writing
+) -> list[list[Encoded]]:
+    """Every sequence of the forget set with other answers to its prompt, ``count`` each.
+
+    Raises:
+        DataError: an answer cannot be encoded, for instance because it is too long.
+    """
+    asked = _asked(forget, state.corpus.forget, alternate.opening)
+    answers = alternate.answers(asked, state)
+    return [
+        [_encoded(alternate, one, answer, writing) for answer in several]
+        for one, several in zip(asked, answers, strict=True)
+    ]
+
+
+def _asked(forget: Sequence[Encoded], examples: Sequence[Example], opening: int | None) -> list[Asked]:
+    by_id = {example.id: example for example in examples}
+    pieces: dict[str, int] = {}
+    found = []
+    for one in forget:
+        piece = pieces.get(one.example, 0)
+        pieces[one.example] = piece + 1
+        example = by_id[one.example]
+        cut = one.mask.index(True)
+        if example.is_document:
+            cut = max(1, min(opening or 1, len(one.input_ids) // 2))
+        found.append(Asked(example, piece, one.input_ids[:cut]))
+    return found
+
+
+def _encoded(alternate: Alternates, asked: Asked, answer: str, writing: Writing) -> Encoded:
+    if asked.example.is_document:
+        return alternate.document(asked, answer, writing)
+    truth = asked.example.completion
+    lead = truth[: len(truth) - len(truth.lstrip())]
+    other = replace(asked.example, completion=lead + answer.strip(), spans=())
+    (encoded,) = encode(other, writing.tokenizer, max_length=writing.max_length, eos=writing.eos)
+    return encoded
