@@ -23,7 +23,6 @@ UNIT = nn.functional.normalize(torch.arange(HIDDEN) - 11.3, dim=0)
 TEXTS = encode_all(FORGET, TOKENIZER, max_length=128)
 
 
-
 @contextmanager
 def added(of: nn.Module, size: float) -> Iterator[None]:
     """What RMU does at best: a direction added to hidden states, everything else as it was."""

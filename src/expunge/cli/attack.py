@@ -57,7 +57,7 @@ def attack(
     --retain r.jsonl --attack relearn --attack gcg:steps=50
     """
     from expunge.audit.attacked import AttackJob
-    from expunge.audit.attacked_table import attack_table
+    from expunge.audit.attacked_table import attack_tables
     from expunge.audit.job import AuditJob
     from expunge.audit.progress import progress_bar
 
@@ -78,7 +78,7 @@ def attack(
     )
     with progress_bar(Console(stderr=True)) as progress:
         summary = AttackJob(audit=job, attacks=tuple(attacks)).run(progress)
-    Console().print(attack_table(summary))
+    Console().print(attack_tables(summary))
     typer.echo(f"numbers: {output / 'summary.json'} · every item: {output / 'scores.parquet'}")
 
 
