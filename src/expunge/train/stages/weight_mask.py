@@ -1,0 +1,183 @@
+"""Unlearning by weakening weights: a mask over the weights of a scope is learned and applied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+from torch import Tensor, nn
+
+from expunge.corpus.streams import PairBatch, PairDataset, PairSampler, collate_pairs
+from expunge.corpus.tokenise import Encoded, encode
+from expunge.errors import DataError
+from expunge.forget import ForgetLoss, forget_losses
+from expunge.model.device import best_device
+from expunge.model.moments import OptimizerName
+from expunge.model.positions import check_lengths
+from expunge.model.precision import prepare_weights
+from expunge.retain import RetainLoss, retain_losses
+from expunge.scope import Scope, scopes
+from expunge.scope.all import AllParameters
+from expunge.scope.evidence import Evidence
+from expunge.scope.localiser import chosen_by
+from expunge.scope.lora import LowRankAdapters
+from expunge.scope.selection import ScopeGuard, Selection
+from expunge.train.checkpoints import SaveByEpoch, last_checkpoint
+from expunge.train.heartbeat import Heartbeat
+from expunge.train.loop import LoopSettings
+from expunge.train.masking import WeightMask
+from expunge.train.named import named
+from expunge.train.objective import PairObjective
+from expunge.train.saliency import forget_gradient
+from expunge.train.stages import DataNeed, Stage, stages
+from expunge.train.state import Corpus, State
+from expunge.train.trainer import Objective, ObjectiveTrainer, Parts
+from expunge.types import Example
+
+
+@stages.register("weight_mask")
+class LearnWeightMask(LoopSettings, Stage):
+    """Descends by SGD on forget loss, retain loss and β Σ|W|; each weight stays between 0 and W₀.
+
+    So W / W₀ is a mask in [0, 1] over the weights of the scope, and nothing new can be learned. β is
+    such that its term begins at ``sparsity``. With ``cut`` that share of the scope's weights, those the
+    mask weakened most, become 0 and all others W₀; without it the mask stays as it is. Outside the
+    scope every byte is what it was (the released code lets momentum and weight decay move it).
+
+    Source: Guo et al. 2025 (arXiv 2410.12949), weight masks, with their SGD.
+    """
+
+    forget: Annotated[ForgetLoss, *named(forget_losses)]
+    retain: Annotated[RetainLoss | None, *named(retain_losses)] = None
+    scope: Annotated[Scope, *named(scopes)] = AllParameters()
+    sparsity: NonNegativeFloat = 1.5
+    cut: float | None = Field(default=None, gt=0, le=1)
+    learning_rate: PositiveFloat = 1e-3
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: NonNegativeFloat = 0.01
+    precision: Literal["fp32"] = "fp32"
+    optimizer: OptimizerName = "adamw"
+
+    @model_validator(mode="after")
+    def _fits(self) -> LearnWeightMask:
+        if isinstance(self.scope, LowRankAdapters):
+            raise ValueError("a mask is over weights that are there: use another scope than lora")  # noqa: TRY004
+        if self.optimizer != "adamw":
+            raise ValueError("the mask is learned by SGD, which keeps no moments: leave optimizer out")
+        if self.forget.needs or (self.retain is not None and self.retain.needs):
+            raise ValueError(
+                "the mask is learned without a frozen reference: use losses that need none (log1mp, gdr)"
+            )
+        return self
+
+    @property
+    def needs(self) -> frozenset[DataNeed]:
+        return frozenset({"retain"} if self.retain is not None or self.scope.needs_retain else ())
+
+    def check(self, corpus: Corpus) -> None:
+        """Refuse a corpus without a retain set where one is looked at."""
+        if self.needs and not corpus.retain:
+            raise DataError(
+                "no retain set",
+                why="the recipe's retain loss or scope has nothing to look at.",
+                fix="Pass --retain FILE.",
+            )
+
+    def run(self, state: State) -> State:
+        """Learn the mask, resuming from the last whole checkpoint in ``state.workdir`` if there is one."""
+        torch.manual_seed(state.seed)
+        model = prepare_weights(state.model, self.precision, device=best_device())
+        data = self._data(state)
+        pad_id = state.tokenizer.pad_token_id
+        selection = self._select(model, data, state)
+        guard = ScopeGuard(model, selection)
+        mask = WeightMask(model, selection)
+        trainer = ObjectiveTrainer(
+            model,
+            self.training_arguments(state.workdir, seed=state.seed, examples=len(data)),
+            objective=self._objective(mask),
+            count_examples=lambda batch: len(batch.forget_ids),
+            sampler=PairSampler(len(data.forget), len(data.retain), seed=state.seed),
+            dataset=data,
+            collate=lambda pairs: collate_pairs(pairs, pad_id=pad_id),
+            guard=guard,
+            callbacks=[SaveByEpoch(self.save_every), Heartbeat()],
+        )
+        trainer.optimizer = self._sgd(model, guard, mask)
+        trainer.train_from(last_checkpoint(state.workdir))
+        learned = mask.facts()
+        gone = mask.cut(self.cut) if self.cut is not None else None
+        guard.verify()
+        own = {"mask": learned, "weights_cut": gone}
+        state.facts.append(_facts(model, selection, trainer) | own)
+        state.model = model
+        return state
+
+    def _sgd(self, model: nn.Module, guard: ScopeGuard, mask: WeightMask) -> torch.optim.SGD:
+        made = torch.optim.SGD(
+            [weight for weight in model.parameters() if weight.requires_grad],
+            lr=self.learning_rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+        )
+        guard.attach(made)
+        mask.attach(made)
+        return made
+
+    def _objective(self, mask: WeightMask) -> Objective:
+        pair = PairObjective(self.forget, self.retain, None)
+        start = float(mask.norm().detach())
+        slope = self.sparsity / start if start else 0.0
+
+        def terms(model: nn.Module, batch: PairBatch) -> Parts:
+            return {**pair(model, batch), "mask": len(batch.forget_ids) * slope * mask.norm()}
+
+        return terms
+
+    def _select(self, model: nn.Module, data: PairDataset, state: State) -> Selection:
+        def saliency() -> dict[str, Tensor]:
+            return forget_gradient(
+                model,
+                self.forget,
+                data.forget,
+                pad_id=state.tokenizer.pad_token_id,
+                batch_size=self.batch_size,
+            )
+
+        evidence = Evidence(
+            forget=state.corpus.forget,
+            retain=state.corpus.retain,
+            tokenizer=state.tokenizer,
+            saliency=saliency,
+            seed=state.seed,
+            max_length=self.max_length,
+            batch_size=self.batch_size,
+        )
+        return chosen_by(self.scope, model, evidence)
+
+    def _data(self, state: State) -> PairDataset:
+        retain = state.corpus.retain if self.retain is not None else ()
+        return PairDataset(self._encoded(state, state.corpus.forget), self._encoded(state, retain))
+
+    def _encoded(self, state: State, examples: Sequence[Example]) -> list[Encoded]:
+        encoded = [
+            piece
+            for example in examples
+            for piece in encode(example, state.tokenizer, max_length=self.max_length, eos=self.append_eos)
+        ]
+        check_lengths(state.model, (len(piece.input_ids) for piece in encoded))
+        return encoded
+
+
+def _facts(model: nn.Module, selection: Selection, trainer: ObjectiveTrainer) -> dict[str, Any]:
+    chosen, total = selection.count(model)
+    return {
+        "stage": "weight_mask",
+        "weights": total,
+        "weights_that_may_change": chosen,
+        "scope": dict(selection.facts) or None,
+        "steps": trainer.state.global_step,
+        "history": [entry for entry in trainer.state.log_history if "loss" in entry],
+    }
