@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -18,16 +19,20 @@ def save(folder: Path, *, seed: int) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def audit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An audit whose three models are there: a target, a retrained and an unlearned one."""
-    home = tmp_path_factory.mktemp("inspected")
+def inspected(home: Path, made: Made, roles: Mapping[str, str]) -> Path:
+    """An audit below ``home`` whose models are there, by name and role."""
     models = [
-        {"name": name, "role": role, "path": str(save(home / name, seed=seed)), "record": None}
-        for seed, (name, role) in enumerate(NAMES.items())
+        {"name": name, "role": role, "path": str(save(home / f"model-{seed}", seed=seed)), "record": None}
+        for seed, (name, role) in enumerate(roles.items())
     ]
     folder = home / "audit"
     folder.mkdir()
-    Made().write(folder)
+    made.write(folder)
     (folder / "sources.json").write_text(json.dumps({"models": models, "splits": {}}))
     return folder
+
+
+@pytest.fixture(scope="session")
+def audit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An audit of a target, a retrained and an unlearned model."""
+    return inspected(tmp_path_factory.mktemp("inspected"), Made(), NAMES)

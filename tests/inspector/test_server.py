@@ -196,7 +196,7 @@ def test_answers_and_readings_are_the_engines(call: Caller, desk: Desk) -> None:
     who = [Who("target"), Who("fragile", "int4")]
     asked = [{"model": "target"}, {"model": "fragile", "precision": "int4"}]
     lines = call("/ask", {"prompt": prompt_of(1), "asked": asked}).lines
-    assert lines[0] == {"truth": truth_of(1)}  # an item's prompt brings its true answer
+    assert lines[0] == {"truth": truth_of(1), "words": 6}  # an item's prompt brings its true answer
     assert lines[-1] == {"over": True}
     row = list(desk.answers(prompt_of(1), who, truth=truth_of(1)))[-1]
     assert whole(lines) == {place: each.text for place, each in enumerate(row)}
@@ -213,7 +213,9 @@ def test_answers_and_readings_are_the_engines(call: Caller, desk: Desk) -> None:
 def test_leaked_words_are_marked(call: Caller, desk: Desk) -> None:
     (said,) = list(desk.answers("who", [Who("target")]))[-1]
     lines = call("/ask", {"prompt": "who", "truth": said.text, "asked": [{"model": "target"}]}).lines
-    parts = next(each["said"] for each in lines if each.get("whole"))
+    last = next(each for each in lines if each.get("whole"))
+    parts, words = last["said"], len(re.findall(r"\w+", said.text))
+    assert last["leaked"] == lines[0]["words"] == words
     assert "".join(parts) == said.text
     assert re.findall(r"\w+", "".join(parts[1::2])) == re.findall(r"\w+", said.text)
 

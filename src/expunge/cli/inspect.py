@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +33,9 @@ def inspect(
 
     Example:  expunge inspect runs/demo
     """
+    # Before torch is loaded: threads that spin while they wait make answers of a small model take seconds
+    # instead of tenths where something else runs on the same cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from expunge.inspector.job import InspectJob
 
     job = InspectJob(paths=tuple(runs), host=host, port=port, budget=budget, browser=browser)

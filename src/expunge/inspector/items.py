@@ -63,7 +63,8 @@ def _of(audit: Path) -> list[Item]:
         prompt, truth = texts[metric, name]
         if not (prompt and truth) or FULL.label not in at:
             continue
-        rise, precision = max((value - at[FULL.label], label) for label, value in at.items())
+        precision = max(at, key=lambda label: at[label])  # the first the audit tried, of several
+        rise = at[precision] - at[FULL.label]
         item = Item(name, metric, prompt, truth, at[FULL.label], rise, model, precision)
         if (metric, name) not in best or best[metric, name].rise < rise:
             best[metric, name] = item

@@ -10,7 +10,7 @@ from expunge.audit.summary import read_summary
 from expunge.errors import ExpungeError
 from expunge.inspector.desk import Answer, Who
 from expunge.inspector.shelf import SUMMARY
-from expunge.score.leak import segments
+from expunge.score.leak import leaked_words, segments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MOST_CHARACTERS = 1_000_000
 MOST_MODELS = 16
+MOST_TRUTH = 10_000
+"""Characters of a true answer that are compared with what is said, and read."""
 PAGE = 40
 """Items told at once."""
 GLANCE = 240
@@ -105,7 +107,8 @@ def events(desk: Desk, question: Question) -> Iterator[Event]:
     Each event names the place in ``question.asked`` it is about.
     """
     truth = question.truth or desk.truth_of(question.prompt) or ""
-    yield {"truth": truth}
+    yield {"truth": truth, "words": len(leaked_words("", truth[:MOST_TRUTH]))}
+    truth = truth[:MOST_TRUTH]
     before = [Answer()] * len(question.asked)
     for row in desk.answers(question.prompt, [each.who for each in question.asked], truth=truth):
         for place, (old, new) in enumerate(zip(before, row, strict=True)):
@@ -116,10 +119,19 @@ def events(desk: Desk, question: Question) -> Iterator[Event]:
 
 
 def said_of(place: int, truth: str, answer: Answer) -> Event:
-    """An answer so far, cut where its leaked words begin and end: plain, leaked, plain, ..."""
+    """An answer so far, cut where its leaked words begin and end: plain, leaked, plain, ...
+
+    ``leaked``: how many words of the true answer are in it.
+    """
     parts = segments(truth, answer.text) if truth else [answer.text]
-    look = None if answer.look is None else look_of(answer.look)
-    return {"place": place, "said": parts, "note": answer.note, "whole": answer.over, "look": look}
+    return {
+        "place": place,
+        "said": parts,
+        "leaked": sum(len(leaked_words("", part)) for part in parts[1::2]),
+        "note": answer.note,
+        "whole": answer.over,
+        "look": None if answer.look is None else look_of(answer.look),
+    }
 
 
 def look_of(look: Look) -> Event:

@@ -1,8 +1,7 @@
 """The one thread in which everything is computed, whoever asks.
 
-Every thread that computes brings its own team of OpenMP threads, and teams that share the cores wait for
-each other at each operation: a second team made a reading a hundred times slower. Jobs take turns; one
-job is what one model is asked, so browsers take turns too.
+Every thread that computes brings its own team of OpenMP threads, and several teams get into each other's
+way on the same cores. Jobs take turns; one job is what one model is asked, so browsers take turns too.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@
   const written = (value, digits) => value.toFixed(digits).replace("-", "−");
   const percent = (p) => (p >= 0.0995 ? `${Math.round(100 * p)} %` : p >= 0.00095 ? `${written(100 * p, 1)} %` : "< 0.1 %");
   const tint = (p) => `t${Math.round(10 * p)}`;
-  const visible = (token) => token.replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/^ +$/, (blank) => "␣".repeat(blank.length)) || "∅";
+  const visible = (token) => token.replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/^ +$/, (blank) => "␣".repeat(blank.length)).trim() || "∅";
   const count = (number, one, many) => `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
 
   // Theme: what the system asks for until the button is pressed.
@@ -42,7 +42,7 @@
   const chosen = { model: null, precision: FULL, epoch: null, lens: null };
   const subject = () => shelf.models.find((model) => model.name === chosen.model);
   const known = new Map();  // what each model said of the question that was asked last
-  let question = null, running = null;
+  let question = null, running = null, words = 0;
 
   const ROLES = { target: "before unlearning", retrained: "never saw the forget set", unlearned: "unlearned" };
   const columns = () => {
@@ -58,21 +58,23 @@
   // Answers
   const cards = new Map();
   const card = (column) => {
-    const said = make("p", { class: "said", dir: "auto" }), note = make("p", { class: "note", hidden: true });
-    const node = make("article", { class: "card" }, make("h3", {}, make("bdi", {}, column.model)), make("p", { class: "role" }, where(column)), said, note);
-    cards.set(column.key, { node, said, note });
+    const said = make("p", { class: "said", dir: "auto" }), note = make("p", { class: "note", hidden: true }), leak = make("p", { class: "leak" });
+    const node = make("article", { class: "card" }, make("h3", {}, make("bdi", {}, column.model)), make("p", { class: "role" }, where(column)), said, leak, note);
+    cards.set(column.key, { node, said, note, leak });
     return node;
   };
   const fill = (key) => {
     const place = cards.get(key), found = known.get(key);
     if (!place) return;
     const parts = found?.said ?? [];
-    place.said.replaceChildren(...parts.map((part, at) => (at % 2 ? make("mark", {}, part) : part)));
+    place.said.replaceChildren(...parts.map((part, at) => (at % 2 ? make("mark", {}, part) : at ? part : part.trimStart())));
     if (found?.whole && !found.note && !parts.join("")) place.said.append(make("span", { class: "soft" }, "(nothing)"));
     if (question === null) place.said.append(make("span", { class: "soft" }, "Not asked yet."));
     place.said.classList.toggle("growing", question !== null && running !== null && !found?.whole);
     place.said.tabIndex = place.said.scrollHeight > place.said.clientHeight ? 0 : -1;
-    place.node.classList.toggle("leaks", parts.length > 1);
+    const leaked = found?.leaked ?? 0;
+    place.node.classList.toggle("leaks", words > 0 && leaked === words);
+    place.leak.textContent = words && found?.whole ? `${leaked} of ${count(words, "word", "words")} of the true answer` : "";
     place.note.textContent = found?.note ?? "";
     place.note.hidden = !found?.note;
   };
@@ -125,6 +127,7 @@
 
   // Asking
   const take = (event, missing) => {
+    if ("words" in event) ({ words } = event);
     if ("truth" in event && !$("truth").value && event.truth) {
       $("truth").value = event.truth;
       given = event.truth;
@@ -256,7 +259,7 @@
     page = from + found.items.length;
     $("list").hidden = !page;
     $("more").hidden = page >= found.count;
-    $("count").textContent = found.count ? `${count(found.count, "item", "items")}; more of ${found.risen.toLocaleString("en")} came back once rounded.` : "No item fits.";
+    $("count").textContent = found.count ? `${count(found.count, "item", "items")}; of ${found.risen.toLocaleString("en")} more came back once rounded.` : "No item fits.";
     if (from) lines[0]?.firstChild.focus();
   };
   $("find").addEventListener("input", later(() => list(0), 150));
