@@ -1,0 +1,157 @@
+"""PCGU: step only on the weights where the gradients of a favoured and a disfavoured token part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from expunge.corpus.pairs import Pair, read_pairs
+from expunge.corpus.streams import shuffled
+from expunge.errors import DataError, TrainingError
+from expunge.model.arch import backbone, output_head
+from expunge.model.device import best_device
+from expunge.model.precision import prepare_weights
+from expunge.scope.partition import Direction, agreement, lowest, runs_along
+from expunge.score.mode import evaluating
+from expunge.train.stages import DataNeed, Stage, stages
+from expunge.train.state import Corpus, State
+
+
+@stages.register("pcgu")
+class PartitionedContrastiveGradient(Stage):
+    """Takes plain gradient steps on the ``vectors`` weight vectors whose two gradients agree least.
+
+    The forget set is made of minimal pairs: a prompt, the completion a model is biased towards, and the
+    other one in ``wrong``. The gradients are those of the raw logits of the two tokens, over a batch.
+    ``update``: ``favoured`` lowers the favoured logit (as published), ``other`` raises the other one,
+    ``both`` lowers whichever of the two is higher now and raises the lower one, so that a pair whose
+    gap has closed is not pushed to the other side. It stops once the mean over pairs of
+    |z(favoured) − z(other)| is at most ``gap``.
+
+    Source: Yu et al. 2023 (ACL Findings, PCGU); on decoders the two tokens share everything before
+    them, so one forward pass gives both (ours).
+    """
+
+    vectors: PositiveInt = 10_000
+    along: Direction = "input"
+    update: Literal["favoured", "other", "both"] = "both"
+    learning_rate: PositiveFloat = 1e-5
+    epochs: PositiveInt = 5
+    batch_size: PositiveInt = 16
+    gap: NonNegativeFloat = 0.5
+
+    @property
+    def needs(self) -> frozenset[DataNeed]:
+        return frozenset({"pairs"})
+
+    def check(self, corpus: Corpus) -> None:
+        """Refuse a forget set in which there is nothing to contrast."""
+        lacking = [example.id for example in corpus.forget if not example.wrong]
+        if lacking:
+            raise DataError(
+                f"{len(lacking)} of {len(corpus.forget)} forget examples are no minimal pairs",
+                why=f"they have no other completion in their field 'wrong' ({lacking[0]!r}, ...).",
+                fix='Write {"prompt": "The nurse said that", "completion": " she", "wrong": [" he"]}.',
+            )
+
+    def run(self, state: State) -> State:
+        """Steps are few and cheap, so a killed run begins again."""
+        model = prepare_weights(state.model, "fp32", device=best_device()).requires_grad_(True)
+        pairs = read_pairs(state.corpus.forget, state.tokenizer)
+        gaps = [_gap(model, pairs, self.batch_size)]
+        steps, chosen = 0, 0
+        with evaluating(model):  # dropout would differ between the two gradients
+            for epoch in range(self.epochs):
+                if gaps[-1] <= self.gap:
+                    break
+                order = shuffled(len(pairs), state.seed, epoch)
+                for start in range(0, len(order), self.batch_size):
+                    batch = [pairs[place] for place in order[start : start + self.batch_size]]
+                    chosen = self._step(model, batch)
+                    steps += 1
+                gaps.append(_gap(model, pairs, self.batch_size))
+        if not all(weight.isfinite().all() for weight in model.parameters()):
+            raise TrainingError(
+                "the weights are not numbers any more",
+                why=f"steps at learning rate {self.learning_rate:g} overflowed.",
+                fix="Lower learning_rate, or take fewer vectors.",
+            )
+        state.facts.append({"stage": "pcgu", "steps": steps, "gaps": gaps, "vectors": chosen})
+        state.model = model
+        return state
+
+    def _step(self, model: nn.Module, batch: Sequence[Pair]) -> int:
+        """One step; how many vectors it moved."""
+        favoured, other = _gradients(model, batch, by_size=self.update == "both")
+        stored = transposed(model)
+        masks = lowest(agreement(favoured, other, along=self.along, transposed=stored), self.vectors)
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if name in masks:
+                    dim = runs_along(name, weight, along=self.along, transposed=stored)
+                    slope = self._slope(favoured[name], other[name])
+                    weight.sub_(self.learning_rate * slope * masks[name].unsqueeze(dim))
+        return sum(int(mask.sum()) for mask in masks.values())
+
+    def _slope(self, favoured: Tensor, other: Tensor) -> Tensor:
+        if self.update == "favoured":
+            return favoured
+        return -other if self.update == "other" else favoured - other
+
+
+class _Gradients(NamedTuple):
+    """Of the logits to lower and of those to raise, by parameter name."""
+
+    favoured: dict[str, Tensor]
+    other: dict[str, Tensor]
+
+
+def transposed(model: nn.Module) -> frozenset[str]:
+    """The weights stored as [inputs, outputs]."""
+    return frozenset(
+        f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Conv1D)
+    )
+
+
+def _logits(model: nn.Module, batch: Sequence[Pair]) -> Tensor:
+    """The logits [B, 2] of the favoured and the other token."""
+    device = next(model.parameters()).device
+    width = max(len(pair.prefix) for pair in batch)
+    # Padding on the right is never seen by the last real token.
+    ids_BT = torch.tensor([[*pair.prefix, *[0] * (width - len(pair.prefix))] for pair in batch])
+    real_BT = torch.tensor([[place < len(pair.prefix) for place in range(width)] for pair in batch]).long()
+    read: Any = backbone(model)
+    states_BTH = read(
+        input_ids=ids_BT.to(device), attention_mask=real_BT.to(device), use_cache=False
+    ).last_hidden_state
+    rows = torch.arange(len(batch), device=device)
+    last_BH = states_BTH[rows, real_BT.sum(-1).to(device) - 1]
+    both_B2 = torch.tensor([[pair.favoured, pair.other] for pair in batch], device=device)
+    return output_head(model)(last_BH).float().gather(1, both_B2)
+
+
+def _gradients(model: nn.Module, batch: Sequence[Pair], *, by_size: bool) -> _Gradients:
+    names, weights = zip(*model.named_parameters(), strict=True)
+    logits_B2 = _logits(model, batch)
+    logits_2 = (logits_B2.sort(dim=1, descending=True).values if by_size else logits_B2).sum(0)
+    found = []
+    for place in (0, 1):
+        grads = torch.autograd.grad(logits_2[place], weights, retain_graph=place == 0, allow_unused=True)
+        found.append({name: grad for name, grad in zip(names, grads, strict=True) if grad is not None})
+    return _Gradients(*found)
+
+
+@torch.no_grad()
+def _gap(model: nn.Module, pairs: Sequence[Pair], batch_size: int) -> float:
+    """The mean over pairs of |z(favoured) − z(other)|: a shift of both by the same amount is none."""
+    with evaluating(model):
+        found = [
+            _logits(model, pairs[start : start + batch_size]) for start in range(0, len(pairs), batch_size)
+        ]
+    logits_N2 = torch.cat(found)
+    return float((logits_N2[:, 0] - logits_N2[:, 1]).abs().mean())
