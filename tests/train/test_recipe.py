@@ -72,6 +72,8 @@ def smaller(name: str) -> list[str]:
     size = 2 if name == "finetune" else 3
     settings = ("epochs=1", "accumulation=1", f"batch_size={size}", "max_length=128")
     rounds = ("epochs=2", "updates=1", "batch_size=2", "new_tokens=4", "warmup_steps=0")
+    if name.startswith("knowledge_unlearning"):  # 5 examples, 3 of them first
+        settings = ("epochs=1", "chunk=3", "stop=null", "max_length=128")
     if name == "pcgu":
         return ["gap=0"]  # or a random model has nothing to unlearn
     return [

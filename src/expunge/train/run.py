@@ -24,7 +24,7 @@ from expunge.model.load import hash_model, save_model
 from expunge.model.memory import memory_errors
 from expunge.record import Stopwatch, hash_json, make_record
 from expunge.train.bar import no_other_bars
-from expunge.train.checkpoints import last_checkpoint
+from expunge.train.checkpoints import COMPLETE
 from expunge.train.recipe import Recipe
 from expunge.train.state import Corpus, State
 from expunge.types import Example
@@ -143,7 +143,7 @@ def _left_only_to_go_on(partial: Path) -> Iterator[None]:
     except ExpungeError as error:
         # A run is a function of its request: what stopped training would stop it again.
         hopeless = isinstance(error, TrainingError | ScopeViolationError)
-        if hopeless or not any(map(last_checkpoint, partial.glob("stage-*"))):
+        if hopeless or not any(partial.rglob(COMPLETE)):
             shutil.rmtree(partial)
         raise
 
