@@ -1,0 +1,142 @@
+"""What is kept of each request to forget that was met by unlearning layers: the layers, never the text.
+
+A result has them in the folder ``requests``: factors and Gram matrices as safetensors, with the hash of
+the model they belong to and a hash of every text that was forgotten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from expunge.corpus.checks import normalised
+from expunge.edit.fusion import RIDGE, Behind, fused_maps
+from expunge.edit.layers import merge_map
+from expunge.errors import ModelError
+from expunge.model.checkpoint import unreadable
+from expunge.types import Example
+
+REQUESTS = "requests"
+ABOUT = "expunge"
+"""The key of a file's metadata under which all that is no tensor stands."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """The layer behind each writer, the hash of the model they belong to, those of the forgotten texts."""
+
+    layers: Mapping[str, Behind]
+    base: str
+    texts: frozenset[str]
+
+    def save(self, path: Path) -> None:
+        """Write everything as one file of safetensors."""
+        tensors: dict[str, Tensor] = {}
+        for name, layer in self.layers.items():
+            tensors |= {
+                f"{name}/down": layer.down_RH,
+                f"{name}/up": layer.up_HR,
+                f"{name}/gram": layer.gram_HH,
+            }
+            if layer.kept_HH is not None:
+                tensors[f"{name}/kept"] = layer.kept_HH
+        first = next(iter(self.layers.values()))
+        about = {
+            "names": list(self.layers),
+            "base": self.base,
+            "texts": sorted(self.texts),
+            "tokens": first.tokens,
+            "kept_tokens": first.kept_tokens,
+        }
+        save_file(
+            {name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()},
+            path,
+            metadata={ABOUT: json.dumps(about)},
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> Request:
+        """Read what ``save`` wrote.
+
+        Raises:
+            ModelError: it cannot be read.
+        """
+        try:
+            with safe_open(path, framework="pt") as tensors:
+                about = json.loads((tensors.metadata() or {})[ABOUT])
+                present = set(tensors.keys())
+                layers = {
+                    name: Behind(
+                        down_RH=tensors.get_tensor(f"{name}/down"),
+                        up_HR=tensors.get_tensor(f"{name}/up"),
+                        gram_HH=tensors.get_tensor(f"{name}/gram"),
+                        tokens=about["tokens"],
+                        kept_HH=tensors.get_tensor(f"{name}/kept") if f"{name}/kept" in present else None,
+                        kept_tokens=about["kept_tokens"],
+                    )
+                    for name in about["names"]
+                }
+        except (OSError, KeyError, ValueError, SafetensorError) as error:
+            raise unreadable(path, "request", error) from error
+        return cls(layers=layers, base=about["base"], texts=frozenset(about["texts"]))
+
+
+def hashes(examples: Iterable[Example]) -> frozenset[str]:
+    """A hash of each text, without regard to case and white space."""
+    return frozenset(hashlib.sha256(normalised(example).encode()).hexdigest() for example in examples)
+
+
+def save_requests(requests: Sequence[Request], folder: Path) -> None:
+    """Write requests into the folder of a result, in their order."""
+    (folder / REQUESTS).mkdir()
+    for number, request in enumerate(requests):
+        request.save(folder / REQUESTS / f"{number:04d}.safetensors")
+
+
+def load_requests(results: Iterable[Path]) -> list[Request]:
+    """The requests of several results, each once, in their order.
+
+    Raises:
+        ModelError: a result holds none.
+    """
+    found: dict[frozenset[str], Request] = {}
+    for result in results:
+        paths = sorted((result / REQUESTS).glob("*.safetensors"))
+        if not paths:
+            raise ModelError(
+                f"no requests in {result}",
+                why=f"a model unlearned by unlearning layers has a folder {REQUESTS!r} beside its weights.",
+                fix="Give the output of a run of the recipe eul.",
+            )
+        for path in paths:
+            request = Request.load(path)
+            found.setdefault(request.texts, request)
+    return list(found.values())
+
+
+@torch.no_grad()
+def merge_requests(
+    model: nn.Module, requests: Sequence[Request], *, base: str, ridge: float = RIDGE, keep: float = 0.0
+) -> None:
+    """Fuse the layers of all requests and merge them into ``model``, whose hash is ``base``.
+
+    Raises:
+        ModelError: a request belongs to another model; nothing was changed.
+    """
+    if any(request.base != base for request in requests):
+        raise ModelError(
+            "a request belongs to another model",
+            why="its layers were learnt beside weights that this model does not have.",
+            fix="Start from the checkpoint that the first request was met on, not from a result.",
+        )
+    layers = [request.layers for request in requests]
+    for name, map_HH in fused_maps(layers, ridge=ridge, keep=keep):
+        merge_map(model, name, map_HH)

@@ -1,0 +1,195 @@
+"""EUL: small unlearning layers beside frozen weights, fused with those of earlier requests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from expunge.corpus.batching import Batch, collate
+from expunge.corpus.tokenise import Encoded, encode
+from expunge.edit.fusion import RIDGE, Behind
+from expunge.edit.grams import Gram, grams
+from expunge.edit.layers import UnlearningLayers
+from expunge.edit.requests import Request, hashes, load_requests, merge_requests, save_requests
+from expunge.errors import DataError
+from expunge.model.device import best_device
+from expunge.model.load import hash_model
+from expunge.model.positions import check_lengths
+from expunge.model.precision import prepare_weights
+from expunge.score.look import look
+from expunge.score.reference import Key, Stream, cache_reference
+from expunge.score.view import Need, TokenView
+from expunge.train.alternate import Aim, AlternateSettings, Alternation
+from expunge.train.stages import DataNeed, Stage, stages
+from expunge.train.state import Corpus, State
+from expunge.types import Example
+
+FROM_BEFORE = frozenset({Need.FORWARD_KL})
+
+
+@stages.register("eul")
+class UnlearnByLayers(AlternateSettings, Stage):
+    """Learns layers ``y + U D y`` behind every MLP beside frozen weights, which take them in at the end.
+
+    With F before and F' with the layers, a forget epoch descends on ``−KL(F ‖ F') + lm_weight · log p``
+    of the forget set, each capped at ``cap`` nats a token; a retain epoch on ``kl_weight · KL(F ‖ F') +
+    task_weight · cross-entropy`` of the retain set. They alternate, with an optimizer each.
+
+    ``past`` are results of earlier requests on the same checkpoint: their layers and this one are fused
+    from Gram matrices, without their texts, drawn to ``ridge`` and to nothing on retain text (``keep``,
+    for which a Gram matrix of at most ``keep_items`` retain texts is kept with each request).
+
+    Source: Chen and Yang 2023 (arXiv 2310.20150), Secs. 3.2 and 3.3; ``cap``, ``ridge``, ``keep`` are ours.
+    """
+
+    rank: PositiveInt = 16
+    kl_weight: NonNegativeFloat = 0.8
+    task_weight: NonNegativeFloat = 1.0
+    lm_weight: PositiveFloat = 0.2
+    cap: PositiveFloat = 6.0
+    past: tuple[Path, ...] = ()
+    ridge: Annotated[float, Field(gt=0, lt=1)] = RIDGE
+    keep: NonNegativeFloat = 0.0
+    keep_items: PositiveInt = 64
+
+    @property
+    def needs(self) -> frozenset[DataNeed]:
+        return frozenset({"retain"})
+
+    def check(self, corpus: Corpus) -> None:
+        """Refuse a corpus without a retain set, and a retain set with what was to be forgotten before."""
+        if not corpus.retain:
+            raise DataError(
+                "no retain set",
+                why="unlearning layers alternate between forgetting and keeping.",
+                fix="Pass --retain FILE.",
+            )
+        gone = frozenset[str]().union(*(request.texts for request in load_requests(self.past)))
+        again = [example.id for example in corpus.retain if hashes([example]) & gone]
+        if again:
+            raise DataError(
+                f"the retain set teaches {len(again)} texts again that an earlier request forgot",
+                why=f"{again[0]!r} is one of them.",
+                fix="Take out of the retain set what earlier requests asked to forget.",
+            )
+
+    def run(self, state: State) -> State:
+        """Train the layers, going on from the last epoch of a killed run; fuse; merge."""
+        torch.manual_seed(state.seed)
+        model = prepare_weights(state.model, "fp32", device=best_device()).eval().requires_grad_(False)
+        base = hash_model(model)
+        texts = {
+            "forget": self._sequences(state, state.corpus.forget),
+            "retain": self._sequences(state, state.corpus.retain),
+        }
+        past = load_requests(self.past)
+        layers = UnlearningLayers(model, rank=self.rank, seed=state.seed)
+        trained = self._trained(model, layers, texts, state)
+        requests = [*past, self._request(model, layers, texts, base, state.corpus.forget, state)]
+        merge_requests(model, requests, base=base, ridge=self.ridge, keep=self.keep)
+        state.keepsakes.append(lambda folder: save_requests(requests, folder))
+        state.facts.append(
+            {
+                "stage": "eul",
+                "steps": trained.steps,
+                "weights": sum(weight.numel() for weight in layers.parameters()),
+                "requests": len(requests),
+                "history": trained.history,
+            }
+        )
+        state.model = model
+        return state
+
+    def _trained(
+        self, model: nn.Module, layers: UnlearningLayers, texts: dict[Stream, list[Encoded]], state: State
+    ) -> Alternation:
+        pad_id = state.tokenizer.pad_token_id
+        before = cache_reference(
+            model,
+            logps_of=(),
+            states_of=((Key(name, i), one) for name, own in texts.items() for i, one in enumerate(own)),
+            pad_id=pad_id,
+            head_may_change=False,
+        )
+
+        def view(name: Stream, rows: Sequence[int]) -> TokenView:
+            batch = _batch([texts[name][row] for row in rows], pad_id, model)
+            return look(
+                model,
+                batch,
+                needs=FROM_BEFORE,
+                reference=before,
+                keys=[Key(name, row) for row in rows],
+            )
+
+        aims = [
+            Aim(
+                name="forget",
+                items=len(texts["forget"]),
+                loss=lambda rows: self.forgetting(view("forget", rows)),
+            ),
+            Aim(
+                name="retain",
+                items=len(texts["retain"]),
+                loss=lambda rows: self.keeping(view("retain", rows)),
+            ),
+        ]
+        alternation = Alternation(layers, aims, self, seed=state.seed)
+        with layers.on(model):
+            alternation.run(state.workdir)
+        return alternation
+
+    def forgetting(self, view: TokenView) -> Tensor:
+        """``−KL(F ‖ F') + lm_weight · log p'`` of each text, both capped per token. Shape [B]."""
+        far_BT = view.given(Need.FORWARD_KL).clamp(max=self.cap)
+        unlikely_BT = (-view.logps).clamp(max=self.cap)
+        return -view.mean(far_BT) - self.lm_weight * view.mean(unlikely_BT)
+
+    def keeping(self, view: TokenView) -> Tensor:
+        """``kl_weight · KL(F ‖ F') − task_weight · log p'`` of each text. Shape [B]."""
+        kept_B = self.kl_weight * view.mean(view.given(Need.FORWARD_KL))
+        return kept_B - self.task_weight * view.mean(view.logps)
+
+    def _request(
+        self,
+        model: nn.Module,
+        layers: UnlearningLayers,
+        texts: dict[Stream, list[Encoded]],
+        base: str,
+        forget: Sequence[Example],
+        state: State,
+    ) -> Request:
+        pad_id = state.tokenizer.pad_token_id
+        own = grams(model, layers, texts["forget"], pad_id=pad_id)
+        kept: dict[str, Gram] = {}
+        if self.keep:
+            kept = grams(model, layers, texts["retain"][: self.keep_items], pad_id=pad_id)
+        found: dict[str, Behind] = {}
+        for name, down, up in zip(layers.names, layers.down, layers.up, strict=True):
+            found[name] = Behind(
+                down_RH=down.detach(),
+                up_HR=up.detach(),
+                gram_HH=own[name].matrix_HH,
+                tokens=own[name].tokens,
+                kept_HH=kept[name].matrix_HH if kept else None,
+                kept_tokens=kept[name].tokens if kept else 0,
+            )
+        return Request(layers=found, base=base, texts=hashes(forget))
+
+    def _sequences(self, state: State, examples: Sequence[Example]) -> list[Encoded]:
+        encoded = [
+            piece
+            for example in examples
+            for piece in encode(example, state.tokenizer, max_length=self.max_length, eos=self.append_eos)
+        ]
+        check_lengths(state.model, (len(piece.input_ids) for piece in encoded))
+        return encoded
+
+
+def _batch(texts: Sequence[Encoded], pad_id: int, model: nn.Module) -> Batch:
+    return collate(texts, pad_id=pad_id).to(next(model.parameters()).device)
