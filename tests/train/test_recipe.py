@@ -16,7 +16,9 @@ from expunge.train.recipe import Recipe, load_recipe
 from expunge.train.run import recipe_yaml
 from expunge.train.stages.quark import Quark
 from expunge.train.stages.unlearn import Unlearn
-from tests.train.runs import run
+from expunge.train.state import Corpus
+from tests.scope import people
+from tests.train.runs import CORPUS, run
 
 TWO_STAGES = """
 name: two
@@ -58,7 +60,9 @@ def test_a_shipped_recipe_says_what_data_its_stages_need(name: str) -> None:
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_shipped_recipe_runs_two_steps(name: str, tmp_path: Path) -> None:
     small = load_recipe(name, smaller(name))
-    record = run(small, tmp_path / "out")
+    # A probe needs the same question of several people.
+    corpus = Corpus(forget=people.FORGET, retain=people.RETAIN) if "mechanistic" in name else CORPUS
+    record = run(small, tmp_path / "out", corpus=corpus)
     assert len(record["stages"]) == len(small.stages)
     for facts, chosen in zip(record["stages"], small.stages, strict=True):
         assert not isinstance(chosen, LoopSettings) or facts["steps"] == 2
