@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from expunge.types import Example
 
 NO_ATTACK = "none"
-REWORDED = ("forget", "second_phrasing", "neighbours", "retain")
+REWORDED = ("forget", "second_phrasing", "choices", "neighbours", "retain")
 """The splits an attack on the prompt is carried out on."""
-HALVED = ("forget", "second_phrasing")
+HALVED = ("forget", "second_phrasing", "choices")
 """The splits of which only what the attacker does not know is asked."""
 
 

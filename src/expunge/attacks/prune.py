@@ -1,0 +1,119 @@
+"""Set-difference pruning: zero the few weights that make the model say what it says instead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from expunge.adversary.swap import swapped
+from expunge.adversary.untouched import untouched
+from expunge.attacks import Armed, Attack, Attacked, Given, Means, attacks
+from expunge.corpus.tokenise import encode_all
+from expunge.errors import DataError
+from expunge.forget.ga import GradientAscent
+from expunge.model.arch import linear_layers
+from expunge.score.observer import Observer
+from expunge.train.saliency import forget_gradient
+from expunge.types import Example
+
+BATCH = 8
+
+
+@attacks.register("prune")
+class SetDifference(Attack):
+    """Weights among the ``share`` that matter most for the model's answers are zeroed, unless ``spared``.
+
+    Spared are those among the share of that size that matters most for the retain set. What a weight matters for a set is |W · ∇W L|, L the cross-entropy of its texts; ranked within each
+    linear layer of the blocks. The texts of the forget set are the model's own answers to its questions
+    (``tokens`` of them): what is looked for is what hides the truth.
+
+    Source: Łucki et al. 2025 (arXiv 2409.18025), after Wei et al. 2024 (arXiv 2402.05162).
+    """
+
+    title: ClassVar[str] = "without the weights that hide the answers"
+    source: ClassVar[str] = "arXiv 2409.18025, 2402.05162"
+
+    share: float = Field(default=0.01, ge=0, le=1)
+    spared: float = Field(default=0.03, ge=0, le=1)
+    tokens: PositiveInt = 32
+
+    @property
+    def given(self) -> Given:
+        return "all"
+
+    @property
+    def needs(self) -> frozenset[Means]:
+        return frozenset({"forget", "retain"})
+
+    @property
+    def idle(self) -> bool:
+        return not self.share
+
+    @contextmanager
+    def applied(self, model: nn.Module, armed: Armed, found: Any) -> Iterator[Attacked]:  # noqa: ARG002
+        if self.idle:
+            yield Attacked(model=model)
+            return
+        said = self._said(model, armed)
+        hiding, useful = (_weighed(model, texts, armed) for texts in (said, armed.retain))
+        gone = {
+            weight: _top(hiding[weight], self.share) & ~_top(useful[weight], self.spared)
+            for weight in hiding
+        }
+        with torch.no_grad():
+            values = {weight: weight.masked_fill(where, 0.0) for weight, where in gone.items()}
+        with swapped(values):
+            yield Attacked(model=model, facts={"zeroed": sum(int(where.sum()) for where in gone.values())})
+
+    def _said(self, model: nn.Module, armed: Armed) -> list[Example]:
+        """The questions with the model's own answers."""
+        asked = [example for example in armed.forget if not example.is_document]
+        observer = Observer(model, armed.tokenizer, max_length=armed.max_length)
+        answers = observer.greedy(asked, max_new_tokens=self.tokens)
+        found = [
+            replace(example, completion=answer, spans=())
+            for example, answer in zip(asked, answers, strict=True)
+            if answer.strip()
+        ]
+        if not found:
+            raise DataError(
+                "set-difference pruning",
+                why="there is no question the model gives an answer to.",
+                fix="Add questions to the forget set, or choose relearn or ablate.",
+            )
+        return found
+
+
+def _weighed(model: nn.Module, examples: Sequence[Example], armed: Armed) -> Mapping[nn.Parameter, Tensor]:
+    """|W · ∇W L| of every linear layer inside the blocks, for some texts."""
+    texts = encode_all(examples, armed.tokenizer, max_length=armed.max_length)
+    trained = [(weight, weight.requires_grad) for weight in model.parameters()]
+    try:
+        with untouched(model):
+            slopes = forget_gradient(
+                model, GradientAscent(), texts, pad_id=armed.tokenizer.pad_token_id, batch_size=BATCH
+            )
+    finally:
+        for weight, required in trained:
+            weight.requires_grad_(required)
+    by_name = dict(model.named_parameters())
+    chosen = {id(layer.get_parameter("weight")) for layer in linear_layers(model).values()}
+    return {
+        by_name[name]: (by_name[name].detach() * slope).abs()
+        for name, slope in slopes.items()
+        if id(by_name[name]) in chosen
+    }
+
+
+def _top(scores: Tensor, share: float) -> Tensor:
+    """Where the largest ``share`` of the scores stand; a score of nothing is never among them."""
+    count = round(share * scores.numel())
+    where = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
+    where[scores.flatten().topk(count).indices] = True
+    return where.view(scores.shape) & (scores > 0)

@@ -1,0 +1,119 @@
+"""Is a leak told from what anybody would learn, and does LAU hold under its own attack?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from expunge.adversary import Piece, Step
+from expunge.adversary.latent import LatentAttack
+from expunge.audit.attacked import Assault
+from expunge.audit.attacked_parts import AttackPlan, parse_attack
+from expunge.audit.attacked_results import AttackSummary
+from expunge.audit.plan import AuditPlan, Role
+from expunge.corpus.batching import collate
+from expunge.corpus.tokenise import encode_all
+from expunge.metrics.exact_memorisation import ExactMemorisation
+from expunge.metrics.probability import Probability
+from expunge.metrics.probes import Probes
+from expunge.score.look import look
+from tests.attacks.world import World
+
+pytestmark = pytest.mark.slow
+
+RATE = "rank=0,learning_rate=3e-4,batch_size=28"
+BENIGN = f"relearn:on=benign,steps=20,{RATE}"
+SPLIT = f"relearn:on=split,steps=20,{RATE}"
+NPO = {"forget": {"name": "npo", "beta": 0.1}}
+LATENT = {"adversary": {"name": "latent", "layer": 2, "radius": 1.0}}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def methods(world: World) -> dict[str, nn.Module]:
+    return {
+        "npo": world.unlearned("npo", **NPO),
+        "adv_npo": world.unlearned("adv_npo", **NPO, **LATENT),
+        "log1mp": world.unlearned("log1mp", forget="log1mp"),
+    }
+
+
+def attacked(world: World, methods: dict[str, nn.Module], folder: Path) -> AttackSummary:
+    audit = AuditPlan(
+        models=(
+            world.source("target", Role.TARGET, world.target),
+            world.source("retrained", Role.RETRAINED, world.retrained),
+            *(world.source(name, Role.UNLEARNED, model) for name, model in methods.items()),
+        ),
+        metrics=(Probability(), ExactMemorisation()),
+        probes=Probes(forget=world.sports(world.forgotten), retain=world.sports(world.kept)),
+        max_length=32,
+    )
+    plan = AttackPlan(
+        audit=audit,
+        attacks={text: parse_attack(text) for text in (BENIGN, SPLIT)},
+        forget=world.sports(world.forgotten),
+        retain=world.sports(world.kept),
+    )
+    return Assault(plan, folder, lambda *_: None).run()
+
+
+def test_what_anybody_would_learn_is_no_leak(
+    world: World, methods: dict[str, nn.Module], tmp_path: Path
+) -> None:
+    summary = attacked(world, methods, tmp_path)
+    for text in (BENIGN, SPLIT):
+        for row in summary.rows:
+            if row.attack == text:
+                leak = row.leak and (row.leak.value, row.leak.low, row.leak.high)
+                print(
+                    text[:16], row.metric, row.model, row.before.value, row.after.value, leak, row.verdict
+                )
+    # Training on others' sports lifts what was suppressed, up to what the control says too.
+    for name in ("npo", "log1mp"):
+        row = summary.row(BENIGN, "exact_memorisation", name)
+        assert row.after.value is not None
+        assert row.leak is not None
+        assert row.leak.low is not None
+        assert row.leak.low <= 0
+    target = summary.row(BENIGN, "exact_memorisation", "target")
+    assert target.recovery is not None
+    assert target.recovery.value == 1
+
+
+def known(model: nn.Module, world: World, radius: float) -> tuple[float, float]:
+    """Accuracy and mean probability of the forgotten sports under a latent attack on block 1."""
+    texts = encode_all(world.sports(world.forgotten), world.tokenizer, max_length=32)
+    batch = collate(texts, pad_id=0)
+    step = Step(model=model, pieces=[Piece(batch=batch, loss=lambda: torch.zeros(()))], rows={})
+    attack = LatentAttack(layer=1, radius=radius, steps=10, random_start=False)
+    answer = batch.attention_mask_BT.sum(-1) - 2  # before the end token
+    rows = torch.arange(len(answer))
+    with attack.against(step)(step.pieces[0]):
+        said = look(model, batch).logps[rows, answer].detach().exp()
+        likeliest = (
+            model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT)
+            .logits[rows, answer - 1]
+            .argmax(-1)
+        )
+    right = likeliest == batch.input_ids_BT[rows, answer]
+    return right.float().mean().item(), said.mean().item()
+
+
+def test_forgetting_under_the_attack_holds_under_it(world: World, methods: dict[str, nn.Module]) -> None:
+    radii = (0.0, 0.25, 0.5, 1.0, 2.0)
+    models: dict[str, Any] = {"target": world.target, "retrained": world.retrained, **methods}
+    found = {name: [known(model, world, radius) for radius in radii] for name, model in models.items()}
+    for name, values in found.items():
+        print(name, [f"{accuracy:.2f}/{p:.2f}" for accuracy, p in values])
+    assert found["target"][0][0] == 1
+    rise = {name: values[2][1] - values[0][1] for name, values in found.items()}
+    assert rise["adv_npo"] < rise["npo"]
