@@ -10,7 +10,11 @@ from expunge.cli.main import main
 from expunge.edit.merge import MergeJob, Vector
 from expunge.errors import ModelError, RecipeError
 from expunge.model.load import load_model, save_model
+from expunge.train.run import Request, carry_out
+from expunge.train.state import Corpus
+from expunge.types import Example
 from tests.tiny import BYTES_VOCAB, tiny, tiny_tokenizer, with_lora
+from tests.train.runs import FORGET, RETAIN, recipe
 
 
 @pytest.fixture
@@ -54,9 +58,45 @@ def test_subtracting_what_was_added_gives_the_base_back(folder: Path) -> None:
         assert torch.equal(weight, base[name])
 
 
+def test_requests_are_fused_as_a_run_would(folder: Path) -> None:
+    """Two requests met apart and fused by the verb, and the second met with the first as its past."""
+    tokenizer = tiny_tokenizer(all_bytes=True)
+    settings = {"name": "eul", "learning_rate": 1e-2, "epochs": 1, "max_length": 128}
+
+    def unlearnt(name: str, forget: tuple[Example, ...], **more: object) -> None:
+        request = Request(
+            command="unlearn",
+            recipe=recipe({**settings, **more}),
+            source="base",
+            corpus=Corpus(forget=forget, retain=RETAIN),
+        )
+        carry_out(request, lambda: (load_model(folder / "base"), tokenizer), folder / name)
+
+    unlearnt("first", FORGET[:2])
+    unlearnt("second", FORGET[2:])
+    unlearnt("both", FORGET[2:], past=[str(folder / "first")])
+    fuse = ["--fuse", str(folder / "first"), "--fuse", str(folder / "second")]
+    assert main(["merge", str(folder / "base"), *fuse, "-o", str(folder / "fused")]) == 0
+    by_run, base = weights(folder, "both"), weights(folder, "base")
+    for name, weight in weights(folder, "fused").items():
+        torch.testing.assert_close(weight, by_run[name], rtol=1e-5, atol=1e-6)
+    assert not torch.equal(weight_of(by_run), weight_of(base))
+    assert len(list((folder / "fused" / "requests").iterdir())) == 2
+
+
+def weight_of(found: dict[str, torch.Tensor]) -> torch.Tensor:
+    """A weight that layers are merged into."""
+    return found["model.layers.0.mlp.down_proj.weight"]
+
+
 def test_what_cannot_be_merged_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RecipeError, match="no checkpoint was named"):
         MergeJob(base=folder / "base", output=folder / "out").run()
+    both = MergeJob(base=folder, output=folder / "out", add=(str(folder / "one"),), fuse=(folder,))
+    with pytest.raises(RecipeError, match="at once"):
+        both.run()
+    with pytest.raises(RecipeError, match="belongs to fusing"):
+        MergeJob(base=folder, output=folder / "out", add=(str(folder / "one"),), keep=1.0).run()
     with pytest.raises(RecipeError, match="above zero"):
         Vector.read(f"{folder / 'one'}:-1", sign=1.0)
     with pytest.raises(ModelError, match="does not exist"):

@@ -20,14 +20,29 @@ def merge(
     add: Annotated[
         list[str] | None, typer.Option("--add", help="The same, added instead of taken off. Repeatable.")
     ] = None,
+    fuse: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--fuse",
+            help="Result of a run of the recipe eul on BASE: meet its requests to forget. Repeatable.",
+        ),
+    ] = None,
+    keep: Annotated[
+        float,
+        typer.Option(
+            "--keep", min=0.0, help="With --fuse: how much the retain text of those runs weighs, if kept."
+        ),
+    ] = 0.0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Take off (or add) what training added to a checkpoint, without training.
+    """Take off (or add) what training added to a checkpoint, or fuse unlearning layers, without training.
 
     The result is BASE minus the weight times (checkpoint minus BASE), in float32, tensor by tensor from
     the files; it is saved in the dtype of BASE.
 
     Example:  expunge merge ./base --subtract ./finetuned-on-what-must-go:0.5 -o ./less-of-it
+
+    Example:  expunge merge ./base --fuse ./request-1 --fuse ./request-2 -o ./without-both
     """
     from expunge.edit.merge import MergeJob
 
@@ -36,9 +51,11 @@ def merge(
         output=output,
         subtract=tuple(subtract or ()),
         add=tuple(add or ()),
+        fuse=tuple(fuse or ()),
+        keep=keep,
         overwrite=overwrite,
     ).run()
-    say_done(f"{len(record['vectors'])} vectors merged: {output}")
+    say_done(f"{len(record['vectors']) + record['requests']} merged: {output}")
 
 
 def add_to(app: typer.Typer) -> None:

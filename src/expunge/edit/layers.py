@@ -61,7 +61,8 @@ class UnlearningLayers(nn.Module):
     ) -> Tensor:
         if seen is not None:
             seen(self.names[place], states.detach())
-        return states + (states @ self.down[place].t()) @ self.up[place].t()
+        change: Tensor = (states @ self.down[place].t()) @ self.up[place].t()
+        return states + change
 
 
 @torch.no_grad()

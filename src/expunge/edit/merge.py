@@ -1,13 +1,14 @@
-"""A checkpoint with task vectors of others subtracted from it or added to it."""
+"""A checkpoint with what others learnt put into it: task vectors, or fused unlearning layers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from expunge.edit.delta import ADAPTER, WeightDelta, stored
+from expunge.edit.requests import load_requests, merge_requests, save_requests
 from expunge.errors import ModelError, RecipeError
 from expunge.files import RECORD, refuse_existing, write_json, writing
 from expunge.model.checkpoint import local_folder
@@ -52,45 +53,72 @@ class Vector(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class MergeJob:
-    """Base + Σ factor (checkpoint − base), as it is asked for on the command line.
+    """Base + Σ factor (checkpoint − base), or the base with the requests of ``fuse`` met at once.
 
-    Source: Ilharco et al. 2023 (arXiv 2212.04089): negation and addition of task vectors.
+    Source: Ilharco et al. 2023 (arXiv 2212.04089): negation and addition of task vectors; Chen and Yang
+    2023 (arXiv 2310.20150): fusion. ``keep`` is that of ``expunge.edit.fusion.fused``.
     """
 
     base: Path
     output: Path
     subtract: tuple[str, ...] = ()
     add: tuple[str, ...] = ()
+    fuse: tuple[Path, ...] = ()
+    keep: float = 0.0
     overwrite: bool = False
 
     def run(self) -> dict[str, Any]:
-        """Write the sum, in the dtype of the base; returns its record."""
+        """Write the result, in the dtype of the base; returns its record."""
         refuse_existing(self.output, overwrite=self.overwrite)
         vectors = [Vector.read(text, sign=-1.0) for text in self.subtract]
         vectors += [Vector.read(text, sign=1.0) for text in self.add]
-        if not vectors:
-            raise RecipeError("nothing to merge", why="no checkpoint was named.", fix=EXAMPLE)
+        self._check(vectors)
+        requests = load_requests(self.fuse)
         watch = Stopwatch()
         model = load_model(self.base)
         tokenizer = load_tokenizer(self.base, model=model)
-        source = hash_model(model)
-        base = stored(self.base)
-        total = WeightDelta({})
-        for vector in vectors:
-            total += vector.delta(base)
-        total.apply(model)
+        source, dtype = hash_model(model), model.dtype
+        if requests:
+            model.float()
+            merge_requests(model, requests, base=hash_model(model), keep=self.keep)
+            model.to(dtype)
+        else:
+            self._total(vectors).apply(model)
         record = make_record(
             command="merge",
             watch=watch,
             source=str(self.base),
             source_sha256=source,
             vectors=[{"folder": str(vector.folder), "factor": vector.factor} for vector in vectors],
+            fused=[str(folder) for folder in self.fuse],
+            requests=len(requests),
             result_sha256=hash_model(model),
         )
         with disk_errors(self.output), writing(self.output) as folder:
             save_model(model, tokenizer, folder)
+            if requests:
+                save_requests(requests, folder)
             write_json(folder / RECORD, record)
         return record
+
+    def _check(self, vectors: Sequence[Vector]) -> None:
+        if not vectors and not self.fuse:
+            raise RecipeError("nothing to merge", why="no checkpoint was named.", fix=EXAMPLE)
+        if vectors and self.fuse:
+            raise RecipeError(
+                "task vectors and unlearning layers at once",
+                why="layers are learnt beside the weights of the base, which a vector would change.",
+                fix="Fuse first, then subtract from the result.",
+            )
+        if self.keep and not self.fuse:
+            raise RecipeError("--keep", why="it belongs to fusing.", fix="Add --fuse, or leave it out.")
+
+    def _total(self, vectors: Sequence[Vector]) -> WeightDelta:
+        base = stored(self.base)
+        total = WeightDelta({})
+        for vector in vectors:
+            total += vector.delta(base)
+        return total
 
 
 def _number(text: str) -> float | None:

@@ -103,7 +103,7 @@ class Alternation:
                     fix="Lower learning_rate.",
                 )
             self._optimizers[place].zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             clip_grad_norm_(self._weights, self.settings.max_grad_norm)
             self._optimizers[place].step()
             self._schedules[place].step()

@@ -83,7 +83,7 @@ class UnlearnByLayers(AlternateSettings, Stage):
         torch.manual_seed(state.seed)
         model = prepare_weights(state.model, "fp32", device=best_device()).eval().requires_grad_(False)
         base = hash_model(model)
-        texts = {
+        texts: dict[Stream, list[Encoded]] = {
             "forget": self._sequences(state, state.corpus.forget),
             "retain": self._sequences(state, state.corpus.retain),
         }
