@@ -38,6 +38,7 @@ from expunge.train.adversarial import AdversarialObjective
 from expunge.train.alternates import Alternates, Writing, alternates, other_answers
 from expunge.train.checkpoints import SaveByEpoch, last_checkpoint
 from expunge.train.dual import LOGGED, Bound, Dual
+from expunge.train.epochs import KeepEpochs
 from expunge.train.heartbeat import Heartbeat
 from expunge.train.loop import LoopSettings
 from expunge.train.lost_steps import warn_of_lost_steps
@@ -61,7 +62,8 @@ class Unlearn(LoopSettings, Stage):
     ``reference`` says where the frozen reference comes from: ``auto`` switches adapters off under
     LoRA and looks numbers up in a cache otherwise; ``copy`` keeps a second model in memory.
     ``alternate`` says where other answers come from, for a forget loss that wants some. ``bound`` makes
-    the retain loss a constraint, its weight a dual variable.
+    the retain loss a constraint, its weight a dual variable. ``keep_epochs`` leaves the model after every
+    epoch in the output, for ``expunge inspect`` to slide through.
     Source: Zhang et al. 2025 (arXiv 2410.16454), Eq. 1.
     """
 
@@ -73,6 +75,7 @@ class Unlearn(LoopSettings, Stage):
     stop: StopRule | None = None
     alternate: Annotated[Alternates | None, *named(alternates)] = None
     bound: Bound | None = None
+    keep_epochs: bool = False
 
     @model_validator(mode="after")
     def _other_answers_are_there(self) -> Unlearn:
@@ -123,6 +126,7 @@ class Unlearn(LoopSettings, Stage):
 
     def run(self, state: State) -> State:
         """Unlearn, resuming from the last whole checkpoint in ``state.workdir`` if there is one."""
+        kept = KeepEpochs(state) if self.keep_epochs else None
         torch.manual_seed(state.seed)
         model = prepare_weights(state.model, self.precision, device=best_device())
         model = self.scope.prepare(model)
@@ -150,7 +154,11 @@ class Unlearn(LoopSettings, Stage):
             precision=self.precision,
             optimizer=self.optimizer,
             guard=guard,
-            callbacks=[*(each for each in (stop, dual) if each), SaveByEpoch(self.save_every), Heartbeat()],
+            callbacks=[
+                *(each for each in (stop, dual, kept) if each),
+                SaveByEpoch(self.save_every),
+                Heartbeat(),
+            ],
         )
         trainer.train_from(last_checkpoint(state.workdir))
         keep_last_good(stop, lambda: trainer.restore(last_checkpoint(state.workdir)))
