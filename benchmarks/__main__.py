@@ -5,5 +5,5 @@ from __future__ import annotations
 import subprocess
 import sys
 
-for name in ("step", "evaluation", "quantizers", "table"):
+for name in ("step", "evaluation", "sharing", "quantizers", "table"):
     subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)

@@ -5,14 +5,19 @@
 MUSE's proportions on a random Llama: documents of the whole context, a continuation one sixteenth as long,
 questions after ten solved ones. A random model never ends an answer, so answers are as long as they may be:
 a sixty-fourth of the context as in MUSE, replies to bare questions twice that. One thread, and processor
-seconds: what else runs on the machine does not count. Then the cost of the same audit by number of items, each in
-a process of its own: `sharing.svg`.
+seconds: what else runs on the machine does not count. Then the cost of the same audit by number of items,
+each in a process of its own: `sharing.svg`.
+
+Memory is measured with glibc's threshold for large blocks held fixed, so that it is what the audit holds;
+left alone the threshold rises, and the heap between small blocks that stay is not given back
+(``heap_by_items``).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import statistics
 import time
@@ -137,6 +142,8 @@ class Setting:
 TINY = {"context": 128, "new_tokens": 8, "items": 2, "hidden": 64, "layers": 2, "vocabulary": 300}
 CURVE = {"context": 256, "new_tokens": 16, "batch_tokens": 1024, "vocabulary": 1000}
 ITEMS = (8, 16, 32, 48)
+FIXED = {"MALLOC_MMAP_THRESHOLD_": "131072"}
+"""For glibc: blocks from 128 KiB on lie outside the heap and go back to the system at once."""
 
 
 def take_turns(setting: Setting, turns: int) -> dict[str, Any]:
@@ -192,10 +199,13 @@ def memory(setting: Setting, curve: dict[str, Any]) -> dict[str, Any]:
     """What processes of their own need: for all metrics, for one of them, and by number of items."""
     own = json.dumps(asdict(setting))
     of_items = [json.dumps({**curve, "items": items}) for items in ITEMS]
+    heap = [in_own_process(MODULE, "--sizes", each) for each in of_items[:: len(of_items) - 1]]
+    os.environ |= FIXED
     return {
         "together_memory": in_own_process(MODULE, "--sizes", own),
         "one_metric_memory": in_own_process(MODULE, "--sizes", own, "--names", "mia_zlib"),
         "by_items": [in_own_process(MODULE, "--sizes", each) for each in of_items],
+        "heap_by_items": heap,
     }
 
 
@@ -204,7 +214,8 @@ def part(sizes: dict[str, Any], names: str) -> dict[str, float]:
     setting = Setting(**sizes)
     chosen = [names] if names else list(setting.metrics)
     setting.model.eval()
-    peak, items = Peak(), len(setting.probes.forget) // 2
+    items = len(setting.probes.forget) // 2
+    peak = Peak()
     seconds = setting.measure(*chosen)
     return {"items": items, "seconds": round(seconds, 4), **peak.summary}
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from expunge.audit.stats import Estimate, Telling
-from expunge.audit.telling import in_words, notable, told
+from expunge.audit.telling import disagreement, in_words, notable, told
 from expunge.audit.verdict import Rule
 from expunge.metrics import metrics
 
@@ -63,3 +65,38 @@ def test_the_permutation_test_must_agree(p: float, expected: Telling) -> None:
 
 def test_a_difference_too_small_to_matter_that_chance_explains_is_none() -> None:
     assert told(Estimate(0.2, 0.1, 0.3, 6, p=0.25), 5.0, Rule()).told is Telling.SAME
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p", "p_table", "words"),
+    [
+        (40.0, 80.0, 0.0625, 0.0625, "an interval leaves out 0 and yet p = 0.062 by permutation"),
+        (
+            40.0,
+            80.0,
+            0.02,
+            0.24,
+            "p = 0.02, but among all comparisons of the table that is p = 0.24 (Holm)",
+        ),
+        (-1.0, 80.0, 0.01, 0.02, "p = 0.02 by permutation and yet an interval holds 0"),
+    ],
+)
+def test_where_interval_and_permutations_disagree_it_says_what_is_going_on(
+    low: float, high: float, p: float, p_table: float, words: str
+) -> None:
+    odd = Estimate(60.0, low, high, 5, p=p, p_table=p_table, detectable=30.0)
+    assert told(odd, 5.0, Rule()).told is Telling.CANNOT_TELL
+    assert words in (disagreement(odd) or "")
+    assert in_words(odd) == disagreement(odd)
+
+
+def test_where_they_agree_there_is_nothing_to_say() -> None:
+    for low, high, p in ((1.0, 9.0, 0.01), (-9.0, 9.0, 0.4), (None, None, 0.01), (1.0, 9.0, None)):
+        assert disagreement(Estimate(5.0, low, high, 40, p=p)) is None
+
+
+def test_the_table_decides_what_differs() -> None:
+    alone = Estimate(9.0, 4.0, 14.0, 40, p=0.02, detectable=7.0)
+    assert told(alone, 5.0, Rule()).told is Telling.DIFFERS
+    assert told(replace(alone, p_table=0.03), 5.0, Rule()).told is Telling.DIFFERS
+    assert told(replace(alone, p_table=0.08), 5.0, Rule()).told is Telling.CANNOT_TELL

@@ -81,6 +81,14 @@ def test_what_is_kept_at_full_precision(kept: float, expected: Outcome) -> None:
     assert outcome(replace(FORGOTTEN, retention={"knowmem_forget": about(kept)})) is expected
 
 
+def test_what_a_permutation_test_cannot_confirm_is_said() -> None:
+    sure, unsure = (replace(about(60.0), p=0.01, p_table=p) for p in (0.03, 0.0625))
+    assert "permutation" not in judge(after(sure), RULE).reason
+    verdict = judge(after(unsure), RULE)
+    assert verdict.outcome is Outcome.CAME_BACK
+    assert "(5 count as recovery; a permutation test cannot confirm it, p = 0.062)" in verdict.reason
+
+
 def test_not_forgetting_comes_before_coming_back() -> None:
     assert outcome(after(about(20.0), retention={"knowmem_forget": about(95.0)})) is Outcome.DID_NOT_FORGET
 

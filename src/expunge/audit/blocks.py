@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from expunge.audit.plan import FULL, Role
 from expunge.audit.stats import Telling
-from expunge.audit.telling import in_words
+from expunge.audit.telling import disagreement, in_words
 from expunge.audit.verdict import Outcome
 
 if TYPE_CHECKING:
@@ -183,7 +183,9 @@ def _doubt(cells: Sequence[CellSummary], metric: MetricBlock) -> str:
         return ""
     worst = max(unsure, key=lambda each: (each.low is None, each.detectable or 0.0))
     words = in_words(worst, unit=" points" if metric.scale == "0-100" else "")
-    return f"? cannot be told from full precision: {words}"
+    odd = next(filter(None, map(disagreement, unsure)), words)
+    also = "" if odd == words else f"; {odd}"
+    return f"? cannot be told from full precision: {words}{also}"
 
 
 def _in_order(models: Sequence[ModelRow]) -> list[ModelRow]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from expunge.audit.compare import Comparison, Reading
+from expunge.audit.multiplicity import holm
 from expunge.audit.plan import FULL, Role
 from expunge.audit.stats import Estimate
 from expunge.audit.summary import CellSummary
 from expunge.audit.telling import notable, told
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from expunge.audit.compare import Readings
     from expunge.audit.plan import AuditPlan
@@ -42,18 +44,27 @@ class Estimates:
     def all(self) -> dict[tuple[str, str, str], CellSummary]:
         """Every cell's estimates, by model (or recipe), transform and metric."""
         names = [source.name for source in self.plan.models] + list(self.plan.seeds)
+        members = {member for own in self.plan.seeds.values() for member in own}
+        found = {}
+        for name in self.plan.named_metrics:
+            # A recipe stands in the tables in place of its seeds: two families of comparisons.
+            for shown in (True, False):
+                own = [model for model in names if (model not in members) is shown]
+                found |= self._told(name, [self._cell(*place, name) for place in self._places(own)])
         return {
-            (model, transform.label, name): self._cell(model, transform.label, name)
-            for model in names
-            for transform in self.plan.columns
+            (model, label, name): found[model, label, name]
+            for model, label in self._places(names)
             for name in self.plan.named_metrics
         }
+
+    def _places(self, names: Sequence[str]) -> list[tuple[str, str]]:
+        return [(model, transform.label) for model in names for transform in self.plan.columns]
 
     def _cell(self, model: str, label: str, name: str) -> CellSummary:
         compare = self.compare[name]
         now = self._readings(model, label, name)
         full = self._readings(model, FULL.label, name)
-        recovery = None if label == FULL.label else self._told(name, compare.recovery(now, full))
+        recovery = None if label == FULL.label else compare.recovery(now, full)
         retention = excess = same = None
         if compare.metric.is_share and self.target is None:
             retention = Estimate(None, reason=NO_TARGET)
@@ -62,7 +73,7 @@ class Estimates:
         # What is counted from the retrained model has it as its zero already.
         if self.control is not None and model != self.control.name and not compare.metric.needs_control:
             control = self._readings(self.control.name, label, name)
-            excess = self._told(name, compare.excess(now, control))
+            excess = compare.excess(now, control)
             same = compare.same_distribution(now, control)
         return CellSummary(
             model=model,
@@ -75,8 +86,17 @@ class Estimates:
             same_distribution_p=same,
         )
 
-    def _told(self, name: str, difference: Estimate) -> Estimate:
-        return told(difference, notable(name, self.compare[name].metric, self.rule), self.rule)
+    def _told(self, name: str, table: Sequence[CellSummary]) -> dict[tuple[str, str, str], CellSummary]:
+        """The cells of a table with what can be said of each difference in view of all of them."""
+        points = notable(name, self.compare[name].metric, self.rule)
+        risen = _together([cell.recovery for cell in table], points, self.rule)
+        above = _together([cell.excess for cell in table], points, self.rule)
+        return {
+            (cell.model, cell.transform, name): cell.model_copy(
+                update={"recovery": recovery, "excess": excess}
+            )
+            for cell, recovery, excess in zip(table, risen, above, strict=True)
+        }
 
     def _readings(self, model: str, label: str, name: str) -> Readings:
         if model in self.plan.seeds:
@@ -86,3 +106,14 @@ class Estimates:
     def _reading(self, model: str, label: str, name: str) -> Reading:
         control = self.cells[self.control.name, label, name].scores if self.control else None
         return Reading(scores=self.cells[model, label, name].scores, control=control)
+
+
+def _together(
+    differences: Sequence[Estimate | None], points: float | None, rule: Rule
+) -> list[Estimate | None]:
+    """Differences that stand in one table, with their p-values for all of them and what that tells."""
+    held = holm([None if each is None else each.p for each in differences])
+    return [
+        None if each is None else told(replace(each, p_table=p), points, rule)
+        for each, p in zip(differences, held, strict=True)
+    ]

@@ -40,8 +40,9 @@ class Estimate:
 
     ``value`` is ``None`` where the statistic is undefined, ``low`` and ``high`` where no interval can
     be given; ``reason`` then says why. Of a difference between two models, ``p`` is the chance of one
-    as large if they were the same, and ``detectable`` the smallest true difference that four of five
-    audits with so many items would tell from none; ``told`` says what to make of it.
+    as large if they were the same, and ``p_table`` the same in view of all differences of its table (Holm);
+    ``detectable`` is the smallest true difference that four of five audits with so many items would tell
+    from none; ``told`` says what to make of it.
     """
 
     value: float | None
@@ -50,6 +51,7 @@ class Estimate:
     n: int = 0
     reason: str | None = None
     p: float | None = None
+    p_table: float | None = None
     detectable: float | None = None
     told: Telling | None = None
 

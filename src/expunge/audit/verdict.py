@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from expunge.audit.stats import Estimate
+from expunge.audit.telling import CHANCE, chance
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -104,7 +105,8 @@ def _did_not_forget(evidence: Evidence, rule: Rule) -> Verdict | None:
 
 def _came_back(evidence: Evidence, rule: Rule) -> Verdict | None:
     back = [
-        f"{name} rose by {_shown(rise)} points over full precision ({points:g} count as recovery)"
+        f"{name} rose by {_shown(rise)} points over full precision "
+        f"({points:g} count as recovery{_doubt(rise)})"
         for name, rise in _above_control(evidence)
         if _is_recovery(rise, points := rule.points[name])
     ]
@@ -192,6 +194,12 @@ def _in_order(estimates: Mapping[str, Estimate], rule: Rule) -> list[tuple[str, 
 
 def _is_recovery(rise: Estimate, points: float) -> bool:
     return rise.value is not None and rise.low is not None and rise.value >= points and rise.low > 0
+
+
+def _doubt(rise: Estimate) -> str:
+    """What a permutation test has against a rise whose interval lies above 0."""
+    p = chance(rise)
+    return f"; a permutation test cannot confirm it, p = {p:.2g}" if p is not None and p > CHANCE else ""
 
 
 def _shown(estimate: Estimate) -> str:

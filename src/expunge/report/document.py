@@ -37,6 +37,7 @@ class Number(_Part):
     n: int = Field(0, description="items it rests on")
     reason: str | None = None
     p: float | None = Field(None, description="of a difference: chance of one as large if there were none")
+    p_table: float | None = Field(None, description="of a difference: p for all its table together (Holm)")
     detectable: float | None = Field(None, description="of a difference: the smallest that would be told")
     told: str | None = Field(None, description="of a difference: differs, same or cannot tell")
 

@@ -86,7 +86,9 @@ def go_on(
     What a row has read beyond its cut is hidden from it; the cache is written to.
     """
     cuts_B1 = torch.tensor(cuts, device=ids_BT.device)[:, None]
-    cache.crop(max(cuts))  # what no row may see is not looked through at every step
+    unseen = ids_BT.shape[1] - max(cuts)
+    if unseen:
+        cache.crop(-unseen)  # what no row may see is not looked through at every step
     # The last token of each beginning is read again, for what comes after it.
     seen_BC = (torch.arange(max(cuts), device=ids_BT.device) < cuts_B1 - 1).long()
     state = _State(
