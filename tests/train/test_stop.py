@@ -36,6 +36,8 @@ def test_it_stops_when_enough_is_forgotten(tmp_path: Path, monkeypatch: pytest.M
     say(monkeypatch, forget=[90.0, 40.0, 20.0])
     facts, found = epochs_and_bytes(tmp_path, "stopped", epochs=4, stop={"forget_at_most": 40})
     assert facts["stop"] == {
+        "levels": {"forget": 40.0},
+        "before": {},
         "history": [{"epoch": 1.0, "forget": 90.0}, {"epoch": 2.0, "forget": 40.0}],
         "went_back_an_epoch": False,
     }
@@ -82,7 +84,7 @@ def rule_for(folder: Path, *, corpus: Corpus = CORPUS, **settings: Any) -> StopW
 def test_a_control_sets_the_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(unlearn(**ALONE, epochs=1), tmp_path / "control")
     say(monkeypatch, forget=[33.0])
-    assert rule_for(tmp_path, control=tmp_path / "control")._level == 33.0
+    assert rule_for(tmp_path, control=tmp_path / "control").levels == {"forget": 33.0}
 
 
 def test_what_is_measured_is_real(tmp_path: Path) -> None:
