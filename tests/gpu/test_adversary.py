@@ -44,7 +44,9 @@ def run(folder: Path, recipe: str, *overrides: str, watch: Any = None) -> dict[s
     return carry_out(request, load, folder)
 
 
-@pytest.mark.parametrize("recipe", ["npo_gdr_saf", "npo_gdr_sam", "npo_gdr_low_memory", "quail"])
+@pytest.mark.parametrize(
+    "recipe", ["npo_gdr_saf", "npo_gdr_sam", "npo_gdr_low_memory", "quail", "adv_npo_klr"]
+)
 def test_it_runs(recipe: str, tmp_path: Path) -> None:
     record = run(tmp_path / "out", recipe)
     assert record["hardware"]["accelerator"]
@@ -64,10 +66,14 @@ def test_npo_starts_where_the_reference_is(tmp_path: Path) -> None:
     assert record["stages"][0]["history"][0]["loss_forget"] == pytest.approx(13.8629, abs=0.05)
 
 
-@pytest.mark.parametrize("adversary", ["fake_quant", "sam"])
+@pytest.mark.parametrize("adversary", ["fake_quant", "sam", "latent"])
 def test_the_disturbance_reaches_the_arithmetic(adversary: str, tmp_path: Path) -> None:
     settings = ["adversary.name=" + adversary, "learning_rate=1e-30", "epochs=1"]
-    settings += ["adversary.rho=0.5"] if adversary == "sam" else ["adversary.warmup=0"]
+    settings += {
+        "fake_quant": ["adversary.warmup=0"],
+        "sam": ["adversary.rho=0.5"],
+        "latent": ["adversary.layer=1", "adversary.radius=2"],
+    }[adversary]
     record = run(tmp_path / "out", "npo_gdr", *settings)
     history = record["stages"][0]["history"][0]
     assert abs(history["loss_forget_perturbed"] - 13.8629) > 0.2

@@ -147,6 +147,18 @@ def test_in_bfloat16_arithmetic_the_disturbed_weights_are_the_ones_computed_with
     assert distance(rough, exact) < 0.3 * distance(plain, exact)
 
 
+def test_in_bfloat16_arithmetic_a_latent_attack_is_nearly_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = first_step(tmp_path / "1", LATENT)
+    for module in (precision, loop):
+        monkeypatch.setattr(module, "computes_in_bf16", lambda *_: True)
+    rough = first_step(tmp_path / "2", LATENT)
+    monkeypatch.undo()
+    plain = first_step(tmp_path / "3", Constant(weight=0.0))
+    assert 0 < distance(rough, exact) < 0.5 * distance(plain, exact)
+
+
 def twice() -> PairObjective:
     """What an adversary that disturbs nothing would give: the forget loss once more."""
 

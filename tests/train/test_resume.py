@@ -27,6 +27,7 @@ CASES: dict[str, dict[str, Any]] = {
     "rows, bf16_stochastic": {"scope": SCOPES["row"], "precision": "bf16_stochastic"},
     "lora with dropout": {"scope": SCOPES["lora"], "schedule": "cosine"},
     "lora, bf16_stochastic": {"scope": SCOPES["lora"], "precision": "bf16_stochastic"},
+    "latent attack from random starts": {"adversary": {"name": "latent", "layer": 1, "radius": 0.5}},
     "tensors, warmed up": {"scope": SCOPES["tensor"], "warmup_steps": 4, "forget": {"name": "ga"}},
 }
 
