@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from expunge.score.logprobs import token_kl, token_logps
-from expunge.score.view import TokenView
+from expunge.score.logprobs import token_kl, token_logps, token_numbers
+from expunge.score.view import TokenRule, TokenView
 
 
 def view_of(
@@ -17,6 +17,9 @@ def view_of(
     reference: Sequence[Sequence[float]] | None = None,
     kl: Sequence[Sequence[float]] | None = None,
     counts: Sequence[Sequence[int]] | None = None,
+    alternate: TokenView | None = None,
+    hidden: Tensor | None = None,
+    reference_hidden: Tensor | None = None,
 ) -> TokenView:
     """A view in float64; ``logps`` may carry gradients. Everything counts unless ``counts`` says not."""
     own = logps if isinstance(logps, Tensor) else torch.tensor(logps, dtype=torch.float64)
@@ -25,7 +28,15 @@ def view_of(
         return None if values is None else torch.tensor(values, dtype=torch.float64)
 
     mask = torch.ones(own.shape, dtype=torch.bool) if counts is None else torch.tensor(counts).bool()
-    return TokenView(logps=own, mask=mask, reference_logps=tensor(reference), kl=tensor(kl))
+    return TokenView(
+        logps=own,
+        mask=mask,
+        reference_logps=tensor(reference),
+        kl=tensor(kl),
+        alternate=alternate,
+        hidden=hidden,
+        reference_hidden=reference_hidden,
+    )
 
 
 def view_of_logits(
@@ -51,7 +62,24 @@ def view_of_logits(
             vocabulary=vocabulary,
         )
         kl = kl_N.reshape(shape) * mask
-    return TokenView(logps=logps(logits_BTV), mask=mask, reference_logps=reference, kl=kl)
+
+    def read_logits(rule: TokenRule) -> Tensor:
+        compared = None if reference_BTV is None else reference_BTV.reshape(-1, vocabulary)
+        flat = logits_BTV.reshape(-1, vocabulary)
+        numbers_N = token_numbers(
+            _same,
+            flat,
+            tokens,
+            rule,
+            vocabulary=vocabulary,
+            reference_head=_same if reference_BTV is not None else None,
+            reference_NH=compared,
+        )
+        return numbers_N.reshape(shape) * mask
+
+    return TokenView(
+        logps=logps(logits_BTV), mask=mask, reference_logps=reference, kl=kl, read_logits=read_logits
+    )
 
 
 def _same(logits: Tensor) -> Tensor:

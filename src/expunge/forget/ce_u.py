@@ -1,0 +1,44 @@
+"""CE-U: cross-entropy towards what the model says itself, the token to forget left out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import NonNegativeInt
+
+from expunge.forget import ForgetLoss, forget_losses
+from expunge.score.view import Need
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from expunge.score.view import TokenView
+
+
+@forget_losses.register("ce_u")
+class CrossEntropyUnlearning(ForgetLoss):
+    """Cross-entropy towards ``softmax(z, z_token = −∞)``, which is held constant; mean over tokens.
+
+    The slope in the token's own logit is p, as with −log(1 − p), and bounded. The ``skip`` first counted
+    tokens of a text add nothing, unless it has no others.
+
+    Source: Yang 2025 (arXiv 2503.01224); the first answer token is left out in a footnote of it.
+    """
+
+    skip: NonNegativeInt = 1
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({Need.LOGITS})
+
+    def __call__(self, view: TokenView) -> Tensor:
+        nth_BT = view.mask.cumsum(-1)
+        last_B1 = nth_BT[:, -1:]
+        counts_BT = view.mask & ((nth_BT > self.skip) | (last_B1 <= self.skip))
+        return (view.per_token(_without_it) * counts_BT).sum(-1) / counts_BT.sum(-1)
+
+
+def _without_it(logits_MV: Tensor, token_M: Tensor, _: Tensor | None) -> Tensor:
+    target_MV = logits_MV.detach().scatter(-1, token_M[:, None], -torch.inf).softmax(-1)
+    return -(target_MV * logits_MV.log_softmax(-1)).sum(-1)

@@ -1,0 +1,38 @@
+"""LLMU: ascent on the answer that must go, descent on answers that have nothing to do with the question."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import NonNegativeFloat
+
+from expunge.forget import ForgetLoss, forget_losses
+from expunge.score.view import Need
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from expunge.score.view import TokenView
+
+
+@forget_losses.register("llmu")
+class AscentAndMismatch(ForgetLoss):
+    """``ascent · log p(answer) − mismatch · log p(other answer)``, each a mean over counted tokens.
+
+    The second term is a mean over K other answers; for single-token answers it is at least ln K. The
+    first is unbounded below, so what ends a run is what the model says (``stop``), not the loss.
+
+    Source: Yao et al. 2023 (arXiv 2310.10683), Eqs. 3 and 4; ε1 and ε2 are ``ascent`` and ``mismatch``.
+    """
+
+    ascent: NonNegativeFloat = 0.5
+    mismatch: NonNegativeFloat = 1.0
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({Need.ALTERNATE})
+
+    def __call__(self, view: TokenView) -> Tensor:
+        others = view.others()
+        mismatch_B = -view.by_example(others.mean(others.logps)).mean(-1)
+        return self.ascent * view.mean(view.logps) + self.mismatch * mismatch_B

@@ -1,0 +1,59 @@
+"""RMU: what a block says of the forget set is driven to one random direction."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import NonNegativeInt, PositiveFloat
+
+from expunge.forget import ForgetLoss, forget_losses
+from expunge.score.view import Need
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from expunge.score.view import TokenView
+
+
+@forget_losses.register("rmu")
+class Misdirection(ForgetLoss):
+    """``mean (h − c u)²`` over hidden units and counted tokens; h is what block ``layer`` puts out.
+
+    u = r / ‖r‖, r uniform on [0, 1)^H, drawn once by ``seed``, the same for every token and step. c is
+    ``steering``: a length, or a share of the length that h had before unlearning (``unit="share"``,
+    adaptive RMU). ``layer`` unset: 7 of 32 blocks up. States are those that predict counted tokens; the
+    first token of a text, which models fill with huge values, is left out.
+
+    Source: Li et al. 2024 (arXiv 2403.03218), Eq. 1; the share: Dang et al. 2025 (arXiv 2408.06223).
+    """
+
+    layer: NonNegativeInt | None = None
+    steering: PositiveFloat = 6.5
+    unit: Literal["length", "share"] = "length"
+    seed: NonNegativeInt = 42
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        before = {Need.REFERENCE_HIDDEN} if self.unit == "share" else set()
+        return frozenset({Need.HIDDEN} | before)
+
+    @property
+    def reads_layer(self) -> int | None:
+        return self.layer
+
+    def __call__(self, view: TokenView) -> Tensor:
+        hidden_BTH = view.given(Need.HIDDEN)
+        unit_H = direction(hidden_BTH.shape[-1], self.seed).to(hidden_BTH)
+        target = self.steering * unit_H
+        if self.unit == "share":
+            target = target * view.given(Need.REFERENCE_HIDDEN).norm(dim=-1, keepdim=True)
+        return view.mean_inside((hidden_BTH - target).square().mean(-1))
+
+
+@lru_cache
+def direction(size: int, seed: int) -> Tensor:
+    """The unit vector that states are driven to, the same on every machine. Shape [H]."""
+    drawn_H = torch.rand(size, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(drawn_H, dim=0)

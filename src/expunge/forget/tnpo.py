@@ -1,0 +1,34 @@
+"""Negative preference optimisation token by token: each one fades when it has moved away itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from pydantic import PositiveFloat
+
+from expunge.forget import ForgetLoss, forget_losses
+from expunge.score.view import Need
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from expunge.score.view import TokenView
+
+
+@forget_losses.register("tnpo")
+class TokenPreference(ForgetLoss):
+    """``(2/β) softplus(β (log p − log p_ref))`` of each counted token, their mean.
+
+    Source: Wang et al. 2025 (arXiv 2502.19301), TNPO.
+    """
+
+    beta: PositiveFloat = 1.0
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({Need.REFERENCE_LOGPS})
+
+    def __call__(self, view: TokenView) -> Tensor:
+        moved_BT = view.logps - view.given(Need.REFERENCE_LOGPS)
+        return (2 / self.beta) * view.mean(F.softplus(self.beta * moved_BT))

@@ -1,0 +1,39 @@
+"""States inside the model stay where they were."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import NonNegativeInt
+
+from expunge.retain import RetainLoss, retain_losses
+from expunge.score.view import Need
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from expunge.score.view import TokenView
+
+
+@retain_losses.register("states")
+class SameStates(RetainLoss):
+    """``mean (h − h_ref)²`` over hidden units and counted tokens; h is what block ``layer`` puts out.
+
+    ``layer`` unset: 7 of 32 blocks up. States as in the forget loss ``rmu``.
+
+    Source: Li et al. 2024 (arXiv 2403.03218), Eq. 2.
+    """
+
+    layer: NonNegativeInt | None = None
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({Need.HIDDEN, Need.REFERENCE_HIDDEN})
+
+    @property
+    def reads_layer(self) -> int | None:
+        return self.layer
+
+    def __call__(self, view: TokenView) -> Tensor:
+        moved_BTH = view.given(Need.HIDDEN) - view.given(Need.REFERENCE_HIDDEN)
+        return view.mean_inside(moved_BTH.square().mean(-1))
