@@ -185,6 +185,8 @@ def test_requests_of_another_model_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="another model"):
         merge_requests(other, [made], base=before)
     assert hash_model(other) == before
+    with pytest.raises(ModelError, match="nothing of the retain set was kept"):
+        merge_requests(tiny("llama"), [made], base=made.base, keep=0.5)
     with pytest.raises(ModelError, match="no requests in"):
         load_requests([tmp_path])
     (tmp_path / "requests").mkdir()

@@ -13,6 +13,7 @@ from expunge.corpus.tokenise import encode
 from expunge.errors import DataError, TrainingError
 from expunge.model.arch import head_logits
 from expunge.model.load import hash_model, load_model
+from expunge.scope.selection import Selection
 from expunge.score.backbone import predictions
 from expunge.score.reference import Key, LiveReference, cache_reference
 from expunge.train.gap import GapClosed, GapObjective, Gaps
@@ -213,6 +214,17 @@ def test_it_stays_inside_its_scope(scope: dict[str, Any], tmp_path: Path) -> Non
     assert changed
     if scope["name"] == "regex":
         assert all("layers.1.mlp" in name or "lm_head" in name for name in changed)
+
+
+def test_a_head_that_may_change_is_copied_for_the_other_model() -> None:
+    own = model(tie_word_embeddings=True)
+    known = cache_reference(own, logps_of=(), states_of=(), pad_id=0, head_may_change=False)
+    embeddings = Selection({"model.embed_tokens.weight": None})  # tied to the head
+    apart = kga._apart(known, own, embeddings).frozen_head
+    assert apart.weight is not own.lm_head.weight
+    assert torch.equal(apart.weight, own.lm_head.weight)
+    elsewhere = Selection({"model.norm.weight": None})
+    assert kga._apart(known, own, elsewhere).frozen_head is own.lm_head
 
 
 def test_it_ends_when_the_gap_is_small_enough(tmp_path: Path) -> None:

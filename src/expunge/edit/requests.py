@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -69,9 +70,9 @@ class Request:
         Raises:
             ModelError: it cannot be read.
         """
+        about = _about(path)
         try:
             with safe_open(path, framework="pt") as tensors:
-                about = json.loads((tensors.metadata() or {})[ABOUT])
                 present = set(tensors.keys())
                 layers = {
                     name: Behind(
@@ -108,18 +109,33 @@ def load_requests(results: Iterable[Path]) -> list[Request]:
         ModelError: a result holds none.
     """
     found: dict[frozenset[str], Request] = {}
-    for result in results:
-        paths = sorted((result / REQUESTS).glob("*.safetensors"))
-        if not paths:
-            raise ModelError(
-                f"no requests in {result}",
-                why=f"a model unlearned by unlearning layers has a folder {REQUESTS!r} beside its weights.",
-                fix="Give the output of a run of the recipe eul.",
-            )
-        for path in paths:
-            request = Request.load(path)
-            found.setdefault(request.texts, request)
+    for path in _files(results):
+        request = Request.load(path)
+        found.setdefault(request.texts, request)
     return list(found.values())
+
+
+def forgotten(results: Iterable[Path]) -> frozenset[str]:
+    """The hashes of all texts that the requests of several results asked to forget.
+
+    Raises:
+        ModelError: a result holds no request.
+    """
+    return frozenset[str]().union(*(_about(path)["texts"] for path in _files(results)))
+
+
+def require_base(requests: Iterable[Request], base: str) -> None:
+    """Refuse requests that were met on another model than the one whose hash is ``base``.
+
+    Raises:
+        ModelError: there is one.
+    """
+    if any(request.base != base for request in requests):
+        raise ModelError(
+            "a request belongs to another model",
+            why="its layers were learnt beside weights that this model does not have.",
+            fix="Start from the checkpoint that the first request was met on, not from a result.",
+        )
 
 
 @torch.no_grad()
@@ -129,14 +145,38 @@ def merge_requests(
     """Fuse the layers of all requests and merge them into ``model``, whose hash is ``base``.
 
     Raises:
-        ModelError: a request belongs to another model; nothing was changed.
+        ModelError: a request belongs to another model, or ``keep`` is asked for and no request has what it
+            takes; nothing was changed.
     """
-    if any(request.base != base for request in requests):
-        raise ModelError(
-            "a request belongs to another model",
-            why="its layers were learnt beside weights that this model does not have.",
-            fix="Start from the checkpoint that the first request was met on, not from a result.",
-        )
+    require_base(requests, base)
     layers = [request.layers for request in requests]
+    if keep and not any(layer.kept_tokens for own in layers for layer in own.values()):
+        raise ModelError(
+            "nothing of the retain set was kept",
+            why="keep draws the map to nothing on retain text, and no Gram matrix of any is there.",
+            fix="Run the recipe eul with keep above 0, or leave keep out.",
+        )
     for name, map_HH in fused_maps(layers, ridge=ridge, keep=keep):
         merge_map(model, name, map_HH)
+
+
+def _files(results: Iterable[Path]) -> Iterator[Path]:
+    for result in results:
+        paths = sorted((result / REQUESTS).glob("*.safetensors"))
+        if not paths:
+            raise ModelError(
+                f"no requests in {result}",
+                why=f"a model unlearned by unlearning layers has a folder {REQUESTS!r} beside its weights.",
+                fix="Give the output of a run of the recipe eul.",
+            )
+        yield from paths
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """All that is no tensor in a request's file."""
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            about: dict[str, Any] = json.loads((tensors.metadata() or {})[ABOUT])
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        raise unreadable(path, "request", error) from error
+    return about

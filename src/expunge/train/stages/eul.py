@@ -15,7 +15,15 @@ from expunge.corpus.tokenise import Encoded, encode
 from expunge.edit.fusion import RIDGE, Behind
 from expunge.edit.grams import Gram, grams
 from expunge.edit.layers import UnlearningLayers
-from expunge.edit.requests import Request, hashes, load_requests, merge_requests, save_requests
+from expunge.edit.requests import (
+    Request,
+    forgotten,
+    hashes,
+    load_requests,
+    merge_requests,
+    require_base,
+    save_requests,
+)
 from expunge.errors import DataError
 from expunge.model.device import best_device
 from expunge.model.load import hash_model
@@ -69,7 +77,7 @@ class UnlearnByLayers(AlternateSettings, Stage):
                 why="unlearning layers alternate between forgetting and keeping.",
                 fix="Pass --retain FILE.",
             )
-        gone = frozenset[str]().union(*(request.texts for request in load_requests(self.past)))
+        gone = forgotten(self.past)
         again = [example.id for example in corpus.retain if hashes([example]) & gone]
         if again:
             raise DataError(
@@ -88,6 +96,7 @@ class UnlearnByLayers(AlternateSettings, Stage):
             "retain": self._sequences(state, state.corpus.retain),
         }
         past = load_requests(self.past)
+        require_base(past, base)
         layers = UnlearningLayers(model, rank=self.rank, seed=state.seed)
         trained = self._trained(model, layers, texts, state)
         requests = [*past, self._request(model, layers, texts, base, state.corpus.forget, state)]
