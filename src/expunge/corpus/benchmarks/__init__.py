@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from expunge.corpus.benchmarks import muse, rwku, tofu, wmdp
+from expunge.corpus.benchmarks import bias, muse, rwku, tofu, wmdp
 from expunge.errors import RecipeError, did_you_mean
 
 if TYPE_CHECKING:
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 __all__ = ["BENCHMARKS", "benchmark"]
 
 BENCHMARKS: dict[str, Benchmark] = {
-    each.name: each for each in (*muse.BENCHMARKS, *tofu.BENCHMARKS, *wmdp.BENCHMARKS, *rwku.BENCHMARKS)
+    each.name: each
+    for each in (*muse.BENCHMARKS, *tofu.BENCHMARKS, *wmdp.BENCHMARKS, *rwku.BENCHMARKS, *bias.BENCHMARKS)
 }
 """Every benchmark by its name."""
 

@@ -8,19 +8,22 @@ a dataset of the Hub (``config`` and ``split``) and in a local folder: ``config/
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import field_validator
 
 from expunge.component import Component
 from expunge.corpus.fields import QUESTION
 
+Reader = Literal["rows", "stereoset", "crows_pairs"]
+
 
 class Part(Component):
     """Rows of one configuration and split: which column holds which field, and how a question is asked.
 
     ``hub`` and ``revision`` where they lie in another dataset than the benchmark's own; ``is_local`` where
-    no dataset of the Hub has them at a commit that is known, and a folder must.
+    no dataset of the Hub has them at a commit that is known, and a folder must. ``reader`` where the file
+    has a form of its own.
     """
 
     config: str
@@ -30,6 +33,7 @@ class Part(Component):
     hub: str | None = None
     revision: str | None = None
     is_local: bool = False
+    reader: Reader = "rows"
 
 
 class Published(Component):

@@ -5,15 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from expunge.corpus.bias import read_crows_pairs, read_stereoset
 from expunge.corpus.formats import READERS
 from expunge.corpus.readers import read_examples
 from expunge.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from expunge.corpus.benchmarks.base import Benchmark, Part
     from expunge.types import Example
+
+
+OWN_FORMS: Mapping[str, Callable[[Path], list[Example]]] = {
+    "stereoset": read_stereoset,
+    "crows_pairs": read_crows_pairs,
+}
+"""How files are read that are no rows with one example each."""
 
 
 def load_splits(benchmark: Benchmark, folder: Path | None = None) -> dict[str, list[Example]]:
@@ -68,6 +76,8 @@ def _place(folder: Path, part: Part) -> Path | None:
 
 
 def _read(part: Part, place: Path) -> list[Example]:
+    if part.reader != "rows":
+        return OWN_FORMS[part.reader](place)
     split = part.split if place.is_dir() else None
     return read_examples(place, fields=part.fields, template=part.template, split=split)
 

@@ -141,8 +141,10 @@ def _gradients(model: nn.Module, batch: Sequence[Pair], *, by_size: bool) -> _Gr
     logits_2 = (logits_B2.sort(dim=1, descending=True).values if by_size else logits_B2).sum(0)
     found = []
     for place in (0, 1):
-        grads = torch.autograd.grad(logits_2[place], weights, retain_graph=place == 0, allow_unused=True)
-        found.append({name: grad for name, grad in zip(names, grads, strict=True) if grad is not None})
+        grads = torch.autograd.grad(
+            logits_2[place], weights, retain_graph=place == 0, allow_unused=True, materialize_grads=True
+        )
+        found.append(dict(zip(names, grads, strict=True)))
     return _Gradients(*found)
 
 
