@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +13,7 @@ from pydantic import PositiveInt
 
 from expunge.component import Component
 from expunge.corpus.boundary import continuation
-from expunge.corpus.tokenise import Encoded, encode
+from expunge.corpus.tokenise import Encoded, encode, encode_prompt
 from expunge.errors import DataError
 from expunge.registry import Registry
 from expunge.train.stages import DataNeed
@@ -85,12 +86,12 @@ alternates: Registry[Alternates] = Registry("alternate", "expunge.train.alternat
 def other_answers(
     alternate: Alternates, forget: Sequence[Encoded], state: State, writing: Writing
 ) -> list[list[Encoded]]:
-    """Every sequence of the forget set with other answers to its prompt, ``count`` each.
+    """Other answers to the prompt of every sequence of the forget set, ``count`` each, cut to fit.
 
     Raises:
-        DataError: an answer cannot be encoded, for instance because it is too long.
+        DataError: there are none, or one says nothing.
     """
-    asked = _asked(forget, state.corpus.forget, alternate.opening)
+    asked = _asked(forget, state, alternate.opening)
     answers = alternate.answers(asked, state)
     return [
         [_encoded(alternate, one, answer, writing) for answer in several]
@@ -98,18 +99,19 @@ def other_answers(
     ]
 
 
-def _asked(forget: Sequence[Encoded], examples: Sequence[Example], opening: int | None) -> list[Asked]:
-    by_id = {example.id: example for example in examples}
+def _asked(forget: Sequence[Encoded], state: State, opening: int | None) -> list[Asked]:
+    by_id = {example.id: example for example in state.corpus.forget}
     pieces: dict[str, int] = {}
     found = []
     for one in forget:
         piece = pieces.get(one.example, 0)
         pieces[one.example] = piece + 1
         example = by_id[one.example]
-        cut = one.mask.index(True)
         if example.is_document:
-            cut = max(1, min(opening or 1, len(one.input_ids) // 2))
-        found.append(Asked(example, piece, one.input_ids[:cut]))
+            prompt_ids = one.input_ids[: max(1, min(opening or 1, len(one.input_ids) // 2))]
+        else:
+            prompt_ids = encode_prompt(example, state.tokenizer)
+        found.append(Asked(example, piece, prompt_ids))
     return found
 
 
@@ -119,5 +121,6 @@ def _encoded(alternate: Alternates, asked: Asked, answer: str, writing: Writing)
     truth = asked.example.completion
     lead = truth[: len(truth) - len(truth.lstrip())]
     other = replace(asked.example, completion=lead + answer.strip(), spans=())
-    (encoded,) = encode(other, writing.tokenizer, max_length=writing.max_length, eos=writing.eos)
-    return encoded
+    (whole,) = encode(other, writing.tokenizer, max_length=sys.maxsize, eos=writing.eos)
+    ids, mask = whole.input_ids[: writing.max_length], whole.mask[: writing.max_length]
+    return Encoded(ids, mask, whole.example)

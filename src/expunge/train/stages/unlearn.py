@@ -172,7 +172,8 @@ class Unlearn(LoopSettings, Stage):
         retain: frozenset[DataNeed] = frozenset(
             {"retain"} if self.retain is not None or self.scope.needs_retain else ()
         )
-        return retain | (self.stop.needs if self.stop else frozenset())
+        stop = self.stop.needs if self.stop else frozenset()
+        return retain | stop | (self.alternate.needs if self.alternate else frozenset())
 
     def check(self, corpus: Corpus) -> None:
         """Refuse what has no data: other answers, a retain loss, the formats of an adversary."""
