@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from expunge.model.load import save_model
 from expunge.shards.building import Build, Built
 from expunge.shards.deletion import Deleted, Deletion
 from expunge.shards.executors import Here
-from expunge.shards.folder import OPTIMIZER, WEIGHTS, PlanFolder
+from expunge.shards.folder import OPTIMIZER, WEIGHTS, PlanFolder, write_plan
 from expunge.shards.making import PlanJob, make_plan
 from expunge.shards.manifest import Training
 from expunge.shards.plan import Cut
@@ -75,3 +76,25 @@ def tensors(plan: PlanFolder) -> list[dict[str, Tensor]]:
         for piece, key in enumerate(plan.keys(shard, rows))
         for name in (WEIGHTS, OPTIMIZER)
     ]
+
+
+def without(original: PlanFolder, folder: Path, *ids: str) -> PlanFolder:
+    """The same plan as if some examples had never been there, in a new folder, not trained."""
+    rows = tuple(row for row in original.manifest.rows if row.id not in ids)
+    held = [
+        example
+        for shard in range(original.manifest.cut.shards)
+        for piece in range(original.manifest.cut.slices)
+        for example in original.examples(shard, piece)
+        if example.id not in ids
+    ]
+    write_plan(folder, original.manifest.model_copy(update={"rows": rows}), held)
+    return PlanFolder(folder)
+
+
+def same(one: list[dict[str, Tensor]], other: list[dict[str, Tensor]]) -> bool:
+    """Whether all tensors of the same names are equal, bit for bit."""
+    return len(one) == len(other) and all(
+        a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+        for a, b in zip(one, other, strict=True)
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -81,15 +82,19 @@ def note(plan: PlanFolder, rows: list[Row]) -> list[SliceDone]:
     """Write down every slice whose weights are there and not yet in the ledger; which these are."""
     known = {event.facts["key"] for event in plan.ledger.events("trained")}
     found = []
-    installed = {name: version for name, version in versions().items() if name in CHANGES_BYTES}
     for shard in range(plan.manifest.cut.shards):
         for piece, key in enumerate(plan.keys(shard, rows)):
             folder = plan.weights(shard, piece, key)
             if key not in known and folder.exists():
                 done = read_state(folder)
-                plan.ledger.append("trained", **done._asdict(), versions=installed)
+                plan.ledger.append("trained", **done._asdict(), versions=_installed())
                 found.append(done)
     return found
+
+
+@cache
+def _installed() -> dict[str, str]:
+    return {name: version for name, version in versions().items() if name in CHANGES_BYTES}
 
 
 def unfinished(plan: PlanFolder) -> list[Event]:
