@@ -23,11 +23,16 @@ At = Literal["subject", "prompt"]
 FOLDS = 5
 
 
+def can_look(fact: Fact, at: At) -> bool:
+    """Whether a fact has the token that is to be looked at."""
+    return bool(fact.subject) or at == "prompt"
+
+
 def by_relation(facts: Sequence[Fact], at: At) -> list[list[Fact]]:
     """The facts that can be looked at, those of one relation together; a lone one has nothing beside it."""
     relations = defaultdict(list)
     for fact in facts:
-        if fact.subject or at == "prompt":
+        if can_look(fact, at):
             relations[fact.relation].append(fact)
     return [own for own in relations.values() if len({fact.answer for fact in own}) > 1]
 
