@@ -20,8 +20,8 @@ KEY = "the-key-of-this-test"
 TOKENS = 8
 
 
-def desk_of(*paths: Path) -> Desk:
-    return Desk(open_shelf(paths), Pool(GIB), max_tokens=TOKENS)
+def desk_of(*paths: Path, max_tokens: int = TOKENS) -> Desk:
+    return Desk(open_shelf(paths), Pool(GIB), max_tokens=max_tokens)
 
 
 @contextmanager

@@ -259,7 +259,7 @@
     page = from + found.items.length;
     $("list").hidden = !page;
     $("more").hidden = page >= found.count;
-    $("count").textContent = found.count ? `${count(found.count, "item", "items")}; of ${found.risen.toLocaleString("en")} more came back once rounded.` : "No item fits.";
+    $("count").textContent = found.count ? `${count(found.count, "item", "items")}; ${found.risen.toLocaleString("en")} came back once rounded.` : "No item fits.";
     if (from) lines[0]?.firstChild.focus();
   };
   $("find").addEventListener("input", later(() => list(0), 150));
