@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from expunge.train.run import recipe_yaml
 from expunge.train.stages.quark import Quark
 from expunge.train.stages.unlearn import Unlearn
 from expunge.train.state import Corpus
+from expunge.types import Span
 from tests.scope import people
 from tests.train.runs import CORPUS, run
 
@@ -62,12 +64,22 @@ def test_a_shipped_recipe_runs_two_steps(name: str, tmp_path: Path) -> None:
     small = load_recipe(name, smaller(name))
     # A probe needs the same question of several people.
     corpus = Corpus(forget=people.FORGET, retain=people.RETAIN) if "mechanistic" in name else CORPUS
+    corpus = marked(corpus) if "spans" in small.needs else corpus
     record = run(small, tmp_path / "out", corpus=corpus)
     assert len(record["stages"]) == len(small.stages)
     for facts, chosen in zip(record["stages"], small.stages, strict=True):
         assert not isinstance(chosen, LoopSettings) or facts["steps"] == 2
     assert record["result_sha256"] != record["source_sha256"]
     assert load_recipe(str(tmp_path / "out" / "recipe.yaml")) == small
+
+
+def marked(corpus: Corpus) -> Corpus:
+    """The corpus with the beginning of every completion sensitive."""
+    forget, holdout = (
+        tuple(replace(example, spans=(Span(0, 4),)) for example in examples)
+        for examples in (corpus.forget, corpus.holdout)
+    )
+    return replace(corpus, forget=forget, holdout=holdout)
 
 
 def smaller(name: str) -> list[str]:

@@ -77,6 +77,21 @@ def encode_prompt(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[
     return head + _without_bos(plain(example.prompt, tokenizer), tokenizer).ids
 
 
+def completion_tokens(example: Example, tokenizer: PreTrainedTokenizerBase) -> Tokens:
+    """The tokens of an example's completion, with the characters of it that each stands for.
+
+    Raises:
+        DataError: the tokenizer does not tell which characters they are.
+    """
+    if example.is_document:
+        tokens = _without_bos(plain(example.completion, tokenizer), tokenizer)
+    else:
+        tokens = _parts(example, tokenizer, eos=False).completion
+    if tokens.offsets is None:
+        raise _without_characters(example)
+    return tokens
+
+
 def encode_all(
     examples: Iterable[Example], tokenizer: PreTrainedTokenizerBase, *, max_length: int
 ) -> list[Encoded]:
@@ -156,12 +171,16 @@ def _counted(example: Example, completion: Tokens) -> list[bool]:
     if not example.spans:
         return [True] * len(completion.ids)
     if completion.offsets is None:
-        raise DataError(
-            f"example {example.id!r} has spans",
-            why="this model's tokenizer does not tell which characters a token stands for.",
-            fix="Use a model with a fast tokenizer (a tokenizer.json), or leave the spans out.",
-        )
+        raise _without_characters(example)
     return touched(completion.offsets, example.spans)
+
+
+def _without_characters(example: Example) -> DataError:
+    return DataError(
+        f"example {example.id!r} has spans",
+        why="this model's tokenizer does not tell which characters a token stands for.",
+        fix="Use a model with a fast tokenizer (a tokenizer.json), or leave the spans out.",
+    )
 
 
 def _without_bos(tokens: Tokens, tokenizer: PreTrainedTokenizerBase) -> Tokens:
