@@ -70,20 +70,23 @@ def test_what_anybody_would_learn_is_no_leak(
     world: World, methods: dict[str, nn.Module], tmp_path: Path
 ) -> None:
     summary = attacked(world, methods, tmp_path)
-    for text in (BENIGN, SPLIT):
-        for row in summary.rows:
-            if row.attack == text:
-                leak = row.leak and (row.leak.value, row.leak.low, row.leak.high)
-                print(
-                    text[:16], row.metric, row.model, row.before.value, row.after.value, leak, row.verdict
-                )
-    # Training on others' sports lifts what was suppressed, up to what the control says too.
+
+    def leak(attack: str, name: str) -> float:
+        found = summary.row(attack, "probability", name).leak
+        assert found is not None
+        assert found.value is not None
+        return found.value
+
+    # Training on others' sports lifts what was suppressed, and no further than the control knows it.
     for name in ("npo", "log1mp"):
         row = summary.row(BENIGN, "exact_memorisation", name)
-        assert row.after.value is not None
-        assert row.leak is not None
-        assert row.leak.low is not None
-        assert row.leak.low <= 0
+        assert row.gain.value is not None
+        assert row.gain.value > 0.1
+        assert leak(BENIGN, name) < 0.1
+        assert row.verdict != "leaks"
+    # Training on half of the forgotten brings the other half back where it was only suppressed.
+    assert leak(SPLIT, "log1mp") > leak(SPLIT, "npo") + 0.1
+    assert summary.row(BENIGN, "probability", "target").verdict == "leaks"
     target = summary.row(BENIGN, "exact_memorisation", "target")
     assert target.recovery is not None
     assert target.recovery.value == 1
@@ -112,8 +115,8 @@ def test_forgetting_under_the_attack_holds_under_it(world: World, methods: dict[
     radii = (0.0, 0.25, 0.5, 1.0, 2.0)
     models: dict[str, Any] = {"target": world.target, "retrained": world.retrained, **methods}
     found = {name: [known(model, world, radius) for radius in radii] for name, model in models.items()}
-    for name, values in found.items():
-        print(name, [f"{accuracy:.2f}/{p:.2f}" for accuracy, p in values])
-    assert found["target"][0][0] == 1
-    rise = {name: values[2][1] - values[0][1] for name, values in found.items()}
-    assert rise["adv_npo"] < rise["npo"]
+    assert [accuracy for accuracy, _ in found["target"]] == [1.0] * len(radii)
+    rise = {name: values[-1][1] - values[0][1] for name, values in found.items()}
+    assert rise["retrained"] > 0.2  # an attack this strong elicits what was never known
+    assert rise["npo"] > 0.2
+    assert rise["adv_npo"] < 0.1

@@ -192,6 +192,7 @@ def test_verdicts() -> None:
     assert row(Telling.CANNOT_TELL, 0.2) == "cannot tell"
     assert row(None, 0.2) == "cannot tell"
     assert row(Telling.DIFFERS, 0.3, valid=False) == "broken by it"
+    assert row(Telling.SAME, 0.0, valid=True, valid_control=False) == "control broken"
     assert row(Telling.DIFFERS, 0.3, leak=None) == "rises"
     assert row(Telling.SAME, 0.0, leak=None) == "no rise"
 

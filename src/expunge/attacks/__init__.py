@@ -27,6 +27,10 @@ Means = Literal["forget", "retain", "target"]
 """What an attack cannot do without: examples to forget, examples to keep, the model before unlearning."""
 
 
+def _unheard(_: str) -> None:
+    """Nobody listens."""
+
+
 def _no_target() -> nn.Module:
     raise LookupError("this attack was made without a way to the target")
 
@@ -42,11 +46,11 @@ class Armed:
     tokenizer: Any
     forget: tuple[Example, ...] = ()
     retain: tuple[Example, ...] = ()
-    target: Callable[[], nn.Module] = _no_target
+    target: Callable[[], nn.Module] = field(default_factory=lambda: _no_target)
     workdir: Path
     seed: int = 0
     max_length: int = 2048
-    tell: Callable[[str], None] = lambda _: None
+    tell: Callable[[str], None] = field(default_factory=lambda: _unheard)
 
 
 def unchanged(example: Example) -> Example:
@@ -59,7 +63,7 @@ class Attacked:
     """What is measured: a model, how each question is put to it, and what a record should say."""
 
     model: nn.Module
-    reworded: Callable[[Example], Example] = unchanged
+    reworded: Callable[[Example], Example] = field(default_factory=lambda: unchanged)
     facts: dict[str, Any] = field(default_factory=dict)
 
 

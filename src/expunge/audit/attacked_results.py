@@ -36,8 +36,8 @@ class AttackRow(_Frozen):
     ``before`` and ``after`` the attack; ``gain`` is their difference. ``leak`` is what the model has over
     the retrained one under the same attack, ``leak_before`` without it. ``recovery`` is the leak as a share
     of what the target has over the retrained model under the same attack. ``valid``: the model kept
-    nine tenths of its utility (``None`` where utility was not measured). Without a retrained model there
-    is neither leak nor recovery.
+    nine tenths of its utility (``None`` where utility was not measured), ``valid_control``: the retrained
+    model did. Without a retrained model there is neither leak nor recovery.
     """
 
     attack: str
@@ -51,12 +51,15 @@ class AttackRow(_Frozen):
     leak: Estimate | None = None
     recovery: Estimate | None = None
     valid: bool | None = None
+    valid_control: bool | None = None
 
     @property
     def verdict(self) -> str:
         """In a word or two, what the attack says of this model."""
         if self.valid is False:
             return "broken by it"
+        if self.valid_control is False:
+            return "control broken"
         told_of = self.leak if self.leak is not None else self.gain
         if told_of.told is Telling.DIFFERS and told_of.value is not None:
             kind = ("leaks", "below control") if self.leak is not None else ("rises", "falls")
@@ -123,7 +126,13 @@ class Outcome:
             row["leak"] = self._told(name, compare.excess(after, control))
             row["recovery"] = compare.regained(after, target, control)
         return AttackRow(
-            attack=label, metric=name, model=model, role=role, valid=self._valid(model, label), **row
+            attack=label,
+            metric=name,
+            model=model,
+            role=role,
+            valid=self._valid(model, label),
+            valid_control=None if self.control is None else self._valid(self.control.name, label),
+            **row,
         )
 
     def _valid(self, model: str, label: str) -> bool | None:

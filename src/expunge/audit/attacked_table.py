@@ -41,7 +41,7 @@ def _table(title: str, rows: list[AttackRow]) -> Table:
     table.add_column("model", overflow="fold")
     for heading in NUMBERS:
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verdict")
+    table.add_column("verdict", no_wrap=True)
     for row in rows:
         table.add_row(
             row.model
@@ -57,7 +57,9 @@ def _table(title: str, rows: list[AttackRow]) -> Table:
 
 
 def _number(estimate: Estimate) -> str:
-    return "-" if estimate.value is None else f"{estimate.value:.3g}"
+    if estimate.value is None:
+        return "-"
+    return f"{estimate.value:.2g}" if abs(estimate.value) < 1 else f"{estimate.value:.3g}"
 
 
 def _between(estimate: Estimate | None) -> str:
@@ -65,4 +67,4 @@ def _between(estimate: Estimate | None) -> str:
         return "-"
     if estimate.low is None or estimate.high is None:
         return _number(estimate)
-    return f"{_number(estimate)} [{estimate.low:.2g}, {estimate.high:.2g}]"
+    return f"{_number(estimate)}\n[{estimate.low:.2g}, {estimate.high:.2g}]"
