@@ -27,6 +27,8 @@ UNSURE = " ?"
 LEADING = 8
 """Metrics with a table of their own where several models are compared; the others share one."""
 TOO_FEW = "? too few items to tell from full precision (detectable in summary.json)"
+DIGITS = {"0-1": 2, "p-value": 4}
+"""Decimals of a number, where one is too few to read it by."""
 ARROWS = {True: " ↓", False: " ↑", None: ""}
 
 
@@ -167,7 +169,7 @@ def _verdict_block(summary: Summary, models: Sequence[ModelRow], labels: Sequenc
 
 
 def _marked(cell: CellSummary, metric: MetricBlock) -> str:
-    text = shown(cell.value, digits=2 if metric.scale == "0-1" else 1)
+    text = shown(cell.value, digits=DIGITS.get(metric.scale, 1))
     return text + UNSURE if _is_unsure(cell) else text
 
 
