@@ -28,6 +28,12 @@ CASES: dict[str, dict[str, Any]] = {
     "lora with dropout": {"scope": SCOPES["lora"], "schedule": "cosine"},
     "lora, bf16_stochastic": {"scope": SCOPES["lora"], "precision": "bf16_stochastic"},
     "latent attack from random starts": {"adversary": {"name": "latent", "layer": 1, "radius": 0.5}},
+    "a bound on the retain loss": {"retain": {"name": "gdr"}, "bound": {"at_most": 0.1, "step_size": 2.0}},
+    "answers of its own": {
+        "forget": {"name": "dpo"},
+        "alternate": {"name": "sampled", "opening": 4, "new_tokens": 8, "count": 2},
+    },
+    "steps at most": {"epochs": 40, "max_steps": 8, "schedule": "linear"},
     "tensors, warmed up": {"scope": SCOPES["tensor"], "warmup_steps": 4, "forget": {"name": "ga"}},
 }
 
