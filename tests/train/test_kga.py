@@ -198,6 +198,7 @@ def test_a_target_that_knows_the_holdout_as_well_is_refused(tmp_path: Path) -> N
         {"name": "regex", "pattern": r"layers\.1\.mlp"},
         {"name": "lora", "rank": 2},
         {"name": "saliency", "percentile": 70, "granularity": "row"},
+        {"name": "random", "count": 1},
         {"name": "regex", "pattern": "lm_head"},  # the head of the other models must not move with it
     ],
     ids=lambda scope: scope["name"] + scope.get("pattern", ""),

@@ -9,12 +9,11 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
-from torch import Tensor, nn
+from torch import nn
 
 from expunge.corpus.streams import PairDataset
 from expunge.corpus.tokenise import Encoded, encode
 from expunge.errors import DataError
-from expunge.forget.ga import GradientAscent
 from expunge.model.arch import output_layer
 from expunge.model.device import best_device
 from expunge.model.positions import check_lengths
@@ -25,13 +24,13 @@ from expunge.scope.lora import LowRankAdapters
 from expunge.scope.selection import ScopeGuard, Selection
 from expunge.score.reference import CachedReference, Key, Reference, cache_reference
 from expunge.train.checkpoints import SaveByEpoch, last_checkpoint
+from expunge.train.chosen import chosen
 from expunge.train.gap import BEHIND, GapClosed, GapObjective, Gaps
 from expunge.train.heartbeat import Heartbeat
 from expunge.train.loop import LoopSettings
 from expunge.train.lost_steps import warn_of_lost_steps
 from expunge.train.named import named
 from expunge.train.reference import Asked, frozen_reference
-from expunge.train.saliency import forget_gradient
 from expunge.train.several import SeveralDataset, SeveralSampler, collate_several
 from expunge.train.stages import DataNeed, Stage, stages
 from expunge.train.stages.unlearn import merged
@@ -93,7 +92,7 @@ class KnowledgeGap(LoopSettings, Stage):
         sampler = SeveralSampler(len(forget), len(retain), several=self.retain_batches, seed=state.seed)
         pad_id = state.tokenizer.pad_token_id
         with as_in_training(self.precision, best_device()):
-            selection = self._select(model, forget, pad_id)
+            selection = chosen(self.scope, model, forget, self, state)
             guard = ScopeGuard(model, selection)
             before = self._before(model, retain, sampler, selection, pad_id)
         objective = GapObjective(
@@ -166,14 +165,6 @@ class KnowledgeGap(LoopSettings, Stage):
     def _limit(self, first: float) -> float | None:
         portion = None if self.stop_portion is None else self.stop_portion * first
         return max((limit for limit in (self.stop_value, portion) if limit is not None), default=None)
-
-    def _select(self, model: nn.Module, forget: Sequence[Encoded], pad_id: int) -> Selection:
-        def saliency() -> dict[str, Tensor]:
-            return forget_gradient(
-                model, GradientAscent(), forget, pad_id=pad_id, batch_size=self.batch_size
-            )
-
-        return self.scope.select(model, saliency)
 
     def _before(
         self,

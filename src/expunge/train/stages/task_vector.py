@@ -7,12 +7,11 @@ from typing import Annotated, Any, NamedTuple
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
-from torch import Tensor, nn
+from torch import nn
 
 from expunge.corpus.tokenise import encode
 from expunge.edit.line import AdapterLine, Line, WholeLine, keep
 from expunge.errors import DataError, TrainingError
-from expunge.forget.ga import GradientAscent
 from expunge.model.device import best_device
 from expunge.model.positions import check_lengths
 from expunge.model.precision import as_in_training, prepare_weights
@@ -20,11 +19,11 @@ from expunge.scope import Scope, scopes
 from expunge.scope.all import AllParameters
 from expunge.scope.lora import LowRankAdapters
 from expunge.scope.selection import ScopeGuard
+from expunge.train.chosen import chosen
 from expunge.train.gauge import Gauge
 from expunge.train.learning import learn
 from expunge.train.loop import LoopSettings
 from expunge.train.named import named
-from expunge.train.saliency import forget_gradient
 from expunge.train.stages import DataNeed, Stage, stages
 from expunge.train.stages.unlearn import merged
 from expunge.train.state import Corpus, State
@@ -68,10 +67,17 @@ class SubtractTaskVector(LoopSettings, Stage):
 
     @property
     def needs(self) -> frozenset[DataNeed]:
-        return frozenset({"retain"} if self.utility_at_least is not None else ())
+        wanted = self.utility_at_least is not None or self.scope.needs_retain
+        return frozenset({"retain"} if wanted else ())
 
     def check(self, corpus: Corpus) -> None:
-        """Refuse a floor under a utility that cannot be measured."""
+        """Refuse a floor under a utility that cannot be measured, and a scope that cannot choose."""
+        if self.scope.needs_retain and not corpus.retain:
+            raise DataError(
+                "no retain set",
+                why=f"the scope {scopes.name_of(self.scope)!r} cannot choose without one.",
+                fix="Pass --retain FILE, or choose another scope.",
+            )
         if self.utility_at_least is not None and all(example.is_document for example in corpus.retain):
             raise DataError(
                 "utility_at_least without questions",
@@ -108,17 +114,12 @@ class SubtractTaskVector(LoopSettings, Stage):
         check_lengths(model, (len(piece.input_ids) for piece in texts))
         pad_id = state.tokenizer.pad_token_id
 
-        def saliency() -> dict[str, Tensor]:
-            return forget_gradient(
-                model, GradientAscent(), texts, pad_id=pad_id, batch_size=self.batch_size
-            )
-
         adapters = isinstance(self.scope, LowRankAdapters)
         before, learnt = state.workdir / BEFORE, state.workdir / LEARNT
         if not adapters:
             _keep_once(model, before)
         with as_in_training(self.precision, best_device()):
-            guard = ScopeGuard(model, self.scope.select(model, saliency))
+            guard = ScopeGuard(model, chosen(self.scope, model, texts, self, state))
         trained = learn(
             model, texts, self, folder=state.workdir, seed=state.seed, pad_id=pad_id, guard=guard
         )
