@@ -232,6 +232,18 @@ def test_without_a_budget_it_is_the_plain_method() -> None:
     assert LatentAttack().shares(0, 9) == Shares(0, 1)
 
 
+@pytest.mark.parametrize(("layer", "reads", "at"), [(None, None, 1), (None, 0, 0), (0, 0, 0), (1, 1, 1)])
+def test_it_stands_before_what_the_loss_reads(layer: int | None, reads: int | None, at: int) -> None:
+    step = Step(model=tiny("llama"), pieces=[], rows={}, reads=reads)
+    assert LatentAttack(layer=layer)._layer(step) == at
+
+
+def test_an_attack_the_loss_would_not_notice_is_refused() -> None:
+    step = Step(model=tiny("llama"), pieces=[], rows={}, reads=0)
+    with pytest.raises(RecipeError, match=r"block 1: .*block 0 puts out.*layer to 0"):
+        LatentAttack(layer=1).against(step)
+
+
 def test_a_block_the_model_has_not_is_refused() -> None:
     model = tiny("llama")
     step = Step(model=model, pieces=[Piece(batch=SHORT, loss=lambda: torch.zeros(()))], rows={})

@@ -14,11 +14,12 @@ from expunge.attacks.in_context import InContext
 from expunge.corpus.tokenise import encode_all
 from expunge.errors import DataError
 from expunge.model.arch import blocks
-from expunge.model.intervene import leaving, plus, without
+from expunge.model.intervention import Site, intervening, plus, without
 from tests.attacks.armed import FORGET, RETAIN, TOKENIZER, armed, logits, model, state
 from tests.tiny import HIDDEN
 
 LAYER = 0
+OUT = Site("residual_out", LAYER)
 UNIT = nn.functional.normalize(torch.arange(HIDDEN) - 11.3, dim=0)
 TEXTS = encode_all(FORGET, TOKENIZER, max_length=128)
 
@@ -26,7 +27,7 @@ TEXTS = encode_all(FORGET, TOKENIZER, max_length=128)
 @contextmanager
 def added(of: nn.Module, size: float) -> Iterator[None]:
     """What RMU does at best: a direction added to hidden states, everything else as it was."""
-    with leaving(of, {LAYER: without(UNIT)}), leaving(of, {LAYER: plus(size * UNIT)}):
+    with intervening(of, {OUT: without(UNIT)}), intervening(of, {OUT: plus(size * UNIT)}):
         yield
 
 
@@ -47,7 +48,7 @@ def test_states_are_those_of_every_text_alone() -> None:
 def test_what_was_added_along_a_direction_is_undone(tmp_path: Path) -> None:
     # The target has nothing along the direction; the unlearned model is the target with it added.
     target = model()
-    with leaving(target, {LAYER: without(UNIT)}):
+    with intervening(target, {OUT: without(UNIT)}):
         clean = logits(target)
         attack = DirectionalAblation(layers=(LAYER,), outliers=1e6)
         own = attack._means(target, FORGET, armed(tmp_path))[LAYER]
@@ -56,7 +57,7 @@ def test_what_was_added_along_a_direction_is_undone(tmp_path: Path) -> None:
         hurt = logits(unlearned)
         direction = attack._means(unlearned, FORGET, armed(tmp_path))[LAYER] - own
         torch.testing.assert_close(direction, 3.0 * UNIT, atol=1e-5, rtol=1e-4)
-        with leaving(unlearned, {LAYER: without(direction)}):
+        with intervening(unlearned, {OUT: without(direction)}):
             torch.testing.assert_close(logits(unlearned), clean, atol=1e-5, rtol=1e-4)
     assert (hurt - clean).abs().max() > 1e-2
 

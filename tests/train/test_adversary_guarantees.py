@@ -188,3 +188,14 @@ def test_a_format_whose_library_is_not_there_is_refused_before_loading(
     chosen = unlearn(adversary=HARD["fake_quant"])
     with pytest.raises(MissingExtraError, match="bnb"):
         chosen.stages[0].check(CORPUS)
+
+
+def test_a_loss_that_reads_inside_the_model_feels_a_latent_attack(tmp_path: Path) -> None:
+    # Its block is the first of two here, so the push has to stand before that.
+    settings = {"forget": {"name": "rmu", "steering": 2.0}, "epochs": 1}
+    latent = {"name": "latent", "radius": 2.0, "steps": 2}
+    run_recipe(unlearn(**settings), tmp_path / "plain")
+    run_recipe(unlearn(adversary=latent, **settings), tmp_path / "hard")
+    assert bytes_of(tmp_path / "hard") != bytes_of(tmp_path / "plain")
+    with pytest.raises(RecipeError, match="would never notice"):
+        run_recipe(unlearn(adversary=latent | {"layer": 1}, **settings), tmp_path / "late")

@@ -46,6 +46,7 @@ class Step:
 
     ``rows`` names what may change: parameters, each with ``None`` (all of it) or a bool mask of its
     rows. ``roundings`` holds what the adversary asked for as ``formats``. ``done`` steps came before it.
+    ``reads`` is the block whose output the forget loss reads, where it reads one inside the model.
     """
 
     model: nn.Module
@@ -53,6 +54,7 @@ class Step:
     rows: Mapping[str, Tensor | None]
     roundings: Mapping[str, Rounding] = field(default_factory=dict)
     done: int = 0
+    reads: int | None = None
 
 
 Perturb = Callable[[Piece], AbstractContextManager[None]]

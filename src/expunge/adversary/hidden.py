@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from expunge.corpus.batching import Batch
 from expunge.model.arch import backbone
-from expunge.model.intervene import entering
+from expunge.model.intervention import Site, intervening
 from expunge.score.backbone import parts
 
 
@@ -41,7 +41,7 @@ def visiting(model: nn.Module, layer: int, batch: Batch, visit: Visit) -> Iterat
     desk = _Desk(batch, visit)
     handle = backbone(model).register_forward_pre_hook(desk.told, with_kwargs=True)
     try:
-        with entering(model, {layer: desk.passing}):
+        with intervening(model, {Site("residual_in", layer): desk.passing}):
             yield
     finally:
         handle.remove()

@@ -17,6 +17,7 @@ from expunge.adversary.hidden import Part, visiting
 from expunge.adversary.slope import slopes
 from expunge.adversary.start import random_push
 from expunge.corpus.batching import Batch
+from expunge.errors import RecipeError
 from expunge.model.arch import blocks
 from expunge.score.look import look
 
@@ -32,7 +33,8 @@ class LatentAttack(Adversary):
     ``steps`` steps of length radius / steps down the slope of the cross-entropy of the counted tokens,
     each sequence by itself, and stays within the ball and within the range of the sequence's own hidden
     states. ``unit``: the radius is a length, or a share of the length of the sequence's hidden states
-    (beginning of text aside, where models park huge values). ``layer`` unset: an eighth of the depth.
+    (beginning of text aside, where models park huge values). ``layer`` unset: an eighth of the depth,
+    and never behind the block a forget loss reads (RMU).
     With radius 0, or without steps and ``random_start``, it is the plain method. Too large a radius undoes
     forgetting: where δ lifts p to 1, the slope of GA and NPO is gone.
 
@@ -50,15 +52,26 @@ class LatentAttack(Adversary):
         return Shares(1.0, 0.0) if idle else Shares(0.0, 1.0)
 
     def against(self, step: Step) -> Perturb:
-        return partial(self._pushed, step.model, step.done)
+        return partial(self._pushed, step, self._layer(step))
 
     @contextmanager
-    def _pushed(self, model: nn.Module, done: int, piece: Piece) -> Iterator[None]:
-        layer = max(1, len(blocks(model)) // DEPTH) if self.layer is None else self.layer
-        there = _Place(model, layer, piece.batch)
-        push_BTH = self._found(there, done)
+    def _pushed(self, step: Step, layer: int, piece: Piece) -> Iterator[None]:
+        there = _Place(step.model, layer, piece.batch)
+        push_BTH = self._found(there, step.done)
         with there.pushed(push_BTH):
             yield
+
+    def _layer(self, step: Step) -> int:
+        usual = max(1, len(blocks(step.model)) // DEPTH)
+        if self.layer is None:
+            return usual if step.reads is None else min(usual, step.reads)
+        if step.reads is not None and self.layer > step.reads:
+            raise RecipeError(
+                f"a latent attack at block {self.layer}",
+                why=f"the forget loss reads what block {step.reads} puts out, and would never notice.",
+                fix=f"Set adversary.layer to {step.reads} or less.",
+            )
+        return self.layer
 
     def _found(self, there: _Place, done: int) -> Tensor:
         """δ of every sequence, float32, zero on padding. Shape [B, T, H]."""

@@ -14,7 +14,7 @@ from expunge.attacks import Armed, Attack, Attacked, Given, Means, attacks
 from expunge.corpus.batching import collate, length_sorted_batches
 from expunge.corpus.tokenise import Encoded, encode_all
 from expunge.model.arch import backbone, blocks
-from expunge.model.intervene import kept, leaving, without
+from expunge.model.intervention import Site, capturing, intervening, without
 from expunge.score.mode import evaluating
 from expunge.types import Example
 
@@ -56,7 +56,8 @@ class DirectionalAblation(Attack):
     def applied(self, model: nn.Module, armed: Armed, found: Any) -> Iterator[Attacked]:  # noqa: ARG002
         directions = {} if self.idle else self.directions(model, armed)
         lengths = {number: float(r_H.norm()) for number, r_H in directions.items()}
-        with leaving(model, {number: without(r_H) for number, r_H in directions.items()}):
+        changes = {Site("residual_out", number): without(r_H) for number, r_H in directions.items()}
+        with intervening(model, changes):
             yield Attacked(model=model, facts={"lengths": lengths})
 
     def directions(self, model: nn.Module, armed: Armed) -> dict[int, Tensor]:
@@ -92,12 +93,11 @@ def outputs(
             [len(text.input_ids) for text in texts], batch_tokens=BATCH_TOKENS
         ):
             batch = collate([texts[row] for row in rows], pad_id=pad_id).to(device)
-            seen: dict[int, list[Tensor]] = {number: [] for number in layers}
-            with leaving(model, {number: kept(into) for number, into in seen.items()}):
+            with capturing(model, [Site("residual_out", number) for number in layers]) as seen:
                 backbone(model)(
                     input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False
                 )
             real_BT = batch.attention_mask_BT.bool()
-            for number, (states_BTH,) in seen.items():
-                found[number].append(states_BTH[:, 1:][real_BT[:, 1:]].float())
+            for site, states_BTH in seen.items():
+                found[site.block].append(states_BTH[:, 1:][real_BT[:, 1:]].float())
     return {number: torch.cat(pieces) for number, pieces in found.items()}

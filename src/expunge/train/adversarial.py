@@ -17,7 +17,9 @@ from expunge.adversary import Adversary, Perturb, Piece, Rounding, Shares, Step
 from expunge.adversary.slope import slopes
 from expunge.adversary.untouched import untouched
 from expunge.corpus.streams import PairBatch
+from expunge.score.hidden import block_of
 from expunge.score.reference import Reference
+from expunge.score.view import Need
 from expunge.train.objective import PairObjective
 from expunge.train.recalled import recalled
 
@@ -49,8 +51,19 @@ class AdversarialObjective:
         with untouched(model):
             self._ready.extend(self._prepared(model, batch) for batch in batches)
             pieces = [ready.piece for ready in self._ready]
-            step = Step(model=model, pieces=pieces, rows=self.rows, roundings=self.roundings, done=done)
+            step = Step(
+                model=model,
+                pieces=pieces,
+                rows=self.rows,
+                roundings=self.roundings,
+                done=done,
+                reads=self._reads(model),
+            )
             self._perturb = self.adversary.against(step)
+
+    def _reads(self, model: nn.Module) -> int | None:
+        forget = self.plain.forget
+        return block_of(model, forget.reads_layer) if Need.HIDDEN in forget.needs else None
 
     def __call__(self, model: nn.Module, batch: PairBatch) -> dict[str, Tensor]:
         """The terms of the loss, each a scalar; batches come in the order ``begin`` was told of them."""
