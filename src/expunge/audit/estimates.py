@@ -45,7 +45,7 @@ class Estimates:
         """Every cell's estimates, by model (or recipe), transform and metric."""
         names = [source.name for source in self.plan.models] + list(self.plan.seeds)
         members = {member for own in self.plan.seeds.values() for member in own}
-        found = {}
+        found: dict[tuple[str, str, str], CellSummary] = {}
         for name in self.plan.named_metrics:
             # A recipe stands in the tables in place of its seeds: two families of comparisons.
             for shown in (True, False):
