@@ -92,7 +92,8 @@ def smaller(name: str) -> list[str]:
         settings = ("epochs=1", "chunk=3", "stop=null", "max_length=128")
     if name == "pcgu":
         return ["gap=0"]  # or a random model has nothing to unlearn
-    return [
+    teachers = ["stages.0.teachers={count: 2, training: {epochs: 1}}"] if name.startswith("loo") else []
+    return teachers + [
         f"stages.{place}.{setting}"
         for place, chosen in enumerate(load_recipe(name).stages)
         if isinstance(chosen, LoopSettings)

@@ -19,7 +19,7 @@ from expunge.corpus.batching import collate, length_sorted_batches
 from expunge.corpus.tokenise import Encoded
 from expunge.errors import ModelError
 from expunge.model.arch import output_head
-from expunge.score.backbone import predictions
+from expunge.score.backbone import counted, predictions
 from expunge.score.look import look
 from expunge.shards.folder import WEIGHTS, PlanFolder
 from expunge.shards.shard import start_model
@@ -66,10 +66,10 @@ class Ensemble:
         lengths = [len(one.input_ids) for one in encoded]
         for rows in length_sorted_batches(lengths, batch_tokens=BATCH_TOKENS):
             batch = self._batch([encoded[row] for row in rows])
-            views = [look(model, batch) for model in self.members()]
-            for place, row in enumerate(rows):
-                where_T = views[0].mask[place]
-                found[row] = torch.stack([view.logps[place][where_T] for view in views]).cpu()
+            # Read at once: a view looks at the model late, when it is another member already.
+            logps_SBT = torch.stack([look(model, batch).logps for model in self.members()])
+            for place, (row, where_T) in enumerate(zip(rows, counted(batch), strict=True)):
+                found[row] = logps_SBT[:, place][:, where_T].cpu()
         return found
 
     @torch.inference_mode()

@@ -151,5 +151,5 @@ def _refuse_empty_shards(rows: Iterable[Row], cut: Cut, units: int) -> None:
         raise DataError(
             f"{cut.shards} shards",
             why=f"shard {min(empty)} would be empty: there are {units} owners or texts to deal out.",
-            fix="Ask for fewer shards, or (if owners may be spread) --owners spread.",
+            fix="Ask for fewer shards, or let owners be spread.",
         )

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from expunge.errors import MissingExtraError, TrainingError
+from expunge.shards.building import Build
+from expunge.shards.executors import Here, Processes, Ray, executor_for
+from expunge.shards.shard import ShardTask, train_shard
+from expunge.shards.verify import problems
+from tests.shards.plans import plan, same, tensors, train, without
+
+TASKS = [ShardTask(plan=Path("nowhere"), shard=shard, keys=()) for shard in range(3)]
+
+
+def square(task: ShardTask) -> int:
+    return task.shard**2
+
+
+def dies(task: ShardTask) -> int:
+    os._exit(9)
+
+
+def refuses(task: ShardTask) -> int:
+    raise TrainingError("the loss is not a number", why="it overflowed.", fix="Lower it.")
+
+
+class FakeRay(SimpleNamespace):
+    """What of Ray is used, in this process: tasks are done when they are asked for."""
+
+    def __init__(self) -> None:
+        task_error = type("RayTaskError", (Exception,), {"cause": None})
+        crashed = type("WorkerCrashedError", (Exception,), {})
+        super().__init__(
+            exceptions=SimpleNamespace(RayTaskError=task_error, WorkerCrashedError=crashed),
+            is_initialized=lambda: False,
+            began=[],
+            ended=[],
+        )
+
+    def init(self, **settings: Any) -> None:
+        self.began.append(settings)
+
+    def shutdown(self) -> None:
+        self.ended.append(True)
+
+    def remote(self, **resources: Any) -> Any:
+        assert resources == {"num_cpus": 1, "max_retries": 0}
+        return lambda work: SimpleNamespace(remote=lambda task: (work, task))
+
+    def wait(self, waiting: list[Any], *, num_returns: int) -> tuple[list[Any], list[Any]]:
+        return waiting[-num_returns:], waiting[:-num_returns]
+
+    def get(self, ready: Sequence[Any]) -> list[int]:
+        found = []
+        for work, task in ready:
+            try:
+                found.append(work(task))
+            except TrainingError as cause:
+                error = self.exceptions.RayTaskError()
+                error.cause = cause
+                raise error from cause
+        return found
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
+    fake = FakeRay()
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    return fake
+
+
+def test_here_and_on_ray_all_tasks_are_done(ray: FakeRay) -> None:
+    assert list(Here().run(square, TASKS)) == [0, 1, 4]
+    assert sorted(Ray("there:10001").run(square, TASKS)) == [0, 1, 4]
+    assert ray.began == [{"address": "there:10001", "include_dashboard": False, "log_to_driver": False}]
+    assert ray.ended == [True]
+
+
+def test_a_refusal_comes_back_from_ray_as_it_was(ray: FakeRay) -> None:
+    with pytest.raises(TrainingError, match="not a number"):
+        list(Ray().run(refuses, TASKS))
+    assert ray.ended == [True]
+
+
+def test_shards_trained_through_the_interface_of_ray_are_the_same(ray: FakeRay, tmp_path: Path) -> None:
+    made = plan(tmp_path)
+    control = without(made, tmp_path / "control")
+    Build(plan=made, executor=Ray()).run()
+    train(control)
+    assert same(tensors(made), tensors(control))
+    assert problems(made) == []
+
+
+def test_ray_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError, match=r"expunge\[ray\]"):
+        executor_for("ray", workers=2)
+
+
+def test_one_worker_is_this_process() -> None:
+    assert isinstance(executor_for("processes", workers=1), Here)
+    assert isinstance(executor_for("processes", workers=2), Processes)
+
+
+def test_a_worker_whose_parent_is_gone_writes_nothing(tmp_path: Path) -> None:
+    made = plan(tmp_path)
+    keys = tuple(made.keys(0, made.rows()))
+    with pytest.raises(TrainingError, match="without a parent"):
+        train_shard(ShardTask(plan=made.path, shard=0, keys=keys, parent=1 << 22))
+    assert not list(made.shard(0).glob("slice-*-*"))
+
+
+@pytest.mark.slow
+def test_processes_side_by_side_give_the_same_bytes(tmp_path: Path) -> None:
+    made = plan(tmp_path)
+    control = without(made, tmp_path / "control")
+    Build(plan=made, executor=Processes(2)).run()
+    train(control)
+    assert same(tensors(made), tensors(control))
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_a_refusal() -> None:
+    with pytest.raises(TrainingError, match="a worker was killed"):
+        list(Processes(2).run(dies, TASKS))
+
+
+@pytest.mark.slow
+def test_on_a_real_ray(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    made = plan(tmp_path)
+    control = without(made, tmp_path / "control")
+    Build(plan=made, executor=Ray()).run()
+    train(control)
+    assert same(tensors(made), tensors(control))
+    with pytest.raises(TrainingError, match="not a number"):
+        list(Ray().run(refuses, TASKS))
+    with pytest.raises(TrainingError, match="a worker was killed"):
+        list(Ray().run(dies, TASKS))
