@@ -16,7 +16,7 @@ from expunge.scope import scopes
 from expunge.scope.contrast import batches, contrasts
 from expunge.scope.effects import changed, restored, states
 from expunge.scope.facts import read_facts
-from expunge.scope.localiser import Localiser, chosen_by
+from expunge.scope.localiser import Found, Localiser, chosen_by
 from expunge.scope.parts import parts_of
 from expunge.scope.selection import Selection
 from tests.scope.people import FORGET, RETAIN, TOKENIZER, evidence, unused
@@ -243,6 +243,30 @@ def test_a_probe_that_reads_nothing_more_than_at_first_is_refused() -> None:
         located(model, "probe")
     with pytest.raises(DataError, match="nothing to fit a probe on"):
         chosen_by(scopes.build("probe"), model, evidence(retain=RETAIN[:4]))
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "questions", "blocks_taken"),
+    [
+        ([0.31, 0.94, 1.0, 1.0, 1.0], 48, [0, 1]),  # .94 is further below 1 than 5 % of the climb
+        ([0.31, 0.97, 1.0, 1.0, 1.0], 48, [0]),
+        ([0.46, 0.68, 0.75, 0.79, 0.75], 28, [0, 1]),  # .75 is within one error (.077) of .79
+        ([0.46, 0.68, 0.75, 0.79, 0.75], 28_000, [0, 1, 2]),
+    ],
+)
+def test_the_probe_takes_what_comes_before_the_plateau(
+    accuracy: list[float], questions: int, blocks_taken: list[int]
+) -> None:
+    parts = parts_of(tiny("llama", num_hidden_layers=4), "mlp")
+    found = Found({}, {"accuracy": accuracy, "questions": questions})
+    taken = scopes.build("probe").own_choice(parts, found)
+    assert [part.site.block for part in taken] == blocks_taken
+
+
+def test_a_climb_within_the_error_is_none() -> None:
+    parts = parts_of(tiny("llama"), "mlp")
+    with pytest.raises(RecipeError, match="finds no block"):
+        scopes.build("probe").own_choice(parts, Found({}, {"accuracy": [0.5, 0.55, 0.5], "questions": 20}))
 
 
 def test_as_many_weights_as_another_scope() -> None:

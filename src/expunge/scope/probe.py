@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from expunge.errors import RecipeError
@@ -27,11 +28,11 @@ class ReadableParts(Localiser):
     The probe reads the residual stream at the last token of the ``subject`` or of the whole ``prompt``,
     of the questions of the retain set. There is one probe for each relation (what is asked, whoever it
     is asked of), fitted on four fifths of the subjects and asked of the rest, five times round. Without
-    a budget every block is taken through which accuracy climbs: from the embeddings' up to the first
-    block that begins within 5 % of the climb of the plateau.
+    a budget every block is taken through which accuracy climbs: up to the first that already begins on
+    the plateau, which is within 5 % of the climb or one standard error (over questions) of the best.
 
     Source: Guo et al. 2025 (arXiv 2410.12949), fact lookup by probing. Ridge regression instead of their
-    logistic one; at 5 % because they read the plateau off a plot.
+    logistic one; the rule for the plateau is ours, as they read it off a plot.
     """
 
     decides: ClassVar[bool] = True
@@ -55,14 +56,14 @@ class ReadableParts(Localiser):
 
     def own_choice(self, ranked: list[Part], found: Found) -> list[Part]:
         accuracy = found.facts["accuracy"]
-        climb = max(accuracy) - accuracy[0]
-        if climb <= 0:
+        best = max(accuracy)
+        error = math.sqrt(best * (1 - best) / found.facts["questions"])
+        edge = max(EDGE * (best - accuracy[0]), error)
+        plateau = next(place for place, value in enumerate(accuracy) if value >= best - edge)
+        if plateau == 0:
             raise RecipeError(
                 "scope 'probe' finds no block",
                 why="no probe tells the retain set's answers better than from the embeddings.",
                 fix="Set scope.at=prompt, or give a budget (scope.share, scope.count).",
             )
-        plateau = next(
-            place for place, value in enumerate(accuracy) if value >= max(accuracy) - EDGE * climb
-        )
         return [part for part in ranked if part.site.block < plateau]
