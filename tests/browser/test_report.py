@@ -40,9 +40,10 @@ def two(audit: Path) -> Path:
     return ReportJob(runs=(audit, audit), output=audit / "two.html").run()
 
 
-def violations(page: Any) -> list[str]:
+def violations(page: Any, *, only: list[str] = AXE_TAGS) -> list[str]:
+    """What axe finds wrong, by the rules or tags in ``only``."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
-    options = {"runOnly": AXE_TAGS, "resultTypes": ["violations"]}
+    options = {"runOnly": only, "resultTypes": ["violations"]}
     found = axe.Axe().run(page, options=options).response["violations"]
     return [f"{each['id']}: {each['nodes'][0]['html'][:200]}" for each in found]
 

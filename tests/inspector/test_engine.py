@@ -107,6 +107,16 @@ def test_one_model_that_fails_leaves_the_others(desk: Desk) -> None:
     assert good.text
 
 
+def test_too_little_memory_is_told(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(_: Path) -> None:
+        raise torch.OutOfMemoryError("no room for 7 GiB")
+
+    monkeypatch.setattr(desk.pool, "load", load)
+    (said,) = last(desk, "hello", Who("target"))
+    assert "no room for 7 GiB" in said.note
+    assert "--budget" in said.note
+
+
 def test_the_least_recently_used_is_let_go(audit: Path) -> None:
     shelf = open_shelf([audit])
     target, retrained, fragile = (model.path for model in shelf.models)

@@ -16,6 +16,7 @@ from expunge.inspector.shelf import SUMMARY, Shelf
 from expunge.inspector.speak import answer, way_of
 from expunge.inspector.weights import Erased, erased, measured
 from expunge.inspector.worker import computed, streamed
+from expunge.model.memory import memory_errors
 from expunge.quant.parse import parse_quantizer
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ USUAL = (FULL, "int8", "int4", "int3", "nf4", "fp4")
 MAX_TOKENS = 48
 MAX_LENGTH = 2048
 """Tokens a model is given at once, if it can read so many."""
+SMALLER = "Start the inspector with a smaller --budget, so that models are let go sooner."
 
 
 class Who(NamedTuple):
@@ -101,7 +103,7 @@ class Desk:
         said = Answer()
         try:
             path = self.shelf.find(who.model).at(who.epoch)
-            with self.pool.lent(path, who.precision) as lent:
+            with memory_errors(fix=SMALLER), self.pool.lent(path, who.precision) as lent:
                 said = self._answer(prompt, lent, show, stopped)
                 show(said)
                 if truth and not stopped():
