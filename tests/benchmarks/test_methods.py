@@ -16,11 +16,12 @@ from expunge.train.recipe import load_recipe
 SMALL = World(WorldSize(forget=2, retain=4, holdout=2))
 
 
-def test_settings_belong_to_recipes_that_ship_and_are_valid_overrides() -> None:
+def test_settings_belong_to_recipes_that_ship_and_are_valid_overrides(tmp_path: Path) -> None:
     for path in SETTINGS.glob("*.yaml"):
         assert path.stem in recipe_names()
         settings = settings_of(path.stem)
-        assert load_recipe(path.stem, settings.set).name == path.stem
+        overrides = [each.format(data=tmp_path) for each in settings.set]
+        assert load_recipe(path.stem, overrides).name == path.stem
         assert settings.left_out is None or not settings.set
 
 

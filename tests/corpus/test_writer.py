@@ -35,7 +35,7 @@ def examples(draw: st.DrawFn) -> Example:
         group=draw(st.none() | WORDS),
         turns=tuple(turns) if chat else (),
         is_chat=chat,
-        **(draw(OTHERS) if chat or prompt else {}),
+        **draw(OTHERS),
     )
 
 

@@ -72,8 +72,8 @@ def tensors(plan: PlanFolder) -> list[dict[str, Tensor]]:
     rows = plan.rows()
     return [
         load_file(plan.weights(shard, piece, key) / name)
-        for shard in range(plan.manifest.cut.shards)
-        for piece, key in enumerate(plan.keys(shard, rows))
+        for shard, keys in enumerate(plan.keys(rows))
+        for piece, key in enumerate(keys)
         for name in (WEIGHTS, OPTIMIZER)
     ]
 

@@ -14,12 +14,14 @@ from rich.text import Text
 
 import expunge
 from expunge.cli import (
+    annotate,
     attack,
     audit,
     demo,
     doctor,
     finetune,
     inspect,
+    ledger,
     merge,
     methods,
     metrics,
@@ -47,10 +49,12 @@ app = typer.Typer(
 for verb in (
     demo,
     unlearn,
+    annotate,
     audit,
     attack,
     report,
     inspect,
+    ledger,
     runs,
     quantize,
     merge,

@@ -19,6 +19,7 @@ Runner = Annotated[str, typer.Option(help="processes, or ray (a cluster; extra '
 Address = Annotated[
     str | None, typer.Option(help="Of the Ray cluster; by default a Ray of this machine alone.")
 ]
+SHOWN = 5
 By = Annotated[str, typer.Option(help="What the shards say together: probability (mean) or vote.")]
 
 shards = typer.Typer(
@@ -129,7 +130,8 @@ def delete(
     if done.before:
         say_warning(f"{len(done.before)} of them were deleted before.")
     if done.stay:
-        say_warning(f"{len(done.stay)} near duplicates stay: {', '.join(done.stay[:5])} ...")
+        more = " ..." if len(done.stay) > SHOWN else ""
+        say_warning(f"{len(done.stay)} near duplicates stay: {', '.join(done.stay[:SHOWN])}{more}")
     say_done(f"{len(done.ids)} examples deleted, {done.built.examples} examples read to retrain: {folder}")
     typer.echo(f"ledger: {done.head}")
 

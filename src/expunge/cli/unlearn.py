@@ -9,6 +9,7 @@ import typer
 
 from expunge.cli.options import Field, Output, Overrides, Overwrite, RemoteCode, Seed, fields
 from expunge.cli.speech import say_done, say_warning
+from expunge.cli.standing import show_standing
 
 
 def unlearn(
@@ -21,6 +22,12 @@ def unlearn(
     holdout: Annotated[
         str | None,
         typer.Option("--holdout", help="Text of the same kind the model never saw; some methods need it."),
+    ] = None,
+    still: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--still", help="What an earlier request forgot, to be trained along with this one. Repeatable."
+        ),
     ] = None,
     recipe: Annotated[
         str, typer.Option("--recipe", "-r", help="A method ('expunge methods' lists them) or a YAML file.")
@@ -40,7 +47,8 @@ def unlearn(
 ) -> None:
     """Make a checkpoint forget a set of texts.
 
-    A killed run goes on from its last epoch when the same command is given again.
+    A killed run goes on from its last epoch when the same command is given again. A model that was
+    unlearned before keeps its ledger: what earlier requests forgot is looked at again.
 
     Example:  expunge unlearn ./my-model --forget takedown.jsonl --retain keep.jsonl -o ./unlearned
     """
@@ -52,6 +60,7 @@ def unlearn(
         forget=forget,
         retain=retain,
         holdout=holdout,
+        still=tuple(still or ()),
         output=output,
         overrides=tuple(overrides or ()),
         fields=fields(field),
@@ -61,6 +70,8 @@ def unlearn(
         overwrite=overwrite,
         trust_remote_code=trust_remote_code,
     ).run(warn=say_warning)
+    if len(record["requests"]) > 1:
+        show_standing(record["requests"])
     say_done(f"in {record['seconds']:.0f} s: {output}")
     sets = ["--forget", forget, *(["--retain", retain] if retain else [])]
     typer.echo(

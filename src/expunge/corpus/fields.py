@@ -89,7 +89,7 @@ class Columns:
             return self._asked(reader)
         prompt = reader.text("prompt", may_be_empty=True) if schema[0] == "prompt" else ""
         right = reader.text(schema[-1])
-        return Conversation((), prompt, right), answers(reader, right) if prompt else Answers(right)
+        return Conversation((), prompt, right), answers(reader, right)
 
     def _asked(self, reader: RowReader) -> tuple[Conversation, Answers]:
         places = _places(self.template)

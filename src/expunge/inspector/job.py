@@ -61,6 +61,7 @@ class InspectJob:
             config = uvicorn.Config(
                 application(desk, key=key),
                 log_level="error",
+                log_config=None,  # it would close the handlers of everybody else
                 access_log=False,
                 server_header=False,
                 ws="none",

@@ -65,12 +65,10 @@ class Build:
         return Built(len(tasks), len(noted), sum(done.examples for done in noted), len(requests))
 
     def _tasks(self, rows: list[Row]) -> list[ShardTask]:
-        shards = range(self.plan.manifest.cut.shards)
-        keys = {shard: self.plan.keys(shard, rows) for shard in shards}
         return [
-            ShardTask(plan=self.plan.path, shard=shard, keys=tuple(keys[shard]))
-            for shard in shards
-            if not up_to_date(self.plan, shard, keys[shard])
+            ShardTask(plan=self.plan.path, shard=shard, keys=tuple(keys))
+            for shard, keys in enumerate(self.plan.keys(rows))
+            if not up_to_date(self.plan, shard, keys)
         ]
 
     def _shown(self, tasks: list[ShardTask]) -> tqdm[int]:
@@ -82,8 +80,8 @@ def note(plan: PlanFolder, rows: list[Row]) -> list[SliceDone]:
     """Write down every slice whose weights are there and not yet in the ledger; which these are."""
     known = {event.facts["key"] for event in plan.ledger.events("trained")}
     found = []
-    for shard in range(plan.manifest.cut.shards):
-        for piece, key in enumerate(plan.keys(shard, rows)):
+    for shard, keys in enumerate(plan.keys(rows)):
+        for piece, key in enumerate(keys):
             folder = plan.weights(shard, piece, key)
             if key not in known and folder.exists():
                 done = read_state(folder)

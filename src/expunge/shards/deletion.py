@@ -65,6 +65,7 @@ class Deletion:
         """The rows of the manifest that are meant, deleted ones among them."""
         rows = plan.manifest.rows
         contents = [content_of(example) for example in self.examples]
+        ids, groups, wanted = set(self.ids), set(self.groups), set(contents)
         _refuse_unknown("id", self.ids, [row.id for row in rows])
         _refuse_unknown("group", self.groups, [row.group for row in rows if row.group is not None])
         known = {row.content for row in rows}
@@ -75,17 +76,15 @@ class Deletion:
                 why=f"{len(unknown)} of {len(self.examples)} texts are not in the plan word for word.",
                 fix="Name them by --id or --group instead, or give the very rows the plan was made of.",
             )
-        found = [
-            row for row in rows if row.id in self.ids or row.group in self.groups or row.content in contents
-        ]
+        found = [row for row in rows if row.id in ids or row.group in groups or row.content in wanted]
         if not found:
             raise DataError(
                 "nothing to delete", why="nothing was named.", fix="Pass --id, --group or --data."
             )
         if self.with_near:
             near = {row.near for row in found} - {None}
-            ids = {row.id for row in found}
-            found = [row for row in rows if row.id in ids or row.near in near]
+            meant = {row.id for row in found}
+            found = [row for row in rows if row.id in meant or row.near in near]
         return found
 
 
@@ -100,6 +99,7 @@ def facts_of(rows: Sequence[Row]) -> dict[str, object]:
 
 
 def _refuse_unknown(what: str, names: Sequence[str], known: Sequence[str]) -> None:
+    there = set(known)
     for name in names:
-        if name not in known:
+        if name not in there:
             raise DataError(f"{what} {name!r}", why="the plan has none.", fix=did_you_mean(name, known))

@@ -85,36 +85,40 @@ class PlanFolder:
         gone = self.gone()
         return [row for row in self.manifest.rows if row.id not in gone]
 
-    def keys(self, shard: int, rows: list[Row]) -> list[str]:
-        """The key of the weights after each slice of a shard, if it holds ``rows``."""
-        pieces = range(self.manifest.cut.slices)
-        contents = [[row.content for row in rows if (row.shard, row.slice) == (shard, p)] for p in pieces]
-        return [self.manifest.key(shard, piece, contents) for piece in pieces]
+    def keys(self, rows: list[Row]) -> list[list[str]]:
+        """For each shard the key of the weights after each slice, if the plan holds ``rows``."""
+        cut = self.manifest.cut
+        contents: list[list[list[str]]] = [[[] for _ in range(cut.slices)] for _ in range(cut.shards)]
+        for row in rows:
+            contents[row.shard][row.slice].append(row.content)
+        return [
+            [self.manifest.key(shard, piece, held) for piece in range(cut.slices)]
+            for shard, held in enumerate(contents)
+        ]
 
     def last_weights(self, shard: int, rows: list[Row]) -> Path:
         """The weights of a shard that saw all its slices."""
-        pieces = self.manifest.cut.slices
-        return self.weights(shard, pieces - 1, self.keys(shard, rows)[-1])
+        return self.weights(shard, self.manifest.cut.slices - 1, self.keys(rows)[shard][-1])
 
     def settle(self, rows: list[Row]) -> None:
         """Remove what ``rows`` do not allow: other texts, weights that saw them, remains of killed runs."""
-        for shard in range(self.manifest.cut.shards):
+        allowed = {row.id for row in rows}
+        for shard, keys in enumerate(self.keys(rows)):
             folder = self.shard(shard)
             folder.mkdir(exist_ok=True)
             with locked(folder / LOCK):
-                self._settle_texts(shard, rows)
+                self._settle_texts(shard, allowed)
                 wanted = {LOCK} | {
                     path.name
-                    for piece, key in enumerate(self.keys(shard, rows))
+                    for piece, key in enumerate(keys)
                     for path in (self.texts(shard, piece), self.weights(shard, piece, key))
                 }
                 for path in folder.iterdir():
                     if path.name not in wanted:
                         _remove(path)
 
-    def _settle_texts(self, shard: int, rows: list[Row]) -> None:
+    def _settle_texts(self, shard: int, allowed: set[str]) -> None:
         for piece in range(self.manifest.cut.slices):
-            allowed = {row.id for row in rows if (row.shard, row.slice) == (shard, piece)}
             held = self.examples(shard, piece)
             kept = [example for example in held if example.id in allowed]
             if len(kept) == len(held):

@@ -63,7 +63,7 @@ def train_shard(task: ShardTask) -> int:
         TrainingError: the loss is not a number.
     """
     plan = PlanFolder(task.plan)
-    with locked(plan.shard(task.shard) / LOCK), _one_thread(), torch.random.fork_rng():
+    with locked(plan.shard(task.shard) / LOCK), _reproducible(), torch.random.fork_rng():
         alive = _watch(task.parent)
         alive()  # while this waited for the lock, too
         folders = [plan.weights(task.shard, piece, key) for piece, key in enumerate(task.keys)]
@@ -142,14 +142,17 @@ def _watch(parent: int | None) -> Any:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums over several threads may differ in their last bit with what else the machine does."""
-    before = torch.get_num_threads()
+def _reproducible() -> Iterator[None]:
+    """One thread, for sums over several may differ in their last bit; on a GPU sums in a fixed order."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
 
 
 def up_to_date(plan: PlanFolder, shard: int, keys: Sequence[str]) -> bool:

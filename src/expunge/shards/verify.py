@@ -31,9 +31,9 @@ def problems(plan: PlanFolder, *, head: str | None = None) -> list[str]:
     if not events or events[0].kind != "planned" or events[0].facts["manifest"] != plan.manifest.sha256:
         found.append("manifest: it is not the one the ledger begins with")
     found += _start(plan)
-    for shard in range(plan.manifest.cut.shards):
+    for shard, keys in enumerate(plan.keys(rows)):
         found += _texts(plan, shard, rows)
-        found += _weights(plan, shard, rows)
+        found += _weights(plan, shard, keys)
     found += [
         f"ledger: the deletion asked for in entry {event.number} is not completed"
         for event in unfinished(plan)
@@ -104,9 +104,8 @@ def _texts(plan: PlanFolder, shard: int, rows: list[Row]) -> list[str]:
     return found
 
 
-def _weights(plan: PlanFolder, shard: int, rows: list[Row]) -> list[str]:
+def _weights(plan: PlanFolder, shard: int, keys: list[str]) -> list[str]:
     folder = plan.shard(shard)
-    keys = plan.keys(shard, rows)
     known = {event.facts["key"]: event.facts["weights"] for event in plan.ledger.events("trained")}
     wanted = {plan.weights(shard, piece, key).name: (piece, key) for piece, key in enumerate(keys)}
     texts = {plan.texts(shard, piece).name for piece in range(len(keys))}

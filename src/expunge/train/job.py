@@ -18,6 +18,7 @@ from expunge.model.create import ScratchModel
 from expunge.model.load import load_model, load_tokenizer
 from expunge.registry import explain
 from expunge.train.recipe import load_recipe
+from expunge.train.requests import Account, find_requests
 from expunge.train.run import Request, SavedDtype, carry_out
 from expunge.train.state import Corpus
 from expunge.types import Example
@@ -25,7 +26,10 @@ from expunge.types import Example
 
 @dataclass(frozen=True, kw_only=True)
 class UnlearnJob:
-    """An unlearning run as it is asked for on the command line."""
+    """An unlearning run as it is asked for on the command line.
+
+    ``still`` are files of earlier requests of the same model, trained along so that they stay forgotten.
+    """
 
     model: str
     recipe: str
@@ -33,6 +37,7 @@ class UnlearnJob:
     output: Path
     retain: str | None = None
     holdout: str | None = None
+    still: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     fields: Mapping[str, str] | None = None
     seed: int = 0
@@ -50,15 +55,31 @@ class UnlearnJob:
         holdout = read_examples(self.holdout, fields=self.fields) if self.holdout else []
         for warning in check_sets(forget, retain, holdout, allow_overlap=self.allow_overlap):
             warn(warning)
+        requests = find_requests(
+            self.model,
+            forget,
+            forget_file=self.forget,
+            recipe=recipe,
+            still=self.still,
+            fields=self.fields,
+        )
+        requests.check(retain, allow_overlap=self.allow_overlap, warn=warn)
         request = Request(
             command="unlearn",
             recipe=recipe,
             source=self.model,
-            corpus=Corpus(forget=tuple(forget), retain=tuple(retain), holdout=tuple(holdout)),
+            corpus=Corpus(forget=requests.corpus, retain=tuple(retain), holdout=tuple(holdout)),
             seed=self.seed,
             save_dtype=self.save_dtype,
         )
-        return carry_out(request, self._load, self.output, overwrite=self.overwrite, warn=warn)
+        return carry_out(
+            request,
+            self._load,
+            self.output,
+            overwrite=self.overwrite,
+            warn=warn,
+            account=Account(requests),
+        )
 
     def _load(self) -> tuple[Any, Any]:
         model = load_model(self.model, trust_remote_code=self.trust_remote_code)

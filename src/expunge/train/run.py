@@ -26,6 +26,7 @@ from expunge.record import Stopwatch, hash_json, make_record
 from expunge.train.bar import no_other_bars
 from expunge.train.checkpoints import COMPLETE
 from expunge.train.recipe import Recipe
+from expunge.train.requests import Account
 from expunge.train.state import Corpus, State
 from expunge.types import Example
 
@@ -74,11 +75,13 @@ def carry_out(
     overwrite: bool = False,
     keep_partial: bool = False,
     warn: Callable[[str], None] = lambda _: None,
+    account: Account | None = None,
 ) -> dict[str, Any]:
     """Run every stage of the recipe and write the checkpoint; returns its record.
 
     An unfinished run of the same request is continued. ``load`` gives the model and the tokenizer.
-    A refusal leaves the unfinished run only if repeating the request would get further.
+    A refusal leaves the unfinished run only if repeating the request would get further. ``account`` looks
+    at the model before and after, and adds what it finds to the record.
 
     Raises:
         DataError: a stage cannot work on the corpus.
@@ -104,16 +107,21 @@ def carry_out(
             source=lambda: load()[0],
             warn=warn,
         )
+        if account is not None:
+            account.begin(state, facts["source_sha256"])
         for place, stage in enumerate(request.recipe.stages):
             state.workdir = partial / f"stage-{place}"
             state = stage.run(state)
         state.model.to(dtype)
+        result = hash_model(state.model)
+        accounted = {} if account is None else {"requests": account.end(state, result)}
         record = make_record(
             command=request.command,
             watch=watch,
             **facts,
-            result_sha256=hash_model(state.model),
+            result_sha256=result,
             stages=state.facts,
+            **accounted,
         )
         with writing(output) as folder:
             save_model(state.model, state.tokenizer, folder)

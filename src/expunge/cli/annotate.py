@@ -1,0 +1,95 @@
+"""``expunge annotate``: mark what is sensitive in a forget set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from expunge.cli.options import Field, Overwrite, fields
+from expunge.cli.speech import say_done, say_warning
+
+if TYPE_CHECKING:
+    from expunge.train.annotating import Summary
+
+LONGEST = 40
+"""Characters shown of the form of one finding."""
+
+
+def annotate(
+    file: Annotated[str, typer.Argument(help="The texts: JSONL, JSON, CSV, Parquet, .txt.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSONL file to write.")],
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--kind",
+            help="Only these: card, crypto, date, email, iban, ip, mac, phone, url, us_ssn, uuid, or a "
+            "recogniser of Presidio, such as UkNinoRecognizer. Repeatable.",
+        ),
+    ] = None,
+    at_least: Annotated[
+        float, typer.Option(min=0, max=1, help="Least score: 1 where a checksum holds, 0.3-0.6 by form.")
+    ] = 0.3,
+    spacy: Annotated[
+        str | None, typer.Option(help="An installed spaCy model: marks persons, places, organisations.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="With --reference: the checkpoint that knows the texts.")
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="A checkpoint that never saw the texts: mark what it does not expect."),
+    ] = None,
+    below: Annotated[float, typer.Option(help="With --reference: mark what it finds less likely.")] = 0.3,
+    field: Field = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write the same examples with their sensitive spans, for methods that forget spans only.
+
+    Identifiers are found by form and checksum, offline. Look at the table, then at the file: a form is
+    not a meaning.
+
+    Example:  expunge annotate forget.jsonl -o marked.jsonl
+    """
+    from expunge.corpus.annotate import RECOGNISERS, Annotator
+    from expunge.train.annotating import AnnotateJob
+    from expunge.train.selector import Selector
+
+    kinds = tuple(kind or (() if reference else RECOGNISERS))
+    summary = AnnotateJob(
+        source=file,
+        output=output,
+        annotator=Annotator(kinds=kinds, at_least=at_least, spacy=spacy) if kinds or spacy else None,
+        selector=Selector(reference=reference, below=below) if reference else None,
+        model=model,
+        fields=fields(field),
+        overwrite=overwrite,
+    ).run()
+    _show(summary)
+    say_done(f"{summary.with_spans} of {summary.examples} examples have spans: {output}")
+    if summary.with_spans < summary.examples:
+        say_warning(
+            "Recipes for spans leave out the examples that have none; all others forget them whole."
+        )
+
+
+def _show(summary: Summary) -> None:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("kind", no_wrap=True)
+    table.add_column("found", justify="right")
+    table.add_column("such as", overflow="fold")
+    for row in summary.rows:
+        forms = (form if len(form) <= LONGEST else form[: LONGEST - 1] + "…" for form in row.forms)
+        table.add_row(row.kind, str(row.found), Text("   ".join(forms)))
+    if summary.rows:
+        Console().print(table)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make the verb known."""
+    app.command()(annotate)

@@ -1,0 +1,122 @@
+"""Which requests a checkpoint has been through: an append-only file that lies beside its weights.
+
+Every entry holds the hash of the one before, and the newest the hash of the weights. What is changed, taken
+out or cut off is noticed; who rewrites all of it, only by a hash that was noted elsewhere. Of what was
+forgotten it holds hashes, never the text. Whoever guesses a text can confirm it by its hash, so the ledger
+of short secrets is no public document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from expunge.component import Component
+from expunge.errors import DataError
+from expunge.files import write_text
+from expunge.record import hash_json
+
+LEDGER = "ledger.jsonl"
+BEGINNING = "0" * 64
+"""What the first entry holds for the hash of the one before."""
+
+
+class Entry(Component):
+    """One request: when, by which recipe, from which weights to which, and what was forgotten.
+
+    ``known_before`` and ``known_after`` are what was known of it (``metric``, 0-100) around its own run;
+    None where nothing of it can be scored. ``fields`` say how its file was read, ``still`` which earlier
+    requests were trained once more. Hashes are SHA-256; ``before`` is that of the entry before.
+    """
+
+    number: int
+    time: str
+    recipe: str
+    recipe_sha256: str
+    source_sha256: str
+    result_sha256: str
+    forget_file: str
+    fields: dict[str, str]
+    forget_sha256: str
+    examples: tuple[str, ...]
+    still: tuple[int, ...]
+    metric: str
+    known_before: float | None
+    known_after: float | None
+    before: str
+    hash: str
+
+    @property
+    def expected_hash(self) -> str:
+        """The hash that the entry should have."""
+        return _hash(self.model_dump(mode="json", exclude={"hash"}))
+
+
+def following(entries: Sequence[Entry], facts: Mapping[str, Any]) -> Entry:
+    """The next entry of a ledger, made now."""
+    told = {
+        **facts,
+        "number": len(entries) + 1,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "before": entries[-1].hash if entries else BEGINNING,
+    }
+    return Entry.model_validate({**told, "hash": _hash(told)})
+
+
+def write_ledger(entries: Sequence[Entry], folder: Path) -> None:
+    """Write the whole ledger into a checkpoint's folder."""
+    write_text(folder / LEDGER, "".join(f"{entry.model_dump_json()}\n" for entry in entries))
+
+
+def read_ledger(folder: Path) -> tuple[Entry, ...]:
+    """The requests a checkpoint has been through, in their order; none where it has no ledger.
+
+    Raises:
+        DataError: it was tampered with.
+    """
+    path = folder / LEDGER
+    if not path.is_file():
+        return ()
+    entries: list[Entry] = []
+    before = BEGINNING
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            entry = Entry.model_validate_json(line)
+        except ValidationError as error:
+            raise tampered(path, f"line {number} is not an entry") from error
+        if entry.number != number or entry.before != before:
+            raise tampered(path, f"line {number} does not follow the one before it")
+        if entry.hash != entry.expected_hash:
+            raise tampered(path, f"line {number} was changed")
+        before = entry.hash
+        entries.append(entry)
+    if not entries:
+        raise tampered(path, "it is empty")
+    return tuple(entries)
+
+
+def check_model(entries: Sequence[Entry], folder: Path, model_sha256: str) -> None:
+    """Refuse a ledger that ends with other weights than those it lies beside.
+
+    Raises:
+        DataError: they are not those the newest request left.
+    """
+    if entries and entries[-1].result_sha256 != model_sha256:
+        raise tampered(folder / LEDGER, "the weights are not those its newest entry left")
+
+
+def tampered(path: Path, what: str) -> DataError:
+    """The refusal of a ledger that cannot be believed."""
+    return DataError(
+        f"the ledger {path}",
+        why=f"{what}: it was changed, cut off, or belongs to another model.",
+        fix="Use the folder as the run wrote it; to begin a new ledger knowingly, move this file away.",
+    )
+
+
+def _hash(told: Mapping[str, Any]) -> str:
+    return hash_json(dict(sorted(told.items())))

@@ -1,0 +1,256 @@
+"""Requests that follow one another: what earlier ones forgot is found again, kept out, looked at anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from expunge.corpus.checks import normalised
+from expunge.corpus.readers import read_examples
+from expunge.errors import DataError, ModelError
+from expunge.model.checkpoint import local_folder
+from expunge.model.device import best_device
+from expunge.record import hash_json
+from expunge.train.gauge import Gauge
+from expunge.train.ledger import Entry, check_model, following, read_ledger, write_ledger
+from expunge.train.recipe import Recipe
+from expunge.train.state import Corpus, State
+from expunge.types import Example
+
+ITEMS, LENGTH = 64, 2048
+"""Of each request so many examples are looked at, read so many tokens at a time."""
+MARGINS = {"KnowMem": 5.0, "VerMem": 10.0}
+"""By how many points more must be known than right after its request, for it to have come back."""
+
+
+class Earlier(NamedTuple):
+    """An earlier request, and what it forgot; ``missing`` says why that cannot be had."""
+
+    entry: Entry
+    examples: tuple[Example, ...] = ()
+    missing: str | None = None
+
+
+class Standing(NamedTuple):
+    """What is known of a request's texts, 0-100: before it, right after it, and now."""
+
+    number: int
+    time: str
+    forget_file: str
+    examples: int
+    metric: str
+    before: float | None
+    then: float | None
+    now: float | None
+    verdict: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requests:
+    """The requests before this one, those whose texts are trained ``still``, and this one's own texts."""
+
+    recipe: Recipe
+    folder: Path | None
+    forget_file: str
+    fields: Mapping[str, str]
+    forget: tuple[Example, ...]
+    earlier: tuple[Earlier, ...] = ()
+    still: frozenset[int] = frozenset()
+
+    @property
+    def corpus(self) -> tuple[Example, ...]:
+        """This request's texts and those trained still, mixed so that any beginning has some of each."""
+        again = [
+            replace(example, id=f"{one.entry.number}/{example.id}")
+            for one in self.earlier
+            if one.entry.number in self.still
+            for example in one.examples
+        ]
+        return tuple(_mixed(self.forget, again))
+
+    def check(self, retain: Sequence[Example], *, allow_overlap: bool, warn: Callable[[str], None]) -> None:
+        """Say what cannot be checked; refuse to keep what an earlier request forgot.
+
+        Raises:
+            DataError: a text that was forgotten is in the retain set.
+        """
+        kept = {normalised(example) for example in retain}
+        for entry, examples, missing in self.earlier:
+            if missing:
+                warn(f"request {entry.number} ({entry.forget_file}) cannot be checked again: {missing}.")
+            taught = [example.id for example in examples if normalised(example) in kept]
+            if taught and not allow_overlap:
+                raise DataError(
+                    f"the retain set and request {entry.number}",
+                    why=f"{len(taught)} texts forgotten then ({taught[0]!r}) would be learnt again.",
+                    fix="Take them out of the retain set, or allow it (--allow-overlap) if it is meant.",
+                )
+
+
+class Account:
+    """Looks at every request around a run, and carries the ledger on."""
+
+    def __init__(self, requests: Requests) -> None:
+        self.requests = requests
+        self._source = ""
+        self._before: float | None = None
+
+    def begin(self, state: State, source_sha256: str) -> None:
+        """Before the first stage: what is known of what shall go.
+
+        Raises:
+            DataError: the ledger is that of other weights.
+        """
+        asked = self.requests
+        if asked.folder is not None:
+            check_model([one.entry for one in asked.earlier], asked.folder, source_sha256)
+        self._source = source_sha256
+        state.model.to(best_device())
+        self._before = _known(replace(state, warn=lambda _: None), asked.forget)  # a stage may refuse
+
+    def end(self, state: State, result_sha256: str) -> list[dict[str, Any]]:
+        """After the last stage: how each request stands. The ledger is written with the result."""
+        asked = self.requests
+        found = [_standing(state, one) for one in asked.earlier]
+        known = [one.entry for one in asked.earlier]
+        entry = following(
+            known,
+            {
+                "recipe": asked.recipe.name,
+                "recipe_sha256": hash_json(asked.recipe.model_dump(mode="json")),
+                "source_sha256": self._source,
+                "result_sha256": result_sha256,
+                "forget_file": asked.forget_file,
+                "fields": dict(asked.fields),
+                "forget_sha256": hash_set(asked.forget),
+                "examples": [hash_json(asdict(example)) for example in asked.forget],
+                "still": sorted(asked.still),
+                "metric": metric_of(asked.forget),
+                "known_before": self._before,
+                "known_after": _known(state, asked.forget),
+            },
+        )
+        state.keepsakes.append(partial(write_ledger, [*known, entry]))
+        now = entry.known_after
+        found.append(_row(entry, now, "this request" if now is not None else "cannot be scored"))
+        return [standing._asdict() for standing in found]
+
+
+def find_requests(
+    model: str,
+    forget: Sequence[Example],
+    *,
+    forget_file: str,
+    recipe: Recipe,
+    still: Sequence[str] = (),
+    fields: Mapping[str, str] | None = None,
+) -> Requests:
+    """This request and those in the ledger of the model it is asked of.
+
+    What an earlier one forgot is read from ``still``, or from where its file lay then.
+
+    Raises:
+        DataError: the ledger was tampered with, or a file of ``still`` is not of an earlier request.
+    """
+    folder = local_folder(model)
+    entries = read_ledger(folder) if folder is not None else ()
+    given = {path: tuple(read_examples(path, fields=fields)) for path in still}
+    numbers = {path: _number(path, examples, entries) for path, examples in given.items()}
+    at_hand = {numbers[path]: examples for path, examples in given.items()}
+    return Requests(
+        recipe=recipe,
+        folder=folder,
+        forget_file=str(Path(forget_file).resolve()) if Path(forget_file).exists() else forget_file,
+        fields=fields or {},
+        forget=tuple(forget),
+        earlier=tuple(
+            Earlier(entry, at_hand[entry.number]) if entry.number in at_hand else look_up(entry)
+            for entry in entries
+        ),
+        still=frozenset(at_hand),
+    )
+
+
+def look_up(entry: Entry) -> Earlier:
+    """What an earlier request forgot, from where its file lay then."""
+    if not Path(entry.forget_file).exists():
+        return Earlier(entry, missing="its file is not there any more; give it with --still if you have it")
+    try:
+        examples = tuple(read_examples(entry.forget_file, fields=entry.fields))
+    except DataError as error:
+        return Earlier(entry, missing=f"its file cannot be read ({error.why.rstrip('.')})")
+    if hash_set(examples) != entry.forget_sha256:
+        return Earlier(entry, missing="its file holds something else now")
+    return Earlier(entry, examples)
+
+
+def hash_set(examples: Sequence[Example]) -> str:
+    """The hash of everything in a set, as records state it."""
+    return hash_json([asdict(example) for example in examples])
+
+
+def metric_of(examples: Sequence[Example]) -> str:
+    """By what a set is judged: its questions, or its documents where it has none."""
+    return "VerMem" if all(example.is_document for example in examples) else "KnowMem"
+
+
+def _number(path: str, examples: Sequence[Example], entries: Sequence[Entry]) -> int:
+    for entry in entries:
+        if entry.forget_sha256 == hash_set(examples):
+            return entry.number
+    raise DataError(
+        f"--still {path}",
+        why=f"none of the {len(entries)} requests in the model's ledger forgot exactly this.",
+        fix="Give the file as it was then; what is new belongs into --forget.",
+    )
+
+
+def _mixed(one: Sequence[Example], other: Sequence[Example]) -> list[Example]:
+    places = [((at + 0.5) / len(one), example) for at, example in enumerate(one)]
+    places += [((at + 0.5) / len(other), example) for at, example in enumerate(other)]
+    return [example for _, example in sorted(places, key=lambda pair: pair[0])]
+
+
+def _standing(state: State, earlier: Earlier) -> Standing:
+    entry, examples, missing = earlier
+    if missing:
+        return _row(entry, None, "not checked")
+    now = _known(state, examples)
+    if now is None or entry.known_after is None:
+        return _row(entry, now, "cannot be scored")
+    back = now > entry.known_after + MARGINS[entry.metric]
+    return _row(entry, now, "came back" if back else "still forgotten")
+
+
+def _row(entry: Entry, now: float | None, verdict: str) -> Standing:
+    return Standing(
+        number=entry.number,
+        time=entry.time,
+        forget_file=entry.forget_file,
+        examples=len(entry.examples),
+        metric=entry.metric,
+        before=entry.known_before,
+        then=entry.known_after,
+        now=now,
+        verdict=verdict,
+    )
+
+
+def _known(state: State, examples: Sequence[Example]) -> float | None:
+    """What the model knows of some texts, 0-100; None where nothing of them can be scored."""
+    corpus = Corpus(forget=tuple(examples))
+    length = min(LENGTH, _context(state.model))
+    try:
+        return Gauge(replace(state, corpus=corpus), items=ITEMS, max_length=length).forget(state.model)
+    except (DataError, ModelError) as error:
+        state.warn(f"{len(examples)} texts cannot be scored for the ledger: {error.why}")
+        return None
+
+
+def _context(model: nn.Module) -> int:
+    return int(getattr(model.config, "max_position_embeddings", LENGTH))

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from expunge.corpus.writer import write_examples
+from expunge.errors import DataError
+from expunge.record import hash_json
+from expunge.train.ledger import BEGINNING, LEDGER, Entry, check_model, following, read_ledger, write_ledger
+from expunge.train.recipe import load_recipe
+from expunge.train.requests import Earlier, Requests, find_requests, hash_set, metric_of
+from tests.train.runs import FORGET, RETAIN
+
+RECIPE = load_recipe("ga")
+
+
+def entry(before: list[Entry], **changed: Any) -> Entry:
+    facts = {
+        "recipe": "ga",
+        "recipe_sha256": "r",
+        "source_sha256": "s",
+        "result_sha256": f"result {len(before) + 1}",
+        "forget_file": "nowhere.jsonl",
+        "fields": {},
+        "forget_sha256": hash_set(FORGET),
+        "examples": [hash_json(asdict(example)) for example in FORGET],
+        "still": [],
+        "metric": "KnowMem",
+        "known_before": 90.123456789,
+        "known_after": None,
+    }
+    return following(before, facts | changed)
+
+
+def chain(count: int) -> list[Entry]:
+    entries: list[Entry] = []
+    for _ in range(count):
+        entries.append(entry(entries))
+    return entries
+
+
+def test_a_ledger_comes_back_as_it_was(tmp_path: Path) -> None:
+    entries = chain(3)
+    write_ledger(entries, tmp_path)
+    assert read_ledger(tmp_path) == tuple(entries)
+    assert [one.number for one in entries] == [1, 2, 3]
+    assert entries[0].before == BEGINNING
+    assert [one.before for one in entries[1:]] == [one.hash for one in entries[:-1]]
+    assert "Mira" not in (tmp_path / LEDGER).read_text()
+    assert read_ledger(tmp_path / "other") == ()
+
+
+def test_an_added_line_leaves_the_others_as_they_were(tmp_path: Path) -> None:
+    write_ledger(chain(2), tmp_path)
+    before = (tmp_path / LEDGER).read_text()
+    known = list(read_ledger(tmp_path))
+    write_ledger([*known, entry(known)], tmp_path)
+    assert (tmp_path / LEDGER).read_text().startswith(before)
+
+
+def edited(**changed: Any) -> Callable[[list[str]], list[str]]:
+    def edit(lines: list[str]) -> list[str]:
+        return [lines[0], json.dumps(json.loads(lines[1]) | changed), *lines[2:]]
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("tamper", "complaint"),
+    [
+        (edited(known_before=1.0), "line 2 was changed"),
+        (edited(forget_file="else.jsonl"), "line 2 was changed"),
+        (edited(examples=[]), "line 2 was changed"),
+        (edited(number=7), "line 2 does not follow"),
+        (edited(extra=1), "line 2 is not an entry"),
+        (lambda lines: lines[1:], "line 1 does not follow"),
+        (lambda lines: [lines[0], lines[2]], "line 2 does not follow"),
+        (lambda lines: [lines[1], lines[0], lines[2]], "line 1 does not follow"),
+        (lambda lines: [*lines, lines[2]], "line 4 does not follow"),
+        (lambda lines: [*lines, "{"], "line 4 is not an entry"),
+        (lambda _: [], "it is empty"),
+    ],
+)
+def test_a_tampered_ledger_is_refused(
+    tamper: Callable[[list[str]], list[str]], complaint: str, tmp_path: Path
+) -> None:
+    write_ledger(chain(3), tmp_path)
+    path = tmp_path / LEDGER
+    path.write_text("".join(f"{line}\n" for line in tamper(path.read_text().splitlines())))
+    with pytest.raises(DataError, match=complaint):
+        read_ledger(tmp_path)
+
+
+def test_a_ledger_cut_off_is_that_of_other_weights(tmp_path: Path) -> None:
+    entries = chain(3)
+    check_model(entries, tmp_path, "result 3")
+    check_model([], tmp_path, "anything")
+    with pytest.raises(DataError, match="the weights are not those its newest entry left"):
+        check_model(entries[:2], tmp_path, "result 3")
+
+
+def asked(earlier: tuple[Earlier, ...], still: set[int]) -> Requests:
+    return Requests(
+        recipe=RECIPE,
+        folder=None,
+        forget_file="f.jsonl",
+        fields={},
+        forget=RETAIN,
+        earlier=earlier,
+        still=frozenset(still),
+    )
+
+
+def test_texts_trained_still_are_mixed_in_under_names_of_their_own() -> None:
+    first = Earlier(chain(1)[0], FORGET[:2])
+    mixed = asked((first,), {1}).corpus
+    assert [one.id for one in mixed] == ["r0", "1/f0", "r1", "r2", "1/f1", "r3"]
+    assert {one.completion for one in mixed} == {one.completion for one in (*RETAIN, *FORGET[:2])}
+    assert asked((first,), set()).corpus == RETAIN
+
+
+def test_what_was_forgotten_is_not_learnt_again() -> None:
+    first = Earlier(chain(1)[0], FORGET)
+    told: list[str] = []
+    asked((first,), set()).check(RETAIN, allow_overlap=False, warn=told.append)
+    again = [*RETAIN, replace(FORGET[3], id="x", completion="mira  KEEPS a goat.")]
+    with pytest.raises(
+        DataError, match=r"request 1: 1 texts forgotten then \('f3'\) would be learnt again"
+    ):
+        asked((first,), set()).check(again, allow_overlap=False, warn=told.append)
+    asked((first,), set()).check(again, allow_overlap=True, warn=told.append)
+    assert told == []
+    gone = Earlier(chain(1)[0], missing="its file is not there")
+    asked((gone,), set()).check(RETAIN, allow_overlap=False, warn=told.append)
+    assert told == ["request 1 (nowhere.jsonl) cannot be checked again: its file is not there."]
+
+
+def test_earlier_sets_are_found_where_they_lay_or_where_they_are_now(tmp_path: Path) -> None:
+    moved, lying = tmp_path / "moved.jsonl", tmp_path / "lying.jsonl"
+    write_examples(moved, FORGET)
+    write_examples(lying, RETAIN)
+    entries = [entry([])]
+    entries.append(entry(entries, forget_file=str(lying), forget_sha256=hash_set(RETAIN)))
+    entries.append(entry(entries, forget_file=str(lying), forget_sha256="another"))
+    write_ledger(entries, tmp_path)
+    kind: dict[str, Any] = {"forget_file": "new.jsonl", "recipe": RECIPE}
+    found = find_requests(str(tmp_path), RETAIN[:1], still=[str(moved)], **kind)
+    first, second, third = found.earlier
+    assert (first.examples, second.examples, third.examples) == (FORGET, RETAIN, ())
+    assert third.missing == "its file holds something else now"
+    assert found.still == {1}
+    (first, *_) = find_requests(str(tmp_path), RETAIN[:1], **kind).earlier
+    assert first.missing is not None
+    assert "--still" in first.missing
+    write_examples(tmp_path / "strange.jsonl", FORGET[:2])
+    with pytest.raises(DataError, match="none of the 3 requests"):
+        find_requests(str(tmp_path), RETAIN[:1], still=[str(tmp_path / "strange.jsonl")], **kind)
+
+
+def test_a_set_with_questions_is_judged_by_them() -> None:
+    assert metric_of(FORGET) == "KnowMem"
+    assert metric_of([one for one in FORGET if one.is_document]) == "VerMem"
