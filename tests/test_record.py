@@ -80,6 +80,7 @@ def test_a_record_says_what_ran_and_what_it_cost(monkeypatch: pytest.MonkeyPatch
     assert made["typed"] == ["unlearn", "--seed", "3"]
     assert (made["seed"], made["recipe"]) == (3, {"name": "npo"})
     assert 0.02 <= made["seconds"] < 60
+    assert 0 <= made["cpu_seconds"] < made["seconds"]
     assert made["started"].endswith("+00:00")
     assert made["hardware"]["cores"] <= (os.cpu_count() or 1)
     assert json.loads(json.dumps(made)) == made

@@ -38,7 +38,7 @@ def scores(results: Mapping[str, Any]) -> str:
     target, _ = results["landmarks"]
     floor = 0.9 * target["cells"][FULL]["utility"]["value"]
     ranked = sorted(results["methods"], key=lambda row: _rank(row, floor))
-    heading = ["", *COLUMNS.values(), "forget at int4", "s", "MiB"]
+    heading = ["", *COLUMNS.values(), "forget at int4", "CPU s", "MiB"]
     rows = [_row(row) for row in (*results["landmarks"], *ranked)]
     return _markdown(heading, rows)
 
@@ -69,8 +69,8 @@ def _rank(row: Mapping[str, Any], floor: float) -> tuple[bool, float]:
 def _row(row: Mapping[str, Any]) -> list[str]:
     full, rounded = row["cells"][FULL], row["cells"]["int4"]
     numbers = [_number(full[metric]) for metric in COLUMNS]
-    costs = [f"{row['seconds']:.0f}", f"{row['peak_memory_mib']:.0f}"] if "seconds" in row else ["", ""]
-    name = f"`{row['model']}`" if "seconds" in row else f"*{row['model']}*"
+    costs = [f"{row['cpu_seconds']:.0f}", f"{row['peak_memory_mib']:.0f}"] if "cpu_seconds" in row else ["", ""]
+    name = f"`{row['model']}`" if "cpu_seconds" in row else f"*{row['model']}*"
     return [name, *numbers, _number(rounded["knowmem_forget"]), *costs]
 
 

@@ -63,11 +63,11 @@ def cost(arms: Sequence[Arm], home: Path) -> dict[str, Any]:
         "why": arms[0].settings.why,
         "data": arms[0].settings.data,
         "steps": median(sum(stage.get("steps", 0) for stage in record["stages"]) for record in records),
-        "seconds": median(record["seconds"] for record in records),
+        "cpu_seconds": median(record["cpu_seconds"] for record in records),
         "peak_memory_mib": median(record["peak_memory_mib"] for record in records),
         "runs": [
             {"seed": record["seed"]}
-            | {key: record[key] for key in ("source_sha256", "result_sha256", "seconds", "started")}
+            | {key: record[key] for key in ("source_sha256", "result_sha256", "cpu_seconds", "started")}
             for record in records
         ],
     }

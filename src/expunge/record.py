@@ -81,15 +81,21 @@ def peak_memory_mib() -> float:
 
 @dataclass
 class Stopwatch:
-    """Wall-clock seconds since it was made, and the moment it was made (UTC)."""
+    """Seconds since it was made, on the wall and of this process's threads, and that moment (UTC)."""
 
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     _tick: float = field(default_factory=time.perf_counter)
+    _worked: float = field(default_factory=time.process_time)
 
     @property
     def seconds(self) -> float:
         """Seconds since the start."""
         return time.perf_counter() - self._tick
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Seconds that processors worked for this process: other work beside it does not lengthen them."""
+        return time.process_time() - self._worked
 
 
 def make_record(*, command: str, watch: Stopwatch, **facts: Any) -> dict[str, Any]:
@@ -102,5 +108,6 @@ def make_record(*, command: str, watch: Stopwatch, **facts: Any) -> dict[str, An
         "hardware": hardware(),
         "started": watch.started,
         "seconds": round(watch.seconds, 2),
+        "cpu_seconds": round(watch.cpu_seconds, 2),
         "peak_memory_mib": round(peak_memory_mib(), 1),
     }

@@ -61,7 +61,7 @@ def row(name: str, forget: float, utility: float, **cost: Any) -> dict[str, Any]
 
 
 def test_methods_that_keep_utility_come_first_and_the_page_keeps_its_words(tmp_path: Path) -> None:
-    cost = {"seconds": 3.0, "peak_memory_mib": 700.0, "title": "t", "set": ["a=1"], "why": "w"}
+    cost = {"cpu_seconds": 3.0, "peak_memory_mib": 700.0, "title": "t", "set": ["a=1"], "why": "w"}
     found = {
         "landmarks": [row("target", 100, 100), row("retrained", 20, 100)],
         "methods": [row("ga", 0, 10, **cost), row("npo", 30, 95, **cost), row("npo_klr", 20, 91, **cost)],

@@ -29,7 +29,9 @@ def serving(desk: Desk) -> Iterator[str]:
     """Its address, without the key."""
     with bound("127.0.0.1", 0) as own:
         app = application(desk, key=KEY)
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="error", lifespan="off", ws="none"))
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_config=None, log_level="error", lifespan="off", ws="none")
+        )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [own]}, daemon=True)
         thread.start()
         while not server.started:
