@@ -69,7 +69,9 @@ def _rank(row: Mapping[str, Any], floor: float) -> tuple[bool, float]:
 def _row(row: Mapping[str, Any]) -> list[str]:
     full, rounded = row["cells"][FULL], row["cells"]["int4"]
     numbers = [_number(full[metric]) for metric in COLUMNS]
-    costs = [f"{row['cpu_seconds']:.0f}", f"{row['peak_memory_mib']:.0f}"] if "cpu_seconds" in row else ["", ""]
+    costs = (
+        [f"{row['cpu_seconds']:.0f}", f"{row['peak_memory_mib']:.0f}"] if "cpu_seconds" in row else ["", ""]
+    )
     name = f"`{row['model']}`" if "cpu_seconds" in row else f"*{row['model']}*"
     return [name, *numbers, _number(rounded["knowmem_forget"]), *costs]
 

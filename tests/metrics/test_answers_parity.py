@@ -175,9 +175,9 @@ def test_what_is_asked_by_several_is_read_once(model: Any) -> None:
     class Counting(Observer):
         asked = 0
 
-        def read(self, examples: Any) -> Any:
+        def _texts(self, examples: Any) -> Any:
             self.asked += len(examples)
-            return super().read(examples)
+            return super()._texts(examples)
 
     seer = Counting(model, TOKENIZER, max_length=256)
     texts = {(q.prompt, text) for q in ASKED for text in (q.completion, q.paraphrase, *q.wrong) if text}

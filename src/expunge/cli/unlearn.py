@@ -11,6 +11,13 @@ from expunge.cli.options import Field, Output, Overrides, Overwrite, RemoteCode,
 from expunge.cli.speech import say_done, say_warning
 from expunge.cli.standing import show_standing
 
+Still = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--still", help="What an earlier request forgot, to be trained along with this one. Repeatable."
+    ),
+]
+
 
 def unlearn(
     model: Annotated[str, typer.Argument(help="Folder of the checkpoint (or its name on the Hub).")],
@@ -23,12 +30,7 @@ def unlearn(
         str | None,
         typer.Option("--holdout", help="Text of the same kind the model never saw; some methods need it."),
     ] = None,
-    still: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--still", help="What an earlier request forgot, to be trained along with this one. Repeatable."
-        ),
-    ] = None,
+    still: Still = None,
     recipe: Annotated[
         str, typer.Option("--recipe", "-r", help="A method ('expunge methods' lists them) or a YAML file.")
     ] = "durable",
@@ -73,10 +75,12 @@ def unlearn(
     if len(record["requests"]) > 1:
         show_standing(record["requests"])
     say_done(f"in {record['seconds']:.0f} s: {output}")
+    typer.echo(_next(model, forget, retain, str(output)))
+
+
+def _next(model: str, forget: str, retain: str | None, output: str) -> str:
     sets = ["--forget", forget, *(["--retain", retain] if retain else [])]
-    typer.echo(
-        "next: " + shlex.join(["expunge", "audit", str(output), "--target", model, *sets, "-q", "int4"])
-    )
+    return "next: " + shlex.join(["expunge", "audit", output, "--target", model, *sets, "-q", "int4"])
 
 
 def add_to(app: typer.Typer) -> None:

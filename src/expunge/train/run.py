@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -109,29 +109,33 @@ def carry_out(
         )
         if account is not None:
             account.begin(state, facts["source_sha256"])
-        for place, stage in enumerate(request.recipe.stages):
-            state.workdir = partial / f"stage-{place}"
-            state = stage.run(state)
+        state = _through(request.recipe, state)
         state.model.to(dtype)
-        result = hash_model(state.model)
-        accounted = {} if account is None else {"requests": account.end(state, result)}
-        record = make_record(
-            command=request.command,
-            watch=watch,
-            **facts,
-            result_sha256=result,
-            stages=state.facts,
-            **accounted,
-        )
-        with writing(output) as folder:
-            save_model(state.model, state.tokenizer, folder)
-            for write in state.keepsakes:
-                write(folder)
-            write_json(folder / RECORD, record)
-            write_text(folder / "recipe.yaml", recipe_yaml(request.recipe))
+        facts["result_sha256"] = hash_model(state.model)
+        if account is not None:
+            facts["requests"] = account.end(state, facts["result_sha256"])
+        record = make_record(command=request.command, watch=watch, **facts, stages=state.facts)
+        _write(output, state, record, request.recipe)
     if not keep_partial:
         shutil.rmtree(partial)
     return record
+
+
+def _through(recipe: Recipe, state: State) -> State:
+    partial = state.workdir
+    for place, stage in enumerate(recipe.stages):
+        state.workdir = partial / f"stage-{place}"
+        state = stage.run(state)
+    return state
+
+
+def _write(output: Path, state: State, record: Mapping[str, Any], recipe: Recipe) -> None:
+    with writing(output) as folder:
+        save_model(state.model, state.tokenizer, folder)
+        for write in state.keepsakes:
+            write(folder)
+        write_json(folder / RECORD, record)
+        write_text(folder / "recipe.yaml", recipe_yaml(recipe))
 
 
 def recipe_yaml(recipe: Recipe) -> str:
