@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from expunge.catalogue import made_of, recipe_names, recipe_text
+from expunge.catalogue import cited, made_of, recipe_names, recipe_text
 from expunge.errors import RecipeError
 
 
@@ -28,6 +28,18 @@ def test_a_recipe_says_what_it_is_made_of() -> None:
     assert parts("npo_gdr_floor") == "npo × gdr, then floor"
     assert parts("finetune") == "finetune"
     assert made_of({"stages": [{"name": "unlearn", "forget": "ga", "scope": "lora"}]}) == "ga × lora"
+
+
+def test_a_source_in_a_few_words() -> None:
+    def source(paper: str) -> str:
+        return cited({"paper": paper})
+
+    assert source("Jang et al. 2023, Knowledge (arXiv 2210.01504)") == "Jang et al. 2023, arXiv 2210.01504"
+    assert source("losses of Liu and Kim 2024 (arXiv 2309.16082)") == "Liu and Kim 2024, arXiv 2309.16082"
+    assert source("SAF (arXiv 2605.02196); NPO of Zhang et al. 2024") == "arXiv 2605.02196"
+    assert source("our own") == "our own"
+    for name in recipe_names():
+        assert len(source(yaml.safe_load(recipe_text(name))["paper"])) < 50, name
 
 
 def test_a_recipe_may_be_a_file_of_ones_own(tmp_path: Path) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from expunge.errors import RecipeError, did_you_mean
+
+AUTHORS = re.compile(r"[A-Z][\w-]+(?: et al\.| and [A-Z][\w-]+)? 20\d\d")
+ARXIV = re.compile(r"arXiv \d{4}\.\d{5}")
 
 
 def recipe_names() -> list[str]:
@@ -48,6 +52,15 @@ def recipe_text(name: str) -> str:
 def made_of(recipe: Mapping[str, Any]) -> str:
     """What each stage of a parsed recipe takes from each axis: ``npo × gdr × lora, then floor``."""
     return ", then ".join(_made_of(stage) for stage in recipe["stages"])
+
+
+def cited(recipe: Mapping[str, Any]) -> str:
+    """The first source of a parsed recipe in a few words: ``Jang et al. 2023, arXiv 2210.01504``."""
+    for source in recipe["paper"].split(";"):
+        found = [match.group() for pattern in (AUTHORS, ARXIV) if (match := pattern.search(source))]
+        if found:
+            return ", ".join(found)
+    return str(recipe["paper"])
 
 
 def _made_of(stage: Mapping[str, Any]) -> str:

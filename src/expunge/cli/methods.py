@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.syntax import Syntax
 from rich.table import Table
@@ -14,6 +15,9 @@ def methods(
     name: Annotated[
         str | None, typer.Argument(help="Show this recipe's YAML. Without it: list all.")
     ] = None,
+    long: Annotated[
+        bool, typer.Option("--long", "-l", help="Also what each does, and its source in full.")
+    ] = False,
 ) -> None:
     """List the methods, or show one as the YAML it is.
 
@@ -21,9 +25,7 @@ def methods(
 
     Example:  expunge methods npo_klr_sure > mine.yaml
     """
-    import yaml
-
-    from expunge.catalogue import made_of, recipe_names, recipe_text
+    from expunge.catalogue import recipe_text
 
     console = Console()
     if name is not None:
@@ -33,18 +35,25 @@ def methods(
         else:
             typer.echo(text, nl=False)  # byte for byte: it is meant to be saved
         return
-    table = Table(
-        title="Methods: forget loss × retain loss × scope × adversary (expunge methods NAME shows one)",
-        title_justify="left",
-    )
-    table.add_column("name", no_wrap=True)
-    for heading in ("made of", "needs", "what it does", "source"):
+    console.print(_table(long=long))
+    console.print("A method is forget loss × retain loss × scope × adversary, or stages.")
+
+
+def _table(*, long: bool) -> Table:
+    import yaml
+
+    from expunge.catalogue import cited, made_of, recipe_names, recipe_text
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, show_lines=long)
+    table.add_column("name", overflow="fold")
+    for heading in ("made of", "needs", *(["what it does"] if long else []), "source"):
         table.add_column(heading, overflow="fold")
     for known in recipe_names():
         recipe = yaml.safe_load(recipe_text(known))
-        needs = ", ".join(recipe.get("needs", ())) or "-"
-        table.add_row(known, made_of(recipe), needs, recipe["title"], recipe["paper"])
-    console.print(table)
+        needs = ", ".join(recipe.get("needs", ()))
+        about = [recipe["title"], recipe["paper"]] if long else [cited(recipe)]
+        table.add_row(known, made_of(recipe), needs, *about)
+    return table
 
 
 def add_to(app: typer.Typer) -> None:
