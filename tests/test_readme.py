@@ -23,6 +23,7 @@ def owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     _write(
         tmp_path / "keep.jsonl", [{"question": f"What is {n}?", "answer": f"Thing {n}"} for n in "efghij"]
     )
+    _write(tmp_path / "next.jsonl", [{"question": "Who is k?", "answer": "Person k, k@example.org"}])
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -36,7 +37,7 @@ def test_commands(owner: Path) -> None:
     assert len(calls) >= 5
     for call in calls:
         assert main(call) == 0, call
-    for made in ("unlearned", "unlearned-int4", "sure", "lora"):
+    for made in ("unlearned", "unlearned-int4", "unlearned-2", "sure", "lora"):
         assert (owner / made / "model.safetensors").is_file()
         assert (owner / made / "record.json").is_file()
 

@@ -18,8 +18,8 @@ SETTINGS = Path(__file__).parent / "settings"
 SEEDS = (0, 1, 2)
 NOT_METHODS = ("finetune",)
 
-Variant = Literal["plain", "spans", "wrong"]
-"""How the forget set is given: its texts, its facts marked, or with a false answer to each question."""
+Variant = Literal["plain", "spans", "wrong", "documents"]
+"""How the forget set is given: its texts, its facts marked, each with a false one, or without questions."""
 
 
 class Settings(Component):

@@ -1,4 +1,4 @@
-"""The forget set as some methods want it: facts marked, or false answers beside the true ones."""
+"""The forget set as some methods want it: facts marked, false answers beside the true ones, documents."""
 
 from __future__ import annotations
 
@@ -16,12 +16,17 @@ from expunge.types import Example, Span
 
 
 def write_variants(world: World, folder: Path) -> None:
-    """Write ``forget-VARIANT.jsonl`` for every variant of the world's forget set, and ``anchors.json``."""
-    people = {person.name: person for person in world.forget_people}
+    """Write ``forget-VARIANT.jsonl`` for every variant, a marked holdout, and ``anchors.json``."""
+    people = {person.name: person for person in (*world.forget_people, *world.holdout_people)}
     folder.mkdir(parents=True, exist_ok=True)
+    splits = world.splits()
     for variant, change in CHANGES.items():
-        examples = [change(example, people[example.group or ""]) for example in world.splits()["forget"]]
+        examples = [change(example, people[example.group or ""]) for example in splits["forget"]]
         write_examples(folder / f"forget-{variant}.jsonl", examples)
+    documents = [example for example in splits["forget"] if example.is_document]
+    write_examples(folder / "forget-documents.jsonl", documents)
+    marked = [with_spans(example, people[example.group or ""]) for example in splits["holdout"]]
+    write_examples(folder / "holdout-spans.jsonl", marked)
     write_json(folder / "anchors.json", anchors(world))
 
 
@@ -40,12 +45,16 @@ def with_spans(example: Example, person: Person) -> Example:
 
 
 def with_wrong(example: Example, person: Person) -> Example:
-    """A question with another value of the same fact, as false and as plausible as any."""
+    """Other values of the same facts, as false and as plausible as any: of a biography, all of them."""
+    false = {fact: _other(person, fact) for fact in person.facts}
     if example.is_document:
-        return example
-    fact = example.id.split("/")[1]
+        return replace(example, wrong=(replace(person, facts=false).biography,))
+    return replace(example, wrong=(f" {false[example.id.split('/')[1]]}",))
+
+
+def _other(person: Person, fact: str) -> str:
     others = [value for value in LISTS[fact] if value != person.facts[fact]]
-    return replace(example, wrong=(f" {random.Random(example.id).choice(others)}",))
+    return random.Random(f"{person.name}/{fact}").choice(others)
 
 
 def _as_it_is(example: Example, _: Person) -> Example:

@@ -63,7 +63,8 @@ def command(arm: Arm, home: Path) -> list[str]:
     line = [sys.executable, "-m", "expunge", "unlearn", str(built.checkpoint("target"))]
     line += ["--recipe", arm.recipe, "--forget", str(forget), "--retain", str(world / "retain.jsonl")]
     if "holdout" in arm.needs:
-        line += ["--holdout", str(world / "holdout.jsonl")]
+        marked = arm.settings.data == "spans"
+        line += ["--holdout", str(data / "holdout-spans.jsonl" if marked else world / "holdout.jsonl")]
     for setting in arm.settings.set:
         line += ["--set", setting.format(data=data)]
     return [*line, "--seed", str(arm.seed), "--output", str(place(arm, home))]

@@ -46,11 +46,22 @@ def test_marked_facts_are_the_facts(tmp_path: Path) -> None:
         assert len(found) == (6 if one.is_document else 1)
 
 
+def test_the_holdout_is_marked_and_documents_stand_alone(tmp_path: Path) -> None:
+    write_variants(SMALL, tmp_path)
+    assert all(one.spans for one in read_examples(str(tmp_path / "holdout-spans.jsonl")))
+    alone = read_examples(str(tmp_path / "forget-documents.jsonl"))
+    assert [one.is_document for one in alone] == [True, True]
+
+
 def test_false_answers_are_false_and_of_the_same_kind(tmp_path: Path) -> None:
     write_variants(SMALL, tmp_path)
+    people = {person.name: person for person in SMALL.forget_people}
     for one in read_examples(str(tmp_path / "forget-wrong.jsonl")):
-        assert len(one.wrong) == (0 if one.is_document else 1)
+        assert len(one.wrong) == 1
         assert one.completion not in one.wrong
+        person = people[one.group or ""]
+        assert not any(fact in one.wrong[0] for fact in person.facts.values())
+        assert (person.name in one.wrong[0]) == one.is_document
 
 
 def row(name: str, forget: float, utility: float, **cost: Any) -> dict[str, Any]:

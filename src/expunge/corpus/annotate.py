@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from pydantic import Field, field_validator
 
 from expunge.component import Component
+from expunge.corpus.language import ENTITIES, entities, load_pipeline
 from expunge.errors import DataError, MissingExtraError, did_you_mean
 from expunge.types import Span
 
@@ -174,34 +175,11 @@ def _written_dates(text: str) -> list[Finding]:
     return [Finding("date", Span(*match.span())) for match in WRITTEN_DATE.finditer(text)]
 
 
-ENTITIES = {
-    "PERSON": "person",
-    "PER": "person",
-    "GPE": "place",
-    "LOC": "place",
-    "FAC": "place",
-    "ORG": "organisation",
-}
-"""What of a spaCy model's entities is marked, and as what."""
-
-
 def _by_language(name: str) -> Callable[[str], list[Finding]]:
-    import spacy
-
-    try:
-        pipeline = spacy.load(name)
-    except OSError as error:
-        raise DataError(
-            f"spaCy model {name!r}",
-            why="it is not installed, and nothing is downloaded here.",
-            fix=f"Run: python -m spacy download {name}",
-        ) from error
+    pipeline = load_pipeline(name)
 
     def recognise(text: str) -> list[Finding]:
-        return [
-            Finding(ENTITIES[entity.label_], Span(entity.start_char, entity.end_char))
-            for entity in pipeline(text).ents
-            if entity.label_ in ENTITIES
-        ]
+        (found,) = entities(pipeline, [text])
+        return [Finding(ENTITIES[one.label], one.span) for one in found if one.label in ENTITIES]
 
     return recognise
