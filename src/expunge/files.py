@@ -99,6 +99,27 @@ def refuse_existing(target: Path, *, overwrite: bool) -> None:
         )
 
 
+def claim_file(target: Path, *, source: str, overwrite: bool) -> None:
+    """Refuse, before any work is done, a file that could not be written at the end, or ``source`` itself.
+
+    Raises:
+        OutputError: ``target`` is there and ``overwrite`` is false, or it is what is read, or a folder.
+    """
+    require_writable(target)
+    if target.exists() and (target.is_dir() or not overwrite):
+        raise OutputError(
+            f"{target} already exists",
+            why="nothing is written over unless told to.",
+            fix="Choose another --output, or pass --overwrite to replace the file.",
+        )
+    if target.exists() and Path(source).exists() and target.samefile(source):
+        raise OutputError(
+            f"{target} is the file that is read",
+            why="what was given is never written over.",
+            fix="Choose another --output.",
+        )
+
+
 def require_writable(target: Path) -> None:
     """Refuse a path that nothing can be written to; nothing is created to find out.
 

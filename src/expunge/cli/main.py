@@ -14,6 +14,7 @@ from rich.text import Text
 
 import expunge
 from expunge.cli import (
+    anchors,
     annotate,
     attack,
     audit,
@@ -49,6 +50,7 @@ app = typer.Typer(
 for verb in (
     demo,
     unlearn,
+    anchors,
     annotate,
     audit,
     attack,

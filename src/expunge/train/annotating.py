@@ -11,8 +11,8 @@ from typing import NamedTuple
 from expunge.corpus.annotate import Annotator, Finding, Marked, masked, merged
 from expunge.corpus.readers import read_examples
 from expunge.corpus.writer import write_examples
-from expunge.errors import DataError, OutputError
-from expunge.files import require_writable
+from expunge.errors import DataError
+from expunge.files import claim_file
 from expunge.model.load import load_model, load_tokenizer
 from expunge.train.selector import Choice, Selector
 from expunge.types import Example
@@ -61,7 +61,7 @@ class AnnotateJob:
             OutputError: the output is there already, or is the source itself.
             DataError: the source cannot be read, or a reference is given without a model.
         """
-        self._claim()
+        claim_file(self.output, source=self.source, overwrite=self.overwrite)
         examples = read_examples(self.source, fields=self.fields)
         marked = self.annotator(examples) if self.annotator else [Marked(each, ()) for each in examples]
         if self.selector is not None:
@@ -70,21 +70,6 @@ class AnnotateJob:
             ]
         write_examples(self.output, [one.example for one in marked])
         return summarise(marked)
-
-    def _claim(self) -> None:
-        require_writable(self.output)
-        if self.output.exists() and (self.output.is_dir() or not self.overwrite):
-            raise OutputError(
-                f"{self.output} already exists",
-                why="nothing is written over unless told to.",
-                fix="Choose another --output, or pass --overwrite to replace the file.",
-            )
-        if self.output.exists() and Path(self.source).exists() and self.output.samefile(self.source):
-            raise OutputError(
-                f"{self.output} is the file to annotate",
-                why="what was given is never written over.",
-                fix="Choose another --output.",
-            )
 
     def _chosen(self, examples: Sequence[Example]) -> list[Choice]:
         if self.selector is None or self.model is None:

@@ -1,0 +1,78 @@
+"""``expunge anchors``: propose what Who's Harry Potter replaces, and by what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from expunge.cli.options import Field, Overwrite, Seed, fields
+from expunge.cli.speech import say_done
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from expunge.corpus.propose import Proposal
+
+SHOWN = 20
+"""Terms in the table; all are in the file."""
+
+
+def anchors(
+    file: Annotated[str, typer.Argument(help="The texts to forget: JSONL, JSON, CSV, Parquet, .txt.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSON file to write.")],
+    spacy: Annotated[
+        str | None,
+        typer.Option(help="An installed spaCy model, or its folder. Without: runs of capitalised words."),
+    ] = None,
+    at_least: Annotated[int, typer.Option(min=1, help="Names found less often are left out.")] = 2,
+    seed: Seed = 0,
+    field: Field = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Propose the names in a forget set and plain ones in their place, for the recipe whp.
+
+    Edit the file before you use it: take out what everybody knows, add words that belong to these texts
+    alone ("the broom game": "football"), and give terms replacements that fit. Nothing is downloaded.
+
+    Example:  expunge anchors forget.jsonl -o anchors.json
+
+    Example:  expunge unlearn ./model --forget forget.jsonl --recipe whp --set
+    stages.1.anchors=anchors.json -o ./unlearned
+    """
+    from expunge.corpus.propose import ProposeJob
+
+    found = ProposeJob(
+        source=file,
+        output=output,
+        spacy=spacy,
+        at_least=at_least,
+        seed=seed,
+        fields=fields(field),
+        overwrite=overwrite,
+    ).run()
+    _show(found)
+    say_done(f"{len(found)} terms: {output}; look through them before you use them")
+
+
+def _show(found: Sequence[Proposal]) -> None:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("term", overflow="fold")
+    table.add_column("kind", no_wrap=True)
+    table.add_column("times", justify="right")
+    table.add_column("becomes", overflow="fold")
+    for one in found[:SHOWN]:
+        table.add_row(Text(one.term), one.kind, str(one.count), Text(one.replacement))
+    if len(found) > SHOWN:
+        table.add_row(Text(f"and {len(found) - SHOWN} more"), "", "", "")
+    Console().print(table)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make the verb known."""
+    app.command()(anchors)
