@@ -1,4 +1,4 @@
-"""``expunge merge``: subtract task vectors from a checkpoint, or add them to it."""
+"""``expunge merge``: put what other checkpoints learnt into one, take it off, or hold it against it."""
 
 from __future__ import annotations
 
@@ -27,6 +27,14 @@ def merge(
             help="Result of a run of the recipe eul on BASE: meet its requests to forget. Repeatable.",
         ),
     ] = None,
+    contrast: Annotated[
+        str | None,
+        typer.Option(
+            "--contrast",
+            help="Folder of a checkpoint trained from BASE on what must go: the two answer as one, and what it "
+            "likes better is held back, FOLDER:5 five times as much.",
+        ),
+    ] = None,
     keep: Annotated[
         float,
         typer.Option(
@@ -35,7 +43,7 @@ def merge(
     ] = 0.0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Take off (or add) what training added to a checkpoint, or fuse unlearning layers, without training.
+    """Take off (or add) what training added to a checkpoint, fuse unlearning layers, hold one against it.
 
     The result is BASE minus the weight times (checkpoint minus BASE), in float32, tensor by tensor from
     the files; it is saved in the dtype of BASE.
@@ -43,6 +51,8 @@ def merge(
     Example:  expunge merge ./base --subtract ./finetuned-on-what-must-go:0.5 -o ./less-of-it
 
     Example:  expunge merge ./base --fuse ./request-1 --fuse ./request-2 -o ./without-both
+
+    Example:  expunge merge ./base --contrast ./finetuned-on-what-must-go:5 -o ./both-as-one
     """
     from expunge.edit.merge import MergeJob
 
@@ -52,10 +62,12 @@ def merge(
         subtract=tuple(subtract or ()),
         add=tuple(add or ()),
         fuse=tuple(fuse or ()),
+        contrast=contrast,
         keep=keep,
         overwrite=overwrite,
     ).run()
-    say_done(f"{len(record['vectors']) + record['requests']} merged: {output}")
+    merged = len(record["vectors"]) + record["requests"] + (contrast is not None)
+    say_done(f"{merged} merged: {output}")
 
 
 def add_to(app: typer.Typer) -> None:

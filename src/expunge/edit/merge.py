@@ -1,4 +1,4 @@
-"""A checkpoint with what others learnt put into it: task vectors, or fused unlearning layers."""
+"""A checkpoint with what others learnt put into it: task vectors, fused layers, a model held against it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from expunge.edit.requests import load_requests, merge_requests, save_requests
 from expunge.errors import ModelError, RecipeError
 from expunge.files import RECORD, refuse_existing, write_json, writing
 from expunge.model.checkpoint import local_folder
+from expunge.model.contrast import contrasted
 from expunge.model.disk import disk_errors
 from expunge.model.load import hash_model, load_model, load_tokenizer, save_model
 from expunge.model.tensors import Weight
@@ -56,7 +57,8 @@ class MergeJob:
     """Base + Σ factor (checkpoint − base), or the base with the requests of ``fuse`` met at once.
 
     Source: Ilharco et al. 2023 (arXiv 2212.04089): negation and addition of task vectors; Chen and Yang
-    2023 (arXiv 2310.20150): fusion. ``keep`` is that of ``expunge.edit.fusion.fused``.
+    2023 (arXiv 2310.20150): fusion. ``keep`` is that of ``expunge.edit.fusion.fused``. With ``contrast`` (a
+    checkpoint trained from the base, and α) the two answer as one (``expunge.model.contrast``).
     """
 
     base: Path
@@ -64,6 +66,7 @@ class MergeJob:
     subtract: tuple[str, ...] = ()
     add: tuple[str, ...] = ()
     fuse: tuple[Path, ...] = ()
+    contrast: str | None = None
     keep: float = 0.0
     overwrite: bool = False
 
@@ -72,6 +75,7 @@ class MergeJob:
         refuse_existing(self.output, overwrite=self.overwrite)
         vectors = [Vector.read(text, sign=-1.0) for text in self.subtract]
         vectors += [Vector.read(text, sign=1.0) for text in self.add]
+        held = None if self.contrast is None else Vector.read(self.contrast, sign=1.0)
         self._check(vectors)
         requests = load_requests(self.fuse)
         watch = Stopwatch()
@@ -82,6 +86,8 @@ class MergeJob:
             model.float()
             merge_requests(model, requests, base=hash_model(model), keep=self.keep)
             model.to(dtype)
+        elif held is not None:
+            model = contrasted(model, load_model(held.folder), alpha=held.factor)
         else:
             self._total(vectors).apply(model)
         record = make_record(
@@ -91,6 +97,7 @@ class MergeJob:
             source_sha256=source,
             vectors=[{"folder": str(vector.folder), "factor": vector.factor} for vector in vectors],
             fused=[str(folder) for folder in self.fuse],
+            contrast=None if held is None else {"folder": str(held.folder), "alpha": held.factor},
             requests=len(requests),
             result_sha256=hash_model(model),
         )
@@ -102,13 +109,19 @@ class MergeJob:
         return record
 
     def _check(self, vectors: Sequence[Vector]) -> None:
-        if not vectors and not self.fuse:
+        if not vectors and not self.fuse and self.contrast is None:
             raise RecipeError("nothing to merge", why="no checkpoint was named.", fix=EXAMPLE)
         if vectors and self.fuse:
             raise RecipeError(
                 "task vectors and unlearning layers at once",
                 why="layers are learnt beside the weights of the base, which a vector would change.",
                 fix="Fuse first, then subtract from the result.",
+            )
+        if self.contrast is not None and (vectors or self.fuse):
+            raise RecipeError(
+                "--contrast with other ways to merge",
+                why="it leaves the weights of both checkpoints as they are.",
+                fix="Merge the others first, then hold the checkpoint against the result.",
             )
         if self.keep and not self.fuse:
             raise RecipeError("--keep", why="it belongs to fusing.", fix="Add --fuse, or leave it out.")

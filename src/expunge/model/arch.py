@@ -38,6 +38,9 @@ class Layout(NamedTuple):
 _DECODER = Layout("model.layers", "self_attn")
 _CAPPED = _DECODER._replace(softcap="final_logit_softcapping")
 
+CONTRAST = "expunge_contrast"
+"""The model type of two checkpoints that answer as one (``expunge.model.contrast``)."""
+
 LAYOUTS: dict[str, Layout] = {
     "llama": _DECODER,
     "mistral": _DECODER,
@@ -53,6 +56,8 @@ LAYOUTS: dict[str, Layout] = {
     "granite": _DECODER._replace(divisor="logits_scaling"),
     "gpt2": Layout("transformer.h", "attn", attention_out="c_proj", mlp_out="c_proj", transposed=True),
     "gpt_neox": Layout("gpt_neox.layers", "attention", attention_out="dense", mlp_out="dense_4h_to_h"),
+    # Two stacks of blocks, of which neither is the model.
+    CONTRAST: Layout("", ""),
 }
 """Model types this package knows, as ``config.json`` spells them."""
 
@@ -128,7 +133,17 @@ def _head_name(inner: nn.Module) -> str:
 
 
 def blocks(model: nn.Module) -> nn.ModuleList:
-    """The transformer blocks, first to last."""
+    """The transformer blocks, first to last.
+
+    Raises:
+        ModelError: the model is two that answer as one.
+    """
+    if not architecture(model).blocks:
+        raise ModelError(
+            "two checkpoints that answer as one",
+            why="they are no one stack of blocks that could be quantized, attacked, compared or trained.",
+            fix="Do it to each of the two, and put the results together: expunge merge --contrast.",
+        )
     found = unwrap(model).get_submodule(architecture(model).blocks)
     if not isinstance(found, nn.ModuleList):
         raise ModelError(

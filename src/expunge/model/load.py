@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import expunge.model.contrast  # noqa: F401 - makes transformers know it
 from expunge.errors import ModelError
 from expunge.files import writing
 from expunge.model.arch import unmerged_adapters
