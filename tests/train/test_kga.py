@@ -23,6 +23,7 @@ from expunge.train.stages import kga
 from expunge.train.stages.kga import KnowledgeGap
 from expunge.train.state import Corpus
 from expunge.train.taught import Teaching, divergence, taught
+from tests.scope import people
 from tests.train.runs import CORPUS, FORGET, HOLDOUT, RETAIN, TOKENIZER, model, recipe, run
 
 SMALL: dict[str, Any] = {
@@ -213,8 +214,21 @@ def test_it_stays_inside_its_scope(scope: dict[str, Any], tmp_path: Path) -> Non
     found = load_model(tmp_path / "out").named_parameters()
     changed = {name for name, weight in found if not torch.equal(weight, before[name])}
     assert changed
+    assert changed <= set(record["tensors_that_may_change"]) or scope["name"] == "lora"
     if scope["name"] == "regex":
         assert all("layers.1.mlp" in name or "lm_head" in name for name in changed)
+
+
+def test_under_a_localiser_only_what_it_found_moves(tmp_path: Path) -> None:
+    asked = Corpus(forget=people.FORGET, retain=people.RETAIN, holdout=HOLDOUT)
+    scope = {"name": "probe", "modules": "sublayers", "count": 1}
+    record = run(recipe({**SMALL, "scope": scope}), tmp_path / "out", corpus=asked)["stages"][0]
+    (part,) = (part["name"] for part in record["scope"]["parts"] if part["chosen"])
+    before = dict(model().named_parameters())
+    found = load_model(tmp_path / "out").named_parameters()
+    changed = {name for name, weight in found if not torch.equal(weight, before[name])}
+    assert changed == set(record["tensors_that_may_change"])
+    assert len(changed) < len(before) / 2, part
 
 
 def test_a_head_that_may_change_is_copied_for_the_other_model() -> None:

@@ -219,6 +219,8 @@ def _facts(
         "stage": "kga",
         "weights": total,
         "weights_that_may_change": chosen,
+        "tensors_that_may_change": sorted(selection.rows),
+        "scope": dict(selection.facts) or None,
         "gap_new": gaps.new,
         "gap_forget_before": gaps.forget,
         "gap_history": stop.history,
