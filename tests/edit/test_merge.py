@@ -107,3 +107,20 @@ def test_what_cannot_be_merged_is_refused(folder: Path, capsys: pytest.CaptureFi
     assert main(["merge", str(folder / "base"), "-o", str(folder / "one")]) == 2
     assert "never writes over another one" in " ".join(capsys.readouterr().err.split())
     assert not (folder / "out").exists()
+
+
+def test_a_checkpoint_is_held_against_the_base(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = ["merge", str(folder / "base"), "--contrast", f"{folder / 'one'}:2.5", "-o", str(folder / "out")]
+    assert main(said) == 0
+    assert "1 merged" in capsys.readouterr().out
+    both = load_model(folder / "out")
+    assert both.config.alpha == 2.5
+    base, one, found = weights(folder, "base"), weights(folder, "one"), weights(folder, "out")
+    assert all(torch.equal(found[f"base.{name}"], weight) for name, weight in base.items())
+    assert all(torch.equal(found[f"reinforced.{name}"], weight) for name, weight in one.items())
+    record = json.loads((folder / "out" / "record.json").read_text())
+    assert record["contrast"] == {"folder": str(folder / "one"), "alpha": 2.5}
+    with pytest.raises(RecipeError, match="leaves the weights of both"):
+        MergeJob(base=folder, output=folder / "o", add=(str(folder / "one"),), contrast=said[3]).run()
+    assert main(["quantize", str(folder / "out"), "-q", "int4", "-o", str(folder / "packed")]) == 2
+    assert "each of the two" in " ".join(capsys.readouterr().err.replace("│", " ").split())

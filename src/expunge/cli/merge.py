@@ -31,8 +31,8 @@ def merge(
         str | None,
         typer.Option(
             "--contrast",
-            help="Folder of a checkpoint trained from BASE on what must go: the two answer as one, and what it "
-            "likes better is held back, FOLDER:5 five times as much.",
+            help="Folder of a checkpoint trained from BASE on what must go: the two answer as one, and "
+            "what it likes better is held back, FOLDER:5 five times as much.",
         ),
     ] = None,
     keep: Annotated[
