@@ -32,6 +32,7 @@ from expunge.metrics import metrics
 from expunge.metrics.base import Metric
 from expunge.metrics.knowmem import KnowMem
 from expunge.metrics.probes import Probes
+from expunge.metrics.retention import ParaphraseRetention
 from expunge.model.create import ScratchModel
 from expunge.record import Stopwatch
 from expunge.score.observer import Observer
@@ -114,7 +115,7 @@ class Setting:
 
     def _metric(self, name: str) -> Metric:
         lengths = {"new_tokens": self.new_tokens, "max_new_tokens": self.context // 32}
-        if issubclass(metrics[name], KnowMem):
+        if issubclass(metrics[name], KnowMem | ParaphraseRetention):
             lengths["max_new_tokens"] = self.context // 64
         own = metrics[name].model_fields
         return metrics.build({"name": name} | {key: value for key, value in lengths.items() if key in own})

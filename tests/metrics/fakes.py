@@ -43,6 +43,11 @@ class FakeObserver:
     def expect(self, prompts: Sequence[str], *, max_new_tokens: int) -> None:
         """Reads nothing ahead."""
 
+    def expect_answers(
+        self, prompts: Sequence[str | Example], *, max_new_tokens: int, stop: Sequence[str] = ()
+    ) -> None:
+        """Says nothing ahead."""
+
     def token_logps(self, examples: Sequence[Example]) -> list[Tensor]:
         return [facts.counted.logp_n for facts in self.facts(examples)]
 

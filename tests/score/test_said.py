@@ -27,7 +27,7 @@ def asked_of(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     greedy = module.greedy
 
     def watched(model: Any, prompts: Any, **settings: Any) -> Any:
-        seen.extend((len(begun), settings["max_new_tokens"]) for begun in settings["begun"])
+        seen.extend(zip(map(len, settings["begun"]), settings["max_new_tokens"], strict=True))
         return greedy(model, prompts, **settings)
 
     monkeypatch.setattr(module, "greedy", watched)
@@ -47,6 +47,32 @@ def test_a_longer_one_goes_on_where_the_short_one_stopped(monkeypatch: pytest.Mo
     seer.greedy(PROMPTS[:2], max_new_tokens=5)
     assert seer.greedy(PROMPTS, max_new_tokens=12) == fresh
     assert sorted(seen) == [(0, 5)] * 2 + [(0, 12)] * 3 + [(5, 12)] * 2
+
+
+def test_what_will_be_asked_is_said_in_the_same_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    wishes = {"one": (PROMPTS[:2], 5, ()), "more": (PROMPTS[1:4], 9, ()), "stopped": (PROMPTS, 6, ("z",))}
+    alone = {
+        name: observer().greedy(prompts, max_new_tokens=tokens, stop=stop)
+        for name, (prompts, tokens, stop) in wishes.items()
+    }
+    seen, seer = asked_of(monkeypatch), observer()
+    for prompts, tokens, stop in wishes.values():
+        seer.expect_answers(prompts, max_new_tokens=tokens, stop=stop)
+    assert not seen
+    for name, (prompts, tokens, stop) in wishes.items():
+        assert seer.greedy(prompts, max_new_tokens=tokens, stop=stop) == alone[name]
+        if name == "one":  # all that ends in the same way, each as far as anybody will ask; no more after
+            assert sorted(seen) == [(0, 5), (0, 9), (0, 9), (0, 9)]
+        elif name == "more":
+            assert len(seen) == 4
+
+
+def test_what_nobody_asks_for_after_all_is_not_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, seer = asked_of(monkeypatch), observer()
+    seer.greedy(PROMPTS[:1], max_new_tokens=4)
+    seer.expect_answers(PROMPTS, max_new_tokens=3)
+    seer.greedy(PROMPTS[:1], max_new_tokens=2)  # known already
+    assert seen == [(0, 4)]
 
 
 def test_what_is_said_does_not_depend_on_who_asked_before() -> None:

@@ -9,7 +9,7 @@ from pydantic import PositiveInt
 
 from expunge.metrics import metrics
 from expunge.metrics.base import Metric, absent
-from expunge.metrics.replies import no_room, replies
+from expunge.metrics.replies import expect_replies, no_room, replies
 from expunge.types import Score
 
 if TYPE_CHECKING:
@@ -46,9 +46,13 @@ class Answered(Metric):
     def wanted(self, question: Example) -> str | None:
         """The answer that should be given; ``None`` where the question has none."""
 
+    def foresee(self, observed: Observer, probes: Probes) -> None:
+        """Other metrics' questions are answered in the same batches."""
+        expect_replies(observed, self._asked(probes), max_new_tokens=self.max_new_tokens)
+
     def measure(self, observed: Observer, probes: Probes) -> Measured:
         """Ask every question of the split once, greedily."""
-        asked = [question for question in probes.questions(self.split) if self.wanted(question) is not None]
+        asked = self._asked(probes)
         if not asked:
             return absent(self.split, f"the {self.split} split has no question with such an answer")
         said = replies(observed, asked, max_new_tokens=self.max_new_tokens)
@@ -58,6 +62,9 @@ class Answered(Metric):
                 self._score(question, reply, reason) for question, reply in zip(asked, said, strict=True)
             ]
         }
+
+    def _asked(self, probes: Probes) -> list[Example]:
+        return [question for question in probes.questions(self.split) if self.wanted(question) is not None]
 
     def _score(self, question: Example, reply: str | None, reason: str) -> Score:
         wanted = self.wanted(question) or ""

@@ -14,7 +14,7 @@ from pydantic import PositiveInt
 from expunge.metrics import metrics
 from expunge.metrics.base import Metric, absent
 from expunge.metrics.overlap import ngrams
-from expunge.metrics.replies import no_room, replies
+from expunge.metrics.replies import expect_replies, no_room, replies
 from expunge.types import Score
 
 if TYPE_CHECKING:
@@ -66,6 +66,10 @@ class OfReplies(Metric):
     default: ClassVar[bool] = False
 
     max_new_tokens: PositiveInt = 256
+
+    def foresee(self, observed: Observer, probes: Probes) -> None:
+        """Other metrics' questions are answered in the same batches."""
+        expect_replies(observed, probes.questions(SPLIT), max_new_tokens=self.max_new_tokens)
 
     def measure(self, observed: Observer, probes: Probes) -> Measured:
         """Let the model answer every question of the retain set once."""

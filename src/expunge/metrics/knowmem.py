@@ -79,15 +79,18 @@ class KnowMem(Metric):
     stemmer: bool = False
     protocol: Protocol = "muse"
 
+    def foresee(self, observed: Observer, probes: Probes) -> None:
+        """Other metrics' questions are answered in the same batches."""
+        prompts = [each.prompt for each in self._all_asked(observed, probes) if each is not None]
+        observed.expect_answers(prompts, max_new_tokens=self.max_new_tokens, stop=STOPS)
+
     def measure(self, observed: Observer, probes: Probes) -> Measured:
         """Ask every question of the split once, greedily."""
         questions = probes.questions(self.split)
         if not questions:
             return absent(self.split, f"the {self.split} split has no questions")
         context = declared_positions(observed.model)
-        room = None if context is None else context - self.max_new_tokens
-        solved = probes.split(self.shots_from)
-        asked = [self._asked(question, solved, room, observed.tokenizer) for question in questions]
+        asked = self._all_asked(observed, probes)
         prompts = [each.prompt for each in asked if each is not None]
         said = iter(observed.greedy(prompts, max_new_tokens=self.max_new_tokens, stop=STOPS))
         return {
@@ -98,6 +101,15 @@ class KnowMem(Metric):
                 for question, each in zip(questions, asked, strict=True)
             ]
         }
+
+    def _all_asked(self, observed: Observer, probes: Probes) -> list[Asked | None]:
+        context = declared_positions(observed.model)
+        room = None if context is None else context - self.max_new_tokens
+        solved = probes.split(self.shots_from)
+        return [
+            self._asked(question, solved, room, observed.tokenizer)
+            for question in probes.questions(self.split)
+        ]
 
     def _asked(
         self,

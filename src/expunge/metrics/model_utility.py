@@ -14,7 +14,7 @@ from expunge.metrics.answers import NO_WRONG, find, mean_logp
 from expunge.metrics.base import Metric, absent
 from expunge.metrics.choice_probability import choice_probability
 from expunge.metrics.per_text import NOT_FINITE
-from expunge.metrics.replies import no_room, replies
+from expunge.metrics.replies import expect_replies, no_room, replies
 from expunge.metrics.rouge import rouge, words
 from expunge.metrics.rouge_recall import NO_WORDS
 from expunge.metrics.truth_ratio import (
@@ -76,6 +76,11 @@ class ModelUtility(Metric):
     mean: Mean = "geometric"
     floor: Floor = FLOOR
     max_new_tokens: PositiveInt = 200
+
+    def foresee(self, observed: Observer, probes: Probes) -> None:
+        """Other metrics' questions are answered in the same batches."""
+        for name in SETS:
+            expect_replies(observed, probes.questions(name), max_new_tokens=self.max_new_tokens)
 
     def measure(self, observed: Observer, probes: Probes) -> Measured:
         """Three scores of every question of the three sets, one reading of every answer, one reply each."""

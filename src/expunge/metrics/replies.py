@@ -14,14 +14,28 @@ if TYPE_CHECKING:
     from expunge.types import Example
 
 
+def expect_replies(observed: Observer, asked: Sequence[Example], *, max_new_tokens: int) -> None:
+    """Tell the observer that ``replies`` will be asked this."""
+    prompts = [each for each in _prompts(observed, asked, max_new_tokens) if each is not None]
+    observed.expect_answers(prompts, max_new_tokens=max_new_tokens)
+
+
 def replies(observed: Observer, asked: Sequence[Example], *, max_new_tokens: int) -> list[str | None]:
     """The reply to each prompt, up to its end token; ``None`` where the prompt leaves no room."""
+    prompts = _prompts(observed, asked, max_new_tokens)
+    fitting = [each for each in prompts if each is not None]
+    said = iter(observed.greedy(fitting, max_new_tokens=max_new_tokens))
+    return [None if each is None else next(said) for each in prompts]
+
+
+def _prompts(
+    observed: Observer, asked: Sequence[Example], max_new_tokens: int
+) -> list[str | Example | None]:
+    """Each prompt, or ``None`` where it leaves no room."""
     context = declared_positions(observed.model)
     room = None if context is None else context - max_new_tokens
-    has_room = [room is None or fits(_prompt(each), room, observed.tokenizer) for each in asked]
-    prompts = [_prompt(each) for each, fit in zip(asked, has_room, strict=True) if fit]
-    said = iter(observed.greedy(prompts, max_new_tokens=max_new_tokens))
-    return [next(said) if fit else None for fit in has_room]
+    prompts = map(_prompt, asked)
+    return [each if room is None or fits(each, room, observed.tokenizer) else None for each in prompts]
 
 
 def _prompt(asked: Example) -> str | Example:

@@ -8,10 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+from pydantic import NonNegativeInt, PositiveInt
 
 from expunge.metrics import metrics
 from expunge.metrics.base import Metric, absent
-from expunge.metrics.knowmem import KnowMemForget, Neighbours, SecondPhrasing
+from expunge.metrics.knowmem import KnowMem, KnowMemForget, Neighbours, SecondPhrasing
+from expunge.metrics.protocol import Protocol
 
 if TYPE_CHECKING:
     from expunge.metrics.base import Floats, Measured, Values, Weights
@@ -73,13 +75,28 @@ class ParaphraseRetention(Metric):
         "after unlearning means that the wording was forgotten and the fact was not."
     )
 
+    shots: NonNegativeInt = 10
+    max_new_tokens: PositiveInt = 32
+    stemmer: bool = False
+    protocol: Protocol = "muse"
+
+    def foresee(self, observed: Observer, probes: Probes) -> None:
+        """Other metrics' questions are answered in the same batches."""
+        for asked in self._both:
+            asked.foresee(observed, probes)
+
     def measure(self, observed: Observer, probes: Probes) -> Measured:
         """Ask in both ways; what other metrics asked is not asked again."""
         for split in self.needs_splits:
             if not probes.questions(split):
                 return absent(split, f"the {split} split has no questions")
-        known = KnowMemForget().measure(observed, probes)
-        return {**known, **SecondPhrasing().measure(observed, probes)}
+        known, otherwise = (asked.measure(observed, probes) for asked in self._both)
+        return {**known, **otherwise}
+
+    @property
+    def _both(self) -> tuple[KnowMem, KnowMem]:
+        settings = self.model_dump(include=set(KnowMem.model_fields))
+        return KnowMemForget.model_validate(settings), SecondPhrasing.model_validate(settings)
 
     def statistic(self, values: Values, weights: Weights, control: Values | None = None) -> Floats:  # noqa: ARG002
         """The share of each resample, in percent; NaN or infinite where the known words give nothing."""

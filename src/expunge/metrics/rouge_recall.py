@@ -8,7 +8,7 @@ from pydantic import PositiveInt
 
 from expunge.metrics import metrics
 from expunge.metrics.base import Metric, absent
-from expunge.metrics.replies import no_room, replies
+from expunge.metrics.replies import expect_replies, no_room, replies
 from expunge.metrics.rouge import Kind, rouge, words
 from expunge.types import Score
 
@@ -43,6 +43,10 @@ class RougeOfReplies(Metric):
     report: Literal["recall", "precision", "f1"] = "recall"
     stemmer: bool = True
     max_new_tokens: PositiveInt = 200
+
+    def foresee(self, observed: Observer, probes: Probes) -> None:
+        """Other metrics' questions are answered in the same batches."""
+        expect_replies(observed, probes.questions(self.split), max_new_tokens=self.max_new_tokens)
 
     def measure(self, observed: Observer, probes: Probes) -> Measured:
         """Ask every question of the split once, greedily."""

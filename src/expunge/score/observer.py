@@ -59,6 +59,12 @@ class Observer:
         """These prompts will be continued: a document that begins with one is read for both at once."""
         self._ahead.expect(prompts, max_new_tokens)
 
+    def expect_answers(
+        self, prompts: Sequence[str | Example], *, max_new_tokens: int, stop: Sequence[str] = ()
+    ) -> None:
+        """``greedy`` will be asked this: what ends alike is then continued in the same batches."""
+        self._continuations.expect(prompts, Wish(max_new_tokens, tuple(stop)))
+
     def token_logps(self, examples: Sequence[Example]) -> list[Tensor]:
         """For each example the log-probability of every counted token: float32, on the CPU, [n]."""
         return [facts.counted.logp_n for facts in self.facts(examples)]

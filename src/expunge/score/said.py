@@ -43,6 +43,19 @@ class Wish(NamedTuple):
 NOTHING = Said(array("l"), ended=False)
 
 
+class _Row(NamedTuple):
+    """The tokens of a prompt, what has been said to it already, and how far to go on."""
+
+    prompt: list[int]
+    begun: array[int]
+    wish: Wish
+
+    @property
+    def length(self) -> int:
+        """The tokens it comes to at most."""
+        return len(self.prompt) + self.wish.tokens
+
+
 class Continuations:
     """What a model says to prompts, each generated once."""
 
@@ -51,14 +64,24 @@ class Continuations:
         self.tokenizer = tokenizer
         self.batches = batches
         self._said: dict[str | Example, Said] = {}
+        self._expected: dict[tuple[str, ...], dict[str | Example, int]] = {}
+
+    def expect(self, prompts: Sequence[str | Example], wish: Wish) -> None:
+        """These prompts will be continued: done in the batches of the first that is asked for."""
+        expected = self._expected.setdefault(wish.stop, {})
+        for key in map(_plain, prompts):
+            expected[key] = max(wish.tokens, expected.get(key, 0))
 
     def __call__(self, prompts: Sequence[str | Example], wish: Wish) -> list[str]:
         """The text said to each prompt, cut before the first stop string."""
         keys = [_plain(prompt) for prompt in prompts]
-        new = [key for key in dict.fromkeys(keys) if not self._is_enough(key, wish)]
-        if new:
-            said = shared(new, lambda own: self._go_on(own, wish))
-            self._said.update(zip(new, said, strict=True))
+        if any(not self._is_enough(key, wish) for key in keys):
+            self.expect(keys, wish)
+            expected = self._expected.pop(wish.stop)
+            wishes = {key: Wish(tokens, wish.stop) for key, tokens in expected.items()}
+            new = [each for each in wishes.items() if not self._is_enough(*each)]
+            said = shared(new, self._go_on)
+            self._said.update(zip((key for key, _ in new), said, strict=True))
         return [self._text(self._said[key], wish) for key in keys]
 
     def know(self, prompt: str, said: Said) -> None:
@@ -94,41 +117,39 @@ class Continuations:
         tail = self.tokenizer.decode(list(tokens[-look:]))
         return any(text in tail for text in wish.stop)
 
-    def _go_on(self, keys: list[str | Example], wish: Wish) -> list[Said]:
-        prompts = [encode_prompt(as_example(key), self.tokenizer) for key in keys]
-        begun = [self._said.get(key, NOTHING).tokens for key in keys]
-        lengths = [len(prompt) + wish.tokens for prompt in prompts]
-        check_lengths(self.model, lengths)
-        longest = max(lengths)
-        room = [0 if slides(self.model, longest) else len(prompt) - 1 for prompt in prompts]
+    def _go_on(self, asked: list[tuple[str | Example, Wish]]) -> list[Said]:
+        """What is said to each prompt; all wishes have the same stop strings."""
+        rows = [
+            _Row(encode_prompt(as_example(key), self.tokenizer), self._said.get(key, NOTHING).tokens, wish)
+            for key, wish in asked
+        ]
+        check_lengths(self.model, [row.length for row in rows])
+        longest = max(row.length for row in rows)
+        room = [0 if slides(self.model, longest) else len(row.prompt) - 1 for row in rows]
         said: dict[int, Said] = {}
         with evaluating(self.model):
-            for group in groups(prompts, room):
+            for group in groups([row.prompt for row in rows], room):
                 prefix = Prefix(self.model, group.prefix) if group.prefix else None
-                work = partial(self._batch, wish, [(prompts[i], begun[i]) for i in group.rows], prefix)
-                found = self.batches.run([lengths[i] for i in group.rows], work)
+                own = [rows[i] for i in group.rows]
+                found = self.batches.run([row.length for row in own], partial(self._batch, own, prefix))
                 said |= {group.rows[i]: value for i, value in found.items()}
-        return [said[i] for i in range(len(keys))]
+        return [said[i] for i in range(len(asked))]
 
-    def _batch(
-        self,
-        wish: Wish,
-        group: Sequence[tuple[list[int], array[int]]],
-        prefix: Prefix | None,
-        rows: list[int],
-    ) -> list[Said]:
+    def _batch(self, group: Sequence[_Row], prefix: Prefix | None, places: list[int]) -> list[Said]:
+        rows = [group[place] for place in places]
+        is_done = partial(self._is_done, rows[0].wish)
         answers = greedy(
             self.model,
-            [group[row][0] for row in rows],
-            max_new_tokens=wish.tokens,
+            [row.prompt for row in rows],
+            max_new_tokens=[row.wish.tokens for row in rows],
             eos_ids=end_tokens(self.model, self.tokenizer),
-            is_done=partial(self._is_done, wish),
-            begun=[group[row][1] for row in rows],
+            is_done=is_done,
+            begun=[row.begun for row in rows],
             prefix=prefix,
         )
         return [
-            Said(array("l", tokens), len(tokens) < wish.tokens and not self._is_done(wish, tokens))
-            for tokens in answers
+            Said(array("l", tokens), len(tokens) < row.wish.tokens and not is_done(tokens))
+            for row, tokens in zip(rows, answers, strict=True)
         ]
 
 
