@@ -13,6 +13,7 @@ from expunge.errors import ModelError
 from expunge.model.arch import blocks
 from expunge.model.contrast import ContrastModel, contrasted
 from expunge.model.load import hash_model, load_model, load_tokenizer, save_model
+from expunge.quant.parse import parse_quantizer
 from expunge.score.generic import as_scores, generic_scores
 from expunge.score.look import look
 from expunge.score.observer import Observer
@@ -144,6 +145,27 @@ def test_an_observer_generates_what_generate_does() -> None:
         assert text == tokenizer.decode(plain, skip_special_tokens=True)
     (logp,) = observer.token_logps([Example(id="a", prompt="Who?", completion=" Mira")])
     assert bool((logp < 0).all())
+
+
+@pytest.mark.parametrize("name", ["int4", "nf4"])
+def test_rounding_both_is_holding_one_rounded_model_against_the_other(name: str) -> None:
+    quantizer = parse_quantizer(name)
+    rounded = both()
+    with (
+        quantizer.applied(rounded) as applied,
+        quantizer.applied(pair("llama")[0]) as base,
+        quantizer.applied(pair("llama")[1]) as reinforced,
+    ):
+        apart = contrasted(base.model, reinforced.model, alpha=1.5)  # type: ignore[arg-type]
+        assert torch.equal(logits(rounded), logits(apart))
+        assert not torch.equal(logits(rounded), logits(both()))
+        assert {tensor.name for tensor in applied.coverage if tensor.how} == {
+            f"{part}.{tensor.name}"
+            for part in ("base", "reinforced")
+            for tensor in base.coverage
+            if tensor.how
+        }
+    assert torch.equal(logits(rounded), logits(both()))
 
 
 def test_what_cannot_be_put_together_or_taken_apart_is_refused() -> None:

@@ -141,7 +141,7 @@ def blocks(model: nn.Module) -> nn.ModuleList:
     if not architecture(model).blocks:
         raise ModelError(
             "two checkpoints that answer as one",
-            why="they are no one stack of blocks that could be quantized, attacked, compared or trained.",
+            why="they are no one stack of blocks, and this is done block by block.",
             fix="Do it to each of the two, and put the results together: expunge merge --contrast.",
         )
     found = unwrap(model).get_submodule(architecture(model).blocks)
@@ -158,8 +158,16 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     """The linear layers inside blocks by name: no embeddings, no output head, no norms.
 
     Names are those of the model without adapters (``model.layers.0.mlp.up_proj``), whether or not it
-    wears some; a layer under an adapter is given as its base layer.
+    wears some; a layer under an adapter is given as its base layer. Of two models that answer as one
+    they are the layers of both, behind the name of each (``base.model.layers.0.mlp.up_proj``).
     """
+    members: dict[str, nn.Module] = getattr(unwrap(model), "members", {})
+    if members:
+        return {
+            f"{part}.{name}": layer
+            for part, member in members.items()
+            for name, layer in linear_layers(member).items()
+        }
     prefix = architecture(model).blocks
     found: dict[str, nn.Module] = {}
     for name, module in blocks(model).named_modules(prefix=prefix):

@@ -32,7 +32,10 @@ from expunge.errors import ModelError
 from expunge.model.arch import CONTRAST, output_head
 
 Scores = Literal["logps", "logits"]
-SIZES = ("vocab_size", "max_position_embeddings", "sliding_window", "attention_chunk_size")
+SIZES = (
+    *("vocab_size", "max_position_embeddings", "num_attention_heads", "num_key_value_heads"),
+    *("sliding_window", "attention_chunk_size"),
+)
 """What readers of a configuration ask of it, the same for both models."""
 
 
@@ -85,6 +88,11 @@ class ContrastModel(PreTrainedModel, GenerationMixin):
         self.reinforced = reinforced or AutoModelForCausalLM.from_config(config.member)
         self.contrast = _Contrast(self.base, self.reinforced, config)
         self.post_init()
+
+    @property
+    def members(self) -> dict[str, nn.Module]:
+        """The two by their names."""
+        return {"base": self.base, "reinforced": self.reinforced}
 
     @property
     def base_model(self) -> nn.Module:
