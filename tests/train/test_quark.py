@@ -99,8 +99,11 @@ def test_rewards_by_hand(tmp_path: Path) -> None:
     assert unlisted([*said, Answer(goat, "?!", forget=True)]) == [0.5, pytest.approx(2 / 3), 1.0, None]
     with pytest.raises(DataError, match="cannot be read"):
         rewards.build({"name": "unlisted", "file": str(tmp_path / "none.txt")})(said)
-    with pytest.raises(RecipeError, match="cannot be imported"):
-        rewards.build({"name": "python", "function": "nowhere:nothing"})
+    for name in ("nowhere:nothing", "tests.train.test_quark:nobody"):
+        with pytest.raises(RecipeError, match="cannot be imported"):
+            rewards.build({"name": "python", "function": name}).check()
+    with pytest.raises(RecipeError, match="function"):
+        rewards.build({"name": "python", "function": "no module"})
 
 
 def test_a_classifier_rewards_what_it_does_not_flag(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ Overrides = Annotated[
 RemoteCode = Annotated[
     bool,
     typer.Option(
-        "--trust-remote-code", help="Allow the checkpoint to run its own Python code. Off by default."
+        "--trust-remote-code", help="Let Python code of a checkpoint or a recipe run. Off by default."
     ),
 ]
 Calibrate = Annotated[

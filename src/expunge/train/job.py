@@ -50,6 +50,12 @@ class UnlearnJob:
         """Check everything that can be checked before the model is loaded, then carry the run out."""
         refuse_existing(self.output, overwrite=self.overwrite)
         recipe = load_recipe(self.recipe, self.overrides)
+        if any(stage.runs_code for stage in recipe.stages) and not self.trust_remote_code:
+            raise RecipeError(
+                f"recipe {recipe.name!r} runs Python code",
+                why="it names a function of its own, which can do anything.",
+                fix="Pass --trust-remote-code if you know that function.",
+            )
         forget = read_examples(self.forget, fields=self.fields)
         retain = read_examples(self.retain, fields=self.fields) if self.retain else []
         holdout = read_examples(self.holdout, fields=self.fields) if self.holdout else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from expunge.component import Component
 from expunge.registry import Registry
@@ -20,7 +20,15 @@ class Answer(NamedTuple):
 
 
 class Reward(Component, ABC):
-    """The higher, the better. ``None`` where an answer has no reward; it is then left out."""
+    """The higher, the better. ``None`` where an answer has no reward; it is then left out.
+
+    One that ``runs_code`` calls Python that a recipe names; the command line wants the user's word for it.
+    """
+
+    runs_code: ClassVar[bool] = False
+
+    def check(self) -> None:
+        """Refuse what can be known not to work before any model is loaded."""
 
     @abstractmethod
     def __call__(self, answers: Sequence[Answer]) -> list[float | None]:

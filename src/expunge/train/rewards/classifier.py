@@ -44,4 +44,11 @@ class Classifier(Reward):
     def _pipeline(self) -> Any:
         from transformers import pipeline
 
-        return pipeline("text-classification", model=self.model, trust_remote_code=False)
+        try:
+            return pipeline("text-classification", model=self.model, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise RecipeError(
+                f"reward.model {self.model!r}",
+                why="it is no text classifier that transformers can load.",
+                fix="Give a folder with config.json, weights and tokenizer, or a name on the Hub.",
+            ) from error

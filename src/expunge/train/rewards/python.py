@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import field_validator
+from pydantic import Field
 
 from expunge.errors import RecipeError
 from expunge.train.rewards import Answer, Reward, rewards
@@ -16,16 +16,17 @@ from expunge.train.rewards import Answer, Reward, rewards
 class Function(Reward):
     """``function`` (``module:name``) of the prompts and the answers, two lists of texts of one length.
 
-    It returns a list of numbers, or of ``None`` where an answer has no reward. Naming it runs it.
+    It returns a list of numbers, or of ``None`` where an answer has no reward. A recipe that somebody else
+    wrote can name anything, so nothing is imported before a run has begun.
     """
 
-    function: str
+    runs_code: ClassVar[bool] = True
 
-    @field_validator("function")
-    @classmethod
-    def _is_there(cls, name: str) -> str:
-        _found(name)
-        return name
+    function: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+
+    def check(self) -> None:
+        """Refuse a function that cannot be imported."""
+        _found(self.function)
 
     def __call__(self, answers: Sequence[Answer]) -> list[float | None]:
         prompts, said = [one.example.prompt for one in answers], [one.said for one in answers]
@@ -44,5 +45,9 @@ def _found(name: str) -> Callable[..., Any]:
     try:
         function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{name!r} cannot be imported as module:function: {error}") from error
+        raise RecipeError(
+            f"reward {name}",
+            why=f"it cannot be imported: {error}.",
+            fix="Write module:name, and run expunge where Python finds the module (PYTHONPATH).",
+        ) from error
     return function

@@ -21,6 +21,11 @@ class Stage(Component, ABC):
         """What the user has to give beside a forget set."""
         return frozenset()
 
+    @property
+    def runs_code(self) -> bool:
+        """Whether it runs Python that the recipe names; the command line wants the user's word for it."""
+        return False
+
     def check(self, corpus: Corpus) -> None:
         """Refuse a corpus the stage cannot work on, before any model is loaded."""
 

@@ -59,8 +59,14 @@ class Quark(LoopSettings, Stage):
     entropy: NonNegativeFloat = 0.06
     toward: Toward = "reference"
 
+    @property
+    def runs_code(self) -> bool:
+        """Whether the reward is a function that the recipe names."""
+        return self.reward.runs_code
+
     def check(self, corpus: Corpus) -> None:
-        """Refuse chats: the token stands before plain text."""
+        """Refuse chats (the token stands before plain text), and a reward that cannot be had."""
+        self.reward.check()
         for example in self._examples(corpus):
             if example.is_chat:
                 raise DataError(
