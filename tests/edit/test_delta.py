@@ -139,6 +139,27 @@ def test_adapters_scaled_merged_and_subtracted_agree(tmp_path: Path) -> None:
     assert farthest(merged, states(tiny("llama"))) > 1e-3
 
 
+def test_adapters_scaled_by_nothing_are_the_base_bit_for_bit() -> None:
+    adapted = with_lora(tiny("llama"), TARGETS)
+    line = AdapterLine(adapted)
+    line.at(-0.7)
+    line.at(0.0)
+    merged = adapted.merge_and_unload()
+    plain = states(tiny("llama"))
+    assert all(torch.equal(weight, plain[name]) for name, weight in merged.named_parameters())
+
+
+def test_an_adapter_taken_off_is_what_peft_makes_of_a_negative_weight(tmp_path: Path) -> None:
+    adapted = with_lora(tiny("llama"), TARGETS)
+    adapted.save_pretrained(tmp_path / "adapter")
+    explicit = tiny("llama")
+    WeightDelta.of_adapter(tmp_path / "adapter").scaled(-0.7).apply(explicit)
+    adapted.add_weighted_adapter(["default"], [-0.7], "negated", combination_type="linear")
+    adapted.set_adapter("negated")
+    merged = adapted.merge_and_unload(adapter_names=["negated"])
+    assert farthest(merged, states(explicit)) < 1e-5
+
+
 def test_scaling_both_factors_would_not_negate() -> None:
     adapted = with_lora(tiny("llama"), TARGETS)
     plain = states(with_lora(tiny("llama"), TARGETS).merge_and_unload())

@@ -58,6 +58,17 @@ def test_subtracting_what_was_added_gives_the_base_back(folder: Path) -> None:
         assert torch.equal(weight, base[name])
 
 
+def test_a_tied_weight_is_taken_off_once(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(all_bytes=True)
+    for seed, name in enumerate(("base", "one")):  # gpt2: what reads words also writes them
+        save_model(tiny("gpt2", seed=seed, vocab_size=BYTES_VOCAB), tokenizer, tmp_path / name)
+    MergeJob(base=tmp_path / "base", output=tmp_path / "o", subtract=(f"{tmp_path / 'one'}:0.5",)).run()
+    base, one, found = (weights(tmp_path, name)["transformer.wte.weight"] for name in ("base", "one", "o"))
+    torch.testing.assert_close(found, base - 0.5 * (one - base), rtol=1e-5, atol=1e-6)
+    result = load_model(tmp_path / "o")
+    assert result.lm_head.weight is result.transformer.wte.weight
+
+
 def test_requests_are_fused_as_a_run_would(folder: Path) -> None:
     """Two requests met apart and fused by the verb, and the second met with the first as its past."""
     tokenizer = tiny_tokenizer(all_bytes=True)

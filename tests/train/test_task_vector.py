@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from expunge.errors import DataError, TrainingError
 from expunge.model.load import load_model
+from expunge.train.recipe import load_recipe
 from expunge.train.stages import task_vector
 from expunge.train.stages.learn_new import LearnNewAnswers
 from expunge.train.stages.task_vector import SubtractTaskVector, Tried
@@ -92,6 +93,20 @@ def test_a_sweep_reports_all_it_tried(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (tmp_path / "alone/model.safetensors").read_bytes() == (
         tmp_path / "swept/model.safetensors"
     ).read_bytes()
+
+
+def test_forgetting_before_learning_sweeps_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = iter([100.0, 50.0, 20.0, 5.0])
+    kept = iter([70.0, 70.0, 68.0, 10.0])
+    monkeypatch.setattr(task_vector.Gauge, "forget", lambda *_: next(told))
+    monkeypatch.setattr(task_vector.Gauge, "utility", lambda *_: next(kept))
+    small = [f"stages.{stage}.{each}" for stage in (0, 1) for each in ("epochs=1", "max_length=128")]
+    sweep = ["stages.0.factors=[0.1, 0.3, 2]", "stages.0.utility_at_least=0.95"]
+    record = run(load_recipe("f_learning", [*small, *sweep]), tmp_path / "out")
+    first, second = record["stages"]
+    assert first["factor"] == 0.3  # 2 forgets more, and leaves too little
+    assert [each["utility"] for each in first["tried"]] == [70.0, 68.0, 10.0]
+    assert second["stage"] == "finetune"
 
 
 def test_a_killed_run_ends_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
