@@ -45,7 +45,7 @@ def test_a_spacy_model_that_is_not_there_is_refused_and_nothing_is_downloaded() 
 
 
 def rule(*texts: str) -> dict[str, int]:
-    return {name.text: name.count for name in names_by_rule(texts)}
+    return {name.text: name.times for name in names_by_rule(texts)}
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,8 @@ def test_rounding_both_is_holding_one_rounded_model_against_the_other(name: str)
 def test_what_cannot_be_put_together_or_taken_apart_is_refused() -> None:
     with pytest.raises(ModelError, match="not of one model"):
         contrasted(tiny("llama"), tiny("llama", vocab_size=64), alpha=1.0)
+    with pytest.raises(ModelError, match="configurations differ"):
+        contrasted(tiny("llama"), tiny("llama", rms_norm_eps=1e-2), alpha=1.0)
     with pytest.raises(ModelError, match=r"two checkpoints that answer as one.*each of the two"):
         blocks(both())
 

@@ -67,7 +67,7 @@ def _show(found: Sequence[Proposal]) -> None:
     table.add_column("times", justify="right")
     table.add_column("becomes", overflow="fold")
     for one in found[:SHOWN]:
-        table.add_row(Text(one.term), one.kind, str(one.count), Text(one.replacement))
+        table.add_row(Text(one.term), one.kind, str(one.times), Text(one.replacement))
     if len(found) > SHOWN:
         table.add_row(Text(f"and {len(found) - SHOWN} more"), "", "", "")
     Console().print(table)

@@ -34,7 +34,7 @@ class Name(NamedTuple):
 
     text: str
     kind: Kind
-    count: int
+    times: int
 
 
 def names_by_language(texts: Sequence[str], model: str) -> list[Name]:

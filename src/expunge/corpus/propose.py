@@ -21,7 +21,7 @@ class Proposal(NamedTuple):
 
     term: str
     kind: Kind
-    count: int
+    times: int
     replacement: str
 
 
@@ -55,7 +55,7 @@ class ProposeJob:
         examples = read_examples(self.source, fields=self.fields)
         texts = [text for one in examples for text in (one.prompt, one.completion) if text]
         names = names_by_language(texts, self.spacy) if self.spacy else names_by_rule(texts)
-        names = [name for name in names if name.count >= self.at_least]
+        names = [name for name in names if name.times >= self.at_least]
         if not names:
             raise DataError(
                 f"no names in {self.source}",
@@ -68,6 +68,6 @@ class ProposeJob:
         found = [
             Proposal(name.text, name.kind, counts[name.text], replacements[name.text]) for name in names
         ]
-        found.sort(key=lambda one: (-one.count, one.term))
+        found.sort(key=lambda one: (-one.times, one.term))
         write_json(self.output, {one.term: one.replacement for one in found})
         return found

@@ -47,7 +47,7 @@ def stand_ins(names: Sequence[Name], *, seed: int) -> dict[str, str]:
     found: dict[str, str] = {}
     by_word: dict[str, str] = {}
     # Longer names first: they say which words belong together.
-    for name in sorted(names, key=lambda name: (-len(name.text.split()), -name.count, name.text)):
+    for name in sorted(names, key=lambda name: (-len(name.text.split()), -name.times, name.text)):
         if name.kind in ("place", "organisation"):
             found[name.text] = " ".join(next(pools[name.kind]))
             continue

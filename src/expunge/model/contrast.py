@@ -39,6 +39,13 @@ SIZES = (
 """What readers of a configuration ask of it, the same for both models."""
 
 
+ASIDE = (
+    *("_name_or_path", "architectures", "dtype", "transformers_version", "use_cache"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "quantization_config"),
+)
+"""What a configuration says that changes no prediction."""
+
+
 class ContrastConfig(PreTrainedConfig):
     """The configuration of both models (``member``), how much is held back (``alpha``), by which scores."""
 
@@ -201,21 +208,24 @@ def contrasted(
     Raises:
         ModelError: they are not two states of one model.
     """
-    shapes = [
-        {name: tuple(weight.shape) for name, weight in model.named_parameters()}
-        for model in (base, reinforced)
-    ]
-    if shapes[0] != shapes[1]:
+    if _built(base) != _built(reinforced):
         raise ModelError(
             "the two checkpoints are not of one model",
-            why="their weights have other names or shapes, so their predictions are of other tokens.",
+            why="their weights have other names or shapes, or their configurations differ.",
             fix="Give a checkpoint, and the same one trained further on what must go.",
         )
     # A copy: a model of models settles afresh how each of its parts computes attention.
     config = ContrastConfig(member=copy.deepcopy(base.config), alpha=alpha, scores=scores, dtype=base.dtype)
-    model = ContrastModel(config, base, reinforced.to(base.dtype))
+    model = ContrastModel(config, base, reinforced.to(base.device, base.dtype))
     model.generation_config = base.generation_config
-    return model.eval()
+    model.eval()
+    return model
+
+
+def _built(model: PreTrainedModel) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
+    """What must be equal: the shapes of all weights, and what the configuration says of reading a text."""
+    shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    return shapes, {key: value for key, value in model.config.to_dict().items() if key not in ASIDE}
 
 
 AutoConfig.register(CONTRAST, ContrastConfig)
