@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from expunge.audit.advice import RETRAINED, LeftOut
-from expunge.audit.blocks import NOTHING, blocks, shown
+from expunge.audit.blocks import DIGITS, NOTHING, blocks, shown
 from expunge.audit.plan import Role
 from expunge.audit.stats import Estimate
 from expunge.audit.summary import Summary
@@ -95,6 +95,8 @@ def test_markdown_has_one_table_per_block(summary: Summary) -> None:
         (Estimate(-40.72, -45.1, -36.0, 40), 1, "-40.7 [-45, -36]"),
         (Estimate(0.2313, 0.181, 0.29, 40), 2, "0.23 [0.18, 0.29]"),
         (Estimate(-0.04, -0.4, 0.3, 40), 1, "0.0 [0, 0]"),
+        (Estimate(0.00127, 0.00004, 0.01234, 40), 4, "0.0013 [0.0000, 0.0123]"),
+        (Estimate(1.94e-119, 1.94e-119, 1.0, 200), 4, "0.0000 [0.0000, 1.0000]"),
         (Estimate(50.0, None, None, 1, "one item"), 1, "50.0"),
         (Estimate(None, reason="none"), 1, NOTHING),
         (None, 1, NOTHING),
@@ -115,6 +117,21 @@ def wide_summary(summary: Summary, *, metrics: int = 12) -> Summary:
         if cell.metric == utility.name
     )
     return summary.model_copy(update={"metrics": summary.metrics + copies, "cells": summary.cells + cells})
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("forget_quality", "0.0127 [0.0021, 0.0456]"),
+        ("jsd", "0.013 [0.002, 0.046]"),
+        ("pdlp", "0.01 [0.00, 0.05]"),
+        ("probability", "0.01 [0.00, 0.05]"),
+        ("utility", "0.0 [0, 0]"),
+    ],
+)
+def test_every_scale_has_its_digits(name: str, expected: str) -> None:
+    estimate = Estimate(0.01268, 0.00214, 0.04561, 40)
+    assert shown(estimate, digits=DIGITS.get(metrics[name].scale, 1)) == expected
 
 
 @pytest.mark.parametrize("width", [80, 200])

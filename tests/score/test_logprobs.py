@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from expunge.model.arch import output_head
 from expunge.score import rows
 from expunge.score.backbone import predictions
-from expunge.score.logprobs import Direction, token_kl, token_logps
+from expunge.score.logprobs import Direction, token_jsd, token_kl, token_logps
 from expunge.score.look import look
 from expunge.score.view import Need
 from tests.batches import LENGTHS, batch_of, encoded, full_logps, own
@@ -85,6 +85,33 @@ def test_the_two_directions_by_hand() -> None:
 
     assert kl("forward") == pytest.approx(0.143841036, abs=1e-7)
     assert kl("reverse") == pytest.approx(0.130812036, abs=1e-7)
+
+
+@pytest.mark.parametrize("arch", ["llama", "gemma2", "granite", "phi"])
+def test_jensen_shannon_and_its_gradients_are_those_of_full_logits(arch: str) -> None:
+    model, reference = tiny(arch), tiny(arch, seed=1)
+    batch = batch_of()
+    hidden, frozen = predictions(model, batch).hidden_NH, predictions(reference, batch).hidden_NH
+    ours = token_jsd(output_head(model), hidden, output_head(reference), frozen.detach(), vocabulary=VOCAB)
+    q = torch.cat([full_logps(model, one) for one in encoded()])
+    p = torch.cat([full_logps(reference, one) for one in encoded()]).detach()
+    log_m = ((p.exp() + q.exp()) / 2).log()
+    theirs = (p.exp() * (p - log_m) + q.exp() * (q - log_m)).sum(-1) / 2
+    torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-6)
+    assert_same(gradients(model, ours), gradients(model, theirs))
+
+
+def test_jensen_shannon_by_hand() -> None:
+    def jsd(p: list[float], q: list[float]) -> float:
+        return token_jsd(
+            _same, torch.tensor([p]).log(), _same, torch.tensor([q]).log(), vocabulary=2
+        ).item()
+
+    # KGA's code, with the arguments of KL swapped, gives 0.117973 for the first.
+    assert jsd([0.5, 0.5], [0.9, 0.1]) == pytest.approx(0.101749, abs=1e-6)
+    assert jsd([0.9, 0.1], [0.5, 0.5]) == pytest.approx(0.101749, abs=1e-6)
+    assert jsd([0.3, 0.7], [0.3, 0.7]) == pytest.approx(0.0, abs=1e-7)
+    assert jsd([1 - 1e-7, 1e-7], [1e-7, 1 - 1e-7]) == pytest.approx(0.693147, abs=1e-5)
 
 
 def test_a_constant_added_to_all_logits_changes_nothing() -> None:

@@ -27,7 +27,14 @@ UNSURE = " ?"
 LEADING = 8
 """Metrics with a table of their own where several models are compared; the others share one."""
 TOO_FEW = "? too few items to tell from full precision (detectable in summary.json)"
-DIGITS = {"0-1": 2, "p-value": 4}
+DIGITS = {
+    "0-1": 2,
+    "-1 to 1": 2,
+    "share, 0.5 is best": 2,
+    "ratio, 0 is best": 2,
+    "nats, 0 is best": 3,
+    "p-value": 4,
+}
 """Decimals of a number, where one is too few to read it by."""
 ARROWS = {True: " ↓", False: " ↑", None: ""}
 

@@ -11,26 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 from expunge.audit.coverage import condense
 from expunge.audit.doing import doing
+from expunge.audit.loaded import Loaded
 from expunge.audit.parts import DIAGNOSTICS, Part, parts
 from expunge.audit.plan import Role
 from expunge.audit.results import collect, write_results
 from expunge.audit.store import Cell, CellStore
+from expunge.audit.witnesses import Witnesses
 from expunge.files import write_json
 from expunge.model.workers import worker_pool
-from expunge.quant.base import Quantizer
 from expunge.record import Stopwatch, make_record
 from expunge.score.observer import Observer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from torch import nn
 
-    from expunge.audit.plan import Applied, AuditPlan, Loader, Transform
+    from expunge.audit.plan import AuditPlan, Loader, Transform
     from expunge.audit.summary import Summary
-    from expunge.quant.calibration import Calibration
 
     Diagnose = Callable[[Loader, nn.Module, Transform], dict[str, Any]]
     """What JSON can hold on an unlearned model and a transform, given how to load the target."""
@@ -44,25 +43,6 @@ POLL = 0.5
 def observe(model: nn.Module, tokenizer: Any, plan: AuditPlan) -> Observer:
     """The observer an audit measures with."""
     return Observer(model, tokenizer, max_length=plan.max_length, batch_tokens=plan.batch_tokens)
-
-
-class _Loaded:
-    """A model in memory, and its calibration text once a quantizer asks for it."""
-
-    def __init__(self, model: nn.Module, tokenizer: Any, plan: AuditPlan) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
-        self._plan = plan
-        self._text: Calibration | None = None
-
-    def under(self, transform: Transform) -> AbstractContextManager[Applied]:
-        """The model under ``transform`` inside the block."""
-        source = self._plan.calibration_of(transform)
-        if source is None or not isinstance(transform, Quantizer):
-            return transform.applied(self.model)
-        if self._text is None:
-            self._text = source.tokens(self.model, self.tokenizer)
-        return transform.applied(self.model, self._text)
 
 
 def untold(what: str) -> None:
@@ -103,6 +83,7 @@ class Audit:
         else:
             for own in by_model:
                 self.measure(own, tell)
+        self.witnesses.dismiss()
         tell("")
         return self._write(watch, measured=len(missing))
 
@@ -110,6 +91,11 @@ class Audit:
     def store(self) -> CellStore:
         """The finished parts."""
         return CellStore(self.folder / "cells")
+
+    @property
+    def witnesses(self) -> Witnesses:
+        """What the retrained model said of itself, until the audit is finished."""
+        return Witnesses(self.plan, self.folder / "cells" / "witnesses", self.observe)
 
     def all_parts(self) -> list[Part]:
         """Every part of the plan."""
@@ -126,15 +112,16 @@ class Audit:
         missing = [part for part in own if not self.store.has(part.facts)]
         if not missing:
             return
+        self.witnesses.hear(missing, tell)  # before: two models need not fit into memory
         model, tokenizer = missing[0].source.load()
-        loaded = _Loaded(model, tokenizer, self.plan)
+        loaded = Loaded(model, tokenizer, self.plan)
         for _, group in groupby(missing, key=lambda part: part.transform.label):
             self._measure_under_one(list(group), loaded, tell)
         # Models hold reference cycles; without this the next one is loaded beside this one.
         del model, loaded
         gc.collect()
 
-    def _measure_under_one(self, own: Sequence[Part], loaded: _Loaded, tell: Callable[[str], None]) -> None:
+    def _measure_under_one(self, own: Sequence[Part], loaded: Loaded, tell: Callable[[str], None]) -> None:
         transform = own[0].transform
         for part in own:
             if part.name == DIAGNOSTICS:
@@ -152,7 +139,7 @@ class Audit:
                 chosen[part.name].foresee(observer, self.plan.probes)
             for part in sorted(scores, key=lambda part: chosen[part.name].goes_on):
                 tell(str(part))
-                measured = chosen[part.name].measure(observer, self.plan.probes)
+                measured = self.witnesses.measure(part, observer)
                 self.store.write(part.facts, Cell(measured, condense(applied.coverage)))
 
     def _diagnose(self, part: Part, model: nn.Module) -> None:

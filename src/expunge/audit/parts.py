@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from expunge.audit.plan import FULL, Role
+from expunge.metrics.beside import BesideControl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from expunge.audit.plan import AuditPlan, ModelSource, Transform
+    from expunge.metrics.base import Metric
 
+CONTROL = "control"
+"""The fact that names the retrained model, of parts that read it."""
 DIAGNOSTICS = "diagnostics"
 """The name of the part that is no metric."""
 
@@ -54,6 +58,7 @@ def parts(plan: AuditPlan, hook: str | None = None) -> Iterator[Part]:
                     "probes": probes,
                     "max_length": plan.max_length,
                     **_calibration(plan, transform),
+                    **_control(plan, metric),
                 }
                 yield Part(source=source, transform=transform, name=name, facts=facts)
 
@@ -61,6 +66,12 @@ def parts(plan: AuditPlan, hook: str | None = None) -> Iterator[Part]:
 def _calibration(plan: AuditPlan, transform: Transform) -> dict[str, Any]:
     source = plan.calibration_of(transform)
     return {} if source is None else {"calibration": source.facts}
+
+
+def _control(plan: AuditPlan, metric: Metric) -> dict[str, Any]:
+    """Most metrics lay scores beside the retrained model's at the end; these read the model itself."""
+    control = plan.holder(Role.RETRAINED)
+    return {CONTROL: control.hash} if control is not None and isinstance(metric, BesideControl) else {}
 
 
 def _place(source: ModelSource, transform: Transform) -> dict[str, Any]:

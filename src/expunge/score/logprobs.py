@@ -5,6 +5,7 @@ Shapes: N counted tokens, H hidden units, V vocabulary; k rows worked on at once
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -37,6 +38,17 @@ def token_kl(
     """
     rule = _forward_kl if direction == "forward" else _reverse_kl
     rows = Rows(head=head, rule=rule, vocabulary=vocabulary, beside=reference_head)
+    return rows(hidden_NH, reference_NH)
+
+
+def token_jsd(
+    head: Head, hidden_NH: Tensor, reference_head: Head, reference_NH: Tensor, *, vocabulary: int
+) -> Tensor:
+    """Jensen-Shannon divergence of two models' next-token distributions, per token, in nats. Shape [N].
+
+    ``½ KL(p ‖ m) + ½ KL(q ‖ m)`` with m the mean of both: 0 to ln 2, the same both ways.
+    """
+    rows = Rows(head=head, rule=_jsd, vocabulary=vocabulary, beside=reference_head)
     return rows(hidden_NH, reference_NH)
 
 
@@ -105,3 +117,12 @@ def _reverse_kl(logits_kV: Tensor, reference_kV: Tensor) -> Numbers:
     q_kV, surplus_kV = logq_kV.exp(), logq_kV - logp_kV
     values_k = (q_kV * surplus_kV).sum(-1)
     return Numbers(values_k, lambda: q_kV * (surplus_kV - values_k[:, None]))
+
+
+def _jsd(logits_kV: Tensor, reference_kV: Tensor) -> Numbers:
+    logq_kV, logp_kV = logits_kV.log_softmax(-1), reference_kV.float().log_softmax(-1)
+    middle_kV = torch.logaddexp(logq_kV, logp_kV) - math.log(2)
+    q_kV, surplus_kV = logq_kV.exp(), logq_kV - middle_kV
+    own_k = (q_kV * surplus_kV).sum(-1)
+    values_k = (own_k + (logp_kV.exp() * (logp_kV - middle_kV)).sum(-1)) / 2
+    return Numbers(values_k, lambda: q_kV * (surplus_kV - own_k[:, None]) / 2)

@@ -14,6 +14,7 @@ from expunge.score.forks import Fork, Forks
 from expunge.score.gradients import gradient_norms
 from expunge.score.ranks import shared
 from expunge.score.said import Continuations, Wish, cut
+from expunge.score.states import States, read_states
 from expunge.score.texts import Text, as_text, read_texts
 from expunge.types import Example
 
@@ -82,6 +83,10 @@ class Observer:
         """The token ids that the model goes on with from inside a text, by fork."""
         return self._forks(asked)
 
+    def states(self, examples: Sequence[Example], *, tokens: int) -> list[States]:
+        """For each example the hidden states behind its first counted tokens; nothing is remembered."""
+        return shared(examples, lambda own: self._states(own, tokens))
+
     def gradient_norms(self, examples: Sequence[Example]) -> list[list[float]]:
         """For each example the 2-norm of the gradient of its mean loss, by parameter tensor.
 
@@ -107,6 +112,10 @@ class Observer:
             pad_id=self._pad_id,
             batches=self._batches,
         )
+
+    def _states(self, examples: list[Example], tokens: int) -> list[States]:
+        texts = self._texts(examples)
+        return read_states(self.model, texts, tokens=tokens, pad_id=self._pad_id, batches=self._batches)
 
     def _norms(self, examples: list[Example]) -> list[list[float]]:
         return gradient_norms(self.model, self._texts(examples), pad_id=self._pad_id)

@@ -1,0 +1,80 @@
+"""The retrained model's states, for the metrics that lay another model's beside them.
+
+It is loaded once for that, before the model that is measured, and let go again.
+"""
+
+from __future__ import annotations
+
+import gc
+import shutil
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from expunge.audit.loaded import Loaded
+from expunge.audit.parts import CONTROL, DIAGNOSTICS
+from expunge.audit.plan import Role
+from expunge.metrics.beside import BesideControl, Witness
+from expunge.record import hash_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from torch import nn
+
+    from expunge.audit.parts import Part
+    from expunge.audit.plan import AuditPlan
+    from expunge.metrics.base import Measured
+    from expunge.score.observer import Observer
+
+
+@dataclass(frozen=True, slots=True)
+class Witnesses:
+    """One file for each metric and transform, in a folder that is there while an audit runs."""
+
+    plan: AuditPlan
+    folder: Path
+    observe: Callable[[nn.Module, Any, AuditPlan], Observer]
+
+    def hear(self, parts: Sequence[Part], tell: Callable[[str], None]) -> None:
+        """Load the retrained model, once, for those of ``parts`` that lack its states."""
+        control = self.plan.holder(Role.RETRAINED)
+        lacking = [part for part in parts if self._metric(part) and not self._path(part).exists()]
+        if control is None or not lacking:
+            return
+        model, tokenizer = control.load()
+        loaded = Loaded(model, tokenizer, self.plan)
+        for transform, group in groupby(lacking, key=lambda part: part.transform):
+            with loaded.under(transform) as applied:
+                observer = self.observe(applied.model, tokenizer, self.plan)
+                for part in group:
+                    tell(f"{control.name} · {transform.label} · for {part.name}")
+                    self._keep(part, observer)
+        del model, loaded
+        gc.collect()
+
+    def measure(self, part: Part, observer: Observer) -> Measured:
+        """The scores of a part, whose metric is given the retrained model's states if it reads them."""
+        metric, path = self._metric(part), self._path(part)
+        if metric is None or not path.exists():
+            return self.plan.named_metrics[part.name].measure(observer, self.plan.probes)
+        return metric.measure_beside(observer, self.plan.probes, Witness.read(path))
+
+    def dismiss(self) -> None:
+        """Give the room back."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _keep(self, part: Part, observer: Observer) -> None:
+        metric = self._metric(part)
+        if metric is not None:
+            metric.witness(observer, self.plan.probes).save(self._path(part))
+
+    def _metric(self, part: Part) -> BesideControl | None:
+        metric = None if part.name == DIAGNOSTICS else self.plan.named_metrics[part.name]
+        return metric if isinstance(metric, BesideControl) else None
+
+    def _path(self, part: Part) -> Path:
+        """Its name is the hash of all it depends on, which is not the model that is measured."""
+        facts = {name: fact for name, fact in part.facts.items() if name != "model"}
+        return self.folder / f"{hash_json({CONTROL: None, **facts})[:32]}.safetensors"
