@@ -99,7 +99,9 @@ def facts_of(rows: Sequence[Row]) -> dict[str, object]:
 
 
 def _refuse_unknown(what: str, names: Sequence[str], known: Sequence[str]) -> None:
-    there = set(known)
+    there = dict.fromkeys(known)  # a group has many rows
     for name in names:
         if name not in there:
-            raise DataError(f"{what} {name!r}", why="the plan has none.", fix=did_you_mean(name, known))
+            raise DataError(
+                f"{what} {name!r}", why="the plan has none.", fix=did_you_mean(name, list(there))
+            )
