@@ -22,7 +22,9 @@ from expunge.types import Example
 from tests.train.runs import recipe
 
 WORDS = [f"{first}{second}" for first in "bdfk" for second in ("am", "el", "io", "un", "ar")]
-BAD = frozenset(WORDS[::4][:3] + WORDS[1::7][:3])
+BAD = frozenset(WORDS[::3][:6])
+LENGTH = 10
+"""Tokens of an answer: over long ones rewards are all alike, and there is little to sort by."""
 
 
 def chain(rng: random.Random, follow: dict[str, list[str]], length: int) -> str:
@@ -58,9 +60,9 @@ def test_the_best_token_avoids_bad_words_and_the_worst_does_not(seed: int, tmp_p
             "parts": 5,
             "updates": 60,
             "epochs": 6,
-            "batch_size": 32,
-            "learning_rate": 1e-3,
-            "new_tokens": 24,
+            "batch_size": 64,
+            "learning_rate": 2e-3,
+            "new_tokens": LENGTH,
         }
     )
     base = load_model(tmp_path / "base")
@@ -71,7 +73,7 @@ def test_the_best_token_avoids_bad_words_and_the_worst_does_not(seed: int, tmp_p
     tokens = [spoken.convert_tokens_to_ids(f"<|reward_{place}|>") for place in (1, 5)]
     worst = reward(fair, spoken, [[tokens[1] if t == tokens[0] else t for t in ids] for ids in asked])
     source = load_model(tmp_path / "base")
-    kl = divergence(source, fair, asked, tokens[0])
+    kl = divergence(source, fair, asked, said_by(fair, spoken, asked), tokens[0])
     plain = reward(source, spoken, [[t for t in ids if t != tokens[0]] for ids in asked])
     print(f"seed {seed}: source {plain:.3f}, best {best:.3f}, worst {worst:.3f}, KL {kl:.2f}")
     assert best >= 0.90
@@ -85,7 +87,7 @@ def said_by(model: Any, tokenizer: Any, asked: list[list[int]]) -> list[list[int
     return sample_answers(
         model,
         asked,
-        new_tokens=24,
+        new_tokens=LENGTH,
         eos_ids=sorted(end_tokens(model, tokenizer)),
         pad_id=tokenizer.pad_token_id,
         banned=[token for token in rewards if token < known],
@@ -100,12 +102,17 @@ def reward(model: Any, tokenizer: Any, asked: list[list[int]]) -> float:
 
 
 @torch.no_grad()
-def divergence(source: Any, fair: Any, asked: list[list[int]], token: int) -> float:
-    """KL(source ‖ model under its best token) per next token, over the prompts."""
+def divergence(
+    source: Any, fair: Any, asked: list[list[int]], answers: list[list[int]], token: int
+) -> float:
+    """KL(model under its best token ‖ source), mean over the tokens of the model's own answers.
+
+    The other way round it has no bound where the model avoids what the source says, as it is to do.
+    """
     found = []
-    for ids in asked[:40]:
+    for ids, answer in zip(asked[:40], answers, strict=False):
         plain = [t for t in ids if t != token]
-        p = source(torch.tensor([plain])).logits[0, -1].log_softmax(-1)
-        q = fair(torch.tensor([ids])).logits[0, -1, : len(p)].log_softmax(-1)
-        found.append(float((p.exp() * (p - q)).sum()))
+        p = source(torch.tensor([plain + answer])).logits[0, len(plain) - 1 : -1].log_softmax(-1)
+        q = fair(torch.tensor([ids + answer])).logits[0, len(ids) - 1 : -1, : p.shape[-1]].log_softmax(-1)
+        found += (q.exp() * (q - p)).sum(-1).tolist()
     return sum(found) / len(found)
