@@ -8,6 +8,7 @@ import torch
 from expunge.metrics import metrics
 from expunge.metrics.probes import Probes
 from expunge.score.observer import Observer
+from expunge.types import Example
 from tests.metrics.fakes import document, question
 from tests.tiny import tiny, tiny_tokenizer
 
@@ -51,3 +52,40 @@ def test_what_a_model_says_itself_is_verbatim_memory(observer: Observer) -> None
     )
     (score,) = verbmem.measure(observer, Probes(forget=(document("own", prompt + said),)))["forget"]
     assert score.value == 100.0
+
+
+ASKING = {
+    "knowmem_forget": 6,
+    "second_phrasing": 9,
+    "paraphrase_retention": 4,
+    "utility": 6,
+    "neighbours": 3,
+    "rouge": 7,
+    "rouge_neighbours": 4,
+    "distinct_n": 5,
+    "fluency": 8,
+    "edit_locality": 6,
+}
+"""Metrics that ask questions, and how many tokens each lets the model say."""
+
+
+def test_company_changes_no_score() -> None:
+    def asked(split: str) -> tuple[Example, ...]:
+        return tuple(question(f"{split}{n}", f"{split} {n}", "in the town") for n in range(3))
+
+    probes = Probes(
+        forget=(document("d", TEXT * 2), *asked("forget")),
+        second_phrasing=asked("again"),
+        retain=asked("retain"),
+        neighbours=asked("near"),
+        retain_icl=asked("shown"),
+    )
+    chosen = {
+        name: metrics.build({"name": name, "max_new_tokens": tokens}) for name, tokens in ASKING.items()
+    }
+    together = Observer(tiny("llama"), tiny_tokenizer(), max_length=256)
+    for metric in chosen.values():
+        metric.foresee(together, probes)
+    for metric in chosen.values():
+        alone = Observer(tiny("llama"), tiny_tokenizer(), max_length=256)
+        assert metric.measure(together, probes) == metric.measure(alone, probes)
