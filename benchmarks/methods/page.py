@@ -79,6 +79,8 @@ def _row(row: Mapping[str, Any]) -> list[str]:
 def _number(cell: Mapping[str, Any]) -> str:
     if cell["value"] is None:
         return "-"
+    if cell["low"] is None:  # the items are too few to say how sure this is
+        return f"{cell['value']:.0f}"
     return f"{cell['value']:.0f} [{cell['low']:.0f}, {cell['high']:.0f}]"
 
 
