@@ -36,9 +36,10 @@ class FakeRay(SimpleNamespace):
 
     def __init__(self) -> None:
         task_error = type("RayTaskError", (Exception,), {"cause": None})
-        crashed = type("WorkerCrashedError", (Exception,), {})
+        deaths = ("WorkerCrashedError", "OutOfMemoryError", "NodeDiedError")
+        died = {name: type(name, (Exception,), {}) for name in deaths}
         super().__init__(
-            exceptions=SimpleNamespace(RayTaskError=task_error, WorkerCrashedError=crashed),
+            exceptions=SimpleNamespace(RayTaskError=task_error, **died),
             is_initialized=lambda: False,
             began=[],
             ended=[],
@@ -87,6 +88,28 @@ def test_a_refusal_comes_back_from_ray_as_it_was(ray: FakeRay) -> None:
     with pytest.raises(TrainingError, match="not a number"):
         list(Ray().run(refuses, TASKS))
     assert ray.ended == [True]
+
+
+@pytest.mark.parametrize("death", ["WorkerCrashedError", "OutOfMemoryError", "NodeDiedError"])
+def test_a_worker_that_ray_lost_is_a_refusal(
+    ray: FakeRay, monkeypatch: pytest.MonkeyPatch, death: str
+) -> None:
+    def lost(_: Sequence[Any]) -> list[int]:
+        raise getattr(ray.exceptions, death)
+
+    monkeypatch.setattr(ray, "get", lost)
+    with pytest.raises(TrainingError, match="a worker was killed"):
+        list(Ray().run(square, TASKS))
+    assert ray.ended == [True]
+
+
+def test_a_cluster_that_is_not_there_is_a_refusal(ray: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: Any) -> None:
+        raise ConnectionError("nobody answers")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(TrainingError, match="no Ray cluster at there:6379"):
+        list(Ray("there:6379").run(square, TASKS))
 
 
 def test_shards_trained_through_the_interface_of_ray_are_the_same(ray: FakeRay, tmp_path: Path) -> None:

@@ -75,20 +75,34 @@ class Ray(Executor):
         ray = self._ray
         started = not ray.is_initialized()
         if started:
-            ray.init(address=self.address, include_dashboard=False, log_to_driver=False)
+            self._join()
         try:
             remote = ray.remote(num_cpus=1, max_retries=0)(work)
             waiting = [remote.remote(task) for task in tasks]
             while waiting:
                 ready, waiting = ray.wait(waiting, num_returns=1)
                 yield from ray.get(ready)
-        except ray.exceptions.WorkerCrashedError as error:
+        except (
+            ray.exceptions.WorkerCrashedError,
+            ray.exceptions.OutOfMemoryError,  # Ray itself ended it before the system would
+            ray.exceptions.NodeDiedError,
+        ) as error:
             raise worker_killed() from error
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
         finally:
             if started:
                 ray.shutdown()
+
+    def _join(self) -> None:
+        try:
+            self._ray.init(address=self.address, include_dashboard=False, log_to_driver=False)
+        except ConnectionError as error:
+            raise TrainingError(
+                f"no Ray cluster at {self.address or 'RAY_ADDRESS'}",
+                why=f"{error}.",
+                fix="Start it (ray start --head), or correct --address.",
+            ) from error
 
 
 def executor_for(name: ExecutorName, *, workers: int, address: str | None = None) -> Executor:
