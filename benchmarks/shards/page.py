@@ -20,10 +20,11 @@ def fill(path: Path, results: Mapping[str, Any]) -> None:
     text = path.read_text(encoding="utf-8")
     tables = {"shards": cuts(results["arms"]), "fair": rates(results["rates"])}
     for name, made in tables.items():
-        between = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        text, times = between.subn(lambda match, made=made: f"{match[1]}\n{made}\n\n{match[2]}", text)
-        if times != 1:
-            raise ValueError(f"{path} has {times} places for the table {name}")
+        between = re.compile(rf"(?<=<!-- {name} -->\n).*?(?=<!-- end -->)", re.DOTALL)
+        old = between.findall(text)
+        if len(old) != 1:
+            raise ValueError(f"{path} has {len(old)} places for the table {name}")
+        text = text.replace(f"<!-- {name} -->\n{old[0]}", f"<!-- {name} -->\n\n{made}\n\n")
     write_text(path, text)
 
 
