@@ -29,7 +29,7 @@ def fill(path: Path, results: Mapping[str, Any]) -> None:
 
 
 def cuts(arms: Sequence[Mapping[str, Any]]) -> str:
-    """A row for every cut and way of answering together; numbers are means over worlds."""
+    """A row for every cut and way of answering together; scores are means over worlds, costs one a world."""
     heading = ["shards x slices", "answered by", "utility", "forget before", "forget after"]
     heading += ["second phrasing after", "read to delete", "in theory", "of all anew", "equal tensors"]
     rows = []
@@ -71,7 +71,7 @@ def _row(own: Sequence[Mapping[str, Any]], by: str) -> list[str]:
         "one model" if own[0]["cut"] == ONE else own[0]["cut"],
         "itself" if own[0]["cut"] == ONE else by,
         *(f"{mean(values):.0f} ({min(values):.0f}-{max(values):.0f})" for values in known),
-        *(f"{mean(arm[key] for arm in own):.0f}" for key in ("examples_read", "examples_in_theory")),
+        *(", ".join(str(arm[key]) for arm in own) for key in ("examples_read", "examples_in_theory")),
         f"{sum(arm['examples_read'] for arm in own) / counted['examples_anew']:.0%}",
         f"{counted['equal']} of {counted['tensors']}",
     ]
