@@ -29,7 +29,7 @@ def fill(path: Path, results: Mapping[str, Any]) -> None:
 
 
 def cuts(arms: Sequence[Mapping[str, Any]]) -> str:
-    """A row for every cut and way of answering together; scores are means over worlds, costs one a world."""
+    """A row for every cut and way of answering together; scores are means, costs one a world."""
     heading = ["shards x slices", "answered by", "utility", "forget before", "forget after"]
     heading += ["second phrasing after", "read to delete", "in theory", "of all anew", "equal tensors"]
     rows = []
