@@ -44,8 +44,8 @@ def carry(stages: Any, begin: Any, corpus: Corpus, output: Path, seed: int) -> N
 def test_the_best_token_avoids_bad_words_and_the_worst_does_not(seed: int, tmp_path: Path) -> None:
     """Gates: reward under the best token .90, .2 above that under the worst, KL to the source 1.
 
-    Measured: .933, .957, .907 under the best; .673, .658, .675 under the worst; KL .99, .76, .76. At half the
-    rate (the batch it was published with is not known) the best are .869, .952, .914.
+    Measured: .933, .957, .907 under the best; .673, .658, .675 under the worst; KL .99, .76, .76. At half
+    the rate (the batch it was published with is not known) the best are .869, .952, .914.
     """
     rng = random.Random(0)  # one chain for all: what the source earns (.70) is the chain's, .52 to .93
     follow = {word: rng.sample(WORDS, 3) for word in WORDS}
