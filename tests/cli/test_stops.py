@@ -37,10 +37,19 @@ def at_step(number: int, act: Callable[[], Any], monkeypatch: Patch) -> None:
     monkeypatch.setattr(Heartbeat, "on_step_end", on_step_end)
 
 
+@pytest.fixture
+def hears_ctrl_c() -> Iterator[None]:
+    """A shell makes what it runs in the background deaf to it, and tests may run there."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def same_weights(one: Path, other: Path) -> bool:
     return (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
 
 
+@pytest.mark.usefixtures("hears_ctrl_c")
 def test_ctrl_c_keeps_what_was_done_and_the_same_command_goes_on(owner: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         at_step(3, lambda: signal.raise_signal(signal.SIGINT), patch)
