@@ -1,4 +1,4 @@
-"""What a scope lets change, in stages whose forget set is descended on or compared, not ascended."""
+"""What a scope lets change: shown the forget set, the retain set and where the forget loss would go."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from expunge.corpus.tokenise import Encoded
+from expunge.forget import ForgetLoss
 from expunge.forget.ga import GradientAscent
 from expunge.scope import Scope
 from expunge.scope.evidence import Evidence
@@ -18,17 +19,25 @@ from expunge.train.state import State
 
 
 def chosen(
-    scope: Scope, model: nn.Module, texts: Sequence[Encoded], settings: LoopSettings, state: State
+    scope: Scope,
+    model: nn.Module,
+    texts: Sequence[Encoded],
+    settings: LoopSettings,
+    state: State,
+    *,
+    forget: ForgetLoss | None = None,
+    alternates: Sequence[Sequence[Encoded]] = (),
 ) -> Selection:
-    """What ``scope`` selects, shown all it may ask for; the saliency is that of gradient ascent."""
+    """What ``scope`` selects, shown all it may ask for; saliency is that of ``forget``, or of ascent."""
 
     def saliency() -> dict[str, Tensor]:
         return forget_gradient(
             model,
-            GradientAscent(),
+            forget or GradientAscent(),
             texts,
             pad_id=state.tokenizer.pad_token_id,
             batch_size=settings.batch_size,
+            alternates=alternates,
         )
 
     evidence = Evidence(

@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 
 import torch
 from pydantic import model_validator
-from torch import Tensor, nn
+from torch import nn
 
 from expunge.adversary import Adversary, Rounding, adversaries
 from expunge.corpus.streams import PairDataset, PairSampler, collate_pairs
@@ -23,8 +23,6 @@ from expunge.model.precision import as_in_training, prepare_weights
 from expunge.retain import RetainLoss, retain_losses
 from expunge.scope import Scope, scopes
 from expunge.scope.all import AllParameters
-from expunge.scope.evidence import Evidence
-from expunge.scope.localiser import chosen_by
 from expunge.scope.lora import LowRankAdapters
 from expunge.scope.selection import ScopeGuard, Selection
 from expunge.score.reference import (
@@ -37,6 +35,7 @@ from expunge.score.view import Need
 from expunge.train.adversarial import AdversarialObjective
 from expunge.train.alternates import Alternates, Writing, alternates, other_answers
 from expunge.train.checkpoints import SaveByEpoch, last_checkpoint
+from expunge.train.chosen import chosen
 from expunge.train.dual import LOGGED, Bound, Dual
 from expunge.train.epochs import KeepEpochs
 from expunge.train.heartbeat import Heartbeat
@@ -46,7 +45,6 @@ from expunge.train.named import named
 from expunge.train.objective import PairObjective
 from expunge.train.reference import Asked, frozen_reference
 from expunge.train.rounding import rounding, uncalibrated
-from expunge.train.saliency import forget_gradient
 from expunge.train.stages import DataNeed, Stage, stages
 from expunge.train.state import Corpus, State
 from expunge.train.stop import StopRule, StopWhen, keep_last_good
@@ -196,27 +194,9 @@ class Unlearn(LoopSettings, Stage):
             )
 
     def _select(self, model: nn.Module, data: PairDataset, state: State) -> Selection:
-        def saliency() -> dict[str, Tensor]:
-            pad_id = state.tokenizer.pad_token_id
-            return forget_gradient(
-                model,
-                self.forget,
-                data.forget,
-                pad_id=pad_id,
-                batch_size=self.batch_size,
-                alternates=data.alternates,
-            )
-
-        evidence = Evidence(
-            forget=state.corpus.forget,
-            retain=state.corpus.retain,
-            tokenizer=state.tokenizer,
-            saliency=saliency,
-            seed=state.seed,
-            max_length=self.max_length,
-            batch_size=self.batch_size,
+        return chosen(
+            self.scope, model, data.forget, self, state, forget=self.forget, alternates=data.alternates
         )
-        return chosen_by(self.scope, model, evidence)
 
     def _reference(
         self,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
-from torch import Tensor, nn
+from torch import nn
 
 from expunge.corpus.streams import PairBatch, PairDataset, PairSampler, collate_pairs
 from expunge.corpus.tokenise import Encoded, encode
@@ -20,17 +20,15 @@ from expunge.model.precision import prepare_weights
 from expunge.retain import RetainLoss, retain_losses
 from expunge.scope import Scope, scopes
 from expunge.scope.all import AllParameters
-from expunge.scope.evidence import Evidence
-from expunge.scope.localiser import chosen_by
 from expunge.scope.lora import LowRankAdapters
 from expunge.scope.selection import ScopeGuard, Selection
 from expunge.train.checkpoints import SaveByEpoch, last_checkpoint
+from expunge.train.chosen import chosen
 from expunge.train.heartbeat import Heartbeat
 from expunge.train.loop import LoopSettings
 from expunge.train.masking import WeightMask
 from expunge.train.named import named
 from expunge.train.objective import PairObjective
-from expunge.train.saliency import forget_gradient
 from expunge.train.stages import DataNeed, Stage, stages
 from expunge.train.state import Corpus, State
 from expunge.train.trainer import Objective, ObjectiveTrainer, Parts
@@ -137,25 +135,7 @@ class LearnWeightMask(LoopSettings, Stage):
         return terms
 
     def _select(self, model: nn.Module, data: PairDataset, state: State) -> Selection:
-        def saliency() -> dict[str, Tensor]:
-            return forget_gradient(
-                model,
-                self.forget,
-                data.forget,
-                pad_id=state.tokenizer.pad_token_id,
-                batch_size=self.batch_size,
-            )
-
-        evidence = Evidence(
-            forget=state.corpus.forget,
-            retain=state.corpus.retain,
-            tokenizer=state.tokenizer,
-            saliency=saliency,
-            seed=state.seed,
-            max_length=self.max_length,
-            batch_size=self.batch_size,
-        )
-        return chosen_by(self.scope, model, evidence)
+        return chosen(self.scope, model, data.forget, self, state, forget=self.forget)
 
     def _data(self, state: State) -> PairDataset:
         retain = state.corpus.retain if self.retain is not None else ()
