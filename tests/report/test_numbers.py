@@ -14,6 +14,8 @@ from expunge.report import numbers
         (-0.04, "", True, "+0.0"),
         (-9.06, "", True, "−9.1"),
         (0.333, "0-1", False, "0.33"),
+        (0.0127, "p-value", False, "0.0127"),
+        (0.1017, "nats, 0 is best", False, "0.102"),
         (None, "", True, "–"),
     ],
 )

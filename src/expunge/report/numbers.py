@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from expunge.audit.blocks import DIGITS
+
 if TYPE_CHECKING:
     from expunge.audit.stats import Estimate
 
 NOTHING = "–"
 MINUS = "−"
-UNIT = "0-1"
-"""The scale whose hundredths count."""
+
+
+def digits_of(scale: str) -> int:
+    """How many decimals a scale is read to, here as in the terminal."""
+    return DIGITS.get(scale, 1)
 
 
 def number(value: float | None, *, scale: str = "", sign: bool = False) -> str:
     """A value to the digits its scale is read in; a dash where there is none."""
     if value is None:
         return NOTHING
-    digits = 2 if scale == UNIT else 1
+    digits = digits_of(scale)
     rounded = round(value, digits) + 0.0  # the zero turns a rounded -0.0 into 0.0
     text = f"{abs(rounded):.{digits}f}"
     before = MINUS if rounded < 0 else "+" if sign else ""

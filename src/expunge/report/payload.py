@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from expunge.audit.plan import FULL
+from expunge.report.numbers import digits_of
 from expunge.report.pool import Revealed, pool_for
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def payload(run: Run, items: Sequence[Item], *, reveal: bool) -> dict[str, Any]:
                 "name": name,
                 "title": run.metrics[name].title,
                 "lower": run.metrics[name].lower_is_better,
-                "scale": run.metrics[name].scale,
+                "digits": digits_of(run.metrics[name].scale),
             }
             for name in metrics
         ],

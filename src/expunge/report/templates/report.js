@@ -35,7 +35,7 @@
   const [METRIC, NAME, GROUP, PROMPT, TRUTH, VALUES, SAID, WHY] = [0, 1, 2, 3, 4, 5, 6, 7];
   const shown = (label) => label === "full" ? "full precision" : label;
   const written = (value, digits) => { const text = value.toFixed(digits); return (Math.abs(value) >= 100 ? text.replace(/\.0$/, "") : text).replace("-", "−"); };
-  const digits = () => (data.metrics[state.metric].scale === "0-1" ? 2 : 1);
+  const digits = () => data.metrics[state.metric].digits;
   const number = (value) => value === null || value === undefined ? "–" : written(Math.round(value * 10 ** digits()) / 10 ** digits() + 0, digits());
   const signed = (value) => value === null ? "–" : (value > 0 ? "+" : "") + number(value);
   const worst = () => {
