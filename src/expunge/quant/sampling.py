@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from expunge.errors import ModelError
+from expunge.model.cache import new_cache
 from expunge.score.mode import evaluating
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def _sample(
     else:
         words = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
         ids_BT = torch.randint(words, (rows, 1), generator=draw)
-    cache = DynamicCache(config=model.config)
+    cache = new_cache(model)
     last_BT = ids_BT
     while ids_BT.shape[1] < length:
         logits_BV = model(last_BT.to(device), past_key_values=cache, use_cache=True).logits[:, -1]

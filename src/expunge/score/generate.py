@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from expunge.model.cache import new_cache
 from expunge.score.prefix import Prefix, shared_prefix, slides
 
 Stop = Callable[[list[int]], bool]
@@ -50,7 +51,7 @@ def greedy(
     device = next(model.parameters()).device
     ids_BS, real_BS = _left_padded([text[shared:] for text in texts], device)
     state = _State(
-        cache=DynamicCache(config=model.config) if prefix is None else prefix.cache(len(texts)),
+        cache=new_cache(model) if prefix is None else prefix.cache(len(texts)),
         mask_BC=torch.cat([real_BS.new_ones(len(texts), shared), real_BS], dim=1),
         ids_BS=ids_BS,
     )

@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from transformers import DynamicCache
 
 from expunge.corpus.batching import collate
 from expunge.corpus.tokenise import Encoded
 from expunge.model.arch import backbone, output_head, vocabulary
+from expunge.model.cache import new_cache
 from expunge.score.backbone import counted
 from expunge.score.batches import Batches
 from expunge.score.facts import Looked, look_up
@@ -57,7 +57,7 @@ def _batch(
     device = next(model.parameters()).device
     own = [asked[row] for row in rows]
     batch = collate([each.piece for each in own], pad_id=pad_id).to(device)
-    where_BT, cache = counted(batch), DynamicCache(config=model.config)
+    where_BT, cache = counted(batch), new_cache(model)
     states_BTH = backbone(model)(
         input_ids=batch.input_ids_BT,
         attention_mask=batch.attention_mask_BT,

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import DynamicCache
 
 from expunge.model.arch import backbone
+from expunge.model.cache import new_cache
 
 OPENING = 24
 """Sequences that agree on so many tokens may share a prefix."""
@@ -37,7 +38,7 @@ class Prefix:
     @torch.inference_mode()
     def __init__(self, model: nn.Module, ids: Sequence[int]) -> None:
         self.ids = list(ids)
-        self._read = DynamicCache(config=model.config)
+        self._read = new_cache(model)
         device = next(model.parameters()).device
         backbone(model)(
             input_ids=torch.tensor([self.ids], device=device), past_key_values=self._read, use_cache=True

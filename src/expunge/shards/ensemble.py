@@ -13,12 +13,12 @@ from typing import Any, Literal, NamedTuple
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from expunge.corpus.batching import collate, length_sorted_batches
 from expunge.corpus.tokenise import Encoded
 from expunge.errors import ModelError
 from expunge.model.arch import output_head
+from expunge.model.cache import new_cache
 from expunge.score.backbone import counted, predictions
 from expunge.score.look import look
 from expunge.shards.folder import WEIGHTS, PlanFolder
@@ -79,7 +79,7 @@ class Ensemble:
         """The greedy continuation of each prompt by all members together, without its end token."""
         answers: list[list[int]] = [[] for _ in prompts]
         ids_BT, mask_BT = self._left_padded(prompts)
-        caches = [DynamicCache(config=self.model.config) for _ in self.sets]
+        caches = [new_cache(self.model) for _ in self.sets]
         running = set(range(len(prompts)))
         for _ in range(max_new_tokens):
             positions = (mask_BT.cumsum(-1) - 1).clamp(min=0)[:, -ids_BT.shape[1] :]
