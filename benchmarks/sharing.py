@@ -1,13 +1,14 @@
 """One audit with every likelihood and text metric, against each of them alone: what sharing saves.
 
-    python -m benchmarks.sharing [--turns 3] [--tiny]
+    python -m benchmarks.sharing [--turns 7] [--tiny]
 
 MUSE's proportions on a random Llama: documents of the whole context, a continuation one sixteenth as long,
 questions after ten solved ones. A random model never ends an answer, so answers are as long as they may be:
 a sixty-fourth of the context as in MUSE, replies to bare questions twice that. One thread, and processor
 seconds, the wall clock's beside them: waiting for a core does not count, sharing a cache with others does.
-Every metric alone once; then the dearest of them and all together in turns. Then the cost of the same audit
-by number of items, each in a process of its own: `sharing.svg`.
+Every metric alone once; then the dearest of them and all together in turns. ``wide`` is the same with twice
+the tokens in a batch: an answer is written a token at a time, which costs little more for many rows than
+for few. Then the cost of the audit by number of items, each in a process of its own: `sharing.svg`.
 
 Memory is measured with glibc's threshold for large blocks held fixed, so that it is what the audit holds;
 left alone the threshold rises, and the heap between small blocks that stay is not given back
@@ -22,7 +23,7 @@ import os
 import random
 import statistics
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -148,7 +149,10 @@ class Setting:
         return Cost(time.process_time() - began, time.perf_counter() - clock)
 
 
+WIDE = 2
+"""Times the tokens of a batch."""
 TINY = {"context": 128, "new_tokens": 8, "items": 2, "hidden": 64, "layers": 2, "vocabulary": 300}
+OF_WIDE = ("dearest", "share_of_dearest", "share_of_dearest_of_turns", "times_less_than_alone")
 CURVE = {"context": 256, "new_tokens": 16, "batch_tokens": 1024, "vocabulary": 1000}
 ITEMS = (8, 16, 32, 48)
 FIXED = {"MALLOC_MMAP_THRESHOLD_": "131072"}
@@ -180,7 +184,7 @@ def take_turns(setting: Setting, turns: int) -> dict[str, Any]:
 def main() -> None:
     """Measure, or be one of the processes whose memory is measured."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--tiny", action="store_true", help="does the benchmark itself work?")
     parser.add_argument("--sizes", default="", help=argparse.SUPPRESS)
     parser.add_argument("--names", default="", help=argparse.SUPPRESS)
@@ -196,10 +200,12 @@ def main() -> None:
     )  # first: a process begins with the peak of the one that started it
     setting.measure("auc")  # the first call of anything is slow
     facts |= take_turns(setting, asked.turns)
+    wide = take_turns(replace(setting, batch_tokens=WIDE * setting.batch_tokens), asked.turns)
+    facts["wide"] = {name: wide[name] for name in OF_WIDE}
     if not asked.tiny:
         draw(RESULTS / "sharing.svg", facts["by_items"])
         write_result("sharing", watch, load_before=load, sizes=asdict(setting), **facts)
-    shown = ("share_of_dearest", "times_less_than_alone", "dearest", "by_items")
+    shown = ("share_of_dearest", "times_less_than_alone", "dearest", "wide", "by_items")
     print(json.dumps({name: facts[name] for name in shown}))
 
 

@@ -63,6 +63,15 @@ def test_rows_and_places_dropped_on_the_way(pair: tuple[Any, Any]) -> None:
 
 
 @torch.no_grad()
+def test_one_row_for_many(pair: tuple[Any, Any]) -> None:
+    both(pair, "update", **dict(zip(("key_states", "value_states"), states(5, rows=1), strict=True)))
+    both(pair, "batch_repeat_interleave", repeats=3)
+    assert pair[0].keys.untyped_storage().nbytes() < pair[1].keys.untyped_storage().nbytes()
+    both(pair, "update", **dict(zip(("key_states", "value_states"), states(1, rows=3), strict=True)))
+    both(pair, "batch_select_indices", indices=torch.tensor([2, 0]))
+
+
+@torch.no_grad()
 def test_does_not_copy_for_every_token() -> None:
     layer = GrowingLayer()
     layer.update(*states(5))

@@ -44,6 +44,13 @@ class GrowingLayer(DynamicLayer):
         self.keys, self.values = self._written = (room[0][..., :end, :], room[1][..., :end, :])
         return self._written
 
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Every row so many times; of one row no copy is made until something is added."""
+        if not self.get_seq_length() or len(self.keys) > 1:
+            super().batch_repeat_interleave(repeats)
+            return
+        self.keys, self.values = (held.expand(repeats, -1, -1, -1) for held in (self.keys, self.values))
+
     def _has_room(self, places: int) -> tuple[Tensor, Tensor] | None:
         """The larger tensors, if what is held lies in them still and so many places are there."""
         if self._room is None or self._written is None or self._room[0].shape[-2] < places:
