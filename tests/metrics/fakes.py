@@ -29,6 +29,7 @@ class FakeObserver:
     tokenizer: Any = None
     model: Any = None
     max_length: int = 2048
+    is_masked: bool = False
     asked: list[tuple[list[str | Example], int, tuple[str, ...]]] = field(default_factory=list)
 
     def greedy(

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from expunge.corpus.pairs import Pair, read_pairs
+from expunge.corpus.pairs import Blank, read_pairs
 from expunge.errors import DataError
 from expunge.model.load import load_model
+from expunge.score.blanks import logits_of_fills
 from expunge.train.stages import pcgu
 from expunge.train.stages.pcgu import PartitionedContrastiveGradient
 from expunge.train.state import Corpus
@@ -27,11 +28,11 @@ PAIRS = (
 
 def test_a_pair_ends_where_its_two_ways_part() -> None:
     first, second = read_pairs(PAIRS, TOKENIZER)
-    assert TOKENIZER.decode(first.prefix[1:]) == "The nurse said"
-    own, other = (TOKENIZER.decode([*first.prefix[1:], token]) for token in (first.favoured, first.other))
+    assert TOKENIZER.decode(first.ids[1:]) == "The nurse said"
+    own, other = (TOKENIZER.decode([*first.ids[1:], token]) for token in first.fills)
     assert own.startswith("The nurse said s")
     assert not other.startswith("The nurse said s")
-    assert (second.favoured, second.other) == (first.other, first.favoured)
+    assert second.fills == first.fills[::-1]
 
 
 @pytest.mark.parametrize(
@@ -46,10 +47,10 @@ def test_what_is_no_pair_is_refused(completion: str, wrong: tuple[str, ...]) -> 
 def test_logits_of_a_padded_batch_are_those_of_each_pair_alone(arch: str) -> None:
     llama = tiny(arch, vocab_size=BYTES_VOCAB)
     pairs = read_pairs(PAIRS, TOKENIZER)
-    found = pcgu._logits(llama, pairs)
+    found = logits_of_fills(llama, pairs)
     for row, pair in enumerate(pairs):
-        alone = llama(torch.tensor([pair.prefix])).logits[0, -1]
-        torch.testing.assert_close(found[row], alone[[pair.favoured, pair.other]], rtol=1e-4, atol=1e-6)
+        alone = llama(torch.tensor([pair.ids])).logits[0, -1]
+        torch.testing.assert_close(found[row], alone[list(pair.fills)], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("arch", ["llama", "gpt2"])
@@ -71,7 +72,7 @@ def test_without_a_partition_it_is_plain_gradient_descent_on_the_gap() -> None:
     llama, twin = (tiny("llama", vocab_size=BYTES_VOCAB).eval().requires_grad_(True) for _ in range(2))
     pairs = read_pairs(PAIRS, TOKENIZER)
     PartitionedContrastiveGradient(vectors=10**9, learning_rate=0.1)._step(llama, pairs)
-    logits = pcgu._logits(twin, pairs)
+    logits = logits_of_fills(twin, pairs)
     (logits[:, 0] - logits[:, 1]).abs().sum().backward()
     with torch.no_grad():
         for weight in twin.parameters():
@@ -84,13 +85,13 @@ def test_without_a_partition_it_is_plain_gradient_descent_on_the_gap() -> None:
 @pytest.mark.parametrize("update", ["favoured", "other", "both"])
 def test_the_gap_shrinks_and_each_update_moves_what_it_says(update: str) -> None:
     llama = tiny("llama", vocab_size=BYTES_VOCAB).eval().requires_grad_(True)
-    pairs: list[Pair] = read_pairs(PAIRS[:1], TOKENIZER)
+    pairs: list[Blank] = read_pairs(PAIRS[:1], TOKENIZER)
     with torch.no_grad():
-        llama.lm_head.weight[pairs[0].favoured] += 0.5
-    before = pcgu._logits(llama, pairs)[0].detach()
+        llama.lm_head.weight[pairs[0].fills[0]] += 0.5
+    before = logits_of_fills(llama, pairs)[0].detach()
     stage = PartitionedContrastiveGradient(vectors=10**9, learning_rate=1e-3, update=update)  # type: ignore[arg-type]
     stage._step(llama, pairs)
-    moved = pcgu._logits(llama, pairs)[0].detach() - before
+    moved = logits_of_fills(llama, pairs)[0].detach() - before
     assert moved[0] < 0 if update != "other" else True
     assert moved[1] > 0 if update != "favoured" else True
     assert moved[0] < moved[1]
@@ -168,11 +169,7 @@ def test_a_bias_is_unlearned_also_for_occupations_it_was_not_shown(seed: int, tm
     fair = carry(step, base, tuple(pairs[:8]), "fair")
     after = pcgu._gap(fair, held_out, 8)
     mass = [
-        fair(torch.tensor([pair.prefix]))
-        .logits[0, -1]
-        .softmax(-1)[[pair.favoured, pair.other]]
-        .sum()
-        .item()
+        fair(torch.tensor([pair.ids])).logits[0, -1].softmax(-1)[list(pair.fills)].sum().item()
         for pair in held_out
     ]
     print(f"seed {seed}: gap {before:.2f} -> {after:.2f}, mass {min(mass):.3f}")

@@ -15,14 +15,23 @@ from expunge.model.tensors import Weights, on_disk
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A folder, or a name on the Hub. Calling it loads the model on the best device, and its tokenizer."""
+    """A folder, or a name on the Hub. Calling it loads the model on the best device, and its tokenizer.
+
+    ``masked``: it may be one that fills in blanks.
+    """
 
     path: str
     trust_remote_code: bool = False
+    masked: bool = False
 
     def __call__(self) -> tuple[nn.Module, Any]:
         """The model and its tokenizer."""
-        model = load_model(self.path, device=best_device(), trust_remote_code=self.trust_remote_code)
+        model = load_model(
+            self.path,
+            device=best_device(),
+            trust_remote_code=self.trust_remote_code,
+            masked=self.masked,
+        )
         tokenizer = load_tokenizer(self.path, model=model, trust_remote_code=self.trust_remote_code)
         return model, tokenizer
 

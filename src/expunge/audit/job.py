@@ -65,7 +65,8 @@ class AuditJob:
         asked = self._asked
         probes = asked.probes()
         choice = choose(self.metrics or asked.metrics, probes, has_control=self.retrained is not None)
-        models = self._models()  # last: their bytes are read to know them again
+        masked = all(metric.masked for metric in choice.metrics)
+        models = self._models(masked=masked)  # last: their bytes are read to know them again
         return AuditPlan(
             models=models,
             metrics=choice.metrics,
@@ -130,7 +131,7 @@ class AuditJob:
             seed=self.seed,
         )
 
-    def _models(self) -> tuple[ModelSource, ...]:
+    def _models(self, *, masked: bool) -> tuple[ModelSource, ...]:
         roles: list[tuple[str, Role]] = []
         if self.target:
             roles.append((self.target, Role.TARGET))
@@ -143,7 +144,7 @@ class AuditJob:
                 name=name,
                 role=role,
                 hash=_hash(path),
-                load=Checkpoint(path, self.trust_remote_code),
+                load=Checkpoint(path, self.trust_remote_code, masked),
             )
             for name, (path, role) in zip(names, roles, strict=True)
         )

@@ -36,6 +36,7 @@ class Metric(Component):
     ``is_share``: the value divided by the target's is a share that means something (retention).
     ``needs_splits``: the splits of ``Probes`` without which there is nothing to measure.
     ``default``: whether an audit measures it unasked; what is costly or seldom wanted is asked for.
+    ``masked``: it can be measured on a masked language model too.
     ``goes_on``: it continues texts that others read, so it is measured after them and costs little then.
     ``misleads``: when the number says something else than one would think, in a sentence or two.
     ``known_errors``: what public implementations get wrong and this one does not, a sentence each.
@@ -51,6 +52,7 @@ class Metric(Component):
     needs_splits: ClassVar[tuple[str, ...]] = ("forget",)
     default: ClassVar[bool] = True
     goes_on: ClassVar[bool] = False
+    masked: ClassVar[bool] = False
     misleads: ClassVar[str] = ""
     known_errors: ClassVar[tuple[str, ...]] = ()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
+from expunge.corpus.pairs import BLANK, blanked, sentences
 from expunge.metrics import metrics
 from expunge.metrics.answers import NO_WRONG, find
 from expunge.metrics.base import Metric, absent
@@ -14,6 +15,7 @@ from expunge.metrics.per_text import NO_TOKEN, score_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from expunge.corpus.pairs import Blank
     from expunge.metrics.base import Measured
     from expunge.metrics.probes import Probes
     from expunge.score.facts import TokenFacts
@@ -24,11 +26,16 @@ TIE = "the two sentences are equally likely"
 
 
 class Preference(Metric):
-    """Base: compares the log-probabilities of a stereotypical answer with the others in ``wrong``."""
+    """Base: compares the log-probabilities of a stereotypical answer with the others in ``wrong``.
+
+    A masked language model is asked for the one token in which the sentences of a set differ; sets that
+    differ otherwise are left out, as in PCGU (Yu et al. 2023).
+    """
 
     scale: ClassVar[str] = "0-1"
     default: ClassVar[bool] = False
     needs_splits: ClassVar[tuple[str, ...]] = ("choices",)
+    masked: ClassVar[bool] = True
     others: ClassVar[int] = 1
 
     per: Per = "token"
@@ -38,8 +45,25 @@ class Preference(Metric):
         questions = probes.questions("choices")
         if not questions:
             return absent("choices", "the choices split has no sentences")
+        if observed.is_masked:
+            return {"choices": self._filled(observed, questions)}
         found = zip(questions, find(observed, questions), strict=True)
         return {"choices": [self._score(each, [own.right, *own.wrong]) for each, own in found]}
+
+    def _filled(self, observed: Observer, questions: Sequence[Example]) -> list[Score]:
+        """The scores of sets whose sentences differ in one token, by the logits of that token."""
+        scores: dict[int, Score] = {}
+        blanks: dict[int, Blank] = {}
+        for place, question in enumerate(questions):
+            texts = sentences(question, 1 + self.others)
+            blank = blanked(texts, observed.tokenizer) if len(texts) > self.others else None
+            if blank is not None:
+                blanks[place] = blank
+            else:
+                scores[place] = score_of(question, BLANK if len(texts) > self.others else NO_WRONG)
+        for place, weights in zip(blanks, observed.fills(list(blanks.values())), strict=True):
+            scores[place] = self.verdict(questions[place], weights)
+        return [scores[place] for place in range(len(questions))]
 
     def _score(self, question: Example, answers: Sequence[TokenFacts]) -> Score:
         if len(question.wrong) < self.others:

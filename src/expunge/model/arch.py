@@ -61,6 +61,16 @@ LAYOUTS: dict[str, Layout] = {
 }
 """Model types this package knows, as ``config.json`` spells them."""
 
+_ENCODER = Layout("bert.encoder.layer", "attention", "intermediate", "dense", "dense")
+ENCODERS: dict[str, Layout] = {
+    "bert": _ENCODER,
+    "roberta": _ENCODER._replace(blocks="roberta.encoder.layer"),
+    "distilbert": Layout("distilbert.transformer.layer", "attention", "ffn", "out_lin", "lin2"),
+    # One block that is gone through several times.
+    "albert": Layout("albert.encoder.albert_layer_groups", "attention", "ffn", "dense", "ffn_output"),
+}
+"""Model types that fill in blanks; little is done with them (``expunge.model.masked``)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
@@ -97,13 +107,13 @@ def architecture(model: nn.Module) -> Architecture:
     inner = unwrap(model)
     config = getattr(inner, "config", None)
     model_type = str(getattr(config, "model_type", type(inner).__name__))
-    if model_type not in LAYOUTS:
+    if model_type not in LAYOUTS | ENCODERS:
         raise ModelError(
             f"model type {model_type!r}",
             why="the map of its modules is not known.",
             fix=f"{did_you_mean(model_type, LAYOUTS)} A new one is one line of LAYOUTS in model/arch.py.",
         )
-    layout = LAYOUTS[model_type]
+    layout = (LAYOUTS | ENCODERS)[model_type]
     divisor = getattr(config, layout.divisor) if layout.divisor else 1.0
     return Architecture(
         model_type=model_type,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 import expunge.model.contrast  # noqa: F401 - makes transformers know it
 from expunge.errors import ModelError
@@ -23,6 +23,7 @@ from expunge.model.checkpoint import (
     unreadable,
 )
 from expunge.model.compressed import load_packed, packed_scheme
+from expunge.model.masked import auto_class, is_masked, refuse_masked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -40,16 +41,18 @@ def load_model(
     dtype: LoadDtype = "auto",
     device: torch.device | str | None = None,
     trust_remote_code: bool = False,
+    masked: bool = False,
 ) -> PreTrainedModel:
-    """A causal language model in eval mode, from a folder or from the Hub.
+    """A language model in eval mode, from a folder or from the Hub.
 
     ``dtype="auto"`` keeps the dtype it was saved in; ``device=None`` leaves it on the CPU. Only
     safetensors weights are read, and a checkpoint that lacks a weight is refused, because the
     missing one would be filled with random numbers. A folder of packed integers (compressed-tensors) is
-    read as the floats they stand for.
+    read as the floats they stand for. It is a causal one; with ``masked`` it may fill in blanks instead.
 
     Raises:
-        ModelError: the folder, its configuration or its weights are missing, incomplete or unreadable.
+        ModelError: the folder, its configuration or its weights are missing, incomplete or unreadable,
+            or the model is of the wrong kind.
     """
     folder = local_folder(path_or_id)
     if folder is not None:
@@ -59,8 +62,10 @@ def load_model(
         if folder is not None and scheme is not None:
             model, info = load_packed(folder, scheme, dtype=dtype, trust_remote_code=trust_remote_code)
         else:
-            model, info = AutoModelForCausalLM.from_pretrained(
-                str(folder or path_or_id),
+            source = str(folder or path_or_id)
+            config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+            model, info = auto_class(config).from_pretrained(
+                source,
                 dtype=dtype,
                 use_safetensors=True,
                 trust_remote_code=trust_remote_code,
@@ -70,6 +75,8 @@ def load_model(
     except LOADING_ERRORS as error:
         raise unreadable(path_or_id, "model", error) from error
     _require_complete(path_or_id, info)
+    if is_masked(model) and not masked:
+        raise refuse_masked(path_or_id)
     if getattr(model, "quantization_method", None) == "bitsandbytes":
         model = model.dequantize()
     model.eval()

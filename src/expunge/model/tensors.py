@@ -14,11 +14,12 @@ from typing import NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 from transformers.pytorch_utils import Conv1D
 
 from expunge.model.arch import linear_layers, unwrap
 from expunge.model.checkpoint import require_checkpoint, unreadable
+from expunge.model.masked import auto_class
 
 
 class Weight(NamedTuple):
@@ -56,7 +57,8 @@ def on_disk(folder: Path) -> Weights | None:
         if "quantization_config" in config or "auto_map" in config:
             return None
         with torch.device("meta"):
-            skeleton = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+            known = AutoConfig.from_pretrained(folder)
+            skeleton = auto_class(known).from_config(known)
         places = dict(_places(folder))
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise unreadable(folder, "weights", error) from error

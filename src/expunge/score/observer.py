@@ -7,8 +7,11 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from expunge.corpus.pairs import Blank
+from expunge.model.masked import is_masked
 from expunge.score.ahead import Ahead, Found
 from expunge.score.batches import Batches
+from expunge.score.blanks import weigh_fills
 from expunge.score.facts import TokenFacts
 from expunge.score.forks import Fork, Forks
 from expunge.score.gradients import gradient_norms
@@ -82,6 +85,15 @@ class Observer:
     def forks(self, asked: Sequence[Fork]) -> list[list[int]]:
         """The token ids that the model goes on with from inside a text, by fork."""
         return self._forks(asked)
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether the model fills in blanks: ``fills`` is all that can be asked of it."""
+        return is_masked(self.model)
+
+    def fills(self, blanks: Sequence[Blank]) -> list[list[float]]:
+        """For each blank the raw logits of its ``fills``, all of which have as many."""
+        return shared(blanks, lambda own: weigh_fills(self.model, own, batches=self._batches))
 
     def states(self, examples: Sequence[Example], *, tokens: int) -> list[States]:
         """For each example the hidden states behind its first counted tokens; nothing is remembered."""

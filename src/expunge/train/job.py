@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,15 +81,15 @@ class UnlearnJob:
         )
         return carry_out(
             request,
-            self._load,
+            partial(self._load, masked=all(stage.masked for stage in recipe.stages)),
             self.output,
             overwrite=self.overwrite,
             warn=warn,
             account=Account(requests),
         )
 
-    def _load(self) -> tuple[Any, Any]:
-        model = load_model(self.model, trust_remote_code=self.trust_remote_code)
+    def _load(self, *, masked: bool) -> tuple[Any, Any]:
+        model = load_model(self.model, trust_remote_code=self.trust_remote_code, masked=masked)
         tokenizer = load_tokenizer(self.model, model=model, trust_remote_code=self.trust_remote_code)
         return model, tokenizer
 

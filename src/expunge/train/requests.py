@@ -15,6 +15,7 @@ from expunge.corpus.readers import read_examples
 from expunge.errors import DataError, ModelError
 from expunge.model.checkpoint import local_folder
 from expunge.model.device import best_device
+from expunge.model.masked import is_masked
 from expunge.record import hash_json
 from expunge.train.gauge import Gauge
 from expunge.train.ledger import Entry, check_model, following, read_ledger, write_ledger
@@ -243,6 +244,9 @@ def _row(entry: Entry, now: float | None, verdict: str) -> Standing:
 
 def _known(state: State, examples: Sequence[Example]) -> float | None:
     """What the model knows of some texts, 0-100; None where nothing of them can be scored."""
+    if is_masked(state.model):
+        state.warn("a masked language model is asked no questions, so its ledger says what was done only")
+        return None
     corpus = Corpus(forget=tuple(examples))
     length = min(LENGTH, _context(state.model))
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import ClassVar, Literal
 
 from expunge.component import Component
 from expunge.registry import Registry
@@ -14,7 +14,12 @@ DataNeed = Literal["retain", "holdout", "questions", "spans", "wrong", "pairs", 
 
 
 class Stage(Component, ABC):
-    """One step of a recipe: takes a state, leaves a state."""
+    """One step of a recipe: takes a state, leaves a state.
+
+    ``masked``: it can be done to a masked language model too.
+    """
+
+    masked: ClassVar[bool] = False
 
     @property
     def needs(self) -> frozenset[DataNeed]:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from expunge.corpus.pairs import Pair, read_pairs
+from expunge.corpus.pairs import Blank, read_pairs
 from expunge.corpus.streams import shuffled
 from expunge.errors import DataError, TrainingError
-from expunge.model.arch import backbone, output_head
 from expunge.model.device import best_device
+from expunge.model.masked import is_masked
 from expunge.model.precision import prepare_weights
 from expunge.scope.partition import Direction, agreement, lowest, runs_along
+from expunge.score.blanks import logits_of_fills
 from expunge.score.mode import evaluating
 from expunge.train.stages import DataNeed, Stage, stages
 from expunge.train.state import Corpus, State
@@ -33,10 +34,12 @@ class PartitionedContrastiveGradient(Stage):
     gap has closed is not pushed to the other side. It stops once the mean over pairs of
     |z(favoured) − z(other)| is at most ``gap``.
 
+    A masked language model reads both sentences as one, with a mask where they differ.
     Source: Yu et al. 2023 (ACL Findings, PCGU); on decoders the two tokens share everything before
     them, so one forward pass gives both (ours).
     """
 
+    masked: ClassVar[bool] = True
     vectors: PositiveInt = 10_000
     along: Direction = "input"
     update: Literal["favoured", "other", "both"] = "both"
@@ -62,7 +65,7 @@ class PartitionedContrastiveGradient(Stage):
     def run(self, state: State) -> State:
         """Steps are few and cheap, so a killed run begins again."""
         model = prepare_weights(state.model, "fp32", device=best_device()).requires_grad_(True)
-        pairs = read_pairs(state.corpus.forget, state.tokenizer)
+        pairs = read_pairs(state.corpus.forget, state.tokenizer, masked=is_masked(model))
         gaps = [_gap(model, pairs, self.batch_size)]
         steps, chosen = 0, 0
         with evaluating(model):  # dropout would differ between the two gradients
@@ -85,7 +88,7 @@ class PartitionedContrastiveGradient(Stage):
         state.model = model
         return state
 
-    def _step(self, model: nn.Module, batch: Sequence[Pair]) -> int:
+    def _step(self, model: nn.Module, batch: Sequence[Blank]) -> int:
         """One step; how many vectors it moved."""
         favoured, other = _gradients(model, batch, by_size=self.update == "both")
         stored = transposed(model)
@@ -118,26 +121,9 @@ def transposed(model: nn.Module) -> frozenset[str]:
     )
 
 
-def _logits(model: nn.Module, batch: Sequence[Pair]) -> Tensor:
-    """The logits [B, 2] of the favoured and the other token."""
-    device = next(model.parameters()).device
-    width = max(len(pair.prefix) for pair in batch)
-    # Padding on the right is never seen by the last real token.
-    ids_BT = torch.tensor([[*pair.prefix, *[0] * (width - len(pair.prefix))] for pair in batch])
-    real_BT = torch.tensor([[place < len(pair.prefix) for place in range(width)] for pair in batch]).long()
-    read: Any = backbone(model)
-    states_BTH = read(
-        input_ids=ids_BT.to(device), attention_mask=real_BT.to(device), use_cache=False
-    ).last_hidden_state
-    rows = torch.arange(len(batch), device=device)
-    last_BH = states_BTH[rows, real_BT.sum(-1).to(device) - 1]
-    both_B2 = torch.tensor([[pair.favoured, pair.other] for pair in batch], device=device)
-    return output_head(model)(last_BH).float().gather(1, both_B2)
-
-
-def _gradients(model: nn.Module, batch: Sequence[Pair], *, by_size: bool) -> _Gradients:
+def _gradients(model: nn.Module, batch: Sequence[Blank], *, by_size: bool) -> _Gradients:
     names, weights = zip(*model.named_parameters(), strict=True)
-    logits_B2 = _logits(model, batch)
+    logits_B2 = logits_of_fills(model, batch)
     logits_2 = (logits_B2.sort(dim=1, descending=True).values if by_size else logits_B2).sum(0)
     found = []
     for place in (0, 1):
@@ -149,11 +135,12 @@ def _gradients(model: nn.Module, batch: Sequence[Pair], *, by_size: bool) -> _Gr
 
 
 @torch.no_grad()
-def _gap(model: nn.Module, pairs: Sequence[Pair], batch_size: int) -> float:
+def _gap(model: nn.Module, pairs: Sequence[Blank], batch_size: int) -> float:
     """The mean over pairs of |z(favoured) − z(other)|: a shift of both by the same amount is none."""
     with evaluating(model):
         found = [
-            _logits(model, pairs[start : start + batch_size]) for start in range(0, len(pairs), batch_size)
+            logits_of_fills(model, pairs[start : start + batch_size])
+            for start in range(0, len(pairs), batch_size)
         ]
     logits_N2 = torch.cat(found)
     return float((logits_N2[:, 0] - logits_N2[:, 1]).abs().mean())

@@ -1,0 +1,36 @@
+"""Masked language models: they read a whole sentence and fill in the token that was blanked out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
+
+from expunge.errors import ModelError
+from expunge.model.arch import unwrap
+
+MASKED = "ForMaskedLM"
+"""How the names of their classes end."""
+
+
+def is_masked(model: nn.Module) -> bool:
+    """Whether a model fills in blanks, and cannot go on with a text."""
+    return type(unwrap(model)).__name__.endswith(MASKED)
+
+
+def auto_class(config: AutoConfig) -> Any:
+    """What loads a checkpoint of this configuration: by the class it says it was saved from."""
+    names = getattr(config, "architectures", None) or ()
+    return AutoModelForMaskedLM if any(name.endswith(MASKED) for name in names) else AutoModelForCausalLM
+
+
+def refuse_masked(path_or_id: str | Path) -> ModelError:
+    """Why a masked language model cannot be had where texts are gone on with."""
+    return ModelError(
+        f"{path_or_id} is a masked language model",
+        why="it fills in blanks and cannot go on with a text, which is what is asked of it here.",
+        fix="Recipe pcgu unlearns bias from such a model, and --metric stereotype and --metric meaningful "
+        "audit it.",
+    )

@@ -1,0 +1,73 @@
+"""A masked language model from the command line: PCGU, its audit, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForMaskedLM
+
+from expunge.audit.summary import read_summary
+from tests.cli.conftest import expunge, write_rows
+from tests.masked import FAMILIES, masked_folder
+
+PAIRS = [
+    {
+        "id": who,
+        "prompt": f"the {who} said that",
+        "completion": f" {own} ran .",
+        "wrong": [f" {other} ran ."],
+    }
+    for who, own, other in (("nurse", "she", "he"), ("smith", "he", "she"), ("judge", "he", "she"))
+]
+STEP = ("--set", "vectors=40", "--set", "learning_rate=0.001", "--set", "gap=0", "--set", "epochs=3")
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    (tmp_path / "probes").mkdir()
+    return write_rows(tmp_path / "probes" / "choices.jsonl", PAIRS)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_unlearned_and_audited(family: str, pairs: Path, tmp_path: Path) -> None:
+    target, fair = masked_folder(tmp_path / "target", family), tmp_path / "fair"
+    said = expunge("unlearn", target, "--recipe", "pcgu", "--forget", pairs, "-o", fair, *STEP)
+    assert said.code == 0, said.err
+    (facts,) = json.loads((fair / "record.json").read_text())["stages"]
+    assert facts["gaps"][-1] < facts["gaps"][0]
+    assert type(AutoModelForMaskedLM.from_pretrained(fair)).__name__.endswith("ForMaskedLM")
+    sets = ("--forget", pairs, "--probes", pairs.parent, "--metric", "stereotype")
+    asked = (*sets, "--quantize", "int8", "-o", tmp_path / "audit")
+    said = expunge("audit", fair, "--target", target, *asked)
+    assert said.code == 0, said.err
+    summary = read_summary(tmp_path / "audit" / "summary.json")
+    for model in ("target", "fair"):
+        for label in ("full", "int8"):
+            assert summary.cell(model, label, "stereotype").value.value is not None
+
+
+def test_what_goes_on_with_a_text_is_refused(pairs: Path, tmp_path: Path) -> None:
+    target = masked_folder(tmp_path / "target")
+    out, sets = tmp_path / "out", ("--forget", pairs, "--probes", pairs.parent, "--metric", "stereotype")
+    for words in (
+        ("unlearn", target, "--recipe", "ga", "--forget", pairs, "-o", out),
+        ("audit", target, "--forget", pairs, "-o", out),
+        ("audit", target, *sets, "--metric", "candidate_accuracy", "-o", out),
+        ("quantize", target, "-q", "int4", "-o", out),
+    ):
+        said = expunge(*words)
+        assert said.code == 2, words
+        assert "masked language model" in said.err, said.err
+        assert "pcgu" in said.err
+        assert not (out / "model.safetensors").exists()
+
+
+def test_sentences_that_differ_in_more_than_a_token_are_refused(tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "pairs.jsonl", [*PAIRS[:1], {**PAIRS[1], "wrong": [" it was she ."]}])
+    target = masked_folder(tmp_path / "target")
+    said = expunge("unlearn", target, "--recipe", "pcgu", "--forget", rows, "-o", tmp_path / "out", *STEP)
+    assert said.code == 2
+    assert "'smith'" in said.err
+    assert "one word" in said.err
