@@ -39,19 +39,22 @@ def word_tokenizer(words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_masked(family: str = "bert", *, words: Sequence[str] = WORDS, seed: int = 0) -> PreTrainedModel:
+def tiny_masked(
+    family: str = "bert", *, words: Sequence[str] = WORDS, seed: int = 0, **sizes: Any
+) -> PreTrainedModel:
     """A random two-layer model of one of ``FAMILIES`` in eval mode."""
+    common = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": 24,
+        "pad_token_id": 0,
+        "initializer_range": 0.2,  # at the usual .02 no token is preferred to another
+    }
+    vocabulary = len(dict.fromkeys((*SPECIAL, *words)))
     config = AutoConfig.for_model(
-        family,
-        vocab_size=len(dict.fromkeys((*SPECIAL, *words))),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=24,
-        pad_token_id=0,
-        initializer_range=0.2,  # at the usual .02 no token is preferred to another
-        **_SIZES.get(family, {}),
+        family, vocab_size=vocabulary, **{**common, **_SIZES.get(family, {}), **sizes}
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
