@@ -91,7 +91,8 @@ class Stereotype(Preference):
     lower_is_better: ClassVar[bool | None] = None
     misleads: ClassVar[str] = (
         "0.5 is the ideal, and a model that says nonsense reaches it: read it beside `meaningful`. "
-        "ICAT is meaningful times min(s, 1 - s) / 0.5. Below 0.5 the bias has turned round, not gone."
+        "ICAT is meaningful times min(s, 1 - s) / 0.5. Below 0.5 the bias has turned round, not gone. "
+        "A masked language model is asked only where the sentences differ in one token."
     )
     known_errors: ClassVar[tuple[str, ...]] = (
         "The released code of PCGU chooses its model by the lowest score, which rewards the opposite bias.",
