@@ -13,8 +13,8 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.compare import RESULTS
-from benchmarks.shards.arms import MODEL, PEOPLE, SEEDS, TRAINING, arms
-from benchmarks.shards.measure import measure
+from benchmarks.shards.arms import ADAPTERS, BASE, MODEL, PEOPLE, SEEDS, TRAINING, arms
+from benchmarks.shards.measure import base, measure
 from benchmarks.shards.page import fill
 from benchmarks.shards.rates import rates
 from expunge.bench.jobs import Job, run_jobs
@@ -31,17 +31,26 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many of the worlds")
     chosen = parser.parse_args()
     watch, own = Stopwatch(), arms(chosen.seeds)
+    worlds = {arm.seed: arm.place(chosen.home).parent for arm in own}
+    bases = [
+        Job(name=f"base of seed {seed}", work=partial(base, seed, home)) for seed, home in worlds.items()
+    ]
+    run_jobs(bases, workers=chosen.workers, console=Console())
     jobs = [
-        Job(name=f"{arm.name}, seed {arm.seed}", work=partial(measure, arm, chosen.home)) for arm in own
+        Job(name=f"{arm.name}, {arm.start}, seed {arm.seed}", work=partial(measure, arm, chosen.home))
+        for arm in own
     ]
     run_jobs(jobs, workers=chosen.workers, console=Console())
     found = [json.loads((arm.place(chosen.home) / "found.json").read_text("utf-8")) for arm in own]
+    plans = [{"start": arm.start, **numbers} for arm, numbers in zip(own, found, strict=True)]
     results = {
         "record": make_record(command="shards", watch=watch, runs=len(own), seeds=chosen.seeds),
         "people": PEOPLE,
         "model": MODEL.model_dump(),
         "training": TRAINING.model_dump(mode="json"),
-        "arms": found,
+        "adapters": ADAPTERS.model_dump(mode="json"),
+        "base": BASE,
+        "arms": plans,
         "rates": rates(SEEDS[: chosen.seeds]),
     }
     write_json(RESULTS / "shards.json", results)

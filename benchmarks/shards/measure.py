@@ -11,8 +11,9 @@ from typing import Any, get_args
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.shards.arms import MODEL, TRAINING, Arm, elsewhere
+from benchmarks.shards.arms import BASE, MODEL, Arm, elsewhere
 from expunge.corpus.vocabulary import train_tokenizer
+from expunge.corpus.writer import write_examples
 from expunge.files import write_json
 from expunge.metrics.rouge import rouge_l
 from expunge.record import Stopwatch
@@ -25,6 +26,7 @@ from expunge.shards.folder import OPTIMIZER, WEIGHTS, PlanFolder, write_plan
 from expunge.shards.making import PlanJob, make_plan
 from expunge.shards.plan import Cut
 from expunge.shards.predicting import predict
+from expunge.train.job import FinetuneJob
 from expunge.types import Example
 
 LONGEST = 12
@@ -52,6 +54,7 @@ def measure(arm: Arm, home: Path) -> None:
     found = {
         "seed": arm.seed,
         "cut": arm.name,
+        "start": arm.start,
         "before": json.loads((folder / "before.json").read_text(encoding="utf-8")),
         "after": knowledge(arm, plan),
         **cost(plan, fresh),
@@ -64,20 +67,35 @@ def measure(arm: Arm, home: Path) -> None:
 def planned(arm: Arm, folder: Path) -> PlanFolder:
     """The plan, made unless it is there."""
     if not (folder / "plan").exists():
-        words = train_tokenizer(
-            (example.text for example in elsewhere(arm.seed).all_texts()), vocabulary=MODEL.vocabulary
-        )
-        words.save_pretrained(folder / "tokenizer")
         job = PlanJob(
             data=(),
-            model=str(folder / "tokenizer"),
+            model=str(tokenizer(arm, folder) if arm.start == "random" else base(arm.seed, folder.parent)),
             output=folder / "plan",
             cut=Cut(shards=arm.shards, slices=arm.slices, seed=arm.seed),
-            training=TRAINING,
-            scratch=MODEL,
+            training=arm.training,
+            scratch=MODEL if arm.start == "random" else None,
         )
         make_plan(job.output, arm.world.target_texts(), job)
     return PlanFolder(folder / "plan")
+
+
+def tokenizer(arm: Arm, folder: Path) -> Path:
+    """One made of other people's texts."""
+    words = train_tokenizer(
+        (example.text for example in elsewhere(arm.seed).all_texts()), vocabulary=MODEL.vocabulary
+    )
+    words.save_pretrained(folder / "tokenizer")
+    return folder / "tokenizer"
+
+
+def base(seed: int, home: Path) -> Path:
+    """A model that has learnt to write of other people, trained unless it is there."""
+    folder = home / "base"
+    if not folder.exists():
+        texts = home / "elsewhere.jsonl"
+        write_examples(texts, elsewhere(seed).target_texts())
+        FinetuneJob(data=(str(texts),), output=folder, scratch=MODEL, overrides=BASE, seed=seed).run()
+    return folder
 
 
 def never_had(plan: PlanFolder, folder: Path) -> PlanFolder:

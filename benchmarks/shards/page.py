@@ -8,11 +8,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.shards.arms import CUTS
+from benchmarks.shards.arms import PLANS, Start
 from benchmarks.shards.rates import METHODS
 from expunge.files import write_text
 
 ONE = "1 x 1"
+BEGUN: dict[Start, str] = {"random": "random weights", "base": "a base", "adapters": "a base, adapters"}
 
 
 def fill(path: Path, results: Mapping[str, Any]) -> None:
@@ -29,14 +30,14 @@ def fill(path: Path, results: Mapping[str, Any]) -> None:
 
 
 def cuts(arms: Sequence[Mapping[str, Any]]) -> str:
-    """A row for every cut and way of answering together; scores are means, costs one a world."""
-    heading = ["shards x slices", "answered by", "utility", "forget before", "forget after"]
+    """A row for every plan and way of answering together; scores are means, costs one a world."""
+    heading = ["starts from", "shards x slices", "answered by", "utility", "forget before", "forget after"]
     heading += ["second phrasing after", "read to delete", "in theory", "of all anew", "equal tensors"]
     rows = []
-    for shards, slices in CUTS:
-        own = [arm for arm in arms if arm["cut"] == f"{shards} x {slices}"]
+    for shards, slices, start in PLANS:
+        own = [arm for arm in arms if (arm["cut"], arm["start"]) == (f"{shards} x {slices}", start)]
         ways = ["probability"] if shards == 1 else ["probability", "vote"]
-        rows += [_row(own, by) for by in ways if own]
+        rows += [[BEGUN[start], *_row(own, by)] for by in ways if own]
     return _markdown(heading, rows)
 
 

@@ -2,27 +2,31 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from benchmarks.compare import RESULTS
+from benchmarks.shards import arms as arming
 from benchmarks.shards import measure as measuring
-from benchmarks.shards.arms import CUTS, Arm, arms, elsewhere
+from benchmarks.shards.arms import PLANS, Arm, Start, arms, elsewhere
 from benchmarks.shards.measure import compared, cost, measure, never_had
 from benchmarks.shards.page import cuts, fill
 from benchmarks.shards.rates import by_hand, rates
 
 from expunge.model.create import ScratchModel
+from expunge.scope.lora import LowRankAdapters
 from expunge.shards.building import Build
 from expunge.shards.executors import Here
 from expunge.shards.manifest import Training
 from tests.shards.plans import delete, plan, train
 
 
-def test_every_cut_is_run_in_every_world() -> None:
-    assert [(arm.seed, (arm.shards, arm.slices)) for arm in arms(2)] == [
-        (s, c) for s in (0, 1) for c in CUTS
+def test_every_plan_is_run_in_every_world() -> None:
+    assert [(arm.seed, (arm.shards, arm.slices, arm.start)) for arm in arms(2)] == [
+        (s, c) for s in (0, 1) for c in PLANS
     ]
+    places = [arm.place(Path()) for arm in arms(2)]
+    assert len(set(places)) == len(places)
 
 
 def test_the_tokenizer_has_not_seen_who_is_deleted() -> None:
@@ -57,12 +61,18 @@ def hash_of(path: Path) -> Any:
     return torch.tensor([float("fresh" in path.parts)])
 
 
-def test_an_arm_from_a_plan_to_its_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("start", get_args(Start))
+def test_an_arm_from_a_plan_to_its_numbers(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = Training(epochs=2, max_length=128)
     monkeypatch.setattr(measuring, "MODEL", ScratchModel(hidden=16, layers=1, heads=2, vocabulary=300))
-    monkeypatch.setattr(measuring, "TRAINING", Training(epochs=2, max_length=128))
+    monkeypatch.setattr(measuring, "BASE", ("epochs=1", "max_length=128"))
+    monkeypatch.setattr(arming, "TRAINING", short)
+    monkeypatch.setattr(arming, "ADAPTERS", short.model_copy(update={"lora": LowRankAdapters(rank=2)}))
     monkeypatch.setattr(measuring, "ASKED", 2)
     monkeypatch.setattr(measuring, "LONGEST", 2)
-    arm = Arm(seed=0, shards=2, slices=1)
+    arm = Arm(seed=0, shards=2, slices=1, start=start)
     measure(arm, tmp_path)
     found = json.loads((arm.place(tmp_path) / "found.json").read_text())
     assert found["equal"] == found["tensors"]
@@ -84,6 +94,7 @@ def arm(cut: str, equal: int) -> dict[str, Any]:
     known = {"forget": 90.0, "second_phrasing": 80.0, "utility": 85.0}
     return {
         "cut": cut,
+        "start": "random",
         "before": {"probability": known, "vote": known},
         "after": {"probability": known, "vote": known},
         "examples_read": 50,
@@ -96,7 +107,7 @@ def arm(cut: str, equal: int) -> dict[str, Any]:
 
 def test_the_page_is_filled_from_results_alone(tmp_path: Path) -> None:
     lines = cuts([arm("1 x 1", 10), arm("4 x 2", 9)]).splitlines()
-    assert [line.split(" | ")[0].strip("| ") for line in lines[2:]] == ["one model", "4 x 2", "4 x 2"]
+    assert [line.split(" | ")[1] for line in lines[2:]] == ["one model", "4 x 2", "4 x 2"]
     assert "| 50 | 50 | 25% | 9 of 10 |" in lines[3]
     page = tmp_path / "shards.md"
     page.write_text("a\n<!-- shards -->\nold\n<!-- end -->\n<!-- fair -->\n<!-- end -->\nb\n")

@@ -35,6 +35,7 @@ def test_unlearned_and_audited(family: str, pairs: Path, tmp_path: Path) -> None
     target, fair = masked_folder(tmp_path / "target", family), tmp_path / "fair"
     said = expunge("unlearn", target, "--recipe", "pcgu", "--forget", pairs, "-o", fair, *STEP)
     assert said.code == 0, said.err
+    assert "--benchmark stereoset --data STEREOSET -q int4" in said.out
     (facts,) = json.loads((fair / "record.json").read_text())["stages"]
     assert facts["gaps"][-1] < facts["gaps"][0]
     assert type(AutoModelForMaskedLM.from_pretrained(fair)).__name__.endswith("ForMaskedLM")
@@ -46,6 +47,33 @@ def test_unlearned_and_audited(family: str, pairs: Path, tmp_path: Path) -> None
     for model in ("target", "fair"):
         for label in ("full", "int8"):
             assert summary.cell(model, label, "stereotype").value.value is not None
+
+
+def test_the_proposed_audit_reads_stereoset_as_published(pairs: Path, tmp_path: Path) -> None:
+    labels = ("stereotype", "anti-stereotype", "unrelated")
+    sets = [
+        [f"the {who} was {word}" for word in words]
+        for who, words in (("nurse", ("kind", "brave", "tree")), ("judge", ("brave", "kind", "it it")))
+    ]
+    rows = [
+        {
+            "id": str(number),
+            "target": "x",
+            "sentences": [
+                {"sentence": text, "gold_label": label} for text, label in zip(texts, labels, strict=True)
+            ],
+        }
+        for number, texts in enumerate(sets)
+    ]
+    (tmp_path / "stereoset").mkdir()
+    (tmp_path / "stereoset" / "dev.json").write_text(json.dumps({"data": {"intrasentence": rows}}))
+    target = masked_folder(tmp_path / "target")
+    asked = ("--benchmark", "stereoset", "--data", tmp_path / "stereoset", "-q", "int4")
+    said = expunge("audit", target, *asked, "-o", tmp_path / "audit")
+    assert said.code == 0, said.err
+    summary = read_summary(tmp_path / "audit" / "summary.json")
+    assert summary.cell("target", "int4", "stereotype").value.n == 2
+    assert summary.cell("target", "int4", "meaningful").value.n == 1  # the other set's differ in length
 
 
 def test_what_goes_on_with_a_text_is_refused(pairs: Path, tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -75,11 +76,13 @@ def unlearn(
     if len(record["requests"]) > 1:
         show_standing(record["requests"])
     say_done(f"in {record['seconds']:.0f} s: {output}")
-    typer.echo(_next(model, forget, retain, str(output)))
+    typer.echo(_next(model, forget, retain, str(output), record))
 
 
-def _next(model: str, forget: str, retain: str | None, output: str) -> str:
+def _next(model: str, forget: str, retain: str | None, output: str, record: Mapping[str, Any]) -> str:
     sets = ["--forget", forget, *(["--retain", retain] if retain else [])]
+    if any(stage["name"] == "pcgu" for stage in record["recipe"]["stages"]):  # what is gone is no text
+        sets = ["--benchmark", "stereoset", "--data", "STEREOSET"]
     return "next: " + shlex.join(["expunge", "audit", output, "--target", model, *sets, "-q", "int4"])
 
 
