@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from expunge.score import generate
+from expunge.score import decode
 from expunge.score.generate import greedy
 from expunge.score.prefix import shared_prefix
 from tests.batches import tokens
@@ -82,10 +82,12 @@ def test_the_end_token_ends_a_row_and_shrinks_the_batch(arch: str, monkeypatch: 
     assert sum(len(answer) < NEW for answer in ending) >= 2
     assert any(len(answer) == NEW for answer in ending)
     widths: list[int] = []
-    step = generate._step
-    monkeypatch.setattr(generate, "COMPACT_BELOW", 1.0)
+    step = decode._said
+    monkeypatch.setattr(decode, "COMPACT_BELOW", 1.0)
     monkeypatch.setattr(
-        generate, "_step", lambda model, state: (widths.append(len(state.ids_BS)), step(model, state))[1]
+        decode,
+        "_said",
+        lambda model, now, tried: (widths.append(len(now.ids_BS)), step(model, now, tried))[1],
     )
     assert ours(model, prompts, eos=frozenset({eos})) == ending
     assert widths == sorted(widths, reverse=True)
@@ -102,7 +104,7 @@ def test_a_row_that_is_done_stops_and_the_others_go_on(monkeypatch: pytest.Monke
     free = one_by_one(model, NO_PREFIX)
     stop_at = {tuple(free[0][:1]), tuple(free[1][:4]), tuple(free[3][:2])}
     for share in (0.0, 0.6, 1.0):  # never, as it comes, at once: dropping rows changes nothing
-        monkeypatch.setattr(generate, "COMPACT_BELOW", share)
+        monkeypatch.setattr(decode, "COMPACT_BELOW", share)
         answers = ours(model, NO_PREFIX, is_done=lambda said: tuple(said) in stop_at)
         assert answers == [free[0][:1], free[1][:4], free[2], free[3][:2]]
 

@@ -51,6 +51,13 @@ class GrowingLayer(DynamicLayer):
             return
         self.keys, self.values = (held.expand(repeats, -1, -1, -1) for held in (self.keys, self.values))
 
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last ``-tokens_to_remove`` places; the room stays."""
+        room = self._has_room(0)
+        super().crop(tokens_to_remove)
+        if room is not None:
+            self._written = (self.keys, self.values)
+
     def _has_room(self, places: int) -> tuple[Tensor, Tensor] | None:
         """The larger tensors, if what is held lies in them still and so many places are there."""
         if self._room is None or self._written is None or self._room[0].shape[-2] < places:

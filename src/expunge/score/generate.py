@@ -5,21 +5,16 @@ Shapes: B prompts, S tokens of the longest remainder after the prefix, C places 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
 from expunge.model.cache import new_cache
+from expunge.score.decode import Context, Stop, decode
+from expunge.score.guess import Guess
 from expunge.score.prefix import Prefix, shared_prefix, slides
-
-Stop = Callable[[list[int]], bool]
-"""Whether a continuation, given its tokens so far, is complete."""
-
-COMPACT_BELOW = 0.6
-"""Rows are dropped from the cache once fewer than this share of them is still running."""
 
 
 @torch.inference_mode()
@@ -50,12 +45,13 @@ def greedy(
     shared = 0 if prefix is None else len(prefix.ids)
     device = next(model.parameters()).device
     ids_BS, real_BS = _left_padded([text[shared:] for text in texts], device)
-    state = _State(
+    context = Context(
         cache=new_cache(model) if prefix is None else prefix.cache(len(texts)),
         mask_BC=torch.cat([real_BS.new_ones(len(texts), shared), real_BS], dim=1),
         ids_BS=ids_BS,
     )
-    return _decode(model, state, answers, limits, eos_ids, is_done)
+    guesses = [Guess(text) for text in texts]
+    return decode(model, context, answers, limits=limits, eos_ids=eos_ids, is_done=is_done, guesses=guesses)
 
 
 @torch.inference_mode()
@@ -81,6 +77,7 @@ def go_on(
     *,
     limits: Sequence[int],
     eos_ids: frozenset[int],
+    guesses: Sequence[Guess] = (),
 ) -> list[list[int]]:
     """The greedy continuation of the first ``cut`` tokens of each row, whose keys and values ``cache`` has.
 
@@ -92,76 +89,20 @@ def go_on(
         cache.crop(-unseen)  # what no row may see is not looked through at every step
     # The last token of each beginning is read again, for what comes after it.
     seen_BC = (torch.arange(max(cuts), device=ids_BT.device) < cuts_B1 - 1).long()
-    state = _State(
+    context = Context(
         cache=cache,
         mask_BC=torch.cat([seen_BC, seen_BC.new_ones(len(cuts), 1)], dim=1),
         ids_BS=ids_BT.gather(1, cuts_B1 - 1),
     )
-    return _decode(model, state, [[] for _ in cuts], limits, eos_ids, lambda _: False)
-
-
-class _State:
-    """What a batch has read, and what it reads next: [B, S] ids, [B, C] which places of the cache count."""
-
-    def __init__(self, *, cache: DynamicCache, mask_BC: Tensor, ids_BS: Tensor) -> None:
-        self.cache = cache
-        self.mask_BC = mask_BC
-        self.ids_BS = ids_BS
-
-    def keep(self, running: Tensor, token_B: Tensor) -> Tensor:
-        """Drop all other rows; returns what is left of ``token_B``."""
-        self.cache.batch_select_indices(running)
-        self.mask_BC = self.mask_BC[running]
-        return token_B[running]
-
-    def add(self, token_B: Tensor) -> None:
-        """Go on with one token a row."""
-        self.ids_BS = token_B[:, None]
-        self.mask_BC = torch.cat([self.mask_BC, self.mask_BC.new_ones(len(token_B), 1)], dim=1)
-
-
-def _decode(
-    model: nn.Module,
-    state: _State,
-    answers: list[list[int]],
-    limits: Sequence[int],
-    eos_ids: frozenset[int],
-    is_done: Stop,
-) -> list[list[int]]:
-    """Add to every answer until it ends, is done or has as many tokens as it may."""
-    rows = list(range(len(answers)))
-    while True:
-        token_B = _step(model, state)
-        said = token_B.tolist()
-        for i, (row, token) in enumerate(zip(rows, said, strict=True)):
-            if row < 0:
-                continue
-            if token not in eos_ids:
-                answers[row].append(token)
-            if token in eos_ids or len(answers[row]) >= limits[row] or is_done(answers[row]):
-                rows[i] = -1
-        running = [i for i, row in enumerate(rows) if row >= 0]
-        if not running:
-            return answers
-        if len(running) < COMPACT_BELOW * len(rows):
-            token_B = state.keep(torch.tensor(running, device=token_B.device), token_B)
-            rows = [rows[i] for i in running]
-        state.add(token_B)
-
-
-def _step(model: Any, state: _State) -> Tensor:
-    """Read the next ids after what the cache holds; the most likely next token of each row."""
-    positions = (state.mask_BC.cumsum(-1) - 1).clamp(min=0)[:, -state.ids_BS.shape[1] :]
-    logits = model(
-        input_ids=state.ids_BS,
-        attention_mask=state.mask_BC,
-        position_ids=positions,
-        past_key_values=state.cache,
-        use_cache=True,
-        logits_to_keep=1,
-    ).logits
-    token: Tensor = logits[:, -1].argmax(-1)
-    return token
+    return decode(
+        model,
+        context,
+        [[] for _ in cuts],
+        limits=limits,
+        eos_ids=eos_ids,
+        is_done=lambda _: False,
+        guesses=guesses,
+    )
 
 
 def _left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

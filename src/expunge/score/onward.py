@@ -22,6 +22,7 @@ from expunge.score.backbone import counted
 from expunge.score.batches import Batches
 from expunge.score.facts import Looked, look_up
 from expunge.score.generate import go_on
+from expunge.score.guess import Guess
 from expunge.score.mode import evaluating
 
 
@@ -76,6 +77,7 @@ def _batch(
         [each.cut for each in own],
         limits=[each.tokens for each in own],
         eos_ids=eos_ids,
+        guesses=[Guess(each.piece.input_ids[: each.cut], each.piece.input_ids[each.cut :]) for each in own],
     )
     counts = where_BT.sum(-1).tolist()
     by_text = zip(*(numbers_N.cpu().split(counts) for numbers_N in looked), strict=True)
