@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from expunge.model.cache import ROOM, GrowingLayer, new_cache
+from expunge.model.cache import LEAST, GrowingLayer, new_cache, spare
 from tests.tiny import tiny
 
 
@@ -41,7 +41,7 @@ def same(pair: tuple[Any, Any]) -> None:
 
 @torch.no_grad()
 def test_holds_what_was_added(pair: tuple[Any, Any]) -> None:
-    for step, places in enumerate((5, 1, 1, ROOM - 3, 1, 1, 2 * ROOM, 1)):
+    for step, places in enumerate((5, 1, 1, LEAST - 3, 1, 1, 20 * LEAST, 1)):
         keys, values = states(places, seed=step)
         seen = [layer.update(keys, values) for layer in pair]
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(*seen, strict=True))
@@ -76,7 +76,7 @@ def test_does_not_copy_for_every_token() -> None:
     layer = GrowingLayer()
     layer.update(*states(5))
     where = set()
-    for step in range(ROOM):
+    for step in range(spare(6)):
         layer.update(*states(1, seed=step))
         where.add(layer.keys.data_ptr())
     assert len(where) == 1

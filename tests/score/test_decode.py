@@ -66,7 +66,7 @@ def test_holes_are_closed_on_the_way(
 ) -> None:
     packed = []
     pack = decode.Context.pack
-    monkeypatch.setattr(decode, "ROOM", room)
+    monkeypatch.setattr(decode, "spare", lambda places: room)
     monkeypatch.setattr(decode.Context, "pack", lambda self: (packed.append(self.holes), pack(self)))
     model = tiny("llama", seed=3)
     assert ours(model, PROMPTS) == one_by_one(model, PROMPTS)

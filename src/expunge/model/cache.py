@@ -14,8 +14,13 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-ROOM = 64
-"""Places made at once, beyond those that are needed now."""
+LEAST = 16
+"""Places made ahead at least."""
+
+
+def spare(places: int) -> int:
+    """How many places beyond those in use cost little: an eighth."""
+    return max(LEAST, places // 8)
 
 
 class GrowingLayer(DynamicLayer):
@@ -37,7 +42,7 @@ class GrowingLayer(DynamicLayer):
             return held
         new, begin = (key_states, value_states), self.get_seq_length()
         end = begin + key_states.shape[-2]
-        room = self._has_room(end) or self._make_room(end + ROOM)
+        room = self._has_room(end) or self._make_room(end + spare(end))
         for larger, states in zip(room, new, strict=True):
             larger[..., begin:end, :] = states
         self._room = room

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from expunge.model.cache import ROOM, GrowingLayer
+from expunge.model.cache import GrowingLayer, spare
 from expunge.score.guess import Guess
 
 Stop = Callable[[list[int]], bool]
@@ -132,7 +132,7 @@ def _take_back(
     context.take_back(
         [len(tokens) - 1 if row >= 0 else 0 for row, tokens in zip(rows, said, strict=True)], guessed
     )
-    if context.holes > ROOM:
+    if context.holes > spare(context.mask_BC.shape[1]):
         context.pack()
 
 
