@@ -5,7 +5,7 @@ Shapes: B rows, S tokens read at once, C places of the cache, K guessed tokens o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,8 +21,11 @@ Stop = Callable[[list[int]], bool]
 COMPACT_BELOW = 0.85
 """Rows are dropped from the cache once fewer than this share of them is still running."""
 
-AT_ONCE = 128
-"""Tokens read in one step at most, guesses among them: fewer leave a processor idle."""
+AT_ONCE = 256
+"""Tokens read in one step at most, guesses among them: there are logits for each."""
+
+STEP = 32
+"""What a step costs beside its tokens, in tokens: weights are read once for all of them."""
 
 
 class Context:
@@ -114,12 +117,25 @@ def decode(
         if len(running) < COMPACT_BELOW * len(rows):
             context.keep(torch.tensor(running, device=context.mask_BC.device))
             rows, said = [rows[place] for place in running], [said[place] for place in running]
-        most = AT_ONCE // len(rows) - 1
-        tried = [
-            guesser[row].next(min(most, limits[row] - len(answers[row]) - 1)) if row in guesser else []
-            for row in rows
-        ]
+        tried = _tries(
+            rows, guesser, [limit - len(own) - 1 for limit, own in zip(limits, answers, strict=True)]
+        )
         context.add([[tokens[-1], *guess] for tokens, guess in zip(said, tried, strict=True)])
+
+
+def _tries(rows: Sequence[int], guesser: Mapping[int, Guess], room: Sequence[int]) -> list[list[int]]:
+    """What to try for each row, all so long as pays: more tokens for the same step, but a dearer one."""
+    wishes = [guesser[row].next(room[row]) if row in guesser else [] for row in rows]
+    trust = [guesser[row].trust if wish else 0.0 for row, wish in zip(rows, wishes, strict=True)]
+    running = sum(row >= 0 for row in rows)
+
+    def pay(width: int) -> float:
+        right = sum(share * min(width, len(wish)) for share, wish in zip(trust, wishes, strict=True))
+        return (running + right) / (STEP + len(rows) * (1 + width))
+
+    most = max(0, min(max(map(len, wishes)), AT_ONCE // len(rows) - 1))
+    width = max(range(most + 1), key=pay)
+    return [wish[:width] for wish in wishes]
 
 
 def _take_back(

@@ -42,6 +42,11 @@ class Guess:
             right = len(said) - 1
             self._reach = min(LONGEST, 2 * self._reach) if right == guessed else max(1, right)
 
+    @property
+    def trust(self) -> float:
+        """How often a guessed token is expected to be right, by how many were tried last."""
+        return self._reach / (self._reach + 1)
+
     def next(self, most: int) -> list[int]:
         """At most so many tokens, fewer after guesses that were wrong."""
         most = min(most, self._reach)
