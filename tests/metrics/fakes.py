@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,9 @@ class FakeObserver:
     max_length: int = 2048
     is_masked: bool = False
     asked: list[tuple[list[str | Example], int, tuple[str, ...]]] = field(default_factory=list)
+
+    def once(self, key: Hashable, compute: Callable[[], Any]) -> Any:
+        return compute()
 
     def greedy(
         self, prompts: Sequence[str | Example], *, max_new_tokens: int, stop: Sequence[str] = ()

@@ -3,8 +3,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from expunge.metrics.probe_latent import NOT_ANSWERED, NOT_ASKED, LatentProbe, LatentSelectivity
 from expunge.metrics.probes import Probes
+from expunge.score.observer import Observer
 from expunge.types import Example
 from tests.metrics.fakes import FakeObserver
 from tests.scope.people import FORGET, RETAIN, TOKENIZER, question
@@ -67,3 +70,15 @@ def test_what_no_probe_was_fitted_for_is_not_scored() -> None:
     assert values(LatentProbe(), Probes(forget=forget[3:], retain=RETAIN)) == {
         "(none)": "the forget split has no questions"
     }
+
+
+def test_both_metrics_fit_their_probes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted = []
+    ask = LatentProbe._ask
+    monkeypatch.setattr(LatentProbe, "_ask", lambda *what: (fitted.append(1), ask(*what))[1])
+    model = tiny("llama", vocab_size=BYTES_VOCAB)
+    for observed, times in ((observer(), 2), (Observer(model, TOKENIZER, max_length=64), 1)):
+        fitted.clear()
+        for metric in (SUBJECT, LatentSelectivity(at="subject")):
+            metric.measure(observed, PROBES)
+        assert len(fitted) == times

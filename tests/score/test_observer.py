@@ -216,3 +216,10 @@ def test_cut_applies_each_stop_in_turn() -> None:
     assert cut("a. b\nc", ["\n", ". "]) == "a"
     assert cut("nothing here", ["\n"]) == "nothing here"
     assert cut("text", []) == "text"
+
+
+def test_what_was_found_once_is_not_found_again() -> None:
+    own, asked = observer(), []
+    found = [own.once(key, lambda key=key: asked.append(key) or len(asked)) for key in "aab"]  # type: ignore[misc]
+    assert found == [1, 1, 2]
+    assert asked == ["a", "b"]

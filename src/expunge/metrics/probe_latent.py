@@ -69,11 +69,23 @@ class LatentProbe(Metric):
 
     def measure(self, observed: Observer, probes: Probes) -> Measured:
         """Fit on the retain split's questions, ask of the forget split's."""
-        questions = probes.questions("forget")
-        kept = self._facts(observed, probes.questions("retain"))
+        questions, kept = probes.questions("forget"), probes.questions("retain")
+        if not questions:
+            return absent("forget", "the forget split has no questions")
+        key = ("latent probe", self.at, *questions, None, *kept)
+        found = observed.once(key, lambda: self._ask(observed, questions, kept))
+        if found is None:
+            return absent("forget", NOT_ASKED)
+        return {"forget": [self._score(each, found.get(each.id, NOT_ASKED)) for each in questions]}
+
+    def _ask(
+        self, observed: Observer, questions: Sequence[Example], others: Sequence[Example]
+    ) -> dict[str, Read | str] | None:
+        """What is read for each question that can be asked; ``None`` if no relation can be fitted."""
+        kept = self._facts(observed, others)
         relations = {own[0].relation: own for own in by_relation(kept, self.at) if len(own) >= FOLDS}
-        if not questions or not relations:
-            return absent("forget", NOT_ASKED if questions else "the forget split has no questions")
+        if not relations:
+            return None
         right_LN = cross_readable(observed.model, kept, self.at, batch_size=BATCH, seed=0)
         layer = int(right_LN.double().mean(1).argmax())
         asked = self._facts(observed, questions)
@@ -81,7 +93,7 @@ class LatentProbe(Metric):
         for relation, fitted in relations.items():
             own = [fact for fact in asked if fact.relation == relation and can_look(fact, self.at)]
             found |= self._read(observed, fitted, own, layer) if own else {}
-        return {"forget": [self._score(each, found.get(each.id, NOT_ASKED)) for each in questions]}
+        return found
 
     def value(self, read: Read) -> float:
         """The score of a question that a probe could be asked of."""

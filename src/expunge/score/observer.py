@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from torch import Tensor, nn
 
@@ -48,6 +48,7 @@ class Observer:
         self._ahead = Ahead(model, tokenizer)
         self._facts: dict[Example, TokenFacts] = {}
         self._gradients: dict[Example, list[float]] = {}
+        self._found: dict[Hashable, object] = {}
 
     def greedy(
         self, prompts: Sequence[str | Example], *, max_new_tokens: int, stop: Sequence[str] = ()
@@ -94,6 +95,12 @@ class Observer:
     def fills(self, blanks: Sequence[Blank]) -> list[list[float]]:
         """For each blank the raw logits of its ``fills``, all of which have as many."""
         return shared(blanks, lambda own: weigh_fills(self.model, own, batches=self._batches))
+
+    def once(self, key: Hashable, compute: Callable[[], Value]) -> Value:
+        """What ``compute`` finds of this model, remembered for whoever asks by the same key."""
+        if key not in self._found:
+            self._found[key] = compute()
+        return cast("Value", self._found[key])
 
     def states(self, examples: Sequence[Example], *, tokens: int) -> list[States]:
         """For each example the hidden states behind its first counted tokens; nothing is remembered."""
