@@ -12,25 +12,16 @@ from expunge.score.generate import go_on, greedy
 from expunge.score.guess import Guess
 from expunge.score.prefix import Prefix
 from tests.batches import tokens
+from tests.score.test_generate import one_by_one
 from tests.tiny import ARCHITECTURES, tiny
 
 NEW = 48
 PROMPTS = [tokens(n, seed=n) for n in (5, 17, 9, 3)]
 
 
-def one_by_one(model: Any, prompts: list[list[int]]) -> list[list[int]]:
+def expected_of(model: Any, prompts: list[list[int]]) -> list[list[int]]:
     """What transformers continues each prompt with, read alone."""
-    model.generation_config.eos_token_id = None
-    return [
-        model.generate(
-            torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            max_new_tokens=NEW,
-            do_sample=False,
-            pad_token_id=0,
-        )[0, len(prompt) :].tolist()
-        for prompt in prompts
-    ]
+    return one_by_one(model, prompts, new=NEW)
 
 
 def ours(model: Any, prompts: list[list[int]], **settings: Any) -> list[list[int]]:
@@ -55,7 +46,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_what_is_said_is_what_is_said_one_by_one(arch: str, steps: list[tuple[int, int]]) -> None:
     model = tiny(arch, seed=3)
-    assert ours(model, PROMPTS) == one_by_one(model, PROMPTS)
+    assert ours(model, PROMPTS) == expected_of(model, PROMPTS)
     has_window = arch in ("mistral", "gemma2", "gemma3_text")
     assert len(steps) == NEW if has_window else len(steps) < NEW  # random models repeat themselves
 
@@ -69,7 +60,7 @@ def test_holes_are_closed_on_the_way(
     monkeypatch.setattr(decode, "spare", lambda places: room)
     monkeypatch.setattr(decode.Context, "pack", lambda self: (packed.append(self.holes), pack(self)))
     model = tiny("llama", seed=3)
-    assert ours(model, PROMPTS) == one_by_one(model, PROMPTS)
+    assert ours(model, PROMPTS) == expected_of(model, PROMPTS)
     assert packed
     assert all(holes > room for holes in packed)
 
@@ -78,7 +69,7 @@ def test_wrong_guesses_change_nothing(
     monkeypatch: pytest.MonkeyPatch, steps: list[tuple[int, int]]
 ) -> None:
     model = tiny("llama", seed=3)
-    expected = one_by_one(model, PROMPTS)
+    expected = expected_of(model, PROMPTS)
     monkeypatch.setattr(Guess, "next", lambda self, most: [11, 12, 13][: max(most, 0)])
     assert ours(model, PROMPTS) == expected
     assert max(width for _, width in steps[1:]) == 4
@@ -99,7 +90,7 @@ def test_no_step_reads_more_than_it_may(
 
 def test_an_end_inside_a_guess_ends_it(steps: list[tuple[int, int]]) -> None:
     model = tiny("llama", seed=3)
-    expected = one_by_one(model, PROMPTS)
+    expected = expected_of(model, PROMPTS)
     end = expected[0][20]
     cut = [answer[: answer.index(end)] if end in answer else answer for answer in expected]
     assert ours(model, PROMPTS, eos_ids=frozenset({end})) == cut
@@ -111,7 +102,7 @@ def test_an_end_inside_a_guess_ends_it(steps: list[tuple[int, int]]) -> None:
 
 def test_a_document_that_is_known_by_heart_is_read_not_said(steps: list[tuple[int, int]]) -> None:
     model = tiny("llama", seed=3)
-    (said,) = one_by_one(model, PROMPTS[:1])
+    (said,) = expected_of(model, PROMPTS[:1])
     text = [*PROMPTS[0], *said]
     cut = len(PROMPTS[0])
     answers = {}
@@ -134,5 +125,16 @@ def test_a_document_that_is_known_by_heart_is_read_not_said(steps: list[tuple[in
 
 def test_a_sliding_window_is_gone_through_one_by_one(steps: list[tuple[int, int]]) -> None:
     model = tiny("mistral", seed=3, sliding_window=8)
-    assert ours(model, PROMPTS) == one_by_one(model, PROMPTS)
+    assert ours(model, PROMPTS) == expected_of(model, PROMPTS)
     assert len(steps) == NEW
+
+
+def test_a_row_that_has_ended_takes_no_more_positions() -> None:
+    """A long prompt with a short answer beside a short prompt with a long one: GPT-2's positions end."""
+    model = tiny("gpt2", seed=3)
+    room = model.config.n_positions
+    long, short = tokens(room - 2, seed=1), [tokens(4, seed=n) for n in range(2, 10)]
+    (first,) = ours(model, [long], max_new_tokens=2)
+    others = ours(model, short, max_new_tokens=40)
+    # One of nine has ended: too few to be worth dropping.
+    assert ours(model, [long, *short], max_new_tokens=[2, *[40] * 8]) == [first, *others]

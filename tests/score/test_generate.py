@@ -29,14 +29,16 @@ WINDOWS: dict[str, dict[str, Any]] = {
 }
 
 
-def one_by_one(model: Any, prompts: list[list[int]], *, eos: int | None = None) -> list[list[int]]:
+def one_by_one(
+    model: Any, prompts: list[list[int]], *, eos: int | None = None, new: int = NEW
+) -> list[list[int]]:
     """What transformers continues each prompt with, read alone."""
     model.generation_config.eos_token_id = eos
     return [
         model.generate(
             torch.tensor([prompt]),
             attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            max_new_tokens=NEW,
+            max_new_tokens=new,
             do_sample=False,
             pad_token_id=0,
         )[0, len(prompt) :].tolist()

@@ -120,7 +120,8 @@ def decode(
         tried = _tries(
             rows, guesser, [limit - len(own) - 1 for limit, own in zip(limits, answers, strict=True)]
         )
-        context.add([[tokens[-1], *guess] for tokens, guess in zip(said, tried, strict=True)])
+        sure = [tokens[-1:] if row >= 0 else [] for row, tokens in zip(rows, said, strict=True)]
+        context.add([[*own, *guess] for own, guess in zip(sure, tried, strict=True)])
 
 
 def _tries(rows: Sequence[int], guesser: Mapping[int, Guess], room: Sequence[int]) -> list[list[int]]:
