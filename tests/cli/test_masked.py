@@ -9,6 +9,8 @@ import pytest
 from transformers import AutoModelForMaskedLM
 
 from expunge.audit.summary import read_summary
+from expunge.errors import ModelError
+from expunge.model.load import load_model
 from tests.cli.conftest import expunge, write_rows
 from tests.masked import FAMILIES, masked_folder
 
@@ -74,6 +76,13 @@ def test_the_proposed_audit_reads_stereoset_as_published(pairs: Path, tmp_path: 
     summary = read_summary(tmp_path / "audit" / "summary.json")
     assert summary.cell("target", "int4", "stereotype").value.n == 2
     assert summary.cell("target", "int4", "meaningful").value.n == 1  # the other set's differ in length
+
+
+def test_it_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
+    target = masked_folder(tmp_path / "target")
+    (target / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ModelError, match="masked language model"):
+        load_model(target)
 
 
 def test_what_goes_on_with_a_text_is_refused(pairs: Path, tmp_path: Path) -> None:

@@ -35,9 +35,8 @@ class GrowingLayer(DynamicLayer):
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Add [B, H, S, D] keys and values; returns all that are held, [B, H, C + S, D]."""
-        if (
-            torch.is_grad_enabled() or not self.get_seq_length()
-        ):  # what is differentiated may not be written to
+        # What is differentiated may not be written to; what is read first is kept as it is.
+        if torch.is_grad_enabled() or not self.get_seq_length():
             held: tuple[Tensor, Tensor] = super().update(key_states, value_states, *args, **kwargs)
             return held
         new, begin = (key_states, value_states), self.get_seq_length()

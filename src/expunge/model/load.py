@@ -23,7 +23,7 @@ from expunge.model.checkpoint import (
     unreadable,
 )
 from expunge.model.compressed import load_packed, packed_scheme
-from expunge.model.masked import auto_class, is_masked, refuse_masked
+from expunge.model.masked import auto_class, declares_masked, refuse_masked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -64,6 +64,8 @@ def load_model(
         else:
             source = str(folder or path_or_id)
             config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+            if declares_masked(config) and not masked:  # before a gigabyte is read for nothing
+                raise refuse_masked(path_or_id)
             model, info = auto_class(config).from_pretrained(
                 source,
                 dtype=dtype,
@@ -75,8 +77,6 @@ def load_model(
     except LOADING_ERRORS as error:
         raise unreadable(path_or_id, "model", error) from error
     _require_complete(path_or_id, info)
-    if is_masked(model) and not masked:
-        raise refuse_masked(path_or_id)
     if getattr(model, "quantization_method", None) == "bitsandbytes":
         model = model.dequantize()
     model.eval()

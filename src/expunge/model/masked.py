@@ -20,10 +20,14 @@ def is_masked(model: nn.Module) -> bool:
     return type(unwrap(model)).__name__.endswith(MASKED)
 
 
+def declares_masked(config: AutoConfig) -> bool:
+    """Whether a checkpoint says that it was saved from a model that fills in blanks."""
+    return any(name.endswith(MASKED) for name in getattr(config, "architectures", None) or ())
+
+
 def auto_class(config: AutoConfig) -> Any:
-    """What loads a checkpoint of this configuration: by the class it says it was saved from."""
-    names = getattr(config, "architectures", None) or ()
-    return AutoModelForMaskedLM if any(name.endswith(MASKED) for name in names) else AutoModelForCausalLM
+    """What loads a checkpoint of this configuration."""
+    return AutoModelForMaskedLM if declares_masked(config) else AutoModelForCausalLM
 
 
 def refuse_masked(path_or_id: str | Path) -> ModelError:
