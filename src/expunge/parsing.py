@@ -89,6 +89,14 @@ def load_yaml(text: str) -> Any:
     return value
 
 
+def whole_number(text: str) -> int | None:
+    """The number that ASCII digits write, up to 18 of them; ``None`` for any other text.
+
+    ``str.isdigit`` also accepts superscripts, which ``int`` does not read.
+    """
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
