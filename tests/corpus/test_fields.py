@@ -110,6 +110,18 @@ def test_a_group_goes_by_several_names(column: str) -> None:
     assert read({"text": "a", column: 12}).group == "12"
 
 
+def test_the_place_of_the_right_answer_follows_which_option_is_right() -> None:
+    # In alphabetical order "No" is option 0 and "Yes" option 1, whichever of the two is right.
+    ask = {"question": "Is it?"}
+    yes, no = (
+        read({**ask, "answer": right, "wrong": [other]}) for right, other in [("Yes", "No"), ("No", "Yes")]
+    )
+    assert (yes.place, no.place) == (1, 0)
+    assert yes.choices == no.choices == ("No", "Yes")
+    assert read({**ask, "answer": "Yes", "wrong": ["No"], "place": 0}).choices == ("Yes", "No")
+    assert read({**ask, "answer": "Yes"}).place == 0
+
+
 def test_columns_of_other_names() -> None:
     assert read({"prompt": "p", "gt": "c"}, completion="gt").completion == "c"
     row = {"body": "b", "uid": "u", "owner": "o", "person": "not this one"}
