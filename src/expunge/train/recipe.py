@@ -92,9 +92,10 @@ def with_override(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
     for key in keys[:-1]:
         holder = _inside(holder, key, override)
     last = keys[-1]
-    if isinstance(holder, list):
-        _inside(holder, last, override)
-    holder[int(last) if isinstance(holder, list) else last] = _parsed(
+    place: Any = _index(holder, last) if isinstance(holder, list) else last
+    if place is None:
+        raise _no_settings(last, override)
+    holder[place] = _parsed(
         value, f"--set {override}", fix=f"Put the value in quotes of its own: --set '{path}=\"...\"'"
     )
     return changed
@@ -107,17 +108,28 @@ def _parsed(text: str, where: str, *, fix: str) -> Any:
         raise RecipeError(where, why=f"it is not YAML that can be read: {error}.", fix=fix) from error
 
 
-def _inside(holder: Any, key: str, override: str) -> Any:
+def _inside(holder: dict[str, Any] | list[Any], key: str, override: str) -> dict[str, Any] | list[Any]:
+    """The settings under a key, which a later part of the path names one of."""
+    inside: Any = None
     if isinstance(holder, list):
-        place = whole_number(key)
-        if place is not None and place < len(holder):
-            return holder[place]
-    elif isinstance(holder, dict):
+        place = _index(holder, key)
+        inside = None if place is None else holder[place]
+    else:
         if holder.get(key) is None:  # absent, or written out as nothing
             holder[key] = {}
-        if isinstance(holder[key], dict | list):
-            return holder[key]
-    raise RecipeError(
+        inside = holder[key]
+    if not isinstance(inside, dict | list):
+        raise _no_settings(key, override)
+    return inside
+
+
+def _index(holder: list[Any], key: str) -> int | None:
+    place = whole_number(key)
+    return place if place is not None and place < len(holder) else None
+
+
+def _no_settings(key: str, override: str) -> RecipeError:
+    return RecipeError(
         f"--set {override}",
         why=f"{key!r} has no settings inside it.",
         fix="Shorten the path before the '='.",
