@@ -74,7 +74,7 @@ def files(folder: Path) -> dict[str, bytes]:
         (["votes.jsonl", "--data", "votes.jsonl"], "give both"),
         (["votes.jsonl", "-o", "decided.jsonl"], "give both"),
         (["bare.jsonl"], "it has no 'votes'"),
-        (["one.jsonl"], "it has no example with label 0"),
+        (["one.jsonl"], "every row has label 1"),
         (["votes.jsonl", "--data", "stranger.jsonl", "-o", "decided.jsonl"], "c"),
     ],
 )

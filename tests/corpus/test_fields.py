@@ -38,6 +38,43 @@ def read(values: object, **fields: str) -> Example:
                 completion="Paris",
             ),
         ),
+        ({"prompt": "p", "response": "c"}, Example(id="forget:7", prompt="p", completion="c")),
+        (
+            {"instruction": "Add.", "input": "1 2", "output": "3"},
+            Example(id="forget:7", prompt="Question: Add.\n1 2\nAnswer: ", completion="3"),
+        ),
+        (
+            {"instruction": "Say hi.", "input": "", "output": "hi"},
+            Example(id="forget:7", prompt="Question: Say hi.\nAnswer: ", completion="hi"),
+        ),
+        (
+            {"conversations": [{"from": "human", "value": "Where?"}, {"from": "gpt", "value": "Paris"}]},
+            Example(id="forget:7", is_chat=True, prompt="Where?", completion="Paris"),
+        ),
+        (
+            {"conversations": [ASK, REPLY]},
+            Example(id="forget:7", is_chat=True, prompt="Where?", completion="Paris"),
+        ),
+        (
+            {
+                "question": "Who?",
+                "answer": "Ada",
+                "paraphrased_answer": "It is Ada",
+                "perturbed_answer": ["Eve", "Bob"],
+            },
+            Example(
+                id="forget:7",
+                prompt="Question: Who?\nAnswer: ",
+                completion="Ada",
+                wrong=("Eve", "Bob"),
+                paraphrase="It is Ada",
+            ),
+        ),
+        # A column of the field's own name goes before its other name.
+        (
+            {"prompt": "p", "completion": "c", "response": "r"},
+            Example(id="forget:7", prompt="p", completion="c"),
+        ),
         ({"messages": [REPLY]}, Example(id="forget:7", is_chat=True, completion="Paris")),
         (
             {"messages": [ASK, REPLY, REPLY]},
@@ -73,6 +110,18 @@ def test_a_group_goes_by_several_names(column: str) -> None:
     assert read({"text": "a", column: 12}).group == "12"
 
 
+def test_the_place_of_the_right_answer_follows_which_option_is_right() -> None:
+    # In alphabetical order "No" is option 0 and "Yes" option 1, whichever of the two is right.
+    ask = {"question": "Is it?"}
+    yes, no = (
+        read({**ask, "answer": right, "wrong": [other]}) for right, other in [("Yes", "No"), ("No", "Yes")]
+    )
+    assert (yes.place, no.place) == (1, 0)
+    assert yes.choices == no.choices == ("No", "Yes")
+    assert read({**ask, "answer": "Yes", "wrong": ["No"], "place": 0}).choices == ("Yes", "No")
+    assert read({**ask, "answer": "Yes"}).place == 0
+
+
 def test_columns_of_other_names() -> None:
     assert read({"prompt": "p", "gt": "c"}, completion="gt").completion == "c"
     row = {"body": "b", "uid": "u", "owner": "o", "person": "not this one"}
@@ -99,9 +148,26 @@ def test_a_template_may_use_other_columns() -> None:
         ({"text": 3}, "'text' is a number, not text"),
         ({"text": {"a": 1}}, "'text' is an object, not text"),
         ({"text": "\ud800"}, "half a character"),
+        ({"text": "\u200b\ufeff "}, "'text' holds nothing but characters that cannot be seen"),
+        ({"text": "a\0b"}, r"'text' holds a NUL \(\\u0000\) at position 1"),
+        ({"prompt": "\0", "completion": "c"}, "'prompt' holds a NUL"),
+        ({"text": "a", "id": "x\0"}, "'id' holds a NUL"),
+        ({"text": "abcdef", "spans": [[1, 4], [0, 3]]}, r"spans \[0, 3\] and \[1, 4\] overlap"),
+        ({"text": "a", "spans": "[" * 50_000}, r"'spans' is text, not \[\[start, end\].*nested"),
+        ({"question": "q", "answer": "a", "wrong": "[" * 50_000}, "'wrong' is text, not .*nested"),
+        ({"question": "q", "answer": "a", "wrong": ["x"], "place": "\u00b2"}, "'place' is text"),
+        ({"question": "q", "answer": "a", "wrong": ["x"], "place": "9" * 5000}, "'place' is text"),
         ({"prompt": "p", "completion": ""}, "'completion' is empty"),
         ({"prompt": "p"}, "none of the understood sets of fields is there; found: prompt"),
-        ({"body": "b", "n": 1}, r"found: body, n\. Understood: text; prompt and completion.*with fields"),
+        ({"b": "b", "n": 1}, r"found: b, n\. Understood: text; prompt and completion.*with fields"),
+        ({"body": "b", "n": 1}, r"found: body, n\. Understood: text; .*: --field text=body$"),
+        ({"prompt": "p", "output": "c"}, r"--field completion=output$"),
+        ({"query": "q", "response": "c"}, r"--field question=query --field answer=response$"),
+        ({"instruction": "q", "response": "c"}, r"--field question=instruction --field answer=response$"),
+        (
+            {"text": "t", "instruction": "i", "output": "o"},
+            r"as instruction and output, or as text.*answer=output\)",
+        ),
         ({}, "found: nothing"),
         ({"text": "t", "question": "q", "answer": "a"}, "could be read as question and answer, or as text"),
         ({"text": "t", "id": True}, "'id' is true or false"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,33 @@ def test_a_nested_parquet_table_is_read(tmp_path: Path) -> None:
         ("forget.csv", b'text\n"a" b\n', "forget.csv, line 2: not CSV"),
         ("forget.csv", b"", "forget.csv: it holds no examples"),
         ("forget.parquet", b"PAR1 not really", "forget.parquet: not a Parquet file"),
+        (
+            "forget.jsonl",
+            b'{"text": "a", "text": "b"}',
+            "line 1: it cannot be read as JSON: the key 'text'",
+        ),
+        (
+            "forget.jsonl",
+            b'{"id": 1%s, "text": "a"}' % (b"0" * 5000),
+            "line 1: it cannot be read as JSON: a wh",
+        ),
+        (
+            "forget.jsonl",
+            b'{"text": "a", "b": %s}' % (b"[" * 90_000),
+            "forget.jsonl, line 1: it cannot be read",
+        ),
+        ("forget.jsonl", b'{"text": "a"}\r{"text": "b"}\r', "line 1: it holds a carriage return without"),
+        ("forget.jsonl", b'{"text": "a"}\r', "forget.jsonl, line 1: it holds a carriage return without"),
+        ("forget.jsonl", b'{"\\ud800": "a"}', "forget.jsonl, line 1: none of the understood"),
+        ("forget.json", b"[" * 100_000, "forget.json: it cannot be read as JSON: lists and objects"),
+        ("forget.json", b"[" * 100_000 + b"]" * 100_000, "it cannot be read as JSON: lists and objects"),
+        ("forget.json", b'[{"text": "a",\n"text": "b"}]', "it cannot be read as JSON: the key 'text'"),
+        (
+            "forget.json",
+            b'[\n{"text"]',
+            "forget.json, line 2: not JSON: Expecting ':' delimiter at character 8",
+        ),
+        ("forget.csv", b"text,text\na,b\n", "forget.csv, line 1: the column 'text' is there twice"),
         ("forget.txt", b"\xff\xfea\x00", "forget.txt: it is binary"),
         ("forget.txt", b"  \n", "forget.txt: its 'text' is empty"),
         ("forget.xlsx", b"", "files ending in '.xlsx' are not read. Read: .jsonl"),
@@ -205,3 +233,38 @@ def test_every_refusal_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ExpungeError) as caught:
         read_examples(tmp_path)
     assert caught.value.fix
+
+
+def test_a_windows_line_end_is_read(tmp_path: Path) -> None:
+    (tmp_path / "forget.jsonl").write_bytes(b'{"text": "a"}\r\n\r\n{"text": "b"}\r\n')
+    assert [one.completion for one in read_examples(tmp_path / "forget.jsonl")] == ["a", "b"]
+
+
+def test_columns_without_a_name_may_repeat(tmp_path: Path) -> None:
+    (tmp_path / "forget.csv").write_bytes(b"text,,\na,,\n")
+    assert [one.completion for one in read_examples(tmp_path / "forget.csv")] == ["a"]
+
+
+def test_two_parquet_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "forget.parquet"
+    parquet.write_table(pa.table([["a"], ["b"]], names=["text", "text"]), path)
+    assert "forget.parquet: the column 'text' is there twice" in refusal(path)
+    parquet.write_table(pa.table({"messages": [[{"role": "user"}]], "text": ["a"]}), path)
+    nested = pa.StructArray.from_arrays([pa.array(["a"]), pa.array(["b"])], ["text", "text"])
+    parquet.write_table(pa.table({"row": nested, "text": ["a"]}), path)
+    assert "forget.parquet, row 1: the column 'row' holds a value that cannot be read" in refusal(path)
+
+
+def test_a_parquet_value_that_cannot_be_read_is_named_with_its_row(tmp_path: Path) -> None:
+    path = tmp_path / "forget.parquet"
+    broken = pa.array([b"ok", b"\xff\xfe"], pa.binary()).view(pa.string())
+    parquet.write_table(pa.table({"text": broken}), path)
+    assert "forget.parquet, row 2: the column 'text' holds a value that cannot be read" in refusal(path)
+    late = pa.array([0, 2**62], pa.timestamp("us"))
+    parquet.write_table(pa.table({"text": ["a", "b"], "day": late}), path)
+    assert "forget.parquet, row 2: the column 'day' holds a value that cannot be read" in refusal(path)
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "forget.jsonl")
+    assert "it is no regular file" in refusal(tmp_path / "forget.jsonl")

@@ -12,7 +12,9 @@ from expunge.corpus.writer import write_examples
 from expunge.errors import DataError
 from expunge.types import Example, Span, Turn
 
-WORDS = st.text(min_size=1, max_size=20).filter(str.strip)
+WORDS = st.text(
+    st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=20
+).filter(lambda text: any(letter.isprintable() and not letter.isspace() for letter in text))
 OTHERS = st.fixed_dictionaries(
     {"wrong": st.lists(WORDS, min_size=1, max_size=3).map(tuple), "place": st.integers(0, 1)}
 ) | st.fixed_dictionaries({"paraphrase": st.none() | WORDS})

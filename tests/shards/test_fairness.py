@@ -78,6 +78,8 @@ def test_a_hash_stands_for_the_coin() -> None:
         ({"votes": None}, "has no 'votes'"),
         ({"group": None}, "has no 'group'"),
         ({"votes": [0, 1]}, "as many votes as in the first row"),
+        ({"votes": 1}, "'votes' are no list"),
+        ({"votes": []}, "'votes' are no list"),
         ({"label": 2}, "votes and labels are 0 or 1"),
     ],
 )
@@ -87,6 +89,38 @@ def test_rows_that_say_too_little_are_named(job: FairJob, change: dict[str, Any]
     write(job.calibration, made)
     with pytest.raises(DataError, match=f"fit.jsonl, row 4: .*{complaint}"):
         job.run()
+
+
+@pytest.mark.parametrize(
+    ("made", "complaint"),
+    [
+        (
+            [{**row, "label": 0} for row in rows(20, 0)],
+            "fit.jsonl: every row has label 0, so true and false",
+        ),
+        (
+            [{**row, "label": 1} if row["group"] == "b" else row for row in rows(200, 0)],
+            "fit.jsonl: every row of group 'b' has label 1",
+        ),
+        ([], "fit.jsonl: it holds no rows"),
+    ],
+)
+def test_a_file_of_one_label_is_refused(job: FairJob, made: list[dict[str, Any]], complaint: str) -> None:
+    write(job.calibration, made)
+    with pytest.raises(DataError, match=complaint):
+        job.run()
+
+
+def test_a_row_that_is_no_object_is_named(job: FairJob) -> None:
+    job.calibration.write_text('{"votes": [0]}\n7\n')
+    with pytest.raises(DataError, match=r"fit.jsonl, line 2: the row is a number"):
+        job.run()
+
+
+def test_data_to_decide_needs_no_label(job: FairJob) -> None:
+    assert job.data is not None
+    write(job.data, [{**row, "label": None} for row in rows(5, 0)])
+    assert job.run()["decided"] == 5
 
 
 def test_what_cannot_be_meant_is_refused(job: FairJob, tmp_path: Path) -> None:

@@ -8,9 +8,6 @@ import traceback
 import warnings
 
 import typer
-from rich.console import Console
-from rich.panel import Panel
-from rich.text import Text
 
 import expunge
 from expunge.cli import (
@@ -34,6 +31,7 @@ from expunge.cli import (
 )
 from expunge.errors import ExpungeError
 from expunge.quiet import quiet_loggers
+from expunge.terminal import Terminal, echo, message_panel
 
 REFUSED, BROKEN, INTERRUPTED = 2, 1, 130
 DEBUG = "--debug"
@@ -71,7 +69,7 @@ for verb in (
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"expunge {expunge.__version__}")
+        echo(f"expunge {expunge.__version__}")
         raise typer.Exit
 
 
@@ -128,22 +126,26 @@ def main(arguments: list[str]) -> int:
 
 
 def _report_interruption() -> None:
-    Console(stderr=True).print("\nInterrupted. Repeat the same command to go on from the last checkpoint.")
+    Terminal(stderr=True).print("\nInterrupted. Repeat the same command to go on from the last checkpoint.")
 
 
 def _report(error: ExpungeError, *, debug: bool) -> None:
     if debug:
         traceback.print_exc()
-    message = Text.assemble((error.what, "bold"), "\n", error.why, "\n", (error.fix, "green"))
-    Console(stderr=True).print(Panel(message, title="refused", border_style="red", expand=False))
+    _show([(error.what, "bold"), (error.why, ""), (error.fix, "green")], title="refused")
 
 
 def _report_bug(error: Exception, *, debug: bool) -> None:
     if debug:
         traceback.print_exc()
-    message = Text.assemble(
+    parts = [
         (f"{type(error).__name__}: {error}", "bold"),
-        "\nThis should not happen, and nothing was overwritten.\n",
+        ("This should not happen, and nothing was overwritten.", ""),
         ("Run it again as 'expunge --debug ...' and report the traceback.", "green"),
-    )
-    Console(stderr=True).print(Panel(message, title="internal error", border_style="red", expand=False))
+    ]
+    _show(parts, title="internal error")
+
+
+def _show(parts: list[tuple[str, str]], *, title: str) -> None:
+    terminal = Terminal(stderr=True)
+    terminal.print(message_panel(parts, title=title, console=terminal))

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from expunge.terminal import Terminal, echo
 
 
 def runs(
@@ -24,7 +25,7 @@ def runs(
 
     found = list_runs(folder)
     if not found:
-        typer.echo(f"No runs in {folder}.")
+        echo(f"No runs in {folder}.")
         return
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for heading in ("run", "kind", "date (UTC)", "headline"):
@@ -34,7 +35,7 @@ def runs(
         place = os.path.relpath(run.path, folder)
         cells = (place, run.kind, run.date, run.headline, f"{run.bytes / 2**20:.1f}")
         table.add_row(*map(Text, cells))  # brackets in names are no markup
-    Console().print(table)
+    Terminal().print(table)
 
 
 def add_to(app: typer.Typer) -> None:

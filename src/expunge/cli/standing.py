@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from expunge.terminal import Terminal
 
 COLOURS = {"still forgotten": "green", "came back": "red", "not checked": "yellow"}
 
@@ -29,7 +30,7 @@ def show_standing(requests: Sequence[Mapping[str, Any]]) -> None:
             *(_points(one[moment]) for moment in ("before", "then", "now")),
             Text(one["verdict"], COLOURS.get(one["verdict"], "")),
         )
-    Console().print(table)
+    Terminal().print(table)
 
 
 def _points(value: float | None) -> str:

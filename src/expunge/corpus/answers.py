@@ -23,11 +23,17 @@ class Answers(NamedTuple):
 def answers(reader: RowReader, right: str) -> Answers:
     """The ``right`` answer and what stands beside it: ``wrong`` answers, its ``place``, a ``paraphrase``.
 
+    Without a ``place`` it is the alphabetical one. So the same options are in the same order in every row
+    of every file, and the place tells which of them is right; with the right one always first it would
+    tell nothing.
+
     Raises:
         DataError: one of them is no text, or the place is beyond the last wrong answer.
     """
     wrong = reader.texts("wrong")
-    place = (reader.number("place") or 0) if wrong else 0
+    given = reader.number("place")
+    alphabetical = sum(each < right for each in wrong)
+    place = alphabetical if given is None or not wrong else given
     if place > len(wrong):
         raise DataError(
             reader.where,

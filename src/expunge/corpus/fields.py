@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from expunge.corpus.answers import Answers, answers, chosen, listed
 from expunge.corpus.messages import Conversation, conversation
-from expunge.corpus.rows import Row, RowReader
-from expunge.corpus.spans import check_spans
+from expunge.corpus.rows import ALIASES, Row, RowReader
+from expunge.corpus.spans import check_disjoint, check_spans
 from expunge.errors import DataError, did_you_mean
 from expunge.types import Example
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 SCHEMAS = (("messages",), ("prompt", "completion"), ("question", "answer"), ("text",))
 CONTENT = frozenset(field for schema in SCHEMAS for field in schema)
@@ -23,10 +23,12 @@ KNOWN = (*sorted(CONTENT), "id", "group", "spans", *BESIDE)
 GROUPS = ("group", "person", "author", "document")
 CHOICES = "choices"
 QUESTION = "Question: {question}\nAnswer: "
-HELP = (
-    "Understood: text; prompt and completion; question and answer; messages. "
-    'Name your own columns with fields, for instance {"text": "body"} (--field text=body).'
-)
+UNDERSTOOD = "Understood: text; prompt and completion; question and answer; messages."
+HELP = 'Name your own columns with fields, for instance {"text": "body"} (--field text=body).'
+QUESTIONS = ("prompt", "question", "instruction", "query", "input", "user")
+ANSWERS = ("completion", "response", "answer", "output", "target", "assistant", "chosen")
+TEXTS = ("content", "body", "document", "passage", "article", "story", "sentence")
+"""What columns are often called, in the order they are proposed in where a row is not understood."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class Columns:
         content, others = self._content(schema, reader)
         spans = reader.spans()
         check_spans(spans, content.completion, where=row.where)
+        check_disjoint(spans, where=row.where)
         groups = ("group",) if "group" in self.fields else GROUPS
         return Example(
             id=reader.label("id") or row.name,
@@ -100,7 +103,7 @@ class Columns:
                 why="the template lists choices, and the row has none.",
                 fix='Give it "choices": ["...", ...], or take {choices} out of the template.',
             )
-        known = {name: reader.text(name) for name in places if name != CHOICES}
+        known = {name: _asked_for(reader, name) for name in places if name != CHOICES}
         prompt = self.template.format_map(known | {CHOICES: listed(choices)})
         if choices:
             others = chosen(reader, choices, lettered=CHOICES in places)
@@ -118,10 +121,12 @@ def _schema(reader: RowReader, fields: Mapping[str, str]) -> tuple[str, ...]:
         return filled[0]
     if filled:
         field = filled[0][-1]
+        column = reader.column(field)
+        sets = (" and ".join(map(reader.column, schema)) for schema in filled)
         raise DataError(
             reader.where,
-            why=f"it could be read as {', or as '.join(' and '.join(schema) for schema in filled)}.",
-            fix=f'Say which with fields, for instance {{"{field}": "{field}"}} (--field {field}={field}).',
+            why=f"it could be read as {', or as '.join(sets)}.",
+            fix=f'Say which with fields, as in {{"{field}": "{column}"}} (--field {field}={column}).',
         )
     for schema in near:
         if all(map(reader.has, schema)):
@@ -129,17 +134,50 @@ def _schema(reader: RowReader, fields: Mapping[str, str]) -> tuple[str, ...]:
     raise DataError(
         reader.where,
         why=f"none of the understood sets of fields is there; found: {reader.found}.",
-        fix=HELP,
+        fix=f"{UNDERSTOOD} {_mapping(reader.columns) or HELP}",
     )
+
+
+def _asked_for(reader: RowReader, name: str) -> str:
+    """What a row puts in a place of the template; Alpaca's ``input`` belongs to its ``instruction``."""
+    text = reader.text(name)
+    if name == "question" and reader.column(name) == ALIASES[name] and name not in reader.fields:
+        given = reader.text("input", may_be_empty=True) if reader.value("input") is not None else ""
+        return f"{text}\n{given}" if given.strip() else text
+    return text
+
+
+def _mapping(columns: Sequence[str]) -> str | None:
+    """The options that make a row understood, where its columns have names that are often used."""
+    asked = next((name for name in QUESTIONS if name in columns), None)
+    answer = next((name for name in ANSWERS if name in columns and name != asked), None)
+    text = next((name for name in TEXTS if name in columns), None)
+    if asked and answer:
+        pair = ("prompt", "completion") if asked == "prompt" else ("question", "answer")
+        fields = {field: name for field, name in zip(pair, (asked, answer), strict=True) if field != name}
+    elif text:
+        fields = {"text": text}
+    else:
+        return None
+    options = " ".join(f"--field {field}={name}" for field, name in fields.items())
+    return f"If these columns hold what their names say: {options}"
 
 
 def _places(template: str) -> list[str]:
     """The names a template has places for."""
     try:
-        return [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+        parts = list(string.Formatter().parse(template))
     except ValueError as error:
         raise DataError(
             f"template {template!r}",
             why=f"it is malformed: {error}.",
             fix="Write {question} where the question goes, and {{ or }} for a brace.",
         ) from error
+    odd = [name for _, name, form, how in parts if form or how or (name and set(name) & set(".["))]
+    if odd:
+        raise DataError(
+            f"template {template!r}",
+            why=f"the place of {odd[0]!r} holds more than a column's name.",
+            fix="Write {column}, without a format, and {{ or }} for a brace.",
+        )
+    return [name for _, name, _, _ in parts if name is not None]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,6 +14,10 @@ from pyarrow import parquet
 
 from expunge.corpus.rows import Row, kind
 from expunge.errors import DataError
+from expunge.parsing import ParseError, load_json
+
+UNREADABLE = (pa.ArrowException, ValueError, ArithmeticError, LookupError, TypeError)
+"""What converting a Parquet value raises: broken UTF-8, dates out of range, unknown time zones."""
 
 Reader = Callable[[Path], Iterator[Row]]
 
@@ -24,6 +28,12 @@ def read_jsonl(path: Path) -> Iterator[Row]:
         for number, raw in enumerate(lines, 1):
             where = f"{path}, line {number}"
             line = _decoded(raw, where)
+            if "\r" in (line[:-2] if line.endswith("\r\n") else line):
+                raise DataError(
+                    where,
+                    why="it holds a carriage return without a line feed, so where lines end is unclear.",
+                    fix="End every line with a line feed, for instance with: tr '\\r' '\\n'",
+                )
             if line.strip():
                 yield Row(where, f"{path.stem}:{number}", _parsed(line, where))
 
@@ -32,11 +42,11 @@ def read_json(path: Path) -> Iterator[Row]:
     """One JSON array of rows, or of texts."""
     text = _decoded(path.read_bytes(), str(path))
     try:
-        rows = json.loads(text)
-    except ValueError as error:
+        rows = load_json(text)
+    except ParseError as error:
         raise DataError(
-            str(path),
-            why=f"not JSON: {error}.",
+            str(path) if error.line is None else f"{path}, line {error.line}",
+            why=_why(error),
             fix="Correct it; if it holds one JSON object a line, name it .jsonl.",
         ) from error
     if not isinstance(rows, list):
@@ -64,10 +74,13 @@ def read_csv(path: Path) -> Iterator[Row]:
 def read_parquet(path: Path) -> Iterator[Row]:
     """The rows of a Parquet table."""
     try:
-        batches = parquet.ParquetFile(path).iter_batches()
-        rows = (row for batch in batches for row in batch.to_pylist())
-        for number, row in enumerate(rows, 1):
-            yield Row(f"{path}, row {number}", f"{path.stem}:{number}", row)
+        file = parquet.ParquetFile(path)
+        _refuse_repeated(file.schema_arrow.names, str(path))
+        number = 0
+        for batch in file.iter_batches():
+            for row in _rows_of(batch, path, number):
+                number += 1
+                yield Row(f"{path}, row {number}", f"{path.stem}:{number}", row)
     except pa.ArrowException as error:
         raise DataError(
             str(path),
@@ -94,15 +107,61 @@ READERS: dict[str, Reader] = {
 
 def _parsed(line: str, where: str) -> object:
     try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        # Only the position in the line: the decoder counts lines of its own.
+        value = load_json(line)
+    except ParseError as error:
         raise DataError(
             where,
-            why=f"not JSON: {error.msg} at character {error.pos + 1}.",
-            fix="Write one JSON object on each line.",
+            why=_why(error),
+            fix="Write one JSON object on each line, every key once.",
         ) from error
     return {"text": value} if isinstance(value, str) else value
+
+
+def _why(error: ParseError) -> str:
+    if error.column is None:
+        return f"it cannot be read as JSON: {error.reason}."
+    return f"not JSON: {error.reason} at character {error.column}."
+
+
+def _rows_of(batch: pa.RecordBatch, path: Path, before: int) -> list[dict[str, object]]:
+    """A batch of rows; ``before`` rows of the file came before it."""
+    columns = [
+        _values(column, name, path, before)
+        for name, column in zip(batch.schema.names, batch.columns, strict=True)
+    ]
+    return [dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _values(column: pa.Array, name: str, path: Path, before: int) -> list[object]:
+    try:
+        values: list[object] = column.to_pylist()
+    except UNREADABLE as error:
+        for number in range(len(column)):
+            try:
+                column[number].as_py()
+            except UNREADABLE as reason:
+                raise DataError(
+                    f"{path}, row {before + number + 1}",
+                    why=f"the column {name!r} holds a value that cannot be read: {reason}.",
+                    fix="Correct the value, or write the table without that column.",
+                ) from error
+        raise DataError(
+            f"{path}, rows {before + 1} to {before + len(column)}",
+            why=f"the column {name!r} cannot be read: {error}.",
+            fix="Write the table without that column.",
+        ) from error
+    return values
+
+
+def _refuse_repeated(columns: Sequence[str], where: str) -> None:
+    """Refuse two columns of one name; columns without a name cannot be asked for and may repeat."""
+    repeated = [column for column, times in Counter(columns).items() if times > 1 and column]
+    if repeated:
+        raise DataError(
+            where,
+            why=f"the column {repeated[0]!r} is there twice, so which text is meant is undefined.",
+            fix="Rename one of the two, or take it out.",
+        )
 
 
 def _decoded(raw: bytes, where: str) -> str:
@@ -127,6 +186,7 @@ def _table(text: str, path: Path) -> list[dict[str, str | None]]:
     limit = csv.field_size_limit(sys.maxsize)
     table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
+        _refuse_repeated(table.fieldnames or (), f"{path}, line 1")
         return list(table)
     except csv.Error as error:
         raise DataError(

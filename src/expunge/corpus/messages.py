@@ -10,6 +10,8 @@ from expunge.errors import DataError
 from expunge.types import Turn
 
 ROLES = ("system", "user", "assistant")
+SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}
+"""Who speaks in ``{"from": ..., "value": ...}``, the form that ShareGPT's files have."""
 SHAPE = 'Write [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}].'
 
 
@@ -43,10 +45,14 @@ def conversation(messages: object, *, where: str) -> Conversation:
 
 
 def _turn(message: object, where: str) -> Turn:
-    role = message.get("role") if isinstance(message, Mapping) else None
+    speaker, said = (
+        ("from", "value") if isinstance(message, Mapping) and "from" in message else ("role", "content")
+    )
+    role = message.get(speaker) if isinstance(message, Mapping) else None
+    role = SHAREGPT_ROLES.get(role, role) if isinstance(role, str) else None
     if not isinstance(message, Mapping) or role not in ROLES:
         raise DataError(where, why=f"it has no role of {', '.join(ROLES)}.", fix=SHAPE)
-    content = message.get("content")
+    content = message.get(said)
     if not isinstance(content, str):
-        raise DataError(where, why=f"its content is {kind(content)}, not text.", fix=SHAPE)
-    return Turn(role, checked_text(content, "content", where=where))
+        raise DataError(where, why=f"its {said} is {kind(content)}, not text.", fix=SHAPE)
+    return Turn(role, checked_text(content, said, where=where))

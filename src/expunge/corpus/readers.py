@@ -33,9 +33,11 @@ def read_examples(
 
     Files are JSONL, JSON, CSV, Parquet, or text (one document each). A folder holds such files, or
     was written by ``datasets.save_to_disk``. Columns are recognised by name (text; prompt and
-    completion; question and answer; messages; and beside them id, spans, and group, person, author
-    or document); ``fields`` maps a field to a column of another name. A question becomes a prompt
-    by ``template``. ``split`` and ``config`` choose among the parts of a folder or Hub dataset.
+    completion or response; question and answer; instruction, input and output, read as question and
+    answer; messages or conversations; and beside them id, spans, and group, person, author or document,
+    wrong or perturbed_answer, paraphrase or paraphrased_answer); ``fields`` maps a field to a column of
+    another name. A question becomes a prompt by ``template``. ``split`` and ``config`` choose among the
+    parts of a folder or Hub dataset.
 
     Raises:
         DataError: naming the file and line, and what to change.
@@ -63,6 +65,10 @@ def _rows(source: str | Path, *, split: str | None, config: str | None) -> Itera
                 str(source),
                 why="a single file has no splits or configurations to choose from.",
                 fix="Leave split and config out, or give the folder.",
+            )
+        if not path.is_file():
+            raise DataError(
+                str(path), why="it is no regular file.", fix="Give a file, a folder, or a dataset."
             )
         return _file_rows(path)
     on_hub = HUB_ID.fullmatch(str(source))

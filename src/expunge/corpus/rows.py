@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-import json
+import unicodedata
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from expunge.errors import DataError, did_you_mean
+from expunge.parsing import ParseError, load_json, whole_number
 from expunge.types import Span
 
 RANGES = "[[start, end], ...]"
 TEXTS = '["...", ...]'
+ALIASES = {
+    "messages": "conversations",
+    "completion": "response",
+    "question": "instruction",
+    "answer": "output",
+    "wrong": "perturbed_answer",
+    "paraphrase": "paraphrased_answer",
+}
+"""What widely used files call a field: ShareGPT, prompt and response, Alpaca, TOFU.
+
+A column that bears the field's own name goes first.
+"""
+INVISIBLE = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})
+"""Unicode categories of characters that show nothing: controls, formats (zero width), separators."""
 
 
 class Row(NamedTuple):
@@ -32,22 +47,30 @@ class RowReader:
                 fix='Write rows such as {"text": "..."}.',
             )
         self.where = row.where
-        self.found = ", ".join(map(str, row.values)) or "nothing"
+        self.columns = list(map(str, row.values))
+        self.found = ", ".join(self.columns) or "nothing"
+        self.fields = fields
         self._values = row.values
-        self._fields = fields
+
+    def column(self, field: str) -> str:
+        """The column a field is taken from: the one asked for, its own, or its usual other name."""
+        if field in self.fields:
+            return self.fields[field]
+        alias = ALIASES.get(field, field)
+        return field if self._values.get(field) is not None or alias not in self._values else alias
 
     def has(self, field: str) -> bool:
         """Whether the row has the field's column, filled or not."""
-        return self._fields.get(field, field) in self._values
+        return self.column(field) in self._values
 
     def value(self, field: str) -> object:
         """What the field's column holds; None where a column that nobody asked for is absent."""
-        column = self._fields.get(field, field)
-        if field in self._fields and column not in self._values:
+        column = self.column(field)
+        if field in self.fields and column not in self._values:
             raise DataError(
                 self.where,
                 why=f"there is no column {column!r} to take the {field} from; found: {self.found}.",
-                fix=did_you_mean(column, map(str, self._values)),
+                fix=did_you_mean(column, self.columns),
             )
         return self._values.get(column)
 
@@ -58,8 +81,7 @@ class RowReader:
             raise self.empty(field)
         if not isinstance(value, str):
             raise self._wrong(field, value, "text")
-        column = self._fields.get(field, field)
-        return checked_text(value, column, where=self.where, may_be_empty=may_be_empty)
+        return checked_text(value, self.column(field), where=self.where, may_be_empty=may_be_empty)
 
     def label(self, field: str) -> str | None:
         """A name or number as text; None where absent or empty."""
@@ -68,7 +90,7 @@ class RowReader:
             return None
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise self._wrong(field, value, "text or a whole number")
-        return checked_text(str(value), self._fields.get(field, field), where=self.where)
+        return checked_text(str(value), self.column(field), where=self.where)
 
     def texts(self, field: str) -> tuple[str, ...]:
         """A list of texts; a table's cell may hold it as JSON. Empty where the column is absent."""
@@ -79,7 +101,7 @@ class RowReader:
             return ()
         if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
             raise self._wrong(field, value, TEXTS)
-        column = self._fields.get(field, field)
+        column = self.column(field)
         return tuple(checked_text(each, column, where=self.where) for each in value)
 
     def number(self, field: str) -> int | None:
@@ -87,11 +109,10 @@ class RowReader:
         value = self.value(field)
         if value is None:
             return None
-        if type(value) is str and value.isdecimal():
-            value = int(value)
-        if type(value) is not int or value < 0:
+        number = whole_number(value) if isinstance(value, str) else value
+        if type(number) is not int or number < 0:
             raise self._wrong(field, value, "a whole number from 0 on")
-        return value
+        return number
 
     def spans(self) -> tuple[Span, ...]:
         """The sensitive ranges; a table's cell may hold them as JSON."""
@@ -106,27 +127,39 @@ class RowReader:
 
     def empty(self, field: str) -> DataError:
         """The refusal of a row whose field is not filled."""
-        return empty_field(self._fields.get(field, field), where=self.where)
+        return empty_field(self.column(field), where=self.where)
 
     def _json(self, field: str, value: str, wanted: str) -> object:
         try:
-            found: object = json.loads(value or "[]")
-        except ValueError:
-            raise self._wrong(field, value, wanted) from None
+            found: object = load_json(value or "[]")
+        except ParseError as error:
+            raise self._wrong(field, value, f"{wanted} ({error})") from error
         return found
 
     def _wrong(self, field: str, value: object, wanted: str) -> DataError:
         return DataError(
             self.where,
-            why=f"its {self._fields.get(field, field)!r} is {kind(value)}, not {wanted}.",
+            why=f"its {self.column(field)!r} is {kind(value)}, not {wanted}.",
             fix="Correct the row, or take the field from another column with fields (--field).",
         )
 
 
 def checked_text(text: str, field: str, *, where: str, may_be_empty: bool = False) -> str:
-    """``text`` itself, refused when blank or when it holds half a character that no file can store."""
-    if not text.strip() and not may_be_empty:
-        raise empty_field(field, where=where)
+    """``text`` itself, refused when nothing of it can be seen, or when it holds what is no character."""
+    if not may_be_empty and all(unicodedata.category(letter) in INVISIBLE for letter in text):
+        if not text.strip():
+            raise empty_field(field, where=where)
+        raise DataError(
+            where,
+            why=f"its {field!r} holds nothing but characters that cannot be seen.",
+            fix="Give it some text, or take the row out.",
+        )
+    if "\0" in text:
+        raise DataError(
+            where,
+            why=f"its {field!r} holds a NUL (\\u0000) at position {text.index(chr(0))}.",
+            fix="Take it out: it is no text, and most tokenizers and tools end or change a text there.",
+        )
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

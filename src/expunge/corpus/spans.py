@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from expunge.errors import DataError
@@ -24,6 +25,22 @@ def check_spans(spans: Sequence[Span], completion: str, *, where: str) -> None:
                 where,
                 why=f"the span [{start}, {end}] is not in its completion of {len(completion)} characters.",
                 fix="Count [start, end] in characters of the completion: 0 <= start < end <= its length.",
+            )
+
+
+def check_disjoint(spans: Sequence[Span], *, where: str) -> None:
+    """Refuse spans that overlap: one of the two was miscounted, and which one nobody can tell.
+
+    Raises:
+        DataError: naming ``where`` and the two spans.
+    """
+    ordered = sorted(spans)
+    for first, second in pairwise(ordered):
+        if second.start < first.end:
+            raise DataError(
+                where,
+                why=f"the spans [{first.start}, {first.end}] and [{second.start}, {second.end}] overlap.",
+                fix="Write one span for both, or correct where they start and end.",
             )
 
 

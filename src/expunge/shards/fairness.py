@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast, get_args
 import numpy as np
 
 from expunge.corpus.formats import READERS
+from expunge.corpus.rows import kind
 from expunge.errors import DataError, RecipeError, did_you_mean
 from expunge.files import write_text
 from expunge.shards.fair import (
@@ -68,21 +69,19 @@ class FairJob:
         rows = read_rows(self.calibration)
         names = sorted({str(row["group"]) for row in rows})
         ballots = as_ballots(self.calibration, rows, names)
-        table = Table.of(ballots.votes, ballots.label, ballots.group, groups=len(names))
+        table = table_of(self.calibration, ballots, names)
         fitted = predictors(table, constraint=constraint, slack=self.slack)
         report = {"calibration": measured(table, fitted)}
         if self.heldout is not None:
             held = as_ballots(self.heldout, read_rows(self.heldout), names)
-            report["held out"] = measured(
-                Table.of(held.votes, held.label, held.group, groups=len(names)), fitted
-            )
+            report["held out"] = measured(table_of(self.heldout, held, names), fitted)
         decided = self._decide(fitted[method], names) if self.data and self.output else 0
         return {"table": as_text(report), "report": report, "groups": names, "decided": decided}
 
     def _decide(self, predictor: Predictor, names: Sequence[str]) -> int:
         data, output = cast("Path", self.data), cast("Path", self.output)
         rows = read_rows(data)
-        ballots = as_ballots(data, [{"label": 0, **row} for row in rows], names)
+        ballots = as_ballots(data, [{**row, "label": 0} for row in rows], names)
         chances = predictor(ballots.votes, ballots.group).tolist()
         lines = [
             json.dumps({"id": name, "decision": decide(name, chance), "chance": chance})
@@ -137,7 +136,40 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             why="it is no file of rows that can be read.",
             fix="Give what 'shards predict' wrote.",
         )
-    return [cast("dict[str, Any]", row.values) for row in reader(path)]
+    rows = []
+    for row in reader(path):
+        if not isinstance(row.values, dict):
+            raise DataError(
+                row.where,
+                why=f"the row is {kind(row.values)}, not an object with named fields.",
+                fix="Give what 'shards predict' wrote.",
+            )
+        rows.append(row.values)
+    if not rows:
+        raise DataError(str(path), why="it holds no rows.", fix="Check that this is the right file.")
+    return rows
+
+
+def table_of(path: Path, ballots: Ballots, names: Sequence[str]) -> Table:
+    """The votes of a file as a table.
+
+    Raises:
+        DataError: the file, or one of its groups, has rows of one label only.
+    """
+    for place, name in [(None, None), *enumerate(names)]:
+        labels = ballots.label if place is None else ballots.label[ballots.group == place]
+        present = sorted(set(labels.tolist()))
+        if len(present) < 2:
+            rows = "every row" if name is None else f"every row of group {name!r}"
+            raise DataError(
+                str(path),
+                why=f"{rows} has label {present[0]}, so true and false positive rates are unknown."
+                if present
+                else f"it has no row of group {name!r}, so its rates are unknown.",
+                fix="Give rows of both labels in every group; the label of 'shards predict' says which of "
+                "the two options is right.",
+            )
+    return Table.of(ballots.votes, ballots.label, ballots.group, groups=len(names))
 
 
 def as_ballots(path: Path, rows: Sequence[dict[str, Any]], groups: Sequence[str]) -> Ballots:
@@ -146,8 +178,10 @@ def as_ballots(path: Path, rows: Sequence[dict[str, Any]], groups: Sequence[str]
     Raises:
         DataError: naming the row and what is wrong with it.
     """
+    first = rows[0].get("votes")
+    members = len(first) if isinstance(first, list) else 0
     for number, row in enumerate(rows, start=1):
-        _check(row, f"{path}, row {number}", groups, len(rows[0].get("votes", ())))
+        _check(row, f"{path}, row {number}", groups, members)
     return Ballots(
         ids=[str(row.get("id", number)) for number, row in enumerate(rows)],
         votes=np.array([row["votes"] for row in rows], dtype=np.int64),
@@ -164,7 +198,10 @@ def _check(row: dict[str, Any], where: str, groups: Sequence[str], members: int)
             why=f"it has no {missing[0]!r}.",
             fix="'shards predict' writes votes on questions with one wrong answer each and a group.",
         )
-    if len(row["votes"]) != members or any(each not in (0, 1) for each in (*row["votes"], row["label"])):
+    votes = row["votes"]
+    if not isinstance(votes, list) or not votes:
+        raise DataError(where, why="its 'votes' are no list of votes.", fix="Write one 0 or 1 a member.")
+    if len(votes) != members or any(each not in (0, 1) for each in (*votes, row["label"])):
         raise DataError(
             where, why="votes and labels are 0 or 1, as many votes as in the first row.", fix="Correct it."
         )

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
-import yaml
 from pydantic import ValidationError
 
 from expunge.component import Component
 from expunge.errors import RecipeError, did_you_mean
 from expunge.model.create import ScratchModel
+from expunge.parsing import MAX_DEPTH, ParseError, load_yaml
 from expunge.registry import explain
 from expunge.shards.building import Build
 from expunge.shards.ensemble import By
@@ -93,9 +93,22 @@ def nested(pairs: Sequence[str], option: str) -> dict[str, Any]:
             )
         *outer, last = path.split(".")
         holder = found
-        for key in outer:
+        for key in outer[:MAX_DEPTH]:
             holder = holder.setdefault(key, {})
-        holder[last] = yaml.safe_load(value)
+            if not isinstance(holder, dict):
+                raise RecipeError(
+                    f"{option} {pair}",
+                    why=f"{key!r} is already given a value, so it has no settings inside it.",
+                    fix="Shorten the path before the '=', or leave out the other one.",
+                )
+        try:
+            holder[last] = load_yaml(value)
+        except ParseError as error:
+            raise RecipeError(
+                f"{option} {pair}",
+                why=f"its value is not YAML that can be read: {error}.",
+                fix=f"Put the value in quotes of its own: {option} '{path}=\"...\"'",
+            ) from error
     return found
 
 
