@@ -10,7 +10,7 @@ import pytest
 
 from expunge import files
 from expunge.errors import ModelError, OutputError
-from expunge.files import RECORD, refuse_existing, write_json, write_text, write_with, writing
+from expunge.files import RECORD, KeptError, refuse_existing, write_json, write_text, write_with, writing
 
 
 def names(folder: Path) -> list[str]:
@@ -80,24 +80,24 @@ def test_a_block_that_wrote_nothing_does_not_take_the_earlier_folder_with_it(tmp
     assert names(tmp_path) == ["out"]
 
 
-def test_a_rename_that_fails_half_way_is_taken_back(
+def test_a_rename_that_fails_leaves_both_the_earlier_and_the_finished_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "out"
     target.mkdir()
     (target / "earlier").touch()
 
-    def full(self: Path, other: Path) -> None:
+    def full(source: Path, other: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr(files, "exchange", full)
     with (
-        pytest.raises(OutputError, match=r"No space left on device\. Free some space"),
+        pytest.raises(KeptError, match=r"No space left on device\. The result is whole and lies in"),
         writing(target) as path,
     ):
         path.mkdir()
     assert names(target) == ["earlier"]
-    assert names(tmp_path) == ["out"]
+    assert names(tmp_path) == ["out", "out.finished"]
 
 
 def test_a_folder_that_may_not_be_written_is_refused_in_words(
