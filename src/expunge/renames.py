@@ -1,6 +1,6 @@
 """Renames that decide at the last moment: onto nothing, or in exchange for what is there.
 
-Linux does both in one system call, ``renameat2``. Elsewhere, and where a file system does not know its flags,
+Linux does both in one system call, ``renameat2``. Elsewhere, and where a file system lacks its flags,
 a hard link or the rules of ``rename`` for folders do the first, and two renames with a way back the second.
 """
 

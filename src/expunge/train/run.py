@@ -26,6 +26,7 @@ from expunge.files import (
     make_private,
     refuse_existing,
     refuse_link,
+    remove_leftovers,
     replaced_by,
     write_json,
     write_text,
@@ -131,6 +132,7 @@ def refuse_output(output: Path, *, overwrite: bool) -> None:
 
 def discard_finished(output: Path) -> None:
     """Remove the ``.partial`` folder of the very run whose result ``output`` is: it was killed doing so."""
+    remove_leftovers(partial_of(output))
     asked, told = partial_of(output) / REQUEST, output / RECORD
     if not (asked.is_file() and told.is_file()):
         return

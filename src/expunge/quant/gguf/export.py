@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,12 +89,22 @@ def _export(
     return coverage
 
 
+def _of_a_killed_export(record: Path) -> bool:
+    """Whether a record without its file is that of an export: earlier versions wrote it first."""
+    try:
+        told = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none, or something else
+        return False
+    return isinstance(told, dict) and told.get("command") == "quantize"
+
+
 def _refuse_existing(output: Path, *, overwrite: bool) -> None:
     """Refuse a place that holds something else than an earlier file and its record."""
     record = record_beside(output)
     if not overwrite:
         refuse_existing(output, overwrite=False)
-        refuse_existing(record, overwrite=False)
+        if not _of_a_killed_export(record):
+            refuse_existing(record, overwrite=False)
     require_writable(output)
     if output.is_dir() or (output.exists() and not record.is_file()):
         raise OutputError(
