@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from expunge.corpus.writer import write_examples
 from expunge.errors import DataError, OutputError
-from expunge.files import RECORD, require_writable
+from expunge.files import RECORD, nothing, require_writable
 from expunge.train.ledger import LEDGER, Entry, check_model, read_ledger
 from expunge.train.requests import look_up
 
@@ -59,7 +59,7 @@ def gathered(model: Path, output: Path) -> Gathered:
     examples = [
         replace(example, id=f"{one.entry.number}/{example.id}") for one in found for example in one.examples
     ]
-    write_examples(output, examples)
+    write_examples(output, examples, may_replace=nothing, private=True)
     missing = (f"request {one.entry.number} is left out: {one.missing}." for one in earlier if one.missing)
     return Gathered(len(found), len(examples), tuple(missing))
 
