@@ -22,6 +22,7 @@ from expunge.model.checkpoint import (
     source_dtype,
     unreadable,
 )
+from expunge.model.code_books import dequantize_bitsandbytes
 from expunge.model.compressed import load_packed, packed_scheme
 from expunge.model.masked import auto_class, declares_masked, refuse_masked
 
@@ -78,7 +79,7 @@ def load_model(
         raise unreadable(path_or_id, "model", error) from error
     _require_complete(path_or_id, info)
     if getattr(model, "quantization_method", None) == "bitsandbytes":
-        model = model.dequantize()
+        model = dequantize_bitsandbytes(model)
     model.eval()
     return model if device is None else model.to(device)
 
