@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from expunge.model.arch import linear_layers, weight_oi
 from expunge.model.compressed import SCALE, SHAPE, WORDS, ZERO, Scheme, dequantized
 from expunge.model.load import load_model, save_model
-from expunge.quant.bnb import FP4, NF4, BnbInt8
+from expunge.quant.bnb import BnbInt8
 from expunge.quant.torchao import TorchAOInt4, TorchAOInt8
 from tests.tiny import tiny
 
@@ -86,27 +86,6 @@ def test_torchao_int4_values_are_codes_times_steps_from_the_lowest(
         room = 0.5 * step + 4 * ulp(group.abs().amax(-1, keepdim=True) + 8 * step, torch.bfloat16)
         assert ((values - group).abs() <= room).all()
         assert result.dequantized.dtype == dtype
-
-
-@every_dtype
-@pytest.mark.parametrize("quantizer", [NF4(blocksize=32), NF4(), FP4(), FP4(blocksize=128)], ids=str)
-def test_bitsandbytes_codes_are_the_nearest_levels(dtype: torch.dtype, quantizer: NF4 | FP4) -> None:
-    functional = pytest.importorskip("bitsandbytes.functional")
-    book = functional.get_4bit_type(quantizer.kind, device="cpu").double()
-    for width in WIDTHS:
-        weight = weights(width, dtype)
-        result = quantizer.quantize(weight)
-        size = quantizer.blocksize
-        flat, values = weight.double().flatten(), result.dequantized.double().flatten()
-        codes = result.codes.flatten().long()
-        for start in range(0, len(flat), size):
-            block = flat[start : start + size]
-            largest = block.abs().max()
-            levels = book[codes[start : start + size]] * largest
-            torch.testing.assert_close(values[start : start + size], levels, rtol=1e-6, atol=0)
-            distance = (block - levels).abs()
-            least = (block[:, None] - book * largest).abs().amin(1)
-            assert (distance <= least + 1e-6 * largest).all()
 
 
 @every_dtype

@@ -50,7 +50,7 @@ def rope_grows(model: nn.Module) -> bool:
     return any("dynamic" in kinds for _, kinds in _rotary(model))
 
 
-def _rotary(model: nn.Module) -> Iterator[tuple[nn.Module, set[Kind]]]:
+def _rotary(model: nn.Module) -> Iterator[tuple[Any, set[Kind]]]:
     """The rotary embeddings whose frequencies depend on the length, and in which way."""
     for module in model.modules():
         if "rotary" in type(module).__name__.lower() and (kinds := _kinds(module)):
