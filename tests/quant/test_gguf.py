@@ -13,6 +13,7 @@ from expunge.quant.buckets import diagnose
 from expunge.quant.gguf.formats import FORMATS
 from expunge.quant.gguf.quantizer import GGUF, Q4K, blocks_of
 from expunge.quant.parse import parse_quantizer
+from tests.pairs import each_with_one
 from tests.tiny import ARCHITECTURES, tiny
 
 NAMES = [name for name in quantizers if name.startswith("gguf-")]
@@ -44,8 +45,9 @@ def test_other_ends_are_refused() -> None:
         parse_quantizer("gguf-q4_k:ends=half")
 
 
-@pytest.mark.parametrize("arch", sorted(ARCHITECTURES))
-@pytest.mark.parametrize("name", ["gguf-q4_k", "gguf-q4_k:ends=quantized"])
+@pytest.mark.parametrize(
+    ("arch", "name"), each_with_one(sorted(ARCHITECTURES), ["gguf-q4_k", "gguf-q4_k:ends=quantized"])
+)
 def test_a_model_is_quantized_and_restored(arch: str, name: str) -> None:
     model = tiny(arch)
     before = hash_model(model)

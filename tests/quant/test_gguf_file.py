@@ -62,9 +62,14 @@ def turned_back(rows: np.ndarray, width: int) -> np.ndarray:
     return result
 
 
-@pytest.mark.parametrize("label", ["gguf-q4_k", "gguf-q2_k:ends=quantized"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize(
+    ("arch", "dtype", "label"),
+    [
+        (arch, (torch.float32, torch.bfloat16)[(row + column) % 2], label)
+        for row, arch in enumerate(ARCHES)
+        for column, label in enumerate(("gguf-q4_k", "gguf-q2_k:ends=quantized"))
+    ],
+)
 def test_a_file_holds_what_is_applied(arch: str, dtype: torch.dtype, label: str, tmp_path: Path) -> None:
     """To the last bit, also of what is left alone; nothing is missing and nothing there twice."""
     model = small(arch, **(BIASED if arch == "llama" else {})).to(dtype)

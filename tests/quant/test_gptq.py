@@ -18,6 +18,7 @@ from expunge.quant.gptq import GPTQ
 from expunge.quant.parse import parse_quantizer
 from expunge.quant.rtn import RTN
 from expunge.quant.walk import walk
+from tests.pairs import each_with_one
 from tests.tiny import ARCHITECTURES, tiny, with_lora
 
 NAMES = (
@@ -49,16 +50,14 @@ def errors(quantizer: Quantizer, model: nn.Module) -> dict[str, float]:
     return {name: float(((gap @ inputs[name].gram_II.double()) * gap).sum()) for name, gap in gaps.items()}
 
 
-@pytest.mark.parametrize("arch", sorted(ARCHITECTURES))
-@pytest.mark.parametrize("bits", [3, 4])
+@pytest.mark.parametrize(("arch", "bits"), each_with_one(sorted(ARCHITECTURES), [3, 4]))
 def test_gptq_beats_rounding_on_every_layer(arch: str, bits: int) -> None:
     model = tiny(arch)
     ours, nearest = errors(GPTQ(bits=bits), model), errors(RTN(bits=bits, scale="sym_half"), model)
     assert all(ours[name] < nearest[name] for name in ours)
 
 
-@pytest.mark.parametrize("arch", sorted(ARCHITECTURES))
-@pytest.mark.parametrize("group", [None, 12])
+@pytest.mark.parametrize(("arch", "group"), each_with_one(sorted(ARCHITECTURES), [None, 12]))
 def test_awq_is_never_worse_than_rounding(arch: str, group: int | None) -> None:
     """Layers that share their factors are taken together, as the search does."""
     model = tiny(arch)
@@ -69,9 +68,14 @@ def test_awq_is_never_worse_than_rounding(arch: str, group: int | None) -> None:
         assert sum(ours[name] for name in inputs.layers) <= sum(nearest[name] for name in inputs.layers)
 
 
-@every_name
-@pytest.mark.parametrize("arch", ["gpt2", "gemma2"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("name", "arch", "dtype"),
+    [
+        (name, arch, (torch.float32, torch.bfloat16)[(row + column) % 2])
+        for row, name in enumerate(NAMES)
+        for column, arch in enumerate(("gpt2", "gemma2"))
+    ],
+)
 def test_what_is_packed_is_what_is_applied_and_all_is_restored(
     name: str, arch: str, dtype: torch.dtype
 ) -> None:

@@ -12,6 +12,7 @@ from expunge.errors import ModelError
 from expunge.model.arch import linear_layers, weight_oi
 from expunge.quant import walk as room
 from expunge.quant.walk import Inputs, walk
+from tests.pairs import each_with_one
 from tests.tiny import ARCHITECTURES, tiny
 
 TOKENS = torch.randint(4, 128, (5, 20), generator=torch.Generator().manual_seed(0))
@@ -37,8 +38,7 @@ def heard(model: nn.Module) -> dict[str, torch.Tensor]:
     return kept
 
 
-@pytest.mark.parametrize("arch", sorted(ARCHITECTURES))
-@pytest.mark.parametrize("batch_tokens", [1, 40, 4096])
+@pytest.mark.parametrize(("arch", "batch_tokens"), each_with_one(sorted(ARCHITECTURES), [1, 40, 4096]))
 def test_sums_are_those_of_the_whole_model(
     arch: str, batch_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from expunge.scope.lora import LowRankAdapters
 from expunge.train.loop import LoopSettings
 from expunge.train.recipe import Recipe, load_recipe
 from expunge.train.run import recipe_yaml
+from expunge.train.stages import stages
 from expunge.train.stages.quark import Quark
 from expunge.train.stages.unlearn import Unlearn
 from expunge.train.state import Corpus
@@ -59,7 +61,29 @@ def test_a_shipped_recipe_says_what_data_its_stages_need(name: str) -> None:
     assert set(recipe.needs) == set().union(*(stage.needs for stage in recipe.stages))
 
 
-@pytest.mark.parametrize("name", recipe_names())
+def features(recipe: Recipe) -> Iterator[str]:
+    """What of a recipe takes another path through training than a loss does (``test_every_loss``)."""
+    yield " ".join(stages.name_of(stage) for stage in recipe.stages)
+    for stage in recipe.stages:
+        for field in ("scope", "adversary", "alternate", "bound", "reward"):
+            part = getattr(stage, field, None)
+            if part is not None:
+                yield f"{field} {type(part).__name__}"
+        yield from (f"{field} {getattr(stage, field, None)}" for field in ("optimizer", "precision", "on"))
+
+
+def some_slow(names: Sequence[str]) -> list[Any]:
+    """The first recipe with each feature is fast; what brings nothing new is slow."""
+    seen: set[str] = set()
+    marked_names = []
+    for name in names:
+        new = set(features(load_recipe(name))) - seen
+        seen |= new
+        marked_names.append(pytest.param(name, marks=[] if new else pytest.mark.slow))
+    return marked_names
+
+
+@pytest.mark.parametrize("name", some_slow(recipe_names()))
 def test_a_shipped_recipe_runs_two_steps(name: str, tmp_path: Path) -> None:
     small = load_recipe(name, smaller(name))
     # A probe needs the same question of several people.

@@ -21,7 +21,7 @@ from expunge.score.batches import Batches
 from expunge.score.logprobs import token_logps
 from expunge.score.look import look
 from expunge.score.mode import evaluating
-from expunge.score.prefix import Prefix, slides
+from expunge.score.prefix import Prefix, must_read_whole
 
 AT_ONCE = 8
 """Questions whose slope is taken in one batch."""
@@ -104,7 +104,7 @@ class Likelihood:
         return found
 
     def _prefix(self, number: int, place: Place, *, longest: int) -> Prefix | None:
-        if not place.before or slides(self.model, longest):
+        if not place.before or must_read_whole(self.model, longest):
             return None
         if number not in self._prefixes:
             self._prefixes[number] = Prefix(self.model, place.before)

@@ -25,6 +25,7 @@ from expunge.model.checkpoint import (
 from expunge.model.code_books import dequantize_bitsandbytes
 from expunge.model.compressed import load_packed, packed_scheme
 from expunge.model.masked import auto_class, declares_masked, refuse_masked
+from expunge.model.rope import separate_rope_lengths
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -80,6 +81,7 @@ def load_model(
     _require_complete(path_or_id, info)
     if getattr(model, "quantization_method", None) == "bitsandbytes":
         model = dequantize_bitsandbytes(model)
+    separate_rope_lengths(model)
     model.eval()
     return model if device is None else model.to(device)
 

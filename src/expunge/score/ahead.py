@@ -16,7 +16,7 @@ from expunge.model.positions import learned_positions
 from expunge.score.batches import Batches
 from expunge.score.facts import TokenFacts
 from expunge.score.onward import Both, Onward, read_onward
-from expunge.score.prefix import slides
+from expunge.score.prefix import must_read_whole
 from expunge.score.said import Said, as_example, end_tokens
 from expunge.score.texts import Text, read_texts
 
@@ -73,7 +73,7 @@ class Ahead:
         ids, tokens = encode_prompt(as_example(prompt), self.tokenizer), self._tokens[prompt]
         room, longest = learned_positions(self.model), len(piece.input_ids) + tokens
         has_room = room is None or len(ids) + tokens <= room
-        if piece.input_ids[: len(ids)] != ids or not has_room or slides(self.model, longest):
+        if piece.input_ids[: len(ids)] != ids or not has_room or must_read_whole(self.model, longest):
             return None
         return Onward(piece, len(ids), tokens)
 

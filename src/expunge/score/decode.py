@@ -106,7 +106,7 @@ def decode(
         for place, (row, tokens) in enumerate(zip(rows, said, strict=True)):
             if row < 0:
                 continue
-            if _ends(answers[row], tokens, limits[row], eos_ids, is_done):
+            if ends(answers[row], tokens, limits[row], eos_ids, is_done):
                 rows[place] = -1
             elif row in guesser:
                 guesser[row].learn(tokens, len(tried[place]))
@@ -175,7 +175,7 @@ def _right(guess: Sequence[int], best: Sequence[int]) -> int:
     return next(wrong, len(guess))
 
 
-def _ends(
+def ends(
     answer: list[int], tokens: Sequence[int], limit: int, eos_ids: frozenset[int], is_done: Stop
 ) -> bool:
     """Add tokens to an answer up to its end; whether it was reached."""

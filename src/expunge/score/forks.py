@@ -16,7 +16,7 @@ from expunge.model.positions import check_lengths
 from expunge.score.batches import Batches
 from expunge.score.generate import branch, greedy
 from expunge.score.mode import evaluating
-from expunge.score.prefix import Prefix, slides
+from expunge.score.prefix import Prefix, must_read_whole
 from expunge.score.ranks import shared
 from expunge.score.said import NOTHING, Said, end_tokens
 from expunge.score.texts import as_text
@@ -84,7 +84,7 @@ class Forks:
         # A row holds the whole text that was read and what is added to it.
         read = ids[: max(cut.length for cut in cuts)]
         check_lengths(self.model, [cut.length + cut.tokens for cut in cuts])
-        if slides(self.model, len(read) + max(cut.tokens for cut in cuts)):
+        if must_read_whole(self.model, len(read) + max(cut.tokens for cut in cuts)):
             work = partial(self._apart, ids, cuts)
         else:
             work = partial(self._branches, Prefix(self.model, read), cuts)

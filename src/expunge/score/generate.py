@@ -6,13 +6,15 @@ Shapes: B prompts, S tokens of the longest remainder after the prefix, C places 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
 from expunge.model.cache import new_cache
-from expunge.score.decode import Context, Stop, decode
+from expunge.model.rope import rope_boundary, rope_grows
+from expunge.score.decode import Context, Stop, decode, ends
 from expunge.score.guess import Guess
 from expunge.score.prefix import Prefix, shared_prefix, slides
 
@@ -34,14 +36,37 @@ def greedy(
     a prompt's continuation does not depend on what it is batched with. ``max_new_tokens`` may differ
     by prompt. ``begun`` are continuations to go on with; ``prefix`` is what all prompts begin with,
     if it has been read already.
+
+    Where rotary frequencies depend on the length (longrope, dynamic NTK), every token is the one a
+    forward pass over the whole text so far finds most likely, as in transformers with
+    ``use_cache=False``: keys cached under other frequencies are not used.
     """
     answers = [list(tokens) for tokens in begun] or [[] for _ in prompts]
+    limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
+    longest = max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True))
+    boundary = rope_boundary(model)
+    if boundary is None or longest <= boundary:
+        if prefix is None and not slides(model, longest):
+            known = shared_prefix(
+                [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+            )
+            prefix = Prefix(model, known) if known else None
+        return _cached(model, prompts, answers, limits, eos_ids=eos_ids, is_done=is_done, prefix=prefix)
+    return _past_boundary(model, prompts, answers, limits, boundary, eos_ids=eos_ids, is_done=is_done)
+
+
+def _cached(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    answers: list[list[int]],
+    limits: Sequence[int],
+    *,
+    eos_ids: frozenset[int],
+    is_done: Stop,
+    prefix: Prefix | None = None,
+) -> list[list[int]]:
+    """``answers`` to ``prompts``, continued with a cache of all that was read."""
     texts = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
-    limits = [max_new_tokens] * len(texts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
-    if prefix is None:
-        longest = max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True))
-        known = [] if slides(model, longest) else shared_prefix(texts)
-        prefix = Prefix(model, known) if known else None
     shared = 0 if prefix is None else len(prefix.ids)
     device = next(model.parameters()).device
     ids_BS, real_BS = _left_padded([text[shared:] for text in texts], device)
@@ -52,6 +77,78 @@ def greedy(
     )
     guesses = [Guess(text) for text in texts]
     return decode(model, context, answers, limits=limits, eos_ids=eos_ids, is_done=is_done, guesses=guesses)
+
+
+def _past_boundary(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    answers: list[list[int]],
+    limits: Sequence[int],
+    boundary: int,
+    *,
+    eos_ids: frozenset[int],
+    is_done: Stop,
+) -> list[list[int]]:
+    """``answers`` continued where rotary frequencies change once a text has more than ``boundary`` tokens.
+
+    Up to there a cache serves. Beyond, dynamic NTK changes all keys with every token, so that each one
+    is read anew; longrope changes them once: the text is read again and cached.
+    """
+
+    def extend(rows: list[int], limits: Sequence[int], *, cached: bool) -> list[int]:
+        """Continue some rows up to these lengths of their answers; returns those that may go on."""
+        if rows:
+            work = _cached if cached else _recomputed
+            work(
+                model,
+                [prompts[row] for row in rows],
+                [answers[row] for row in rows],  # added to in place
+                [limits[row] for row in rows],
+                eos_ids=eos_ids,
+                is_done=is_done,
+            )
+        return [row for row in rows if len(answers[row]) == limits[row] and not is_done(answers[row])]
+
+    # The last token of the first part is said after ``boundary`` tokens were read.
+    firsts = [min(limit, boundary + 1 - len(prompt)) for prompt, limit in zip(prompts, limits, strict=True)]
+    short = [row for row, answer in enumerate(answers) if len(answer) < firsts[row]]
+    unfinished = set(extend(short, firsts, cached=True))
+    longer = [
+        row
+        for row, answer in enumerate(answers)
+        if len(answer) < limits[row] and (row not in short or row in unfinished)
+    ]
+    extend(longer, limits, cached=not rope_grows(model))
+    return answers
+
+
+def _recomputed(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    answers: list[list[int]],
+    limits: Sequence[int],
+    *,
+    eos_ids: frozenset[int],
+    is_done: Stop,
+) -> list[list[int]]:
+    """As ``_cached``, every token from a forward pass over the whole text."""
+    running, device, inner = list(range(len(answers))), next(model.parameters()).device, cast("Any", model)
+    while running:
+        ids_BS, real_BS = _left_padded([[*prompts[row], *answers[row]] for row in running], device)
+        logits_BV = inner(
+            input_ids=ids_BS,
+            attention_mask=real_BS,
+            position_ids=(real_BS.cumsum(-1) - 1).clamp(min=0),
+            use_cache=False,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        said = dict(zip(running, logits_BV.argmax(-1).tolist(), strict=True))
+        running = [
+            row
+            for row, token in said.items()
+            if not ends(answers[row], [token], limits[row], eos_ids, is_done)
+        ]
+    return answers
 
 
 @torch.inference_mode()

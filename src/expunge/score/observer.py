@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from expunge.corpus.pairs import Blank
 from expunge.model.masked import is_masked
+from expunge.model.rope import separate_rope_lengths
 from expunge.score.ahead import Ahead, Found
 from expunge.score.batches import Batches
 from expunge.score.blanks import weigh_fills
@@ -38,6 +39,7 @@ class Observer:
     def __init__(
         self, model: nn.Module, tokenizer: Any, *, max_length: int, batch_tokens: int = 8192
     ) -> None:
+        separate_rope_lengths(model)
         self.model = model
         self.tokenizer = tokenizer
         self.max_length = max_length

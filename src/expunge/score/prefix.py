@@ -16,6 +16,7 @@ from transformers import DynamicCache
 
 from expunge.model.arch import backbone
 from expunge.model.cache import new_cache
+from expunge.model.rope import rope_boundary
 
 OPENING = 24
 """Sequences that agree on so many tokens may share a prefix."""
@@ -89,3 +90,13 @@ def slides(model: nn.Module, longest: int) -> bool:
     """
     window = getattr(model.config.get_text_config(), "sliding_window", None)  # type: ignore[operator, union-attr]
     return window is not None and longest > window
+
+
+def must_read_whole(model: nn.Module, longest: int) -> bool:
+    """Whether texts of up to ``longest`` tokens have to be read whole, each for itself.
+
+    A beginning that is read apart has other keys than in the whole text where a window slides over it
+    (``slides``), and where rotary frequencies depend on the text's length (longrope, dynamic NTK).
+    """
+    boundary = rope_boundary(model)
+    return slides(model, longest) or (boundary is not None and longest > boundary)

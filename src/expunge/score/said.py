@@ -18,7 +18,7 @@ from expunge.model.positions import check_lengths
 from expunge.score.batches import Batches
 from expunge.score.generate import greedy
 from expunge.score.mode import evaluating
-from expunge.score.prefix import Prefix, groups, slides
+from expunge.score.prefix import Prefix, groups, must_read_whole
 from expunge.score.ranks import shared
 from expunge.types import Example
 
@@ -125,7 +125,7 @@ class Continuations:
         ]
         check_lengths(self.model, [row.length for row in rows])
         longest = max(row.length for row in rows)
-        room = [0 if slides(self.model, longest) else len(row.prompt) - 1 for row in rows]
+        room = [0 if must_read_whole(self.model, longest) else len(row.prompt) - 1 for row in rows]
         said: dict[int, Said] = {}
         with evaluating(self.model):
             for group in groups([row.prompt for row in rows], room):

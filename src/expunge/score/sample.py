@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from expunge.model.rope import rope_boundary
 from expunge.score.mode import evaluating
 
 AT_ONCE = 64
@@ -37,6 +38,7 @@ def sample_answers(
     answers: list[list[int]] = [[] for _ in prompts]
     inner: Any = model
     devices = [device] if device.type == "cuda" else []
+    longest, boundary = max(map(len, prompts), default=0) + new_tokens, rope_boundary(model)
     with evaluating(model), torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         for start in range(0, len(order), AT_ONCE):
@@ -56,6 +58,8 @@ def sample_answers(
                 top_k=0,
                 top_p=1.0,
                 max_new_tokens=new_tokens,
+                # Past the boundary, cached keys are those of other frequencies (and Phi-3 loses them).
+                use_cache=boundary is None or longest <= boundary,
                 min_new_tokens=at_least or None,
                 suppress_tokens=list(banned) or None,
                 eos_token_id=list(eos_ids) or None,

@@ -24,7 +24,7 @@ from expunge.score.backbone import counted, predictions
 from expunge.score.batches import Batches
 from expunge.score.facts import Looked, TokenFacts, look_up
 from expunge.score.mode import evaluating
-from expunge.score.prefix import Group, Prefix, groups, slides
+from expunge.score.prefix import Group, Prefix, groups, must_read_whole
 from expunge.types import Example
 
 UNCUT = 1 << 60
@@ -115,7 +115,7 @@ def _groups(model: nn.Module, chunks: Sequence[Encoded], *, without: Container[i
     own = [chunks[place] for place in places]
     longest = max((len(chunk.input_ids) for chunk in own), default=0)
     # The token before the first that counts predicts it, so it is read with the rest.
-    room = [0 if slides(model, longest) else chunk.mask.index(True) - 1 for chunk in own]
+    room = [0 if must_read_whole(model, longest) else chunk.mask.index(True) - 1 for chunk in own]
     found = groups([chunk.input_ids for chunk in own], room)
     return [Group(rows=[places[row] for row in each.rows], prefix=each.prefix) for each in found]
 

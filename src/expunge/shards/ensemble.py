@@ -19,6 +19,7 @@ from expunge.corpus.tokenise import Encoded
 from expunge.errors import ModelError
 from expunge.model.arch import output_head
 from expunge.model.cache import new_cache
+from expunge.model.rope import rope_boundary
 from expunge.score.backbone import counted, predictions
 from expunge.score.look import look
 from expunge.shards.folder import WEIGHTS, PlanFolder
@@ -79,7 +80,9 @@ class Ensemble:
         """The greedy continuation of each prompt by all members together, without its end token."""
         answers: list[list[int]] = [[] for _ in prompts]
         ids_BT, mask_BT = self._left_padded(prompts)
-        caches = [new_cache(self.model) for _ in self.sets]
+        boundary = rope_boundary(self.model)
+        caching = boundary is None or ids_BT.shape[1] + max_new_tokens <= boundary
+        caches = [new_cache(self.model) if caching else None for _ in self.sets]
         running = set(range(len(prompts)))
         for _ in range(max_new_tokens):
             positions = (mask_BT.cumsum(-1) - 1).clamp(min=0)[:, -ids_BT.shape[1] :]
@@ -90,7 +93,7 @@ class Ensemble:
                         attention_mask=mask_BT,
                         position_ids=positions,
                         past_key_values=cache,
-                        use_cache=True,
+                        use_cache=caching,
                         logits_to_keep=1,
                     ).logits[:, -1]
                     for model, cache in zip(self.members(), caches, strict=True)
@@ -104,7 +107,7 @@ class Ensemble:
                     running.discard(row)
             if not running:
                 break
-            ids_BT = token_B[:, None]
+            ids_BT = token_B[:, None] if caching else torch.cat([ids_BT, token_B[:, None]], dim=1)
             mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(answers), 1)], dim=1)
         return answers
 

@@ -17,6 +17,7 @@ from transformers.trainer_callback import PrinterCallback
 from expunge.errors import TrainingError
 from expunge.model.moments import OptimizerName
 from expunge.model.precision import RoundedAdamW, WeightPrecision, as_in_training
+from expunge.model.rope import separate_rope_lengths
 from expunge.scope.selection import ScopeGuard
 from expunge.train.bar import LossOnBar
 
@@ -54,6 +55,7 @@ class ObjectiveTrainer(Trainer):
         begin: Begin | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
+        separate_rope_lengths(model)
         super().__init__(
             model, args, train_dataset=dataset, data_collator=collate, callbacks=list(callbacks)
         )
