@@ -31,6 +31,16 @@ def unlearn(
         str | None,
         typer.Option("--holdout", help="Text of the same kind the model never saw; some methods need it."),
     ] = None,
+    forget_icl: Annotated[
+        str | None,
+        typer.Option(
+            "--forget-icl",
+            help="Solved questions put before those of the forget set that the run asks, as in an audit.",
+        ),
+    ] = None,
+    retain_icl: Annotated[
+        str | None, typer.Option("--retain-icl", help="The same for the retain set.")
+    ] = None,
     still: Still = None,
     recipe: Annotated[
         str, typer.Option("--recipe", "-r", help="A method ('expunge methods' lists them) or a YAML file.")
@@ -63,6 +73,8 @@ def unlearn(
         forget=forget,
         retain=retain,
         holdout=holdout,
+        forget_icl=forget_icl,
+        retain_icl=retain_icl,
         still=tuple(still or ()),
         output=output,
         overrides=tuple(overrides or ()),
@@ -76,11 +88,12 @@ def unlearn(
     if len(record["requests"]) > 1:
         show_standing(record["requests"])
     say_done(f"in {record['seconds']:.0f} s: {output}")
-    typer.echo(_next(model, forget, retain, str(output), record))
+    sets = {"--forget": forget, "--retain": retain, "--forget-icl": forget_icl, "--retain-icl": retain_icl}
+    typer.echo(_next(model, sets, str(output), record))
 
 
-def _next(model: str, forget: str, retain: str | None, output: str, record: Mapping[str, Any]) -> str:
-    sets = ["--forget", forget, *(["--retain", retain] if retain else [])]
+def _next(model: str, files: Mapping[str, str | None], output: str, record: Mapping[str, Any]) -> str:
+    sets = [word for option, file in files.items() if file for word in (option, file)]
     if any(stage["name"] == "pcgu" for stage in record["recipe"]["stages"]):  # what is gone is no text
         sets = ["--benchmark", "stereoset", "--data", "STEREOSET"]
     return "next: " + shlex.join(["expunge", "audit", output, "--target", model, *sets, "-q", "int4"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from expunge.corpus.sampling import sample
 from expunge.errors import DataError
 from expunge.metrics.base import Metric
 from expunge.metrics.knowmem import KnowMemForget, Utility
@@ -14,13 +15,23 @@ from expunge.train.state import State
 
 
 class Gauge:
-    """Measures a model on at most ``items`` examples of each set, by the metrics of an audit (0-100)."""
+    """Measures a model as an audit does, with an audit's metrics (0-100), on a sample of each set.
+
+    At most ``items`` examples of a set are asked, drawn by the run's seed, so the sample is the same before
+    and after a run is killed. Questions come after the solved ones of the corpus, as in an audit that is
+    given the same files.
+    """
 
     def __init__(self, state: State, *, items: int, max_length: int) -> None:
         corpus = state.corpus
         self.tokenizer = state.tokenizer
         self.max_length = max_length
-        self.probes = Probes(forget=corpus.forget[:items], retain=corpus.retain[:items])
+        self.probes = Probes(
+            forget=sample(corpus.forget, items, seed=state.seed, name="forget"),
+            retain=sample(corpus.retain, items, seed=state.seed, name="retain"),
+            forget_icl=corpus.forget_icl,
+            retain_icl=corpus.retain_icl,
+        )
 
     def forget(self, model: nn.Module) -> float:
         """KnowMem of the forget set's questions, VerMem of its documents where it has none."""

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from expunge.component import Component
+from expunge.corpus.sampling import sample
 from expunge.errors import TrainingError
 from expunge.files import write_json
 from expunge.model.load import load_model
@@ -145,7 +146,9 @@ class StopWhen(TrainerCallback):
         elif self.rule.forget_at_most is not None:
             levels["forget"] = self.rule.forget_at_most
         if self.rule.memorised:
-            unseen = self._state.corpus.holdout[: self.rule.items]
+            unseen = sample(
+                self._state.corpus.holdout, self.rule.items, seed=self._state.seed, name="holdout"
+            )
             found = self.rule.memorised.levels(model, self._state.tokenizer, unseen, self._length)
             levels |= found._asdict()
         return levels
