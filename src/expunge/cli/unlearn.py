@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -87,9 +88,21 @@ def unlearn(
     ).run(warn=say_warning)
     if len(record["requests"]) > 1:
         show_standing(record["requests"])
-    say_done(f"in {record['seconds']:.0f} s: {output}")
+    _say_done(output, record)
     sets = {"--forget": forget, "--retain": retain, "--forget-icl": forget_icl, "--retain-icl": retain_icl}
     typer.echo(_next(model, sets, str(output), record))
+
+
+def _say_done(output: Path, record: Mapping[str, Any]) -> None:
+    from expunge.train.outcome import all_reached, stop_lines
+
+    missed = " (stop rule not reached)" if all_reached(record) is False else ""
+    say_done(f"in {record['seconds']:.0f} s: {output}{missed}")
+    for reached, line in stop_lines(record):
+        if reached:
+            typer.echo(line)
+        else:
+            say_warning(line)
 
 
 def _next(model: str, files: Mapping[str, str | None], output: str, record: Mapping[str, Any]) -> str:

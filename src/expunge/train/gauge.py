@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from expunge.corpus.sampling import sample
@@ -24,6 +26,7 @@ class Gauge:
 
     def __init__(self, state: State, *, items: int, max_length: int) -> None:
         corpus = state.corpus
+        self._all = Probes(forget=corpus.forget, retain=corpus.retain)
         self.tokenizer = state.tokenizer
         self.max_length = max_length
         self.probes = Probes(
@@ -33,14 +36,26 @@ class Gauge:
             retain_icl=corpus.retain_icl,
         )
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """How the forget set is asked: by what metric, how much of it, after how many solved questions."""
+        questions = self._all.questions("forget")
+        solved = [each for each in self.probes.forget_icl if not (each.is_document or each.is_chat)]
+        return {
+            "metric": "KnowMem" if questions else "VerMem",
+            "items": len(self.probes.questions("forget") if questions else self.probes.forget),
+            "of": len(questions or self._all.forget),
+            "solved": min(len(solved), KnowMemForget().shots) if questions else 0,
+        }
+
     def forget(self, model: nn.Module) -> float:
         """KnowMem of the forget set's questions, VerMem of its documents where it has none."""
-        metric = KnowMemForget() if self.probes.questions("forget") else VerMem()
+        metric = KnowMemForget() if self._all.questions("forget") else VerMem()
         return self._value(model, metric)
 
     def utility(self, model: nn.Module) -> float:
         """KnowMem of the retain set's questions."""
-        if not self.probes.questions("retain"):
+        if not self._all.questions("retain"):
             raise DataError(
                 "utility_at_least without questions",
                 why="utility is measured on the retain set's questions, and it has none.",

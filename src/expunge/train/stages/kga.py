@@ -224,6 +224,7 @@ def _facts(
         "gap_new": gaps.new,
         "gap_forget_before": gaps.forget,
         "gap_history": stop.history,
+        "stop": stop.outcome.facts if stop.outcome else None,
         "steps": trainer.state.global_step,
         "history": [entry for entry in trainer.state.log_history if "loss" in entry],
     }
