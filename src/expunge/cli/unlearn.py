@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from expunge.cli.launched import train_in_one_process
 from expunge.cli.options import Field, Output, Overrides, Overwrite, RemoteCode, Seed, fields
 from expunge.cli.speech import say_done, say_warning
 from expunge.cli.standing import show_standing
@@ -66,6 +67,7 @@ def unlearn(
 
     Example:  expunge unlearn ./my-model --forget takedown.jsonl --retain keep.jsonl -o ./unlearned
     """
+    train_in_one_process()
     from expunge.train.job import UnlearnJob
 
     record = UnlearnJob(
