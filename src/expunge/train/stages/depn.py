@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from expunge.component import Steps
 from expunge.corpus.sampling import sample
 from expunge.corpus.tokenise import Encoded, encode
 from expunge.edit.attribution import attribution
@@ -49,7 +50,7 @@ class PrivacyNeurons(Stage):
     rank: Literal["vote", "sum", "contrast"] = "vote"
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.1
     share: Annotated[float, Field(ge=0, le=1)] = 0.5
-    steps: PositiveInt = 20
+    steps: Steps = 20
     items: PositiveInt = 64
     max_length: Annotated[int, Field(ge=8)] = 2048
 
