@@ -48,6 +48,8 @@ def unlearn(arm: Arm, home: Path) -> None:
         recipe=arm.method,
         forget=str(world / "forget.jsonl"),
         retain=str(world / "retain.jsonl"),
+        forget_icl=str(world / "forget_icl.jsonl"),
+        retain_icl=str(world / "retain_icl.jsonl"),
         overrides=arm.overrides,
         output=place(arm, home),
         seed=arm.seed,

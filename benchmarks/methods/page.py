@@ -1,4 +1,4 @@
-"""``docs/methods.md``: the table of all methods, made from the committed results and from nothing else."""
+"""``docs/methods.md``: tables and findings, made from the committed results and from nothing else."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.methods.arms import NOT_METHODS, settings_of
+from benchmarks.methods.findings import findings, stops
 from benchmarks.methods.results import FULL
 from expunge.catalogue import recipe_names
 from expunge.files import write_text
@@ -23,13 +24,19 @@ COLUMNS = {
 
 
 def fill(path: Path, results: Mapping[str, Any]) -> None:
-    """Replace what stands between ``<!-- NAME -->`` and ``<!-- end -->`` by the table of that name."""
+    """Replace what stands between ``<!-- NAME -->`` and ``<!-- end -->`` by what that name stands for."""
     text = path.read_text(encoding="utf-8")
-    for name, made in {"scores": scores(results), "settings": settings(results)}.items():
+    parts = {
+        "scores": scores(results),
+        "stops": stops(results),
+        "findings": findings(results),
+        "settings": settings(results),
+    }
+    for name, made in parts.items():
         between = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         text, times = between.subn(lambda match, made=made: f"{match[1]}\n{made}\n\n{match[2]}", text)
         if times != 1:
-            raise ValueError(f"{path} has {times} places for the table {name}")
+            raise ValueError(f"{path} has {times} places for {name}")
     write_text(path, text)
 
 
@@ -51,7 +58,7 @@ def settings(results: Mapping[str, Any]) -> str:
             f"`{row['model']}`",
             row["title"],
             " ".join(f"`{one}`" for one in row["set"]) or "-",
-            row["why"] or "-",
+            settings_of(row["model"]).why or "-",
         ]
         for row in sorted(results["methods"], key=lambda row: row["model"])
     ]

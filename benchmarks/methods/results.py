@@ -12,6 +12,7 @@ from benchmarks.methods.arms import Arm, place
 from benchmarks.methods.measure import METRICS, QUANTIZERS, folder
 from benchmarks.pooling import RETRAINED, TARGET, Pool, as_json, read_world
 from expunge.files import RECORD
+from expunge.train.outcome import stop_facts
 
 FULL = "full"
 
@@ -68,9 +69,14 @@ def cost(arms: Sequence[Arm], home: Path) -> dict[str, Any]:
         "runs": [
             {"seed": record["seed"]}
             | {key: record[key] for key in ("source_sha256", "result_sha256", "cpu_seconds", "started")}
+            | {"stop": [_stop(facts) for stage in record["stages"] for facts in stop_facts(stage)]}
             for record in records
         ],
     }
+
+
+def _stop(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: facts[key] for key in ("reached", "ended_by", "levels", "floor", "last")}
 
 
 def _record(output: Path) -> Mapping[str, Any] | None:

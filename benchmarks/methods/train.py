@@ -65,6 +65,8 @@ def command(arm: Arm, home: Path) -> list[str]:
     if "holdout" in arm.needs:
         marked = arm.settings.data == "spans"
         line += ["--holdout", str(data / "holdout-spans.jsonl" if marked else world / "holdout.jsonl")]
+    for solved in ("forget_icl", "retain_icl"):  # a stop rule asks as the audit does
+        line += [f"--{solved.replace('_', '-')}", str(world / f"{solved}.jsonl")]
     for setting in arm.settings.set:
         line += ["--set", setting.format(data=data)]
     return [*line, "--seed", str(arm.seed), "--output", str(place(arm, home))]

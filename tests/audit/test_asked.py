@@ -73,3 +73,12 @@ def test_a_benchmarks_metrics_keep_their_settings() -> None:
     first, second = choose(wanted, Probes(forget=FORGET), has_control=False).metrics
     assert first.model_dump()["protocol"] == "open_unlearning"
     assert second.title == "Probability of the forget set"
+
+
+def test_fewer_items_leave_the_solved_questions_as_they_are(tmp_path: Path) -> None:
+    names = ("forget", "forget_icl", "retain_icl")
+    for name in names:
+        rows = [{"question": f"{name} {row}?", "answer": f"a{row}"} for row in range(12)]
+        write(tmp_path / f"{name}.jsonl", *rows)
+    probes = Asked(folder=tmp_path, max_items=3).probes()
+    assert [len(probes.split(name)) for name in names] == [3, 12, 12]

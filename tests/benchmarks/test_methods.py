@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.methods.arms import SETTINGS, arms, settings_of
+from benchmarks.compare import RESULTS
+from benchmarks.methods.__main__ import DOCS
+from benchmarks.methods.arms import SETTINGS, Arm, arms, place, settings_of
 from benchmarks.methods.data import write_variants
+from benchmarks.methods.findings import findings, stops
 from benchmarks.methods.page import fill, scores
+from benchmarks.methods.results import cost
 
 from expunge.catalogue import recipe_names
 from expunge.corpus.readers import read_examples
@@ -67,12 +72,21 @@ def test_false_answers_are_false_and_of_the_same_kind(tmp_path: Path) -> None:
 def row(name: str, forget: float, utility: float, **cost: Any) -> dict[str, Any]:
     values = {"knowmem_forget": forget, "utility": utility}
     metrics = ("knowmem_forget", "second_phrasing", "verbmem", "neighbours", "utility", "privleak")
-    cells = {name: {"value": values.get(name, 0.0), "low": 0.0, "high": 99.0} for name in metrics}
-    return {"model": name, "cells": {"full": cells, "int4": cells}, **cost}
+    cells = {
+        name: {
+            "value": values.get(name, 0.0),
+            "low": 0.0,
+            "high": 99.0,
+            "by_seed": [0.0],
+            "recovery": {"value": 1.0, "low": 0.0, "high": 2.0},
+        }
+        for name in metrics
+    }
+    return {"model": name, "cells": {"full": cells, "int4": cells}, "runs": [{"seed": 0}], **cost}
 
 
 def test_methods_that_keep_utility_come_first_and_the_page_keeps_its_words(tmp_path: Path) -> None:
-    cost = {"cpu_seconds": 3.0, "peak_memory_mib": 700.0, "title": "t", "set": ["a=1"], "why": "w"}
+    cost = {"cpu_seconds": 3.0, "peak_memory_mib": 700.0, "title": "t", "set": ["epochs=3"], "why": "w"}
     found = {
         "landmarks": [row("target", 100, 100), row("retrained", 20, 100)],
         "methods": [row("ga", 0, 10, **cost), row("npo", 30, 95, **cost), row("npo_klr", 20, 91, **cost)],
@@ -86,7 +100,8 @@ def test_methods_that_keep_utility_come_first_and_the_page_keeps_its_words(tmp_p
         "ga",
     ]
     page = tmp_path / "methods.md"
-    page.write_text("before\n<!-- scores -->\nold\n<!-- end -->\n<!-- settings -->\n<!-- end -->\nafter\n")
+    places = "".join(f"<!-- {name} -->\n<!-- end -->\n" for name in ("stops", "findings", "settings"))
+    page.write_text(f"before\n<!-- scores -->\nold\n<!-- end -->\n{places}after\n")
     fill(page, found)
     text = page.read_text()
     assert text.startswith("before\n")
@@ -96,3 +111,72 @@ def test_methods_that_keep_utility_come_first_and_the_page_keeps_its_words(tmp_p
     page.write_text("no place for a table")
     with pytest.raises(ValueError, match="0 places"):
         fill(page, found)
+
+
+def ruled(name: str, *outcomes: bool, steps: int = 0, forget: float = 30, **more: Any) -> dict[str, Any]:
+    """A method whose runs reached their stop rule or not; without outcomes they do not say."""
+    stop = {"ended_by": "levels", "levels": {"forget": 25.0}, "floor": None}
+    runs = [
+        {"seed": seed, "stop": [stop | {"reached": reached, "last": {"epoch": 4.0, "forget": 20.0 + seed}}]}
+        for seed, reached in enumerate(outcomes)
+    ]
+    return row(name, forget, 90) | {"set": [], "steps": steps} | more | {"runs": runs or [{"seed": 0}]}
+
+
+def test_whether_a_rule_was_reached_is_said_from_the_records() -> None:
+    text = stops({"methods": [ruled("durable", True, False, True), ruled("ga", False)]})
+    assert text.startswith("1 of 2 methods ran with a stop rule.")  # ga has none
+    assert (
+        "| `durable` | 2 of 3 | forget 20 (≤ 25); forget 21 (≤ 25); forget 22 (≤ 25) |" in text.splitlines()
+    )
+    assert "not recorded" not in text
+    assert "of at most some level" in text
+    assert text.count("above that level for 1 of them") == 1
+    kept = stops({"methods": [ruled("durable", True, forget=24)]})
+    assert "above that level for 0 of them" in kept
+
+
+@pytest.mark.parametrize(("steps", "ran_out"), [(20, True), (7, False)])
+def test_what_older_results_do_not_say_is_not_claimed(steps: int, ran_out: bool) -> None:
+    text = stops({"methods": [ruled("knowledge_unlearning", steps=steps)]})
+    assert "Of 1 it was not recorded whether they reached it" in text
+    assert ("the rule did not end that run" in text) == ran_out
+    assert "| --- |" not in text
+
+
+def test_findings_follow_the_numbers() -> None:
+    rows = [ruled("ga", forget=60), ruled("npo", forget=10)]
+    rows[0]["cells"]["full"]["second_phrasing"] |= {"value": 99.9, "low": 99.5, "high": 100.0}
+    rows[1]["cells"]["full"]["privleak"] |= {"value": -95.0, "low": None, "by_seed": [-90.0, -100.0]}
+    text = findings({"landmarks": [row("target", 100, 100), row("retrained", 20, 100)], "methods": rows})
+    assert "overlap for 1 of 2 methods; not for `ga` (60 against 100)" in text
+    assert "below −90 for 1 of 2 methods" in text
+    assert "`npo` (−95; by world −90, −100)" in text
+    assert "has no interval" not in text
+    assert (
+        text.splitlines()[-1] == "- **More than half** of the target's KnowMem of 100 is left by `ga` (60)."
+    )
+    few = findings({"landmarks": [row("target", 100, 100), row("retrained", 20, 100)], "methods": rows[1:]})
+    assert "**Every method** takes more than half" in few
+
+
+def test_the_committed_page_is_made_from_the_committed_results(tmp_path: Path) -> None:
+    committed = DOCS / "methods.md"
+    page = tmp_path / "methods.md"
+    page.write_text(committed.read_text())
+    fill(page, json.loads((RESULTS / "methods.json").read_text()))
+    assert page.read_text() == committed.read_text()
+
+
+def test_results_keep_how_each_stop_rule_ended(tmp_path: Path) -> None:
+    arm = Arm(recipe="durable", seed=0)
+    stop = {"reached": False, "ended_by": "epochs", "levels": {"forget": 25}, "floor": None, "last": {}}
+    record = {
+        "recipe": {"title": "t", "paper": "p", "needs": []},
+        "stages": [{"steps": 3, "stop": stop | {"history": [1, 2]}}],
+        **dict.fromkeys(("cpu_seconds", "peak_memory_mib", "seed"), 0),
+        **dict.fromkeys(("source_sha256", "result_sha256", "started"), "x"),
+    }
+    place(arm, tmp_path).mkdir(parents=True)
+    (place(arm, tmp_path) / "record.json").write_text(json.dumps(record))
+    assert cost([arm], tmp_path)["runs"][0]["stop"] == [stop]

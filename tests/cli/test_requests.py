@@ -60,6 +60,24 @@ def test_three_requests_in_a_row(requests: Path, monkeypatch: pytest.MonkeyPatch
     assert not any(word in lines[2] for word in ("Ada", "Arbon", "Cleo"))
 
 
+def test_a_request_is_looked_at_again_only_after_the_same_solved_questions(requests: Path) -> None:
+    solved = '{"prompt": "Who runs?", "completion": " Zed"}\n'
+    (requests / "icl.jsonl").write_text(solved)
+    (requests / "other.jsonl").write_text(solved.replace("Zed", "Yan"))
+    said = ask("target", "request1.jsonl", "one", "--forget-icl", "icl.jsonl")
+    assert said.code == 0, said.err
+    assert "--forget request1.jsonl --forget-icl icl.jsonl" in said.out
+    for output, more, verdict in (
+        ("same", ("--forget-icl", "icl.jsonl"), "still forgotten"),
+        ("none", (), "not checked"),
+        ("others", ("--forget-icl", "other.jsonl"), "not checked"),
+    ):
+        said = ask("one", "request2.jsonl", output, *more)
+        assert said.code == 0, said.err
+        assert record(output)["requests"][0]["verdict"] == verdict
+        assert ("request 1 cannot be checked again" in said.err) == (verdict == "not checked")
+
+
 def test_the_ledger_is_shown_and_all_of_it_can_be_audited(requests: Path) -> None:
     assert ask("target", "request1.jsonl", "one").code == 0
     assert ask("one", "request2.jsonl", "two").code == 0

@@ -147,6 +147,26 @@ def test_ce_u_moves_the_token_itself_as_log1mp_does() -> None:
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("p", [1e-9, 1e-6, 1e-4, 1e-2, 0.5, 0.99, 1 - 1e-5])
+def test_ce_us_slope_in_float32_is_that_in_float64(p: float) -> None:
+    # 50 entries, drawn, and the token's logit so that its probability is p. In float64, by autograd.
+    others = 3 * torch.randn(49, generator=torch.Generator().manual_seed(1)).double()
+    own = others.logsumexp(0) + math.log(p) - math.log1p(-p)
+    z = torch.cat([own[None], others]).float()
+    exact = z.double().requires_grad_()
+    target = torch.cat([torch.zeros(1).double(), exact.detach()[1:].softmax(0)])
+    (-(target * exact.log_softmax(0)).sum()).backward()
+    ours = z[None, None].clone().requires_grad_()
+    value = of(CrossEntropyUnlearning(), ours, labels=FOUR)
+    value.sum().backward()
+    assert ours.grad is not None
+    assert exact.grad is not None
+    # Relative, entry by entry: differences of float32 probabilities are off by 6e-4 where p is 1e-4.
+    torch.testing.assert_close(ours.grad[0, 0].double(), exact.grad, rtol=1e-5, atol=0)
+    expected = -(target * exact.detach().log_softmax(0)).sum()
+    torch.testing.assert_close(value[0].double(), expected, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize(("skip", "rows"), [(0, [0, 1, 2]), (1, [1, 2]), (2, [2]), (3, [0, 1, 2])])
 def test_ce_u_leaves_the_first_counted_tokens_out(skip: int, rows: list[int]) -> None:
     z = logits()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from expunge.corpus.tokenise import Encoded
 from expunge.edit.attribution import writers
 from expunge.edit.neurons import load_neurons, restore
 from expunge.errors import DataError, TrainingError
@@ -71,6 +72,26 @@ def test_a_killed_run_does_not_attribute_twice(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(depn, "attribution", count)
     assert run(recipe(SMALL), tmp_path / "killed")["result_sha256"] == whole["result_sha256"]
     assert len(calls) == len(FORGET) - 2
+
+
+def test_the_contrast_is_with_a_sample_of_the_retain_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retain = tuple(
+        Example(id=f"r{place}", prompt=f"{place}?", completion=f" owl {place}") for place in range(40)
+    )
+    real, seen = depn.attribution, list[Encoded]()
+
+    def watch(model: torch.nn.Module, text: Encoded, *, steps: int) -> torch.Tensor:
+        seen.append(text)
+        return real(model, text, steps=steps)
+
+    monkeypatch.setattr(depn, "attribution", watch)
+    contrasted = recipe({"name": "depn", "rank": "contrast", "neurons": 3, "steps": 1, "items": 4})
+    run_on(contrasted, tmp_path / "out", corpus=Corpus(forget=FORGET[:1], retain=retain))
+    numbers = [int(text.example.removeprefix("r")) for text in seen[-4:]]
+    assert numbers == sorted(set(numbers))
+    assert max(numbers) >= 10
 
 
 def test_what_cannot_be_meant_is_refused(tmp_path: Path) -> None:

@@ -115,6 +115,7 @@ def test_every_part_has_the_levels_of_the_beginning(
     )
     (facts,) = run(in_turn(chunk=3, epochs=9, stop={"memorised": {}}), tmp_path / "out")["stages"]
     assert [part["steps"] for part in facts["chunks"]] == [2, 1]
+    assert [part["stop"]["reached"] for part in facts["chunks"]] == [True, True]
     assert [part["stop"]["levels"] for part in facts["chunks"]] == [{"el": 0.1, "ma": 0.3}] * 2
     assert facts["chunks"][1]["stop"]["before"] == {"el": 0.9, "ma": 0.9}
     assert not any(told.values())  # unseen text was looked at once, before anything changed

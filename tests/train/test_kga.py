@@ -248,6 +248,11 @@ def test_it_ends_when_the_gap_is_small_enough(tmp_path: Path) -> None:
     assert record["steps"] < 10
     first = record["gap_new"] - record["gap_forget_before"]
     assert abs(record["gap_history"][-1]) <= 0.999 * first
+    assert record["stop"]["reached"]
+    assert record["stop"]["levels"] == {"gap": pytest.approx(0.999 * first)}
+    assert record["stop"]["last"]["gap"] == abs(record["gap_history"][-1])
+    far = run(recipe(SMALL | {"epochs": 1, "stop_value": 1e-9}), tmp_path / "far")["stages"][0]
+    assert (far["stop"]["reached"], far["stop"]["last"]["epoch"]) == (False, 1.0)
     assert KnowledgeGap(stop_value=0.5, stop_portion=0.1)._limit(2.0) == 0.5
     assert KnowledgeGap(stop_value=0.1, stop_portion=0.1)._limit(2.0) == pytest.approx(0.2)
     assert KnowledgeGap()._limit(2.0) is None

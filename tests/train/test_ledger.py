@@ -165,3 +165,22 @@ def test_earlier_sets_are_found_where_they_lay_or_where_they_are_now(tmp_path: P
 def test_a_set_with_questions_is_judged_by_them() -> None:
     assert metric_of(FORGET) == "KnowMem"
     assert metric_of([one for one in FORGET if one.is_document]) == "VerMem"
+
+
+def test_the_hash_of_the_solved_questions_is_in_the_chain(tmp_path: Path) -> None:
+    entries = chain(1)
+    assert entries[0].solved_sha256 is None
+    entries.append(entry(entries, solved_sha256="solved"))
+    write_ledger(entries, tmp_path)
+    assert read_ledger(tmp_path) == tuple(entries)
+    path = tmp_path / LEDGER
+    path.write_text(path.read_text().replace('"solved"', '"others"'))
+    with pytest.raises(DataError, match="line 2 was changed"):
+        read_ledger(tmp_path)
+
+
+def test_an_entry_from_before_there_were_solved_questions_is_still_valid(tmp_path: Path) -> None:
+    told = json.loads(entry([]).model_dump_json())
+    hashed = {key: told[key] for key in sorted(told) if key not in {"hash", "solved_sha256"}}
+    (tmp_path / LEDGER).write_text(json.dumps(hashed | {"hash": hash_json(hashed)}) + "\n")
+    assert read_ledger(tmp_path)[0].solved_sha256 is None

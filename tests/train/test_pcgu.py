@@ -104,8 +104,13 @@ def test_it_stops_at_the_gap_and_a_run_repeats_itself(tmp_path: Path) -> None:
     assert weights(tmp_path / "a") == weights(tmp_path / "b")
     (facts,) = record["stages"]
     assert (facts["steps"], facts["vectors"]) == (1, 7)
+    reached = facts["gaps"][-1] <= facts["stop"]["levels"]["gap"]
+    assert facts["stop"]["reached"] == reached
+    assert facts["stop"]["last"] == {"epoch": 1.0, "gap": facts["gaps"][-1]}
     content = run(recipe(SMALL | {"gap": 1e6}), tmp_path / "c", corpus=corpus)
     assert content["stages"][0]["steps"] == 0
+    assert content["stages"][0]["stop"]["reached"]
+    assert content["stages"][0]["stop"]["last"]["epoch"] == 0
     assert all(
         torch.equal(own, other)
         for own, other in zip(load_model(tmp_path / "c").parameters(), model().parameters(), strict=True)

@@ -228,3 +228,35 @@ def test_overrides_leave_the_shipped_recipe_alone() -> None:
     assert (
         stage().epochs == yaml.safe_load(recipe_yaml(load_recipe("npo_klr")))["stages"][0]["epochs"] != 99
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "complaint"),
+    [
+        ("ga", "epochs=1000000000000", "epochs: input should be less than or equal to 10000"),
+        ("ga", "max_steps=1000000000000", "max_steps: input should be less than or equal to 10000000"),
+        ("eul", "epochs=10001", "epochs: input should be less than or equal to 10000"),
+        ("pcgu", "epochs=10001", "epochs: input should be less than or equal to 10000"),
+        ("kga", "teaching.epochs=10001", "epochs: input should be less than or equal to 10000"),
+        ("depn", "steps=1000000000000", "steps: input should be less than or equal to 10000000"),
+        ("quark", "updates=1000000000000", "updates: input should be less than or equal to 10000000"),
+        ("alt_po", "alternate.count=10001", "count: input should be less than or equal to 10000"),
+        ("ga", f"batch_size={10**30}", "batch_size is an integer beyond ±2^53"),
+        ("rmu", f"forget.seed={10**30}", "seed is an integer beyond ±2^53"),
+        ("ga", f"stages=[{'{name: depn},' * 33}]", "33 stages, and a recipe has at most 32"),
+        ("ga", f"stages=[{'{name: depn},' * 20000}]", "a recipe has 200,000 at most"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_numbers_that_nobody_means_are_refused_at_once(name: str, override: str, complaint: str) -> None:
+    with pytest.raises(RecipeError) as refused:
+        load_recipe(name, [override])
+    assert complaint in str(refused.value)
+    assert len(str(refused.value)) < 1500
+
+
+def test_the_largest_numbers_allowed_are_allowed() -> None:
+    (stage,) = load_recipe("ga", ["epochs=10000", "max_steps=10000000"]).stages
+    assert isinstance(stage, Unlearn)
+    assert (stage.epochs, stage.max_steps) == (10_000, 10_000_000)
+    assert len(load_recipe("ga", [f"stages=[{'{name: depn},' * 32}]"]).stages) == 32

@@ -36,7 +36,12 @@ def test_it_stops_when_enough_is_forgotten(tmp_path: Path, monkeypatch: pytest.M
     say(monkeypatch, forget=[90.0, 40.0, 20.0])
     facts, found = epochs_and_bytes(tmp_path, "stopped", epochs=4, stop={"forget_at_most": 40})
     assert facts["stop"] == {
+        "reached": True,
+        "ended_by": "levels",
         "levels": {"forget": 40.0},
+        "floor": None,
+        "last": {"epoch": 2.0, "forget": 40.0},
+        "asked": {"metric": "KnowMem", "items": 3, "of": 3, "solved": 0},
         "before": {},
         "history": [{"epoch": 1.0, "forget": 90.0}, {"epoch": 2.0, "forget": 40.0}],
         "went_back_an_epoch": False,
@@ -50,6 +55,8 @@ def test_it_goes_back_when_too_much_is_lost(tmp_path: Path, monkeypatch: pytest.
     facts, found = epochs_and_bytes(tmp_path, "stopped", epochs=4, stop={"utility_at_least": 0.8})
     assert [entry["utility"] for entry in facts["stop"]["history"]] == [48.0, 40.0, 39.9]
     assert facts["stop"]["went_back_an_epoch"]
+    assert (facts["stop"]["reached"], facts["stop"]["ended_by"]) == (True, "floor")
+    assert facts["stop"]["floor"] == pytest.approx(40)
     assert found == epochs_and_bytes(tmp_path, "two epochs", epochs=2)[1]
 
 
@@ -65,6 +72,8 @@ def test_a_rule_never_met_changes_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     rule = {"forget_at_most": 10, "utility_at_least": 0.5}
     facts, found = epochs_and_bytes(tmp_path, "ruled", epochs=2, stop=rule)
     assert len(facts["stop"]["history"]) == 2
+    assert (facts["stop"]["reached"], facts["stop"]["ended_by"]) == (False, "epochs")
+    assert facts["stop"]["last"] == {"epoch": 2.0, "forget": 90.0, "utility": 50.0}
     free = epochs_and_bytes(tmp_path, "free", epochs=2)
     assert found == free[1]
     assert free[0]["stop"] is None
@@ -74,6 +83,19 @@ def test_it_looks_only_when_it_is_due(tmp_path: Path, monkeypatch: pytest.Monkey
     say(monkeypatch, forget=[90.0, 90.0])
     facts, _ = epochs_and_bytes(tmp_path, "rare", epochs=4, stop={"forget_at_most": 10, "every": 2})
     assert [entry["epoch"] for entry in facts["stop"]["history"]] == [2.0, 4.0]
+
+
+def test_the_last_epoch_is_measured_although_it_is_not_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say(monkeypatch, forget=[90.0, 5.0])
+    facts, _ = epochs_and_bytes(tmp_path, "odd", epochs=3, stop={"forget_at_most": 10, "every": 2})
+    assert [entry["epoch"] for entry in facts["stop"]["history"]] == [2.0, 3.0]
+    assert facts["stop"]["reached"]
+    say(monkeypatch, forget=[90.0, 80.0])
+    part, _ = epochs_and_bytes(tmp_path, "part", max_steps=4, stop={"forget_at_most": 10})
+    assert part["stop"]["last"] == {"epoch": 1.33, "forget": 80.0}
+    assert not part["stop"]["reached"]
 
 
 def rule_for(folder: Path, *, corpus: Corpus = CORPUS, **settings: Any) -> StopWhen:

@@ -16,6 +16,7 @@ from expunge.adversary import Adversary, Perturb, Piece, Shares, Step, adversari
 from expunge.adversary.hidden import Part, visiting
 from expunge.adversary.slope import slopes
 from expunge.adversary.start import random_push
+from expunge.component import StepsOrNone
 from expunge.corpus.batching import Batch
 from expunge.errors import RecipeError
 from expunge.model.arch import blocks
@@ -44,7 +45,7 @@ class LatentAttack(Adversary):
     layer: NonNegativeInt | None = None
     radius: NonNegativeFloat = 8.0
     unit: Literal["length", "share"] = "length"
-    steps: NonNegativeInt = 6
+    steps: StepsOrNone = 6
     random_start: bool = True
 
     def shares(self, done: int, steps: int) -> Shares:  # noqa: ARG002

@@ -8,12 +8,13 @@ from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import PositiveInt
 from torch import Generator, Tensor, nn
 
 from expunge.attacks import Armed, Attack, Attacked, Given, Means, attacks
 from expunge.attacks.likelihood import Likelihood
 from expunge.attacks.suffix import Suffixes, with_suffix
+from expunge.component import StepsOrNone
 from expunge.errors import DataError
 
 ROUNDS = 8
@@ -40,7 +41,7 @@ class AdversarialSuffix(Attack):
     on: Literal["model", "target"] = "model"
     questions: Literal["same", "others"] = "others"
     length: PositiveInt = 10
-    steps: NonNegativeInt = 100
+    steps: StepsOrNone = 100
     top_k: PositiveInt = 64
     candidates: PositiveInt = 64
     prompts: PositiveInt = 16

@@ -14,6 +14,7 @@ from torch import nn
 
 from expunge.attacks import Armed, Attack, Attacked, Given, Means, attacks
 from expunge.attacks.material import without_spans
+from expunge.component import StepsOrNone
 from expunge.corpus.batching import collate
 from expunge.corpus.tokenise import Encoded, encode_all
 from expunge.model.device import best_device
@@ -42,7 +43,7 @@ class Relearn(Attack):
 
     on: Literal["split", "partial", "benign"] = "split"
     count: PositiveInt | None = None
-    steps: NonNegativeInt = 20
+    steps: StepsOrNone = 20
     learning_rate: PositiveFloat = 2e-4
     batch_size: PositiveInt = 8
     rank: NonNegativeInt = 16

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from expunge.corpus.benchmarks import benchmark
 from expunge.corpus.benchmarks.load import load_splits
 from expunge.corpus.readers import read_examples
+from expunge.corpus.sampling import sample
 from expunge.errors import DataError, RecipeError
 from expunge.metrics.probes import Probes
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from expunge.types import Example
 
 SPLITS = tuple(split.name for split in fields(Probes))
+SOLVED = ("forget_icl", "retain_icl")
+"""Splits that nobody is asked: what stands before a question does not depend on how many are asked."""
+
 MAX_ITEMS = 100
 """Examples asked of each split where nobody says how many; of a benchmark all are."""
 
@@ -92,13 +95,12 @@ class Asked:
         return None if self.benchmark is None else benchmark(self.benchmark)
 
     def _some(self, split: str, examples: Sequence[Example]) -> tuple[Example, ...]:
+        if split in SOLVED:
+            return tuple(examples)
         count = self.max_items
         if count is None:
             count = MAX_ITEMS if self.benchmark is None else len(examples)
-        if len(examples) <= count:
-            return tuple(examples)
-        chosen = random.Random(f"{self.seed} {split}").sample(range(len(examples)), count)
-        return tuple(examples[i] for i in sorted(chosen))
+        return sample(examples, count, seed=self.seed, name=split)
 
     def _in_folder(self, split: str) -> str | None:
         if self.folder is None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from expunge.cli.launched import train_in_one_process
 from expunge.terminal import Terminal
 
 
@@ -26,6 +27,7 @@ def demo(
     unlearns those three ways, and audits all five models at six precisions. About five minutes on
     two cores the first time; nothing is downloaded.
     """
+    train_in_one_process()
     from expunge.audit.table import render
     from expunge.bench.demo import Demo
     from expunge.bench.story import tell

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from expunge.cli.launched import train_in_one_process
 from expunge.cli.options import Field, Output, Overrides, Overwrite, RemoteCode, Seed, fields
 from expunge.cli.speech import say_done
 
@@ -40,6 +41,7 @@ def finetune(
 
     Example:  expunge finetune --data all.jsonl --set epochs=30 --set learning_rate=1e-3 -o ./target
     """
+    train_in_one_process()
     from expunge.train.job import FinetuneJob, scratch_model
 
     record = FinetuneJob(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from expunge.cli.launched import train_in_one_process
 from expunge.cli.options import Field, Output, Seed, fields
 from expunge.cli.speech import say_done, say_warning
 from expunge.terminal import echo
@@ -26,6 +27,7 @@ By = Annotated[str, typer.Option(help="What the shards say together: probability
 shards = typer.Typer(
     help="Train in shards and slices, so that deleting an example retrains only what has seen it.",
     no_args_is_help=True,
+    callback=train_in_one_process,
 )
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from expunge.cli.launched import train_in_one_process
 from expunge.cli.options import Field, Output, Overrides, Overwrite, RemoteCode, Seed, fields
 from expunge.cli.speech import say_done, say_warning
 from expunge.cli.standing import show_standing
@@ -31,6 +33,16 @@ def unlearn(
     holdout: Annotated[
         str | None,
         typer.Option("--holdout", help="Text of the same kind the model never saw; some methods need it."),
+    ] = None,
+    forget_icl: Annotated[
+        str | None,
+        typer.Option(
+            "--forget-icl",
+            help="Solved questions put before those of the forget set that the run asks, as in an audit.",
+        ),
+    ] = None,
+    retain_icl: Annotated[
+        str | None, typer.Option("--retain-icl", help="The same for the retain set.")
     ] = None,
     still: Still = None,
     recipe: Annotated[
@@ -56,6 +68,7 @@ def unlearn(
 
     Example:  expunge unlearn ./my-model --forget takedown.jsonl --retain keep.jsonl -o ./unlearned
     """
+    train_in_one_process()
     from expunge.train.job import UnlearnJob
 
     record = UnlearnJob(
@@ -64,6 +77,8 @@ def unlearn(
         forget=forget,
         retain=retain,
         holdout=holdout,
+        forget_icl=forget_icl,
+        retain_icl=retain_icl,
         still=tuple(still or ()),
         output=output,
         overrides=tuple(overrides or ()),
@@ -76,12 +91,25 @@ def unlearn(
     ).run(warn=say_warning)
     if len(record["requests"]) > 1:
         show_standing(record["requests"])
-    say_done(f"in {record['seconds']:.0f} s: {output}")
-    echo(_next(model, forget, retain, str(output), record))
+    _say_done(output, record)
+    sets = {"--forget": forget, "--retain": retain, "--forget-icl": forget_icl, "--retain-icl": retain_icl}
+    echo(_next(model, sets, str(output), record))
 
 
-def _next(model: str, forget: str, retain: str | None, output: str, record: Mapping[str, Any]) -> str:
-    sets = ["--forget", forget, *(["--retain", retain] if retain else [])]
+def _say_done(output: Path, record: Mapping[str, Any]) -> None:
+    from expunge.train.outcome import all_reached, stop_lines
+
+    missed = " (stop rule not reached)" if all_reached(record) is False else ""
+    say_done(f"in {record['seconds']:.0f} s: {output}{missed}")
+    for reached, line in stop_lines(record):
+        if reached:
+            echo(line)
+        else:
+            say_warning(line)
+
+
+def _next(model: str, files: Mapping[str, str | None], output: str, record: Mapping[str, Any]) -> str:
+    sets = [word for option, file in files.items() if file for word in (option, file)]
     if any(stage["name"] == "pcgu" for stage in record["recipe"]["stages"]):  # what is gone is no text
         sets = ["--benchmark", "stereoset", "--data", "STEREOSET"]
     return "next: " + shlex.join(["expunge", "audit", output, "--target", model, *sets, "-q", "int4"])

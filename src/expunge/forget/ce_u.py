@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class CrossEntropyUnlearning(ForgetLoss):
     """Cross-entropy towards ``softmax(z, z_token = −∞)``, which is held constant; mean over tokens.
 
-    The slope in the token's own logit is p, as with −log(1 − p), and bounded. The ``skip`` first counted
-    tokens of a text add nothing, unless it has no others.
+    Its slope by the logits is ``p (e_token − target)``, bounded, as that of −log(1 − p). The ``skip`` first
+    counted tokens of a text add nothing, unless it has no others.
 
     Source: Yang 2025 (arXiv 2503.01224); the first answer token is left out in a footnote of it.
     """
@@ -40,5 +40,12 @@ class CrossEntropyUnlearning(ForgetLoss):
 
 
 def _without_it(logits_MV: Tensor, token_M: Tensor, _: Tensor | None) -> Tensor:
-    target_MV = logits_MV.detach().scatter(-1, token_M[:, None], -torch.inf).softmax(-1)
-    return -(target_MV * logits_MV.log_softmax(-1)).sum(-1)
+    own_M1 = token_M[:, None]
+    constant_MV = logits_MV.detach()
+    target_MV = constant_MV.scatter(-1, own_M1, -torch.inf).softmax(-1)
+    logp_MV = constant_MV.log_softmax(-1)
+    # Differentiating the cross-entropy gives softmax − target, two nearly equal numbers for an unlikely
+    # token. What is differentiated here has the same slope, p (e_token − target), without a difference.
+    p_M = logp_MV.gather(-1, own_M1).exp().squeeze(-1)
+    sloped_M = p_M * (logits_MV.gather(-1, own_M1).squeeze(-1) - (target_MV * logits_MV).sum(-1))
+    return -(target_MV * logp_MV).sum(-1) + (sloped_M - sloped_M.detach())

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveFloat
 
+from expunge.component import Draws
 from expunge.model.arch import unwrap
 from expunge.model.intervention import Change, Site, plus
 from expunge.scope import scopes
@@ -35,7 +36,7 @@ class RestoringParts(ContrastLocaliser):
     """
 
     noise: PositiveFloat = 3.0
-    samples: PositiveInt = 3
+    samples: Draws = 3
 
     def find(self, model: nn.Module, parts: list[Part], evidence: Evidence) -> Found:
         pairs = contrasts(evidence, items=self.items, file=self.contrast)

@@ -22,6 +22,7 @@ from expunge.score.mode import evaluating
 from expunge.score.reference import Key, Reference
 from expunge.score.view import Need
 from expunge.train.objective import keys_of
+from expunge.train.outcome import StopOutcome
 
 BEHIND = frozenset({Need.REVERSE_KL})
 """KL(model ‖ reference), as the paper has every gap."""
@@ -124,17 +125,31 @@ class GapClosed(TrainerCallback):
     ) -> None:
         self.limit = limit
         self.history: list[float] = []
+        self.epoch = 0.0
         self._objective = objective
         self._forget = forget
         self._size = batch_size
         self._pad_id = pad_id
 
+    @property
+    def outcome(self) -> StopOutcome | None:
+        """How the rule ended; None where no limit was set. The gap is compared without its sign."""
+        if self.limit is None:
+            return None
+        size = abs(self.history[-1])
+        return StopOutcome(
+            ended_by="levels" if size <= self.limit else "epochs",
+            last={"epoch": self.epoch, "gap": size},
+            levels={"gap": self.limit},
+        )
+
     def on_epoch_end(
-        self, _: TrainingArguments, __: TrainerState, control: TrainerControl, **keywords: Any
+        self, _: TrainingArguments, state: TrainerState, control: TrainerControl, **keywords: Any
     ) -> None:
         """Measure and decide; nothing is measured where no limit was set."""
         if self.limit is None:
             return
+        self.epoch = round(state.epoch or 0, 2)
         self.history.append(self.gap(keywords["model"]))
         if abs(self.history[-1]) <= self.limit:
             control.should_training_stop = True

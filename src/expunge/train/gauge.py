@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
+from expunge.corpus.sampling import sample
 from expunge.errors import DataError
 from expunge.metrics.base import Metric
 from expunge.metrics.knowmem import KnowMemForget, Utility
@@ -14,22 +17,45 @@ from expunge.train.state import State
 
 
 class Gauge:
-    """Measures a model on at most ``items`` examples of each set, by the metrics of an audit (0-100)."""
+    """Measures a model as an audit does, with an audit's metrics (0-100), on a sample of each set.
+
+    At most ``items`` examples of a set are asked, drawn by the run's seed, so the sample is the same before
+    and after a run is killed. Questions come after the solved ones of the corpus, as in an audit that is
+    given the same files.
+    """
 
     def __init__(self, state: State, *, items: int, max_length: int) -> None:
         corpus = state.corpus
+        self._all = Probes(forget=corpus.forget, retain=corpus.retain)
         self.tokenizer = state.tokenizer
         self.max_length = max_length
-        self.probes = Probes(forget=corpus.forget[:items], retain=corpus.retain[:items])
+        self.probes = Probes(
+            forget=sample(corpus.forget, items, seed=state.seed, name="forget"),
+            retain=sample(corpus.retain, items, seed=state.seed, name="retain"),
+            forget_icl=corpus.forget_icl,
+            retain_icl=corpus.retain_icl,
+        )
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """How the forget set is asked: by what metric, how much of it, after how many solved questions."""
+        questions = self._all.questions("forget")
+        solved = [each for each in self.probes.forget_icl if not (each.is_document or each.is_chat)]
+        return {
+            "metric": "KnowMem" if questions else "VerMem",
+            "items": len(self.probes.questions("forget") if questions else self.probes.forget),
+            "of": len(questions or self._all.forget),
+            "solved": min(len(solved), KnowMemForget().shots) if questions else 0,
+        }
 
     def forget(self, model: nn.Module) -> float:
         """KnowMem of the forget set's questions, VerMem of its documents where it has none."""
-        metric = KnowMemForget() if self.probes.questions("forget") else VerMem()
+        metric = KnowMemForget() if self._all.questions("forget") else VerMem()
         return self._value(model, metric)
 
     def utility(self, model: nn.Module) -> float:
         """KnowMem of the retain set's questions."""
-        if not self.probes.questions("retain"):
+        if not self._all.questions("retain"):
             raise DataError(
                 "utility_at_least without questions",
                 why="utility is measured on the retain set's questions, and it has none.",

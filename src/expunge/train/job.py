@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from expunge.corpus.checks import check_sets
 from expunge.corpus.readers import read_examples
 from expunge.corpus.vocabulary import train_tokenizer
-from expunge.errors import RecipeError
+from expunge.errors import DataError, RecipeError
 from expunge.model.create import ScratchModel
 from expunge.model.load import load_model, load_tokenizer
 from expunge.registry import explain
@@ -29,6 +29,8 @@ class UnlearnJob:
     """An unlearning run as it is asked for on the command line.
 
     ``still`` are files of earlier requests of the same model, trained along so that they stay forgotten.
+    ``forget_icl`` and ``retain_icl`` are solved questions, as an audit takes them: where the run measures
+    what is known, it asks as that audit will.
     """
 
     model: str
@@ -37,6 +39,8 @@ class UnlearnJob:
     output: Path
     retain: str | None = None
     holdout: str | None = None
+    forget_icl: str | None = None
+    retain_icl: str | None = None
     still: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     fields: Mapping[str, str] | None = None
@@ -74,7 +78,13 @@ class UnlearnJob:
             command="unlearn",
             recipe=recipe,
             source=self.model,
-            corpus=Corpus(forget=requests.corpus, retain=tuple(retain), holdout=tuple(holdout)),
+            corpus=Corpus(
+                forget=requests.corpus,
+                retain=tuple(retain),
+                holdout=tuple(holdout),
+                forget_icl=self._solved(self.forget_icl, "--forget-icl"),
+                retain_icl=self._solved(self.retain_icl, "--retain-icl"),
+            ),
             seed=self.seed,
             save_dtype=self.save_dtype,
         )
@@ -86,6 +96,18 @@ class UnlearnJob:
             warn=warn,
             account=Account(requests),
         )
+
+    def _solved(self, source: str | None, option: str) -> tuple[Example, ...]:
+        if source is None:
+            return ()
+        solved = tuple(read_examples(source, fields=self.fields))
+        if all(example.is_document for example in solved):
+            raise DataError(
+                f"{option} {source}",
+                why="it has no question, and solved questions are put before those that are asked.",
+                fix=f"Give a file of questions with their answers, or leave {option} out.",
+            )
+        return solved
 
     def _load(self, *, masked: bool) -> tuple[Any, Any]:
         model = load_model(self.model, trust_remote_code=self.trust_remote_code, masked=masked)

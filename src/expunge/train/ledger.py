@@ -30,7 +30,8 @@ class Entry(Component):
     """One request: when, by which recipe, from which weights to which, and what was forgotten.
 
     ``known_before`` and ``known_after`` are what was known of it (``metric``, 0-100) around its own run;
-    None where nothing of it can be scored. ``fields`` say how its file was read, ``still`` which earlier
+    None where nothing of it can be scored. Its questions came after solved ones of hash ``solved_sha256``,
+    None where there were none. ``fields`` say how its file was read, ``still`` which earlier
     requests were trained once more. Hashes are SHA-256; ``before`` is that of the entry before.
     """
 
@@ -48,6 +49,7 @@ class Entry(Component):
     metric: str
     known_before: float | None
     known_after: float | None
+    solved_sha256: str | None = None
     before: str
     hash: str
 
@@ -132,4 +134,7 @@ def _refuse_missing(folder: Path) -> None:
 
 
 def _hash(told: Mapping[str, Any]) -> str:
-    return hash_json(dict(sorted(told.items())))
+    # Entries older than the field have no such key: without one, the hash is what it was.
+    return hash_json(
+        {key: value for key, value in sorted(told.items()) if (key, value) != ("solved_sha256", None)}
+    )

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from expunge.catalogue import recipe_text
 from expunge.component import Component
@@ -16,7 +16,12 @@ from expunge.registry import explain
 from expunge.train.named import named
 from expunge.train.stages import DataNeed, Stage, stages
 
-MAX_STAGES = 100
+MAX_STAGES = 32
+"""No method has more than a few."""
+MAX_TEXT = 200_000
+"""Characters of a recipe or a setting: a page is some thousand, and reading YAML takes its time."""
+SHOWN = 80
+"""Characters of such a text that its refusal repeats."""
 
 
 class Recipe(Component):
@@ -31,9 +36,15 @@ class Recipe(Component):
     paper: str
     corrected: str = ""
     needs: tuple[DataNeed, ...] = ()
-    stages: Annotated[
-        tuple[Annotated[Stage, *named(stages)], ...], Field(min_length=1, max_length=MAX_STAGES)
-    ]
+    stages: Annotated[tuple[Annotated[Stage, *named(stages)], ...], Field(min_length=1)]
+
+    @field_validator("stages", mode="before")
+    @classmethod
+    def _not_too_many(cls, raw: Any) -> Any:
+        # Before they are built: what is refused for its number should not be read one by one.
+        if isinstance(raw, list | tuple) and len(raw) > MAX_STAGES:
+            raise ValueError(f"{len(raw)} stages, and a recipe has at most {MAX_STAGES}")
+        return raw
 
 
 def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
@@ -102,6 +113,12 @@ def with_override(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
 
 
 def _parsed(text: str, where: str, *, fix: str) -> Any:
+    if len(text) > MAX_TEXT:
+        raise RecipeError(
+            f"{where[:SHOWN]}...",
+            why=f"it has {len(text):,} characters, and a recipe has {MAX_TEXT:,} at most.",
+            fix="'expunge methods npo_klr' shows a recipe.",
+        )
     try:
         return load_yaml(text)
     except ParseError as error:

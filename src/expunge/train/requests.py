@@ -111,8 +111,17 @@ class Account:
         if asked.folder is not None:
             check_model([one.entry for one in asked.earlier], asked.folder, source_sha256)
         self._source = source_sha256
+        for entry in (one.entry for one in asked.earlier if one.examples):
+            if not _asked_alike(state, entry):
+                state.warn(
+                    f"request {entry.number} cannot be checked again: its questions were asked after other "
+                    "solved questions than are given now (--forget-icl)."
+                )
         state.model.to(best_device())
-        self._before = _known(replace(state, warn=lambda _: None), asked.forget)  # a stage may refuse
+        solved = state.corpus.forget_icl
+        self._before = _known(
+            replace(state, warn=lambda _: None), asked.forget, solved
+        )  # a stage may refuse
 
     def end(self, state: State, result_sha256: str) -> list[dict[str, Any]]:
         """After the last stage: how each request stands. The ledger is written with the result."""
@@ -133,7 +142,8 @@ class Account:
                 "still": sorted(asked.still),
                 "metric": metric_of(asked.forget),
                 "known_before": self._before,
-                "known_after": _known(state, asked.forget),
+                "known_after": _known(state, asked.forget, state.corpus.forget_icl),
+                "solved_sha256": _solved_hash(state),
             },
         )
         state.keepsakes.append(partial(write_ledger, [*known, entry]))
@@ -219,9 +229,9 @@ def _mixed(one: Sequence[Example], other: Sequence[Example]) -> list[Example]:
 
 def _standing(state: State, earlier: Earlier) -> Standing:
     entry, examples, missing = earlier
-    if missing:
+    if missing or not _asked_alike(state, entry):
         return _row(entry, None, "not checked")
-    now = _known(state, examples)
+    now = _known(state, examples, state.corpus.forget_icl if entry.solved_sha256 else ())
     if now is None or entry.known_after is None:
         return _row(entry, now, "cannot be scored")
     back = now > entry.known_after + MARGINS[entry.metric]
@@ -242,15 +252,28 @@ def _row(entry: Entry, now: float | None, verdict: str) -> Standing:
     )
 
 
-def _known(state: State, examples: Sequence[Example]) -> float | None:
-    """What the model knows of some texts, 0-100; None where nothing of them can be scored."""
+def _solved_hash(state: State) -> str | None:
+    solved = state.corpus.forget_icl
+    return hash_set(solved) if solved else None
+
+
+def _asked_alike(state: State, entry: Entry) -> bool:
+    """Whether the questions of an earlier request can be asked as they were asked then."""
+    return entry.solved_sha256 in {None, _solved_hash(state)}
+
+
+def _known(state: State, examples: Sequence[Example], solved: tuple[Example, ...]) -> float | None:
+    """What the model knows of some texts, 0-100; None where nothing of them can be scored.
+
+    The sample is the same whatever the seed of the run, or two runs would be compared on other texts.
+    """
     if is_masked(state.model):
         state.warn("a masked language model is asked no questions, so its ledger says what was done only")
         return None
-    corpus = Corpus(forget=tuple(examples))
+    asked = replace(state, seed=0, corpus=Corpus(forget=tuple(examples), forget_icl=solved))
     length = min(LENGTH, _context(state.model))
     try:
-        return Gauge(replace(state, corpus=corpus), items=ITEMS, max_length=length).forget(state.model)
+        return Gauge(asked, items=ITEMS, max_length=length).forget(state.model)
     except (DataError, ModelError) as error:
         state.warn(f"{len(examples)} texts cannot be scored for the ledger: {error.why}")
         return None

@@ -78,6 +78,8 @@ class Request:
             "forget": describe(self.corpus.forget),
             "retain": describe(self.corpus.retain),
             "holdout": describe(self.corpus.holdout),
+            "forget_icl": describe(self.corpus.forget_icl),
+            "retain_icl": describe(self.corpus.retain_icl),
             "seed": self.seed,
             "save_dtype": self.save_dtype,
         }

@@ -15,11 +15,17 @@ from expunge.types import Example
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """What to forget, what to keep, and text of the same kind that the model never saw."""
+    """What to forget, what to keep, and text of the same kind that the model never saw.
+
+    ``forget_icl`` and ``retain_icl`` are solved questions, put before those of the forget and the retain
+    set where a run measures what is known of them. Nothing is trained on them.
+    """
 
     forget: tuple[Example, ...]
     retain: tuple[Example, ...] = ()
     holdout: tuple[Example, ...] = ()
+    forget_icl: tuple[Example, ...] = ()
+    retain_icl: tuple[Example, ...] = ()
 
 
 def _silent(_: str) -> None:

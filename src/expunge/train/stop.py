@@ -12,11 +12,13 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from expunge.component import Component
+from expunge.corpus.sampling import sample
 from expunge.errors import TrainingError
 from expunge.files import write_json
 from expunge.model.load import load_model
 from expunge.train.gauge import Gauge
 from expunge.train.memorised import Memorised
+from expunge.train.outcome import StopOutcome
 from expunge.train.stages import DataNeed
 from expunge.train.state import Corpus, State
 
@@ -88,11 +90,13 @@ class StopWhen(TrainerCallback):
 
     ``levels`` are what has to be reached, by name, and ``floor`` is the least utility. ``lost`` is true
     once utility fell through it; ``history`` holds every measurement, those before a run was killed too.
+    The last epoch is always measured, so that a run says how far from its rule it ended.
     """
 
     def __init__(self, rule: StopRule, model: nn.Module, state: State, *, max_length: int) -> None:
         self.rule = rule
         self.lost = False
+        self.forgotten = False
         self.history: list[dict[str, float]] = []
         self._state = state
         self._file = state.workdir / HISTORY
@@ -105,8 +109,15 @@ class StopWhen(TrainerCallback):
     @property
     def facts(self) -> dict[str, Any]:
         """What the record says of it."""
+        outcome = StopOutcome(
+            ended_by="floor" if self.lost else "levels" if self.forgotten else "epochs",
+            last=self.history[-1],
+            levels=self.levels,
+            floor=self.floor if self.rule.watches_utility else None,
+        )
         return {
-            "levels": self.levels,
+            **outcome.facts,
+            "asked": self._measure.asked if "forget" in self.levels else None,
             "before": self.before,
             "history": self.history,
             "went_back_an_epoch": self.lost,
@@ -123,10 +134,11 @@ class StopWhen(TrainerCallback):
     ) -> None:
         """Measure and decide."""
         epoch = round(state.epoch or 0)
-        if epoch % self.rule.every:
+        is_last = state.global_step >= state.max_steps
+        if epoch % self.rule.every and not is_last:
             return
         model = keywords["model"]
-        found = {"epoch": float(epoch), **self._by_heart(model)}
+        found = {"epoch": round(state.epoch or 0, 2), **self._by_heart(model)}
         if "forget" in self.levels:
             found["forget"] = self._measure.forget(model)
         if self.rule.watches_utility:
@@ -134,8 +146,9 @@ class StopWhen(TrainerCallback):
             self.lost = found["utility"] < self.floor
         self.history.append(found)
         write_json(self._file, self.history)
-        forgotten = bool(self.levels) and all(found[name] <= most for name, most in self.levels.items())
-        if self.lost or (forgotten and epoch >= self.rule.min_epochs):
+        below = bool(self.levels) and all(found[name] <= most for name, most in self.levels.items())
+        self.forgotten = below and (is_last or epoch >= self.rule.min_epochs)
+        if self.lost or self.forgotten:
             control.should_training_stop = True
 
     def _levels(self, model: nn.Module) -> dict[str, float]:
@@ -145,7 +158,9 @@ class StopWhen(TrainerCallback):
         elif self.rule.forget_at_most is not None:
             levels["forget"] = self.rule.forget_at_most
         if self.rule.memorised:
-            unseen = self._state.corpus.holdout[: self.rule.items]
+            unseen = sample(
+                self._state.corpus.holdout, self.rule.items, seed=self._state.seed, name="holdout"
+            )
             found = self.rule.memorised.levels(model, self._state.tokenizer, unseen, self._length)
             levels |= found._asdict()
         return levels

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pydantic import PositiveInt
 
-from expunge.component import Component
+from expunge.component import Component, Draws
 from expunge.corpus.boundary import continuation
 from expunge.corpus.tokenise import Encoded, encode, encode_prompt
 from expunge.errors import DataError
@@ -48,7 +48,7 @@ class Alternates(Component, ABC):
     it, and another text follows them.
     """
 
-    count: PositiveInt = 1
+    count: Draws = 1
     opening: PositiveInt | None = None
 
     @property

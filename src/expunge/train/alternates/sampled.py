@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from expunge.component import Draws
 from expunge.errors import DataError
 from expunge.files import write_json
 from expunge.score.said import end_tokens
@@ -32,7 +33,7 @@ class SampledAnswers(Alternates):
     Source: Mekala et al. 2024 (arXiv 2409.13474), Sec. 4, without their instruction to invent.
     """
 
-    count: PositiveInt = 5
+    count: Draws = 5
     temperature: PositiveFloat = 1.0
     new_tokens: PositiveInt = 64
     tries: Annotated[int, Field(ge=1, le=100)] = 20

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pydantic import PositiveInt
 
+from expunge.component import Draws
 from expunge.errors import DataError
 from expunge.train.alternates import Alternates, Asked, alternates
 from expunge.train.stages import DataNeed
@@ -22,7 +23,7 @@ class RandomAnswers(Alternates):
     the retain set hold it too.
     """
 
-    count: PositiveInt = 5
+    count: Draws = 5
     words: PositiveInt = 64
 
     @property

@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from expunge.component import Steps
+from expunge.corpus.sampling import sample
 from expunge.corpus.tokenise import Encoded, encode
 from expunge.edit.attribution import attribution
 from expunge.edit.neurons import Neuron, erase, save_neurons, summed, voted
@@ -38,7 +40,8 @@ class PrivacyNeurons(Stage):
     ``rank``: ``vote`` takes the neurons that most texts name among their strongest (within ``threshold``
     of a text's largest, named by at least ``share`` of the texts); ``sum`` those with the largest mean
     attribution; ``contrast`` the mean over the forget set less that over at most ``items`` retain
-    texts. What is erased is kept in the output folder, so that the edit can be undone bit for bit.
+    texts, drawn by the run's seed. What is erased is kept in the output folder, so that the edit can be
+    undone bit for bit.
 
     Source: Wu et al. 2023 (arXiv 2310.20138), Secs. 2.2 to 2.4. Ranking by sum and contrast is ours.
     """
@@ -47,7 +50,7 @@ class PrivacyNeurons(Stage):
     rank: Literal["vote", "sum", "contrast"] = "vote"
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.1
     share: Annotated[float, Field(ge=0, le=1)] = 0.5
-    steps: PositiveInt = 20
+    steps: Steps = 20
     items: PositiveInt = 64
     max_length: Annotated[int, Field(ge=8)] = 2048
 
@@ -74,7 +77,7 @@ class PrivacyNeurons(Stage):
         """Attribute, rank, erase. A killed run goes on with the text it was at."""
         model = prepare_weights(state.model, "fp32", device=best_device())
         forget_ELK = self._attributions(model, state, state.corpus.forget, "forget")
-        retained = state.corpus.retain[: self.items] if self.rank == "contrast" else ()
+        retained = self._contrasted(state) if self.rank == "contrast" else ()
         retain_ELK = self._attributions(model, state, retained, "retain")
         chosen = self._chosen(forget_ELK, retain_ELK)
         if not chosen:
@@ -97,6 +100,9 @@ class PrivacyNeurons(Stage):
         )
         state.model = model
         return state
+
+    def _contrasted(self, state: State) -> Sequence[Example]:
+        return sample(state.corpus.retain, self.items, seed=state.seed, name="retain")
 
     def _chosen(self, forget_ELK: Sequence[Tensor], retain_ELK: Sequence[Tensor]) -> list[Neuron]:
         if self.rank == "vote":

@@ -11,6 +11,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from expunge.corpus.batching import Batch, collate
+from expunge.corpus.sampling import sample
 from expunge.corpus.tokenise import Encoded, encode
 from expunge.edit.fusion import RIDGE, Behind
 from expunge.edit.grams import Gram, grams
@@ -177,7 +178,8 @@ class UnlearnByLayers(AlternateSettings, Stage):
         own = grams(model, layers, texts["forget"], pad_id=pad_id)
         kept: dict[str, Gram] = {}
         if self.keep:
-            kept = grams(model, layers, texts["retain"][: self.keep_items], pad_id=pad_id)
+            drawn = sample(texts["retain"], self.keep_items, seed=state.seed, name="retain")
+            kept = grams(model, layers, drawn, pad_id=pad_id)
         found: dict[str, Behind] = {}
         for name, down, up in zip(layers.names, layers.down, layers.up, strict=True):
             found[name] = Behind(

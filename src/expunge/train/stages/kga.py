@@ -8,9 +8,10 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 from torch import nn
 
+from expunge.component import Draws
 from expunge.corpus.streams import PairDataset
 from expunge.corpus.tokenise import Encoded, encode
 from expunge.errors import DataError
@@ -55,7 +56,7 @@ class KnowledgeGap(LoopSettings, Stage):
     """
 
     retain_weight: PositiveFloat = 1.0
-    retain_batches: PositiveInt = 2
+    retain_batches: Draws = 2
     teaching: Teaching = Teaching()
     scope: Annotated[Scope, *named(scopes)] = AllParameters()
     stop_value: PositiveFloat | None = None
@@ -224,6 +225,7 @@ def _facts(
         "gap_new": gaps.new,
         "gap_forget_before": gaps.forget,
         "gap_history": stop.history,
+        "stop": stop.outcome.facts if stop.outcome else None,
         "steps": trainer.state.global_step,
         "history": [entry for entry in trainer.state.log_history if "loss" in entry],
     }

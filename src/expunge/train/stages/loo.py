@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, PositiveInt
 from transformers import AutoModelForCausalLM
 
-from expunge.component import Component
+from expunge.component import MAX_DRAWS, Component
 from expunge.corpus.tokenise import encode
 from expunge.errors import DataError, ModelError
 from expunge.model.load import save_model
@@ -38,7 +38,7 @@ class Teachers(Component):
     ``count`` of them, each on the texts of other owners; ``workers`` are trained at once.
     """
 
-    count: Annotated[int, Field(ge=2)] = 4
+    count: Annotated[int, Field(ge=2, le=MAX_DRAWS)] = 4
     workers: PositiveInt = 1
     training: Training = Training(epochs=20, learning_rate=1e-3)
 

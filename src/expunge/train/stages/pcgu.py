@@ -20,6 +20,7 @@ from expunge.model.precision import prepare_weights
 from expunge.scope.partition import Direction, agreement, lowest, runs_along
 from expunge.score.blanks import logits_of_fills
 from expunge.score.mode import evaluating
+from expunge.train.outcome import StopOutcome
 from expunge.train.stages import DataNeed, Stage, stages
 from expunge.train.state import Corpus, State
 
@@ -85,7 +86,14 @@ class PartitionedContrastiveGradient(Stage):
                 why=f"steps at learning rate {self.learning_rate:g} overflowed.",
                 fix="Lower learning_rate, or take fewer vectors.",
             )
-        state.facts.append({"stage": "pcgu", "steps": steps, "gaps": gaps, "vectors": chosen})
+        outcome = StopOutcome(
+            ended_by="levels" if gaps[-1] <= self.gap else "epochs",
+            last={"epoch": float(len(gaps) - 1), "gap": gaps[-1]},
+            levels={"gap": self.gap},
+        )
+        state.facts.append(
+            {"stage": "pcgu", "steps": steps, "gaps": gaps, "vectors": chosen, "stop": outcome.facts}
+        )
         state.model = model
         return state
 

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from expunge.component import Draws, Steps
 from expunge.corpus.boundary import opening
 from expunge.corpus.condition import condition
 from expunge.corpus.tokenise import encode_prompt
@@ -50,10 +51,10 @@ class Quark(LoopSettings, Stage):
     reward: Annotated[Reward, *named(rewards)]
     on: Literal["forget", "both"] = "forget"
     parts: Annotated[int, Field(ge=2)] = 5
-    updates: PositiveInt = 500
+    updates: Steps = 500
     new_tokens: PositiveInt = 20
     opening_tokens: PositiveInt = 8
-    samples: PositiveInt = 1
+    samples: Draws = 1
     temperature: PositiveFloat = 1.0
     kl: NonNegativeFloat = 0.05
     entropy: NonNegativeFloat = 0.06
