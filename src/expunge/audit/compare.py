@@ -39,6 +39,14 @@ Readings = Reading | Sequence[Reading]
 """Of one model, or of each seed of a recipe, in the order of the seeds."""
 
 
+class Compared(NamedTuple):
+    """One metric of three models under one transform; ``retrained`` is ``None`` without such a model."""
+
+    model: Readings
+    target: Readings
+    retrained: Readings | None
+
+
 class Aligned(NamedTuple):
     """Values of the items that every table scored, in one order, and the cluster of each item."""
 
@@ -83,6 +91,46 @@ class Comparison:
             [model, target, retrained],
             lambda values_1R: (values_1R[0] - values_1R[2]) / (values_1R[1] - values_1R[2]),
         )
+
+    def retention_over_control(self, now: Compared) -> Estimate:
+        """100 x the model's part of what the target has over the retrained model (percent).
+
+        Without a retrained model it is ``retention``.
+        """
+        sides = [each for each in now if each is not None]
+        return self._estimate(sides, lambda values_1R: _percent(*values_1R))
+
+    def recovery_against_target(self, now: Compared, full: Compared) -> Estimate:
+        """What a model regains of the target's knowledge, in points of the target at full precision.
+
+        The rise of ``retention_over_control`` from full precision to the transform, times what the target
+        has over the retrained model at full precision. Where the transform changes neither of these two it
+        equals ``recovery``.
+        """
+        sides = [each for each in (*now, *full) if each is not None]
+
+        def combine(values_1R: Sequence[Floats]) -> Floats:
+            here, there = values_1R[: len(sides) // 2], values_1R[len(sides) // 2 :]
+            known_1R: Floats = there[1] - (there[2] if len(there) > 2 else 0.0)
+            return (_percent(*here) - _percent(*there)) * known_1R / 100
+
+        return self._estimate(sides, combine)
+
+    def retention_of_target(
+        self, now: tuple[Readings, Readings | None], full: tuple[Readings, Readings | None]
+    ) -> Estimate:
+        """What the target keeps under a transform of what it has at full precision (percent).
+
+        Both are pairs of the target and the retrained model; what the latter scores counts as nothing.
+        """
+        sides = [each for each in (*now, *full) if each is not None]
+
+        def combine(values_1R: Sequence[Floats]) -> Floats:
+            if len(sides) == 2:
+                return 100 * values_1R[0] / values_1R[1]
+            return 100 * (values_1R[0] - values_1R[1]) / (values_1R[2] - values_1R[3])
+
+        return self._estimate(sides, combine)
 
     def same_distribution(self, model: Readings, retrained: Readings) -> float | None:
         """The Kolmogorov-Smirnov p-value of the scores of two models.
@@ -172,6 +220,12 @@ class Comparison:
             return found
 
         return difference
+
+
+def _percent(model_1R: Floats, target_1R: Floats, retrained_1R: Floats | float = 0.0) -> Floats:
+    """The model's share of what the target has over the retrained model, in percent."""
+    share_1R: Floats = 100 * (model_1R - retrained_1R) / (target_1R - retrained_1R)
+    return share_1R
 
 
 def align(tables: Sequence[Measured]) -> Aligned:

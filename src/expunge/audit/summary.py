@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from expunge.audit.advice import LeftOut, Want
-from expunge.audit.plan import Role
+from expunge.audit.plan import Kind, Role
 from expunge.audit.stats import Estimate
 from expunge.audit.verdict import Verdict
 from expunge.files import write_json
@@ -16,8 +16,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-VERSION = 2
-"""Counts up when a field is added or changes its meaning. 2: seeds, excess, what was left out."""
+VERSION = 3
+"""Counts up when a field is added or changes its meaning.
+
+2: seeds, excess, what was left out. 3: kind and family of a transform, what the target keeps under it, and
+recovery and retention over the control.
+"""
 
 
 class _Frozen(BaseModel):
@@ -39,11 +43,22 @@ class ModelRow(_Frozen):
 
 
 class TransformColumn(_Frozen):
-    """A transform of the audit, its settings, and the text it was calibrated on if it reads any."""
+    """A transform of the audit, its settings, and the text it was calibrated on if it reads any.
+
+    ``kind``: full precision, a quantizer or an attack (``None`` in files of version 2 and before).
+    ``family``: of a quantizer, the algorithm or file format. ``target_retention``: by metric, the percent
+    that the target keeps under the transform of what it has at full precision; of what is to be
+    forgotten, over the retrained model. ``broken``: why no verdict is possible under the transform,
+    because it leaves the target itself too little.
+    """
 
     label: str
     settings: dict[str, Any]
     calibration: dict[str, Any] | None = None
+    kind: Kind | None = None
+    family: str = ""
+    target_retention: dict[str, Estimate] = {}
+    broken: str | None = None
 
 
 class MetricBlock(_Frozen):
@@ -72,6 +87,11 @@ class CellSummary(_Frozen):
     itself and for a metric of which a share means nothing).
     ``excess``: points over the retrained model under the same transform (``None`` without one, for itself,
     and for a metric that is counted from it).
+    ``retention_over_control``: percent of what the target has over the retrained model that the model has,
+    all under the same transform (without a retrained model, of the target's value).
+    ``recovery_against_target``: the rise of that percentage over full precision, in points of the target
+    at full precision: what came back, had the transform cost the target nothing. Both are there for
+    unlearned models and metrics that decide a verdict only.
     ``same_distribution_p``: the Kolmogorov-Smirnov p-value of the items' scores against the retrained
     model's (``None`` where items are not independent: in groups, or of several seeds).
 
@@ -86,6 +106,8 @@ class CellSummary(_Frozen):
     recovery: Estimate | None = None
     retention: Estimate | None = None
     excess: Estimate | None = None
+    retention_over_control: Estimate | None = None
+    recovery_against_target: Estimate | None = None
     same_distribution_p: float | None = None
 
 
@@ -139,6 +161,10 @@ class Summary(_Frozen):
             if (cell.model, cell.transform, cell.metric) == (model, transform, metric):
                 return cell
         raise KeyError((model, transform, metric))
+
+    def column(self, label: str) -> TransformColumn | None:
+        """The transform of that label; ``None`` if the audit has none."""
+        return next((column for column in self.transforms if column.label == label), None)
 
     def verdict(self, model: str, transform: str) -> Verdict | None:
         """The verdict on an unlearned model; ``None`` for the others."""
