@@ -166,6 +166,24 @@ class Comparison:
         seeds, clusters = self._aligned(readings)
         if not all(clusters.values()):
             return Estimate(None, reason=why_empty([each.scores for each in chain(*readings)]))
+        coarse = next(filter(None, map(self._too_coarse, seeds)), None)
+        if coarse is not None:
+            found = Estimate(None, n=min(map(len, clusters.values())), reason=coarse)
+        else:
+            found = self._resampled_estimate(seeds, clusters, combine, is_difference=is_difference)
+        if self.metric.needs_interval and found.value is not None and found.low is None:
+            found = Estimate(None, n=found.n, reason=f"cannot tell: {found.reason}")
+        counts = {split: len(labels) for split, labels in clusters.items()}
+        return replace(found, by_split=counts) if len(counts) > 1 else found
+
+    def _resampled_estimate(
+        self,
+        seeds: Sequence[Sides],
+        clusters: Clusters,
+        combine: Callable[[Sequence[Floats]], Floats],
+        *,
+        is_difference: bool,
+    ) -> Estimate:
         # A resample may leave a ratio undefined; the bootstrap says so instead of a warning.
         with np.errstate(divide="ignore", invalid="ignore"):
             values_S1R = np.stack([combine(self._resample_all(seed, clusters)) for seed in seeds])
@@ -180,6 +198,10 @@ class Comparison:
             values_S1R[0, 1:], units(clusters), items=found.n, span=SPANS.get(self.metric.scale)
         )
         return replace(found, p=p, detectable=smallest)
+
+    def _too_coarse(self, seed: Sides) -> str | None:
+        reasons = (self.metric.too_coarse(own, its) for own, its in zip(*seed, strict=True))
+        return next(filter(None, reasons), None)
 
     def _aligned(self, readings: Sequence[Sequence[Reading]]) -> tuple[list[Sides], Clusters]:
         """What each seed compares, on the items that every one of them scored."""

@@ -42,7 +42,7 @@ def _lines(run: Run) -> Iterator[str]:
 
 def _map(run: Run, found: HeatMap) -> Iterator[str]:
     metric = found.metric
-    about = ", ".join(part for part in (metric.scale, found.better, f"{found.items} items") if part)
+    about = ", ".join(part for part in (metric.scale, found.better, found.items) if part)
     yield from (f"**{plain(metric.title or metric.name)}** ({about}). {plain(metric.definition)}.", "")
     rows = ((row.model, *(_cell(cell) for cell in row.cells)) for row in found.rows)
     yield from table(("", *run.labels), rows)
