@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from expunge.audit.plan import FULL, Role
+from expunge.audit.plan import FULL, Kind, Role
 from expunge.audit.sources import SOURCES
 from expunge.audit.stats import Estimate
 from expunge.audit.summary import CellSummary, MetricBlock, ModelRow, Summary, read_summary
-from expunge.errors import DataError
+from expunge.errors import DataError, RecipeError
 from expunge.files import RECORD
+from expunge.quant.parse import parse_quantizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,6 +90,36 @@ class Run:
     def grids(self) -> list[str]:
         """The transforms' labels without full precision."""
         return [label for label in self.labels if label != FULL.label]
+
+    @property
+    def quantizers(self) -> list[str]:
+        """The labels of the transforms that reduce the precision."""
+        return [label for label in self.grids if self._kinds[label] is Kind.QUANTIZER]
+
+    @property
+    def attacks(self) -> list[str]:
+        """The labels of the transforms that are attacks."""
+        return [label for label in self.grids if self._kinds[label] is Kind.ATTACK]
+
+    @property
+    def broken(self) -> set[str]:
+        """The labels of the transforms under which the target itself is broken."""
+        return {column.label for column in self.summary.transforms if column.broken is not None}
+
+    def family(self, label: str) -> str:
+        """The family of a quantizer: what the audit says, else what its label stands for."""
+        column = self.summary.column(label)
+        if column is None or column.kind is not None:
+            return "" if column is None else column.family
+        try:
+            return parse_quantizer(label).family
+        except RecipeError:
+            return ""
+
+    @cached_property
+    def _kinds(self) -> dict[str, Kind]:
+        """Before version 3 the kind was not written down, and all there was beside full were quantizers."""
+        return {column.label: column.kind or Kind.QUANTIZER for column in self.summary.transforms}
 
     def holder(self, role: Role) -> str | None:
         """The name of the model that has ``role``, if any."""
