@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from expunge.audit.advice import LeftOut, Want
-from expunge.audit.plan import Kind, Role
+from expunge.audit.plan import FULL, Kind, Role
+from expunge.audit.saved import COVERAGE, DIAGNOSIS, invalid
 from expunge.audit.stats import Estimate
 from expunge.audit.verdict import Verdict
 from expunge.files import write_json
@@ -127,6 +128,22 @@ class Remark(_Frozen):
     content: Any
 
 
+class RuleFacts(BaseModel):
+    """The lines of the verdict (``verdict.Rule``), as far as they are read back."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    points: dict[str, float] = {}
+
+
+class BootstrapFacts(BaseModel):
+    """How intervals were made (``stats.Bootstrap``), as far as it is read back."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    level: float = Field(0.95, gt=0, lt=1)
+
+
 class Summary(_Frozen):
     """Everything an audit found but the scores themselves: ``summary.json``.
 
@@ -150,6 +167,40 @@ class Summary(_Frozen):
     version: int = 1
     left_out: tuple[LeftOut, ...] = ()
     wanted: tuple[Want, ...] = ()
+
+    @field_validator("coverage")
+    @classmethod
+    def _coverage_is_groups(cls, remarks: tuple[Remark, ...]) -> tuple[Remark, ...]:
+        for remark in remarks:
+            COVERAGE.validate_python(remark.content)
+        return remarks
+
+    @field_validator("diagnostics")
+    @classmethod
+    def _diagnostics_are_read_back(cls, remarks: tuple[Remark, ...]) -> tuple[Remark, ...]:
+        for remark in remarks:
+            DIAGNOSIS.validate_python(remark.content)
+        return remarks
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Self:
+        """Cells and verdicts are of models, transforms and metrics of this audit; recovery has its zero."""
+        RuleFacts.model_validate(self.rule)
+        BootstrapFacts.model_validate(self.bootstrap)
+        models = {model.name for model in self.models}
+        labels = {column.label for column in self.transforms}
+        names = {metric.name for metric in self.metrics}
+        if FULL.label not in labels:
+            raise ValueError(f"transforms: {FULL.label!r} is missing")
+        rows = [("cells", row.model, row.transform) for row in self.cells]
+        rows += [("verdicts", row.model, row.transform) for row in self.verdicts]
+        for kind, model, label in rows:
+            if model not in models or label not in labels:
+                raise ValueError(f"{kind}: there is no model {model!r} or transform {label!r}")
+        unknown = {cell.metric for cell in self.cells} - names
+        if unknown:
+            raise ValueError(f"cells: there is no metric {min(unknown)!r}")
+        return self
 
     def cell(self, model: str, transform: str, metric: str) -> CellSummary:
         """One cell.
@@ -178,5 +229,12 @@ def write_summary(path: Path, summary: Summary) -> None:
 
 
 def read_summary(path: Path) -> Summary:
-    """The summary an audit wrote."""
-    return Summary.model_validate_json(path.read_bytes())
+    """The summary an audit wrote.
+
+    Raises:
+        DataError: the file is no such summary.
+    """
+    try:
+        return Summary.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise invalid(path, error) from error

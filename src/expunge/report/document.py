@@ -129,6 +129,7 @@ class Document(_Part):
     audited: str = Field(description="when the audit began, ISO 8601")
     verdict: str
     certainty: str
+    edited: tuple[str, ...] = Field((), description="files changed after the audit wrote them")
     models: tuple[ModelFacts, ...]
     transforms: tuple[str, ...] = Field(description="full precision first")
     conditions: tuple[ConditionFacts, ...] = Field((), description="the same, with what is known of each")
@@ -147,6 +148,7 @@ def document(run: Run) -> Document:
         audited=str(run.record.get("started", "")),
         verdict=head.verdict,
         certainty=head.certainty,
+        edited=run.edited,
         models=tuple(
             ModelFacts(
                 name=origin.name,

@@ -27,6 +27,8 @@ def to_markdown(run: Run) -> str:
 def _lines(run: Run) -> Iterator[str]:
     head = headline(run)
     yield from ("## Unlearning audit", "", f"**{plain(head.verdict)}** {plain(head.certainty)}", "")
+    for warning in head.warnings:
+        yield from (f"**{plain(warning)}**", "")
     yield from (f"- {name}: {plain(value)}" for name, value in facts.asked(run, read_items(run)))
     yield ""
     if head.cards:

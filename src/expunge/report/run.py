@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from expunge.audit.plan import FULL, Kind, Role
-from expunge.audit.sources import SOURCES
+from expunge.audit.saved import (
+    SCORES,
+    SOURCES,
+    SUMMARY,
+    edited_files,
+    is_run_record,
+    read_record,
+    read_sources,
+)
 from expunge.audit.stats import Estimate
 from expunge.audit.summary import CellSummary, MetricBlock, ModelRow, Summary, read_summary
 from expunge.errors import DataError, RecipeError
@@ -21,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-SUMMARY, SCORES = "summary.json", "scores.parquet"
 OURS = {"command", "typed", "versions", "hardware", "seconds"}
 """What every record of ours says (``record.make_record``)."""
 NESTED = "audit"
@@ -30,12 +34,16 @@ NESTED = "audit"
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """An audit's folder: its summary, its record, and what is known of where its models came from."""
+    """An audit's folder: its summary, its record, and what is known of where its models came from.
+
+    ``edited`` names the files that are not what the audit wrote.
+    """
 
     folder: Path
     summary: Summary
     record: Mapping[str, Any]
     sources: Mapping[str, Any]
+    edited: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -133,7 +141,7 @@ class Run:
     def record_of(self, model: str) -> Mapping[str, Any]:
         """The record of the run that made a model; empty where others left a file of that name."""
         record = self.source(model).get("record") or {}
-        return record if record.keys() >= OURS else {}
+        return record if record.keys() >= OURS and is_run_record(record) else {}
 
     @cached_property
     def lead(self) -> str | None:
@@ -180,23 +188,13 @@ def read_run(folder: Path) -> Run:
     """Read an audit's folder.
 
     Raises:
-        DataError: it holds no finished audit, or one that this version cannot read.
+        DataError: it holds no finished audit, or a file that no audit could have written.
     """
     place = find_audit(folder)
-    try:
-        summary = read_summary(place / SUMMARY)
-        record, sources = _json(place / RECORD), _json(place / SOURCES)
-    except (ValueError, ValidationError) as error:
-        raise DataError(
-            f"the audit in {place}",
-            why=f"a file of it cannot be read: {str(error).splitlines()[0]}.",
-            fix="It was made by another version or was changed by hand; repeat the audit.",
-        ) from error
-    return Run(folder=place, summary=summary, record=record, sources=sources)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    value = json.loads(path.read_bytes())
-    return value if isinstance(value, dict) else {}
+    return Run(
+        folder=place,
+        summary=read_summary(place / SUMMARY),
+        record=read_record(place / RECORD),
+        sources=read_sources(place / SOURCES),
+        edited=tuple(edited_files(place, (SUMMARY, SCORES, SOURCES))),
+    )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from expunge.audit.plan import FULL
+from expunge.audit.saved import SCORES, SOURCES, SUMMARY
 from expunge.audit.verdict import Outcome
 from expunge.report.numbers import interval, number, plural
 
@@ -30,6 +31,11 @@ EXPLAINED = (Outcome.DID_NOT_FORGET, Outcome.UNUSABLE, Outcome.CANNOT_TELL)
 """Outcomes that a rise of what is known does not explain: the verdict's own reason does."""
 NEXT_TO_NOTHING = 0.05
 """Points that are shown as 0.0."""
+SHOWS = {
+    SUMMARY: "verdicts, numbers and intervals",
+    SCORES: "single items",
+    SOURCES: "where models and texts came from",
+}
 WORDS = {
     Outcome.DID_NOT_FORGET: ("not forgotten", "bad"),
     Outcome.CAME_BACK: ("comes back", "bad"),
@@ -71,6 +77,7 @@ class Headline:
     verdict: str
     certainty: str
     mark: str
+    warnings: tuple[str, ...]
     cards: tuple[Card, ...]
 
 
@@ -82,6 +89,7 @@ def headline(run: Run) -> Headline:
             verdict="No unlearned model was audited.",
             certainty="The audit measured a target or a control alone: there is nothing to judge.",
             mark="open",
+            warnings=edited(run),
             cards=(),
         )
     worst = min(cards, key=lambda each: SEVERITY.index(each.outcome))
@@ -89,7 +97,17 @@ def headline(run: Run) -> Headline:
         verdict=_overall(run, cards, worst),
         certainty=_certainty(worst, cards),
         mark=worst.mark,
+        warnings=edited(run),
         cards=cards,
+    )
+
+
+def edited(run: Run) -> tuple[str, ...]:
+    """One sentence for each file of the audit that was changed after the audit wrote it."""
+    return tuple(
+        f"{name} was changed after the audit wrote it: what is shown of {SHOWS.get(name, 'it')} is not "
+        "what was measured. Repeat the audit's command to write it anew."
+        for name in run.edited
     )
 
 
