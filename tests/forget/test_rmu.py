@@ -53,6 +53,11 @@ def test_unequal_lengths_are_means_of_each_text() -> None:
     counts = torch.tensor([[0, 1, 1, 1], [0, 1, 1, 0]])
     loss = Misdirection(steering=1e-9)(seen(hidden, counts=counts))
     torch.testing.assert_close(loss, torch.tensor([(1.0 + 4.0) / 2, 9.0]))
+    # As printed in the paper, every state counts: 500² is nearly all of it.
+    printed = Misdirection(steering=1e-9, first_token=True)(seen(hidden, counts=counts))
+    torch.testing.assert_close(printed, torch.tensor([(500**2 + 1.0 + 4.0) / 3, (500**2 + 9.0) / 2]))
+    kept = SameStates(first_token=True)(seen(hidden, torch.zeros(2, 4, 4), counts))
+    torch.testing.assert_close(kept, printed)
 
 
 def test_a_share_is_of_the_length_before() -> None:

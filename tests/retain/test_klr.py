@@ -1,14 +1,23 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from expunge.corpus.batching import collate
+from expunge.corpus.tokenise import encode
 from expunge.errors import RecipeError
 from expunge.retain import retain_losses
 from expunge.retain.klr import KLRetain
+from expunge.score.look import look
+from expunge.score.reference import LiveReference
 from expunge.score.view import Need
+from expunge.train.stages.unlearn import Unlearn
+from expunge.train.state import Corpus, State
+from tests.train.runs import FORGET, RETAIN, TOKENIZER, model, unlearn
 from tests.views import view_of, view_of_logits
 
 LABELS = torch.tensor([[1, 0, 1], [1, 1, -100]])
@@ -68,3 +77,40 @@ def test_the_direction_says_what_is_needed() -> None:
     assert retain_losses.build({"name": "klr", "direction": "reverse"}).needs == {Need.REVERSE_KL}
     with pytest.raises(RecipeError, match="direction"):
         retain_losses.build({"name": "klr", "direction": "sideways"})
+
+
+@pytest.mark.parametrize("tokens", ["answer", "text"])
+def test_the_question_counts_only_where_the_whole_text_does(tokens: str, tmp_path: Path) -> None:
+    asked = RETAIN[1]
+    settings = {"retain": {"name": "klr", "tokens": tokens}, "forget": "ga"}
+    (stage,) = unlearn(**settings).stages
+    assert isinstance(stage, Unlearn)
+    corpus = Corpus(forget=FORGET, retain=(asked, RETAIN[0]))
+    data = stage._encode(State(model=model(), tokenizer=TOKENIZER, corpus=corpus, workdir=tmp_path))
+    question, document = data.retain
+    plain = encode(asked, TOKENIZER, max_length=128, eos=None)[0]
+    assert question.input_ids == plain.input_ids
+    assert sum(question.mask) == (len(plain.input_ids) - 1 if tokens == "text" else sum(plain.mask))
+    assert not question.mask[0]
+    assert sum(document.mask) == len(document.input_ids) - 1  # all of a document counts in any case
+    assert [piece.mask for piece in data.forget] == [
+        piece.mask for one in FORGET for piece in encode(one, TOKENIZER, max_length=128, eos=None)
+    ]
+
+
+def test_over_the_whole_text_it_is_tofus_formula(tmp_path: Path) -> None:
+    # 1/|s| Σ_i KL(p_ref(. | s_<i) ‖ p(. | s_<i)) over all tokens with something before them, plainly.
+    asked, before, after = RETAIN[1], model(seed=1), model(seed=2)
+    (stage,) = unlearn(retain={"name": "klr", "tokens": "text"}, forget="ga").stages
+    assert isinstance(stage, Unlearn)
+    assert stage.retain is not None
+    corpus = Corpus(forget=FORGET, retain=(asked,))
+    data = stage._encode(State(model=after, tokenizer=TOKENIZER, corpus=corpus, workdir=tmp_path))
+    batch = collate(data.retain, pad_id=0)
+    reference = LiveReference(before, adapters_off=False)
+    found = stage.retain(look(after, batch, needs=stage.retain.needs, reference=reference))
+    logp, logq = (
+        seen(batch.input_ids_BT).logits[0, :-1].log_softmax(-1).detach() for seen in (before, after)
+    )
+    expected = (logp.exp() * (logp - logq)).sum(-1).mean()
+    torch.testing.assert_close(found[0].detach(), expected, rtol=1e-4, atol=1e-6)

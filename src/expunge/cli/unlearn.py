@@ -21,6 +21,21 @@ Still = Annotated[
         "--still", help="What an earlier request forgot, to be trained along with this one. Repeatable."
     ),
 ]
+ForgetShots = Annotated[
+    str | None,
+    typer.Option(
+        "--forget-icl",
+        help="Solved questions put before those of the forget set that the run asks, as in an audit.",
+    ),
+]
+RetainShots = Annotated[str | None, typer.Option("--retain-icl", help="The same for the retain set.")]
+SaveDtype = Annotated[
+    Literal["source", "float32", "bfloat16", "float16"],
+    typer.Option("--save-dtype", help="What to save in; source: what the checkpoint was saved in."),
+]
+AllowOverlap = Annotated[
+    bool, typer.Option("--allow-overlap", help="Go on although a text is in both sets.")
+]
 
 
 def unlearn(
@@ -34,16 +49,8 @@ def unlearn(
         str | None,
         typer.Option("--holdout", help="Text of the same kind the model never saw; some methods need it."),
     ] = None,
-    forget_icl: Annotated[
-        str | None,
-        typer.Option(
-            "--forget-icl",
-            help="Solved questions put before those of the forget set that the run asks, as in an audit.",
-        ),
-    ] = None,
-    retain_icl: Annotated[
-        str | None, typer.Option("--retain-icl", help="The same for the retain set.")
-    ] = None,
+    forget_icl: ForgetShots = None,
+    retain_icl: RetainShots = None,
     still: Still = None,
     recipe: Annotated[
         str, typer.Option("--recipe", "-r", help="A method ('expunge methods' lists them) or a YAML file.")
@@ -51,13 +58,8 @@ def unlearn(
     overrides: Overrides = None,
     field: Field = None,
     seed: Seed = 0,
-    save_dtype: Annotated[
-        Literal["source", "float32", "bfloat16", "float16"],
-        typer.Option("--save-dtype", help="What to save in; source: what the checkpoint was saved in."),
-    ] = "source",
-    allow_overlap: Annotated[
-        bool, typer.Option("--allow-overlap", help="Go on although a text is in both sets.")
-    ] = False,
+    save_dtype: SaveDtype = "source",
+    allow_overlap: AllowOverlap = False,
     overwrite: Overwrite = False,
     trust_remote_code: RemoteCode = False,
 ) -> None:

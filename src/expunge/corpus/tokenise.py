@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from expunge.corpus.boundary import Tokens, continuation, joined, opening, plain
@@ -28,6 +28,11 @@ class Encoded:
     input_ids: list[int]
     mask: list[bool]
     example: str
+
+    @property
+    def all_counted(self) -> Encoded:
+        """The same tokens, all of which count that something stands before."""
+        return replace(self, mask=[place > 0 for place in range(len(self.input_ids))])
 
 
 class _Pair(NamedTuple):

@@ -23,8 +23,9 @@ class Misdirection(ForgetLoss):
 
     u = r / ‖r‖, r uniform on [0, 1)^H, drawn once by ``seed``, the same for every token and step. c is
     ``steering``: a length, or a share of the length that h had before unlearning (``unit="share"``,
-    adaptive RMU). ``layer`` unset: 7 of 32 blocks up. States are those that predict counted tokens; the
-    first token of a text, which models fill with huge values, is left out.
+    adaptive RMU). ``layer`` unset: 7 of 32 blocks up. States are those that predict counted tokens, of the
+    first position only with ``first_token``: models fill it with huge values, and where texts begin with
+    the same token it is one state for the forget set and the retain set.
 
     Source: Li et al. 2024 (arXiv 2403.03218), Eq. 1; the share: Dang et al. 2025 (arXiv 2408.06223).
     """
@@ -33,6 +34,7 @@ class Misdirection(ForgetLoss):
     steering: PositiveFloat = 6.5
     unit: Literal["length", "share"] = "length"
     seed: NonNegativeInt = 42
+    first_token: bool = False
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -49,7 +51,7 @@ class Misdirection(ForgetLoss):
         target = self.steering * unit_H
         if self.unit == "share":
             target = target * view.given(Need.REFERENCE_HIDDEN).norm(dim=-1, keepdim=True)
-        return view.mean_inside((hidden_BTH - target).square().mean(-1))
+        return view.mean_inside((hidden_BTH - target).square().mean(-1), first=self.first_token)
 
 
 @lru_cache

@@ -26,6 +26,11 @@ class RetainLoss(Component, ABC):
         """The block whose states the loss reads if it needs any; ``None`` is the usual depth."""
         return None
 
+    @property
+    def whole_text(self) -> bool:
+        """Whether every token of a retain text counts, its question's too, and not only its answer's."""
+        return False
+
     @abstractmethod
     def __call__(self, view: TokenView) -> Tensor:
         """The loss of each example, without its weight. Shape [B]."""

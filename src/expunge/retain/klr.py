@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from expunge.retain import RetainLoss, retain_losses
 from expunge.score.logprobs import Direction
@@ -18,14 +18,23 @@ if TYPE_CHECKING:
 class KLRetain(RetainLoss):
     """``KL(reference ‖ model)`` (forward) of the next-token distribution, mean over counted tokens.
 
-    Source: Zhang et al. 2025 (arXiv 2410.16454), Eq. 10; KLR in MUSE (arXiv 2407.06460).
+    ``tokens``: those of the answer, or all of the ``text``, its question too (TOFU's formula); of a
+    document both are all.
+
+    Source: Zhang et al. 2025 (arXiv 2410.16454), Eq. 10; KLR in MUSE (arXiv 2407.06460);
+    TOFU (arXiv 2401.06121), Sec. 4.1.
     """
 
     direction: Direction = "forward"
+    tokens: Literal["answer", "text"] = "answer"
 
     @property
     def needs(self) -> frozenset[Need]:
         return frozenset({Need.FORWARD_KL if self.direction == "forward" else Need.REVERSE_KL})
+
+    @property
+    def whole_text(self) -> bool:
+        return self.tokens == "text"
 
     def __call__(self, view: TokenView) -> Tensor:
         (need,) = self.needs

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 class SameStates(RetainLoss):
     """``mean (h − h_ref)²`` over hidden units and counted tokens; h is what block ``layer`` puts out.
 
-    ``layer`` unset: 7 of 32 blocks up. States as in the forget loss ``rmu``.
+    ``layer`` unset: 7 of 32 blocks up. States as in the forget loss ``rmu``, ``first_token`` too.
 
     Source: Li et al. 2024 (arXiv 2403.03218), Eq. 2.
     """
 
     layer: NonNegativeInt | None = None
+    first_token: bool = False
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -36,4 +37,4 @@ class SameStates(RetainLoss):
 
     def __call__(self, view: TokenView) -> Tensor:
         moved_BTH = view.given(Need.HIDDEN) - view.given(Need.REFERENCE_HIDDEN)
-        return view.mean_inside(moved_BTH.square().mean(-1))
+        return view.mean_inside(moved_BTH.square().mean(-1), first=self.first_token)

@@ -70,14 +70,15 @@ class TokenView:
         """Sum over the counted tokens of each sequence. Shape [B]."""
         return (values_BT * self.mask).sum(-1)
 
-    def mean_inside(self, values_BT: Tensor) -> Tensor:
-        """Mean over the states that predict counted tokens, the first position's left out. Shape [B].
+    def mean_inside(self, values_BT: Tensor, *, first: bool = False) -> Tensor:
+        """Mean over the states that predict counted tokens. Shape [B].
 
-        The first token of any text is where models park huge values, the same for every text: it says
-        nothing of this one. It counts only where there is no other.
+        The first position's is left out unless asked for by ``first``: it is where models park huge
+        values, the same for every text, and says nothing of this one. It counts where there is no other.
         """
         mask_BT = self.mask.clone()
-        mask_BT[:, 1] &= mask_BT.sum(-1) == 1
+        if not first:
+            mask_BT[:, 1] &= mask_BT.sum(-1) == 1
         return (values_BT * mask_BT).sum(-1) / mask_BT.sum(-1)
 
     def per_token(self, rule: TokenRule) -> Tensor:

@@ -253,7 +253,10 @@ class Unlearn(LoopSettings, Stage):
         writing = Writing(state.tokenizer, self.max_length, self.append_eos)
         others = other_answers(self.alternate, forget, state, writing) if self.alternate else []
         check_lengths(state.model, (len(other.input_ids) for each in others for other in each))
-        return PairDataset(forget, self._sequences(state, retain), others)
+        kept = self._sequences(state, retain)
+        if self.retain is not None and self.retain.whole_text:
+            kept = [piece.all_counted for piece in kept]
+        return PairDataset(forget, kept, others)
 
     def _sequences(self, state: State, examples: Sequence[Example]) -> list[Encoded]:
         encoded = [
