@@ -15,13 +15,13 @@ MAX_EPOCHS, MAX_STEPS, MAX_DRAWS = 10_000, 10_000_000, 10_000
 LARGEST = 2**53
 """Beyond it a JSON reader may round an integer, and libraries overflow."""
 
-Epochs = Annotated[int, Field(ge=1, le=MAX_EPOCHS)]
+Epochs = Annotated[int, Field(gt=0, le=MAX_EPOCHS)]
 """How often data is gone through."""
-Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
+Steps = Annotated[int, Field(gt=0, le=MAX_STEPS)]
 """How many steps of any kind are made."""
 StepsOrNone = Annotated[int, Field(ge=0, le=MAX_STEPS)]
 """The same where none at all are an answer."""
-Draws = Annotated[int, Field(ge=1, le=MAX_DRAWS)]
+Draws = Annotated[int, Field(gt=0, le=MAX_DRAWS)]
 """How many samples are drawn of each thing."""
 
 
