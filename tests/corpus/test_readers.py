@@ -129,7 +129,7 @@ def test_a_nested_parquet_table_is_read(tmp_path: Path) -> None:
         ("forget.csv", b"text,person\n,b\n", "forget.csv, row 1: its 'text' is empty"),
         ("forget.csv", b'text\n"a" b\n', "forget.csv, line 2: not CSV"),
         ("forget.csv", b"", "forget.csv: it holds no examples"),
-        ("forget.parquet", b"PAR1 not really", "forget.parquet: not a Parquet file"),
+        ("forget.parquet", b"PAR1 not really", "forget.parquet: not a Parquet file that can be read"),
         (
             "forget.jsonl",
             b'{"text": "a", "text": "b"}',
