@@ -29,6 +29,7 @@ from expunge.cli import (
     shards,
     unlearn,
 )
+from expunge.cli.advice import fitting, typed_verb
 from expunge.errors import ExpungeError
 from expunge.quiet import quiet_loggers
 from expunge.terminal import Terminal, echo, message_panel
@@ -117,7 +118,7 @@ def main(arguments: list[str]) -> int:
             _report_interruption()
         return end.code if isinstance(end.code, int) else 0
     except ExpungeError as error:
-        _report(error, debug=debug)
+        _report(error, arguments, debug=debug)
         return REFUSED
     except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback unless asked for
         _report_bug(error, debug=debug)
@@ -129,10 +130,11 @@ def _report_interruption() -> None:
     Terminal(stderr=True).print("\nInterrupted. Repeat the same command to go on from the last checkpoint.")
 
 
-def _report(error: ExpungeError, *, debug: bool) -> None:
+def _report(error: ExpungeError, arguments: list[str], *, debug: bool) -> None:
     if debug:
         traceback.print_exc()
-    _show([(error.what, "bold"), (error.why, ""), (error.fix, "green")], title="refused")
+    fix = fitting(error.fix, typed_verb(typer.main.get_command(app), arguments))
+    _show([(error.what, "bold"), (error.why, ""), (fix, "green")], title="refused")
 
 
 def _report_bug(error: Exception, *, debug: bool) -> None:
