@@ -17,7 +17,7 @@ from expunge.audit.plan import Role
 from expunge.audit.results import collect, write_results
 from expunge.audit.store import Cell, CellStore
 from expunge.audit.witnesses import Witnesses
-from expunge.files import make_private, write_json
+from expunge.files import make_private, remove_leftovers_in, write_json
 from expunge.model.workers import worker_pool
 from expunge.record import Stopwatch, make_record
 from expunge.score.observer import Observer
@@ -73,7 +73,9 @@ class Audit:
         """
         watch = Stopwatch()
         make_private(self.folder)
-        make_private(self.folder / "cells")
+        make_private(self.store.folder)
+        remove_leftovers_in(self.folder)
+        remove_leftovers_in(self.store.folder)
         missing = self.missing()
 
         def tell(what: str) -> None:
