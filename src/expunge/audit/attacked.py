@@ -19,9 +19,10 @@ from expunge.audit.job import AuditJob
 from expunge.audit.store import Cell, CellStore, write_long
 from expunge.corpus.readers import read_examples
 from expunge.errors import RecipeError
-from expunge.files import RECORD, claiming, make_private, remove_leftovers_in, temporary_folder, write_json
+from expunge.files import RECORD, claiming, make_private, write_json
 from expunge.model.memory import memory_errors
 from expunge.record import Stopwatch, make_record
+from expunge.scratch import remove_leftovers_in, temporary_folder
 
 if TYPE_CHECKING:
     from torch import nn

@@ -17,10 +17,11 @@ from expunge.audit.plan import Role
 from expunge.audit.results import collect, write_results
 from expunge.audit.store import Cell, CellStore
 from expunge.audit.witnesses import Witnesses
-from expunge.files import make_private, remove_leftovers_in, write_json
+from expunge.files import make_private, write_json
 from expunge.model.workers import worker_pool
 from expunge.record import Stopwatch, make_record
 from expunge.score.observer import Observer
+from expunge.scratch import remove_leftovers_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
