@@ -22,6 +22,7 @@ from expunge.files import RECORD, make_private, write_json
 from expunge.model.workers import worker_pool
 from expunge.record import Stopwatch, make_record
 from expunge.score.observer import Observer
+from expunge.scratch import remove_leftovers_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -77,7 +78,9 @@ class Audit:
         """
         watch = Stopwatch()
         make_private(self.folder)
-        make_private(self.folder / "cells")
+        make_private(self.store.folder)
+        remove_leftovers_in(self.folder)
+        remove_leftovers_in(self.store.folder)
         every = self.all_parts()
         last, unreadable = last_record(self.folder)
         damaged = unreadable + self.store.discard_damaged(every, last.get(FILES, {}))
