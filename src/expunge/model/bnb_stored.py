@@ -3,17 +3,19 @@
 A 4-bit weight is codes, a code book and the largest magnitude of each block; these magnitudes may be
 quantized themselves (double quantization). An 8-bit weight is codes and the largest magnitude of each row.
 Sources: Dettmers et al. 2023 (arXiv 2305.14314), Sec. 3; Dettmers et al. 2022 (arXiv 2208.07339), Sec. 2.
-Shapes: O outputs, I inputs of a linear layer, N weights, B blocks, C blocks of block magnitudes.
+Shapes: O outputs, I inputs of a linear layer.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from expunge.model.code_books import dequantize_packed
 
 if TYPE_CHECKING:
     from expunge.model.weight_files import Header
@@ -43,7 +45,8 @@ def floats(
         state = next((name + end for end in STATES if name + end in headers), None)
         rows = name.removesuffix(".weight") + ROWS
         if state is not None:
-            weight = four_bits(read(name), _state(name, state, headers, read))
+            how = _state(name, state, headers, read)
+            weight = dequantize_packed(read(name), how).to(how.dtype)
         elif name.endswith(".weight") and rows in headers:
             weight = read(name).float() * read(rows).float().reshape(-1, 1) * INT8_STEP
         elif name.endswith((ROWS, LAYOUT, *PARTS)):
@@ -55,33 +58,35 @@ def floats(
         yield name, weight.t().contiguous() if name in transposed else weight
 
 
-def four_bits(packed: Tensor, state: Mapping[str, Any]) -> Tensor:
-    """A weight in the dtype and shape it had before: code book value times magnitude, rounded once.
+class State(NamedTuple):
+    """What a 4-bit weight has beside its codes, named as in the library's ``QuantState``."""
 
-    ``packed`` holds two codes a byte, the first in the upper half.
-    """
-    packed = packed.reshape(-1).view(torch.uint8)
-    codes_N = torch.stack((packed >> 4, packed & 0xF), dim=-1).reshape(-1).long()
-    shape, width = state["shape"], state["blocksize"]
-    values_N = state["quant_map"].float()[codes_N][: torch.Size(shape).numel()]
-    absmax_B = block_magnitudes(state)
-    values_N = values_N * absmax_B.repeat_interleave(width)[: len(values_N)]
-    return values_N.to(getattr(torch, state["dtype"])).reshape(shape)
-
-
-def block_magnitudes(state: Mapping[str, Any]) -> Tensor:
-    """The largest magnitude of each block [B], in float32."""
-    if "nested_absmax" not in state:
-        return state["absmax"].float()
-    codes_B = state["absmax"].long()
-    scale_C = state["nested_absmax"].float()
-    scale_B = scale_C.repeat_interleave(state["nested_blocksize"])[: len(codes_B)]
-    return state["nested_quant_map"].float()[codes_B] * scale_B + float(state["nested_offset"])
+    absmax: Tensor
+    code: Tensor
+    blocksize: int
+    shape: tuple[int, ...] = ()
+    dtype: torch.dtype = torch.float32
+    state2: State | None = None
+    offset: float = 0.0
 
 
 def _state(
     name: str, stated: str, headers: Mapping[str, Header], read: Callable[[str], Tensor]
-) -> dict[str, Any]:
+) -> State:
     facts: dict[str, Any] = json.loads(bytes(read(stated).tolist()))
-    parts = {end.removeprefix("."): read(name + end) for end in PARTS[:4] if name + end in headers}
-    return facts | parts
+    nested = f"{name}.nested_absmax" in headers
+    return State(
+        absmax=read(f"{name}.absmax"),
+        code=read(f"{name}.quant_map"),
+        blocksize=facts["blocksize"],
+        shape=tuple(facts["shape"]),
+        dtype=getattr(torch, facts["dtype"]),
+        state2=State(
+            absmax=read(f"{name}.nested_absmax"),
+            code=read(f"{name}.nested_quant_map"),
+            blocksize=facts["nested_blocksize"],
+        )
+        if nested
+        else None,
+        offset=float(facts["nested_offset"]) if nested else 0.0,
+    )
