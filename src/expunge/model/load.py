@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -17,7 +21,7 @@ from expunge.files import writing
 from expunge.model.arch import unmerged_adapters
 from expunge.model.checkpoint import local_folder, reading, require_checkpoint, source_dtype
 from expunge.model.downloaded import downloaded
-from expunge.model.masked import auto_class, declares_masked, refuse_masked
+from expunge.model.masked import auto_class, declares_masked, is_masked, refuse_masked
 from expunge.model.quantized import (
     declared,
     forget_quantization,
@@ -27,6 +31,7 @@ from expunge.model.quantized import (
 )
 from expunge.model.sizes import require_fitting
 from expunge.model.weight_files import read_headers, read_json, weight_files
+from expunge.model.written import require_same
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -37,6 +42,7 @@ LoadDtype = Literal["auto", "float32", "bfloat16"]
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 GENERATION = "generation_config.json"
+SETTINGS = "configuration or tokenizer, which the result would be saved with,"
 
 
 def load_model(
@@ -184,25 +190,91 @@ def save_model(
     folder: str | Path,
     *,
     state: dict[str, torch.Tensor] | None = None,
+    quantization: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write model and tokenizer as safetensors into ``folder``: whole, or not at all.
+    """Write model and tokenizer as safetensors into ``folder``: whole and verified, or not at all.
 
-    ``state``: tensors to write instead of the model's own.
+    What was written is read again and compared with ``model`` (``model.written``) before the folder appears.
+
+    ``state``: tensors to write instead of the model's own. ``quantization``: what config.json is to say of how
+    they are stored; read as floats they are ``model``.
 
     Raises:
-        ModelError: the model wears an adapter that is not merged.
+        ModelError: the model wears an adapter that is not merged, is quantized itself, or was not written as
+            it is.
         OutputError: the folder cannot be written.
     """
+    _require_plain(model, folder)
+    with writing(Path(folder)) as scratch:
+        _write(model, tokenizer, scratch, state, quantization)
+        again = load_model(scratch, trust_remote_code=_has_own_code(model), masked=is_masked(model))
+        require_same(model, again, Path(folder))
+
+
+def require_savable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    """Refuse, before hours of work, a model whose configuration or tokenizer cannot be written.
+
+    Raises:
+        ModelError: it wears an adapter, is quantized, or one of its files cannot be written.
+    """
+    _require_plain(model, "a folder")
+    with TemporaryDirectory() as scratch, reading(model.config.name_or_path or "the model", SETTINGS):
+        _write(model, tokenizer, Path(scratch), {}, None)
+
+
+def _write(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    folder: Path,
+    state: dict[str, torch.Tensor] | None,
+    quantization: Mapping[str, Any] | None,
+) -> None:
+    with _saving_any_generation_config(model, folder):
+        model.save_pretrained(folder, state_dict=state)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    if quantization is not None:
+        path = folder / "config.json"
+        path.write_text(json.dumps({**read_json(path), "quantization_config": quantization}, indent=2) + "\n")
+
+
+@contextmanager
+def _saving_any_generation_config(model: Any, folder: Path) -> Iterator[None]:
+    """Keep what a checkpoint says of generating as it is.
+
+    transformers reads contradictory settings (a temperature without sampling), ignores them when it
+    generates, and refuses to save them.
+    """
+    settings = getattr(model, "generation_config", None)
+    if settings is None:
+        yield
+        return
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = settings
+    if (folder / GENERATION).is_file():
+        settings.to_json_file(folder / GENERATION)
+
+
+def _require_plain(model: Any, folder: str | Path) -> None:
     if unmerged_adapters(model) or hasattr(model, "peft_config"):
         raise ModelError(
             f"cannot save a model with an adapter to {folder}",
             why="the folder would hold the adapter, not the weights that were unlearned.",
             fix="Merge it first: model = model.merge_and_unload().",
         )
-    with writing(Path(folder)) as scratch:
-        model.save_pretrained(scratch, state_dict=state)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(scratch)
+    if getattr(model, "hf_quantizer", None) is not None:
+        raise ModelError(
+            f"cannot save a quantized model to {folder}",
+            why="transformers would store it in the form it was loaded from.",
+            fix="Load it with expunge.model.load.load_model, which gives it plain weights.",
+        )
+
+
+def _has_own_code(model: Any) -> bool:
+    return bool(getattr(model.config, "auto_map", None))
 
 
 def hash_model(model: nn.Module) -> str:
