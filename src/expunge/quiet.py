@@ -33,8 +33,8 @@ def quiet_loggers() -> None:
 def keep_kernels_out() -> None:
     """Let no library import bitsandbytes on the side, or run compiled code from the Hub in place of its own.
 
-    To be called before transformers is imported. What the user set stays; a package that is imported already
-    is not taken away.
+    To be called before transformers is imported. What the user set in the environment stays, and peft finds
+    bitsandbytes where the user's own code imported that first.
     """
     os.environ.setdefault(HUB_KERNELS, "NO")
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
@@ -47,7 +47,7 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname not in NOT_FOUND_BY:
+        if fullname not in NOT_FOUND_BY or (fullname == "peft" and "bitsandbytes" in sys.modules):
             return None
         others = [finder for finder in sys.meta_path if not isinstance(finder, _Finder)]
         specs = (finder.find_spec(fullname, path, target) for finder in others)
@@ -78,12 +78,12 @@ class _Loader(Loader):
 
 @contextmanager
 def _hidden(name: str) -> Iterator[None]:
-    """As if a package were not installed, unless it is imported already."""
-    if name in sys.modules:
-        yield
-        return
+    """As if a package were not installed."""
+    imported = sys.modules.get(name)
     sys.modules[name] = None  # type: ignore[assignment] # how Python is told that there is none
     try:
         yield
     finally:
         del sys.modules[name]
+        if imported is not None:
+            sys.modules[name] = imported
