@@ -1,4 +1,4 @@
-"""Packages that a library looks for on the side are not found while it is imported, and are there after it."""
+"""Packages that a library looks for on the side are not found while it is imported."""
 
 from __future__ import annotations
 

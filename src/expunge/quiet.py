@@ -31,7 +31,7 @@ def quiet_loggers() -> None:
 
 
 def keep_kernels_out() -> None:
-    """Let no library import bitsandbytes on the side, or run compiled code from the Hub in place of its own.
+    """Let no library import bitsandbytes on the side, or run compiled code from the Hub.
 
     To be called before transformers is imported. What the user set in the environment stays, and peft finds
     bitsandbytes where the user's own code imported that first.
@@ -42,7 +42,7 @@ def keep_kernels_out() -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Finds the packages of ``NOT_FOUND_BY`` where they are, and has them imported without the other one."""
+    """Finds the packages of ``NOT_FOUND_BY``, and has each imported without the other one."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

@@ -1,4 +1,4 @@
-"""Checkpoints of every family and storage: read as transformers reads them, and written as they were read."""
+"""Checkpoints of every family and storage: read as transformers reads them, written as they were read."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "qwen3_moe": _MOE
     | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "decoder_sparse_step": 1},
 }
-"""Families beside those of ``tiny``; the experts of the last two are stored one by one, and fused on loading."""
+"""Families beside those of ``tiny``; experts are stored one by one, and fused on loading."""
 FAMILIES = (
     *("llama", "qwen2", "qwen3", "gpt2", "gpt_neox", "phi", "phi3", "mistral", "gemma2", "gemma3_text"),
     *("granite", *OTHERS),
@@ -149,12 +149,19 @@ def test_a_block_that_does_not_divide_a_weight_leaves_a_smaller_one_at_the_end()
     # Exponents of two in a byte: 127 stands for 1, 128 for 2.
     exponents = torch.tensor([[127, 128]], dtype=torch.uint8)
     assert scaled(torch.ones(1, 4), exponents, block=None, name="w").tolist() == [[1, 1, 2, 2]]
-    assert scaled(torch.ones(2, 2), torch.tensor([0.5]), block=[128, 128], name="w").tolist() == [[0.5] * 2] * 2
-    with pytest.raises(ModelError, match=r"w cannot be read as floats: its scales are \[2, 2\] for \[5, 3\]"):
+    assert (
+        scaled(torch.ones(2, 2), torch.tensor([0.5]), block=[128, 128], name="w").tolist()
+        == [[0.5] * 2] * 2
+    )
+    with pytest.raises(
+        ModelError, match=r"w cannot be read as floats: its scales are \[2, 2\] for \[5, 3\]"
+    ):
         scaled(torch.ones(5, 3), scale, block=[2, 2], name="w")
 
 
-@pytest.mark.parametrize(("kind", "double"), [("nf4", False), ("nf4", True), ("fp4", True), ("int8", False)])
+@pytest.mark.parametrize(
+    ("kind", "double"), [("nf4", False), ("nf4", True), ("fp4", True), ("int8", False)]
+)
 def test_bitsandbytes_is_read_as_the_library_reads_it(kind: str, double: bool, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     wide = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}  # where its CPU kernels are right
@@ -201,7 +208,9 @@ def test_weights_that_are_only_called_quantized_are_read_as_they_are_stored(
     require_plain_folder(tmp_path / "out")
 
 
-@pytest.mark.parametrize(("method", "part"), [("gptq", "qweight"), ("awq", "qzeros"), ("mxfp4", "weight_scale")])
+@pytest.mark.parametrize(
+    ("method", "part"), [("gptq", "qweight"), ("awq", "qzeros"), ("mxfp4", "weight_scale")]
+)
 def test_what_cannot_be_read_is_refused_by_name(method: str, part: str, tmp_path: Path) -> None:
     tiny("llama").save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
@@ -209,5 +218,7 @@ def test_what_cannot_be_read_is_refused_by_name(method: str, part: str, tmp_path
     weights[f"{name.removesuffix('weight')}{part}"] = torch.ones(3, dtype=torch.int32)
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     claim(tmp_path, quant_method=method)
-    with pytest.raises(ModelError, match=f"is quantized with {method}: .*Give the checkpoint it was made from"):
+    with pytest.raises(
+        ModelError, match=f"is quantized with {method}: .*Give the checkpoint it was made from"
+    ):
         load_model(tmp_path)

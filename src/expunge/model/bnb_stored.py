@@ -1,4 +1,4 @@
-"""Weights as bitsandbytes stores them, read as floats; the library is not needed, and none of its kernels run.
+"""Weights as bitsandbytes stores them, read as floats without the library.
 
 A 4-bit weight is codes, a code book and the largest magnitude of each block; these magnitudes may be
 quantized themselves (double quantization). An 8-bit weight is codes and the largest magnitude of each row.
@@ -38,8 +38,8 @@ def floats(
 ) -> Iterator[tuple[str, Tensor]]:
     """Every tensor by its name, the quantized ones as floats of ``dtype``.
 
-    ``dtype=None`` gives the dtype that was quantized, float32 for 8 bits. A weight named in ``transposed`` is
-    stored [O, I] and given as [I, O].
+    ``dtype=None`` gives the dtype that was quantized, float32 for 8 bits. A weight named in ``transposed``
+    is stored [O, I] and given as [I, O].
     """
     for name in sorted(headers):
         state = next((name + end for end in STATES if name + end in headers), None)
@@ -70,9 +70,7 @@ class State(NamedTuple):
     offset: float = 0.0
 
 
-def _state(
-    name: str, stated: str, headers: Mapping[str, Header], read: Callable[[str], Tensor]
-) -> State:
+def _state(name: str, stated: str, headers: Mapping[str, Header], read: Callable[[str], Tensor]) -> State:
     facts: dict[str, Any] = json.loads(bytes(read(stated).tolist()))
     nested = f"{name}.nested_absmax" in headers
     return State(

@@ -96,9 +96,8 @@ def require_checkpoint(folder: Path) -> None:
         raise ModelError(
             f"{folder} holds whole weights and an adapter",
             why=f"{ADAPTER_CONFIG} lies beside them: with it some tools load another model than without.",
-            fix=f"Move {ADAPTER_CONFIG} and the adapter's weights elsewhere if they are left over; otherwise "
-            + MERGE_FIX[0].lower()
-            + MERGE_FIX[1:],
+            fix=f"Move {ADAPTER_CONFIG} and the adapter's weights elsewhere if they are left over. "
+            "If the adapter is meant, give a checkpoint that it was merged into.",
         )
     if adapter:
         raise _adapter_alone(folder)

@@ -43,8 +43,8 @@ def dequantize_codes(codes: Tensor, absmax: Tensor, code_book: Tensor, *, blocks
 def dequantize_packed(packed: Tensor, state: Any) -> Tensor:
     """The float32 values of a weight that bitsandbytes holds; [O, I].
 
-    ``state`` has the attributes of its ``QuantState``. Double quantization (QLoRA, Sec. 3) is undone first: the absmax of
-    each block is then itself an 8-bit code in blocks, plus an offset.
+    ``state`` has the attributes of its ``QuantState``. Double quantization (QLoRA, Sec. 3) is undone
+    first: the absmax of each block is then itself an 8-bit code in blocks, plus an offset.
     """
     absmax = state.absmax
     if state.state2 is not None:

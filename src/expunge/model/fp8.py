@@ -1,6 +1,6 @@
 """Weights in 8-bit floating point with a scale per block, read as floats.
 
-Shapes: O outputs, I inputs of a linear layer; P, Q blocks along O and I. Experts have a dimension before them.
+Shapes: O outputs, I inputs of a linear layer; P, Q blocks along O and I. Experts add a dimension in front.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def scaled(weight: Tensor, scale: Tensor, *, block: Any, name: str) -> Tensor:
         return weight * scale.reshape(())
     if scale.dim() != weight.dim() or scale.shape[:-2] != weight.shape[:-2]:
         raise _unreadable(name, f"its scales are {list(scale.shape)} for {list(weight.shape)}")
-    blocks = block if isinstance(block, list | tuple) and len(block) == 2 else (None, None)  # noqa: PLR2004
+    blocks = block if isinstance(block, list | tuple) and len(block) == 2 else (None, None)
     for dim, stated in zip((-2, -1), blocks, strict=True):
         size = _block(weight.shape[dim], scale.shape[dim], stated)
         if size is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 import expunge.model.contrast  # noqa: F401 - makes transformers know it
 from expunge.errors import ModelError
-from expunge.files import writing
+from expunge.files import write_json, writing
 from expunge.model.arch import unmerged_adapters
 from expunge.model.checkpoint import local_folder, reading, require_checkpoint, source_dtype
 from expunge.model.downloaded import downloaded
@@ -59,7 +58,7 @@ def load_model(
     safetensors weights are read, and a checkpoint that lacks a weight is refused, because the
     missing one would be filled with random numbers. Quantized weights (fp8 with scales per block,
     bitsandbytes, packed integers of compressed-tensors) are read as the floats they stand for, and weights
-    that config.json merely calls quantized as they are stored; the model is one with plain weights either way.
+    that config.json merely calls quantized as they are stored; the model has plain weights either way.
     It is a causal one; with ``masked`` it may fill in blanks instead.
 
     Raises:
@@ -77,15 +76,16 @@ def load_model(
 def _read(
     folder: Path, path_or_id: str | Path, *, dtype: LoadDtype, trust_remote_code: bool, masked: bool
 ) -> PreTrainedModel:
+    stated = folder / "config.json"
+    if not masked and stated.is_file() and declares_masked(read_json(stated)):
+        raise refuse_masked(path_or_id)  # before a gigabyte is read for nothing
     require_checkpoint(folder)
     headers = read_headers(weight_files(folder))
-    settings = declared(read_json(folder / "config.json"))
+    settings = declared(read_json(stated))
     packed = settings is not None and is_quantized(headers)
     if settings is not None and packed:
         require_readable(folder, settings)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    if declares_masked(config) and not masked:  # before a gigabyte is read for nothing
-        raise refuse_masked(path_or_id)
     forget_quantization(config)
     with torch.device("meta"):
         skeleton = auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
@@ -194,14 +194,14 @@ def save_model(
 ) -> None:
     """Write model and tokenizer as safetensors into ``folder``: whole and verified, or not at all.
 
-    What was written is read again and compared with ``model`` (``model.written``) before the folder appears.
+    What was written is read again and compared with ``model`` before the folder appears.
 
-    ``state``: tensors to write instead of the model's own. ``quantization``: what config.json is to say of how
-    they are stored; read as floats they are ``model``.
+    ``state``: tensors to write instead of the model's own. ``quantization``: what config.json is to say of
+    how they are stored; read as floats they are ``model``.
 
     Raises:
-        ModelError: the model wears an adapter that is not merged, is quantized itself, or was not written as
-            it is.
+        ModelError: the model wears an adapter that is not merged, is quantized itself, or what was written
+            is not the model.
         OutputError: the folder cannot be written.
     """
     _require_plain(model, folder)
@@ -235,7 +235,7 @@ def _write(
         tokenizer.save_pretrained(folder)
     if quantization is not None:
         path = folder / "config.json"
-        path.write_text(json.dumps({**read_json(path), "quantization_config": quantization}, indent=2) + "\n")
+        write_json(path, {**read_json(path), "quantization_config": quantization})
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Checkpoints whose weights are stored quantized, read as the floats that they stand for.
 
 A model that transformers converts while it loads cannot be trusted to be saved again: saving runs the
-conversions backwards. So the floats are computed here, tensor by tensor, and the model is built from them like
-any other; its configuration says nothing of a quantization.
+conversions backwards. So the floats are computed here, tensor by tensor, and the model is built from them
+like any other; its configuration says nothing of a quantization.
 """
 
 from __future__ import annotations

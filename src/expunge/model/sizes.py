@@ -1,4 +1,4 @@
-"""The sizes that config.json states, against the weights that are there, before memory is asked for them."""
+"""The sizes that config.json states, checked against the stored weights before anything is built."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def require_plausible(config: Mapping[str, Any], headers: Mapping[str, Header], 
         else:
             continue
         if abs(value) > limit:
-            raise _implausible(folder, f"it states {key} = {_short(value)}, and at most {limit:,} fits them")
+            raise _implausible(
+                folder, f"it states {key} = {_short(value)}, and at most {limit:,} fits them"
+            )
 
 
 def require_fitting(skeleton: nn.Module, headers: Mapping[str, Header], folder: Path) -> None:
@@ -74,7 +76,7 @@ def stored_elements(headers: Mapping[str, Header]) -> int:
 def _expert_counts(headers: Mapping[str, Header]) -> Iterator[int]:
     """First dimensions of tensors that hold several matrices."""
     yield 0
-    yield from (header.shape[0] for header in headers.values() if len(header.shape) > 2)  # noqa: PLR2004
+    yield from (header.shape[0] for header in headers.values() if len(header.shape) > 2)
 
 
 def _integers(value: Any, key: str = "") -> Iterator[tuple[str, int]]:
@@ -90,7 +92,9 @@ def _integers(value: Any, key: str = "") -> Iterator[tuple[str, int]]:
 
 
 def _short(value: int) -> str:
-    return f"{value:,}" if abs(value) < 10**18 else f"{float(value):.1e}" if abs(value) < 10**300 else "huge"  # noqa: PLR2004
+    return (
+        f"{value:,}" if abs(value) < 10**18 else f"{float(value):.1e}" if abs(value) < 10**300 else "huge"
+    )
 
 
 def _implausible(folder: Path, why: str) -> ModelError:

@@ -25,12 +25,12 @@ class Header(NamedTuple):
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """The files that a checkpoint's weights are read from, in the order of their names; empty if there are none.
+    """The files that a checkpoint's weights are read from, sorted by name; empty if there are none.
 
     They are ``model.safetensors``, or else those that ``model.safetensors.index.json`` lists. An index may
     list plain names of safetensors files in the same folder and nothing else: a pickle can run code, and a
-    file outside the folder is not covered by a hash of the folder. A file may be a symbolic link, as it is in
-    the cache of the Hub.
+    file outside the folder is not covered by a hash of the folder. A file may be a symbolic link, as it is
+    in the cache of the Hub.
 
     Raises:
         ModelError: the index lists anything else, or a file that is not there.

@@ -3,9 +3,9 @@
 Two things can go wrong: a tensor is stored under another name, in another layout or not at all, or the
 configuration does not bring the same model back. The first shows in the tensors, the second in the logits.
 
-It costs little memory: a checkpoint that is read in the dtype it was written in stays mapped to its file, and
-tensors of an accelerator come to the CPU one at a time. It costs one reading of the files and three forward
-passes over a few tokens.
+It costs little memory: a checkpoint that is read in the dtype it was written in stays mapped to its file,
+and tensors of an accelerator come to the CPU one at a time. It costs one reading of the files and two
+forward passes over a few tokens.
 Shapes: B sequences, T positions, V vocabulary.
 """
 
@@ -34,7 +34,7 @@ CLOSE_IN_HALF = 2e-2
 def require_same(model: nn.Module, again: nn.Module, folder: Path) -> None:
     """Refuse a written checkpoint, read as ``again``, that is not the ``model`` it was written from.
 
-    All tensors are compared bit for bit, then the logits of a few tokens, computed on the device of ``model``.
+    All tensors are compared bit for bit, then the logits of a few tokens on the device of ``model``.
 
     Raises:
         ModelError: a tensor or the logits differ.
@@ -103,8 +103,8 @@ def _logits(model: Any, tokens_BT: Tensor) -> Tensor:
 def _logits_with(again: nn.Module, tensors: dict[str, Tensor], tokens_BT: Tensor) -> Tensor:
     """The logits of the model that was read, with tensors that are already where ``tokens_BT`` are.
 
-    They hold the same numbers as its own, so what remains to differ is what its configuration made of it. What
-    it computes itself (the frequencies of rotary positions, say) is small and is moved.
+    They hold the same numbers as its own, so what remains to differ is what its configuration made of it.
+    What it computes itself (the frequencies of rotary positions, say) is small and is moved.
     """
     if tokens_BT.device.type == "cpu":
         return _logits(again, tokens_BT)

@@ -25,7 +25,6 @@ from expunge.quant.gridded import GridQuantizer
 from expunge.quant.llmc_awq import LLMCompressorAWQ
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from expunge.quant.base import Quantizer, TensorCoverage
