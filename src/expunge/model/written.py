@@ -24,6 +24,7 @@ from expunge.model.arch import vocabulary
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+ON_CPU = "cpu"
 TOKENS = 8
 """Positions that both models are asked about."""
 CLOSE = {torch.float64: 1e-6, torch.float32: 1e-4}
@@ -106,13 +107,14 @@ def _logits_with(again: nn.Module, tensors: dict[str, Tensor], tokens_BT: Tensor
     They hold the same numbers as its own, so what remains to differ is what its configuration made of it.
     What it computes itself (the frequencies of rotary positions, say) is small and is moved.
     """
-    if tokens_BT.device.type == "cpu":
+    if tokens_BT.device.type == ON_CPU:
         return _logits(again, tokens_BT)
     for module in again.modules():
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(tokens_BT.device))
     options = {"input_ids": tokens_BT, "use_cache": False}
-    logits_BTV: Tensor = torch.func.functional_call(again, tensors, kwargs=options).logits
+    answer: Any = torch.func.functional_call(again, tensors, kwargs=options, tie_weights=False)
+    logits_BTV: Tensor = answer.logits
     return logits_BTV
 
 
