@@ -207,7 +207,7 @@ def save_model(
     _require_plain(model, folder)
     with writing(Path(folder)) as scratch:
         _write(model, tokenizer, scratch, state, quantization)
-        again = load_model(scratch, trust_remote_code=_has_own_code(model), masked=is_masked(model))
+        again = load_model(scratch, trust_remote_code=_runs_own_code(model), masked=is_masked(model))
         require_same(model, again, Path(folder).name)
 
 
@@ -273,8 +273,9 @@ def _require_plain(model: Any, folder: str | Path) -> None:
         )
 
 
-def _has_own_code(model: Any) -> bool:
-    return bool(getattr(model.config, "auto_map", None))
+def _runs_own_code(model: Any) -> bool:
+    """Whether the class of a model came with its checkpoint; config.json may name code that was not run."""
+    return type(model).__module__.startswith("transformers_modules")
 
 
 def hash_model(model: nn.Module) -> str:
