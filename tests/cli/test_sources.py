@@ -10,8 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from expunge.audit.summary import read_summary
 from expunge.model.load import load_model
-from tests.cli.conftest import expunge, write_rows
+from tests.cli.conftest import expunge
 from tests.stored import store_in_fp8
 
 SETS = ("--forget", "forget.jsonl", "--retain", "retain.jsonl")
@@ -53,16 +54,22 @@ def test_contradictory_settings_of_generation_stop_no_verb(command: tuple[str, .
 
 def test_an_audit_measures_anew_what_an_index_names_now(owner: Path) -> None:
     target = owner / "target"
+
+    def measured() -> float | None:
+        command = ("audit", "target", "--forget", "forget.jsonl", "--metric", "probability", "-o", "out")
+        said = expunge(*command)
+        assert said.code == 0, said.err
+        summary = read_summary(owner / "out" / "summary.json")
+        return summary.cell("target", "full", "probability").value.value
+
+    def name_in_index(file: str) -> None:
+        index = {"metadata": {}, "weight_map": {"model.norm.weight": file}}
+        (target / "model.safetensors.index.json").write_text(json.dumps(index))
+
     (target / "model.safetensors").rename(target / "one.safetensors")
-    index = {"weight_map": {"model.norm.weight": "one.safetensors"}}
-    write_rows(target / "model.safetensors.index.json", [index])
-    command = ("audit", "target", "--forget", "forget.jsonl", "--metric", "probability", "-o", "out")
-    assert expunge(*command).code == 0
-    before = json.loads((owner / "out" / "summary.json").read_text())
     (target / "two.safetensors").write_bytes((owner / "retrained" / "model.safetensors").read_bytes())
-    write_rows(
-        target / "model.safetensors.index.json", [{"weight_map": {"model.norm.weight": "two.safetensors"}}]
-    )
-    assert expunge(*command).code == 0
-    after = json.loads((owner / "out" / "summary.json").read_text())
-    assert before != after
+    name_in_index("one.safetensors")
+    before = measured()
+    assert measured() == before
+    name_in_index("two.safetensors")
+    assert measured() != before
