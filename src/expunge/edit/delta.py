@@ -8,7 +8,6 @@ floating-point parameter (buffers, packed integers) has no part in it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -16,13 +15,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from expunge.errors import ModelError
-from expunge.model.checkpoint import unreadable
+from expunge.model.checkpoint import reading
 from expunge.model.load import load_model
 from expunge.model.tensors import Weight, in_memory, on_disk
+from expunge.model.weight_files import read_headers, read_json
 
 ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -76,12 +76,9 @@ class WeightDelta:
             ModelError: it is not a plain LoRA adapter, and its sum is not ``(alpha / rank) B A``.
         """
         path = folder / ADAPTER_WEIGHTS
-        try:
-            config = json.loads((folder / ADAPTER).read_bytes())
-            with safe_open(path, framework="pt") as tensors:
-                shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
-        except (OSError, ValueError, SafetensorError) as error:
-            raise unreadable(folder, "adapter", error) from error
+        with reading(folder, "adapter"):
+            config = read_json(folder / ADAPTER)
+            shapes = {name: header.shape for name, header in read_headers([path]).items()}
         odd = [
             key
             for key in ("use_dora", "alpha_pattern", "rank_pattern", "modules_to_save")

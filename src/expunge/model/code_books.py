@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
-    from transformers import PreTrainedModel
 
 
 def unpack_nibbles(packed: Tensor, shape: Sequence[int]) -> Tensor:
@@ -44,8 +43,8 @@ def dequantize_codes(codes: Tensor, absmax: Tensor, code_book: Tensor, *, blocks
 def dequantize_packed(packed: Tensor, state: Any) -> Tensor:
     """The float32 values of a weight that bitsandbytes holds; [O, I].
 
-    ``state`` is its ``QuantState``. Double quantization (QLoRA, Sec. 3) is undone first: the absmax of
-    each block is then itself an 8-bit code in blocks, plus an offset.
+    ``state`` has the attributes of its ``QuantState``. Double quantization (QLoRA, Sec. 3) is undone
+    first: the absmax of each block is then itself an 8-bit code in blocks, plus an offset.
     """
     absmax = state.absmax
     if state.state2 is not None:
@@ -56,19 +55,3 @@ def dequantize_packed(packed: Tensor, state: Any) -> Tensor:
         absmax = absmax + state.offset
     codes = unpack_nibbles(packed, state.shape)
     return dequantize_codes(codes, absmax, state.code, blocksize=state.blocksize)
-
-
-def dequantize_bitsandbytes(model: PreTrainedModel) -> PreTrainedModel:
-    """A model that was loaded from a bitsandbytes folder, with plain float weights of the stored dtype.
-
-    transformers replaces the layers; the values of 4-bit ones are computed here.
-    """
-    values = {
-        name: dequantize_packed(layer.weight, state).to(state.dtype)
-        for name, layer in model.named_modules()
-        if (state := getattr(getattr(layer, "weight", None), "quant_state", None)) is not None
-    }
-    plain: PreTrainedModel = model.dequantize()
-    for name, value in values.items():
-        plain.get_submodule(name).get_parameter("weight").data = value
-    return plain
