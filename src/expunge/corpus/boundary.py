@@ -1,21 +1,27 @@
 """Where a prompt ends and a completion begins, in tokens.
 
-A model asked to continue a prompt sees the prompt's own tokens. Training must show it the same
-ones, or what is forgotten is not what is asked for later. So the prompt is always tokenised as if
-it stood alone, and the completion as it would follow.
+Prompt and completion are tokenised as one text, as the tokenizer itself joins them, and cut where the
+completion begins. A space at the end of a prompt belongs to what follows, because most tokenizers make
+one token of a space and the word behind it (lm-evaluation-harness and TRL cut there too).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os.path import commonprefix
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from transformers import PreTrainedTokenizerBase
 
 # Texts to put before a completion, so that it is not mistaken for the start of a text. The first
 # one that stays a token sequence of its own is used.
 ANCHORS = ("\n", "a", "!", "\n\n", "0")
+
+WORD = "a"
+"""Stands for a continuation that is not known yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +41,29 @@ class Tokens:
         return Tokens(self.ids[count:], moved)
 
 
+    def until(self, count: int) -> Tokens:
+        """The first ``count`` tokens."""
+        return Tokens(self.ids[:count], None if self.offsets is None else self.offsets[:count])
+
+    def moved(self, characters: int | None) -> Tokens:
+        """The same tokens, offsets counted from so many characters further left; unknown with ``None``."""
+        if self.offsets is None or characters is None:
+            return Tokens(self.ids, None)
+        return Tokens(self.ids, [(start + characters, end + characters) for start, end in self.offsets])
+
+
 class Parts(NamedTuple):
-    """The tokens of a prompt, and those of what follows it."""
+    """The tokens of a prompt, and those of what follows it.
+
+    ``left``: the end of the prompt that its tokens leave to what follows, most often a space.
+    ``splits_token``: prompt and completion meet inside a token, which counts to the completion, so the
+    prompt has other tokens here than alone.
+    """
 
     prompt_ids: list[int]
     completion: Tokens
+    left: str = ""
+    splits_token: bool = False
 
 
 def plain(text: str, tokenizer: PreTrainedTokenizerBase) -> Tokens:
@@ -54,27 +78,50 @@ def plain(text: str, tokenizer: PreTrainedTokenizerBase) -> Tokens:
 
 
 def opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What stands before every text: what the tokenizer puts there, with BOS exactly once if it has one."""
+    """The tokens that the tokenizer itself puts before every text: its BOS, or none."""
     inner = plain("a", tokenizer).ids
     whole = list(tokenizer("a", verbose=False)["input_ids"])
-    head: list[int] = []
-    if inner:
-        starts = (at for at in range(len(whole)) if whole[at : at + len(inner)] == inner)
-        head = whole[: next(starts, 0)]
-    bos = tokenizer.bos_token_id
-    return head if bos is None or bos in head else [bos, *head]
+    if not inner:
+        return []
+    starts = (at for at in range(len(whole)) if whole[at : at + len(inner)] == inner)
+    return whole[: next(starts, 0)]
 
 
 def joined(prompt: str, completion: str, tokenizer: PreTrainedTokenizerBase) -> Parts:
-    """Prompt and completion in tokens, the prompt's being exactly those it has alone.
+    """Prompt and completion as the tokens of one text, cut where the completion begins.
 
-    When both together begin with the prompt's tokens, the joint ones are used: that is how the
-    text would naturally be cut. Otherwise (a completion that would merge with the prompt's last
-    token) the two are tokenised apart.
+    A token with characters of both belongs to the completion.
     """
-    prompt_ids = plain(prompt, tokenizer).ids
-    rest = _following(prompt, prompt_ids, completion, tokenizer)
-    return Parts(prompt_ids, continuation(completion, tokenizer) if rest is None else rest)
+    alone = _to_be_continued(prompt, tokenizer)
+    if not completion:
+        return alone
+    joint = plain(prompt + completion, tokenizer)
+    count = len(alone.prompt_ids)
+    if joint.ids[:count] == alone.prompt_ids and not _reaches_beyond(joint, count, len(prompt)):
+        return alone._replace(completion=joint.after(count, len(prompt)))
+    left = ""
+    if joint.offsets is None:
+        count = len(commonprefix([alone.prompt_ids, joint.ids]))
+    else:
+        count = _within(joint.offsets, len(prompt))
+        left = prompt[joint.offsets[count - 1][1] if count else 0 :]
+    return Parts(joint.ids[:count], joint.after(count, len(prompt)), left, splits_token=True)
+
+
+def _to_be_continued(prompt: str, tokenizer: PreTrainedTokenizerBase) -> Parts:
+    """A prompt whose continuation is not known.
+
+    A space at its end is left to the continuation; other white space is cut as before a word.
+    """
+    nothing = Tokens([], [])
+    if not prompt[-1:].isspace():
+        return Parts(plain(prompt, tokenizer).ids, nothing)
+    end = len(prompt) - prompt.endswith(" ")
+    followed = plain(prompt + WORD, tokenizer)
+    if followed.offsets is None:
+        return Parts(plain(prompt[:end], tokenizer).ids, nothing, prompt[end:])
+    count = _within(followed.offsets, end)
+    return Parts(followed.ids[:count], nothing, prompt[followed.offsets[count - 1][1] if count else 0 :])
 
 
 def continuation(text: str, tokenizer: PreTrainedTokenizerBase) -> Tokens:
@@ -99,8 +146,20 @@ def _following(
     count = len(head_ids)
     if joint.ids[:count] != head_ids:
         return None
-    # Equal ids are not enough: an unknown-token or a space-eating special token can keep its id
-    # and yet have swallowed the beginning of the tail.
-    if joint.offsets and count and joint.offsets[count - 1][1] > len(head):
+    if _reaches_beyond(joint, count, len(head)):
         return None
     return joint.after(count, len(head))
+
+
+def _reaches_beyond(joint: Tokens, count: int, characters: int) -> bool:
+    """Whether the last of the first ``count`` tokens has characters behind the first ``characters``.
+
+    Equal ids do not tell: an unknown-token or a space-eating special token can keep its id and yet have
+    swallowed the beginning of what follows.
+    """
+    return bool(joint.offsets and count and joint.offsets[count - 1][1] > characters)
+
+
+def _within(offsets: Sequence[tuple[int, int]], characters: int) -> int:
+    """How many tokens lie wholly inside the first ``characters`` characters."""
+    return next((index for index, (_, end) in enumerate(offsets) if end > characters), len(offsets))
