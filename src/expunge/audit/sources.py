@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from expunge.corpus.fields import reading
 from expunge.files import RECORD, write_json
 
 if TYPE_CHECKING:
@@ -20,14 +21,21 @@ if TYPE_CHECKING:
 SOURCES = "sources.json"
 
 
-def write_sources(folder: Path, plan: AuditPlan, *, paths: Sequence[str], files: Mapping[str, str]) -> None:
-    """Keep what is known of the models (``paths`` in the plan's order) and of each split's file."""
+def write_sources(
+    folder: Path,
+    plan: AuditPlan,
+    *,
+    paths: Sequence[str],
+    files: Mapping[str, str],
+    fields: Mapping[str, str] | None = None,
+) -> None:
+    """Keep what is known of the models (``paths`` in the plan's order), and of each split's reading."""
     models = [
         {"name": source.name, "role": source.role, "path": path, "record": record_beside(Path(path))}
         for source, path in zip(plan.models, paths, strict=True)
     ]
     splits = {name: {"file": file, **_counts(plan.probes.split(name))} for name, file in files.items()}
-    write_json(folder / SOURCES, {"models": models, "splits": splits})
+    write_json(folder / SOURCES, {"models": models, "splits": splits, "reading": reading(fields)})
 
 
 def record_beside(checkpoint: Path) -> dict[str, Any] | None:

@@ -15,8 +15,10 @@ from expunge.cli.options import (
     Field,
     RemoteCode,
     Seed,
+    Template,
     fields,
 )
+from expunge.cli.speech import say_warning
 
 if TYPE_CHECKING:
     from expunge.audit.calibrate import CalibrationChoice
@@ -98,6 +100,7 @@ def audit(
     max_items: MaxItems = None,
     max_length: MaxLength = 2048,
     field: Field = None,
+    template: Template = None,
     seed: Seed = 0,
     workers: Workers = 1,
     calibrate: Calibrate = None,
@@ -111,11 +114,11 @@ def audit(
 
     Example:  expunge audit ./unlearned --target ./model --forget f.jsonl --retain r.jsonl -q int4 -q nf4
     """
+    from expunge.audit.job import AuditJob
+
     if weights:
         _compare(models or [], target, quantizer or [], output, trust_remote_code=trust_remote_code)
         return
-    from expunge.audit.job import AuditJob
-
     job = AuditJob(
         models=tuple(models or ()),
         seeds_of=tuple(seeds_of or ()),
@@ -128,7 +131,7 @@ def audit(
         retrained=retrained,
         quantizers=tuple(quantizer or ()),
         metrics=tuple(metric or ()),
-        fields=fields(field),
+        fields=fields(field, template),
         max_items=max_items,
         max_length=max_length,
         seed=seed,
@@ -177,7 +180,7 @@ def _show(job: AuditJob) -> None:
     from expunge.report.job import write_page
 
     with progress_bar(Console(stderr=True)) as progress:
-        summary = job.run(progress)
+        summary = job.run(progress, warn=say_warning)
     console = Console()
     console.print(render(summary, width=console.width))
     found = job.output

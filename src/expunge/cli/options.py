@@ -19,6 +19,13 @@ Field = Annotated[
         help="Which column is what, when it is not recognised: --field prompt=my_question. Repeatable.",
     ),
 ]
+Template = Annotated[
+    str | None,
+    typer.Option(
+        "--template",
+        help="How a question becomes a prompt. Default: 'Question: {question}\\nAnswer: '.",
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a setting of the recipe: --set forget.beta=0.2. Repeatable."),
@@ -40,19 +47,20 @@ CalibrationSamples = Annotated[int, typer.Option(min=1, help="Sequences of calib
 CalibrationLength = Annotated[int, typer.Option(min=2, help="Tokens of each of them.")]
 
 
-def fields(pairs: list[str] | None) -> dict[str, str] | None:
-    """``["prompt=q"]`` as ``{"prompt": "q"}``.
+def fields(pairs: list[str] | None, template: str | None = None) -> dict[str, str] | None:
+    r"""``["prompt=q"]`` as ``{"prompt": "q"}``; a template beside them, its ``\n`` a line break.
 
     Raises:
         DataError: an entry is not of the form ``name=column``.
     """
-    if not pairs:
-        return None
-    for pair in pairs:
+    for pair in pairs or ():
         if "=" not in pair:
             raise DataError(
                 f"--field {pair}",
                 why="it is not of the form name=column.",
                 fix="For instance --field prompt=my_question",
             )
-    return dict(pair.split("=", 1) for pair in pairs)
+    found = dict(pair.split("=", 1) for pair in pairs or ())
+    if template is not None:
+        found["template"] = template.replace("\\n", "\n")
+    return found or None

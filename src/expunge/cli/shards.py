@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from expunge.cli.options import Field, Output, Seed, fields
+from expunge.cli.options import Field, Output, Seed, Template, fields
 from expunge.cli.speech import say_done, say_warning
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def plan(
         typer.Option("--set", help="Of the training: --set epochs=20 --set lora.rank=8. Repeatable."),
     ] = None,
     field: Field = None,
+    template: Template = None,
     seed: Seed = 0,
 ) -> None:
     """Deal examples out to shards and slices, once and for all; near duplicates and owners together.
@@ -73,7 +74,7 @@ def plan(
         },
         sizes=scratch,
         settings=settings or (),
-        fields=fields(field),
+        fields=fields(field, template),
     ).run()
     for owner, places in facts["spread"].items():
         say_warning(
@@ -115,6 +116,7 @@ def delete(
     executor: Runner = "processes",
     address: Address = None,
     field: Field = None,
+    template: Template = None,
 ) -> None:
     """Delete examples and retrain what has seen them: the weights become those of never having seen them.
 
@@ -123,7 +125,7 @@ def delete(
     from expunge.corpus.readers import read_examples
     from expunge.shards.deletion import Deletion
 
-    examples = tuple(read_examples(data, fields=fields(field))) if data else ()
+    examples = tuple(read_examples(data, fields=fields(field, template))) if data else ()
     done = Deletion(ids=tuple(ids or ()), groups=tuple(group or ()), examples=examples, with_near=near).run(
         _build(folder, workers, executor, address)
     )
@@ -144,6 +146,7 @@ def predict(
     by: By = "probability",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 32,
     field: Field = None,
+    template: Template = None,
 ) -> None:
     """Let all shards answer together: greedy text, log-probability of the completion, votes on choices.
 
@@ -152,7 +155,12 @@ def predict(
     from expunge.shards.jobs import prediction
 
     rows = prediction(
-        folder, data=data, output=output, by=by, max_new_tokens=max_new_tokens, fields=fields(field)
+        folder,
+        data=data,
+        output=output,
+        by=by,
+        max_new_tokens=max_new_tokens,
+        fields=fields(field, template),
     ).run()
     say_done(f"{len(rows)} answers: {output}")
 

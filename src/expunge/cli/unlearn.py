@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from expunge.cli.options import Field, Output, Overrides, Overwrite, RemoteCode, Seed, fields
+from expunge.cli.options import Field, Output, Overrides, Overwrite, RemoteCode, Seed, Template, fields
 from expunge.cli.speech import say_done, say_warning
 from expunge.cli.standing import show_standing
 
@@ -37,6 +37,7 @@ def unlearn(
     ] = "durable",
     overrides: Overrides = None,
     field: Field = None,
+    template: Template = None,
     seed: Seed = 0,
     save_dtype: Annotated[
         Literal["source", "float32", "bfloat16", "float16"],
@@ -66,7 +67,7 @@ def unlearn(
         still=tuple(still or ()),
         output=output,
         overrides=tuple(overrides or ()),
-        fields=fields(field),
+        fields=fields(field, template),
         seed=seed,
         save_dtype=save_dtype,
         allow_overlap=allow_overlap,

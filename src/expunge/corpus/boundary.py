@@ -8,7 +8,7 @@ one token of a space and the word behind it (lm-evaluation-harness and TRL cut t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from os.path import commonprefix
+from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ class Tokens:
             (max(0, start - characters), max(0, end - characters)) for start, end in self.offsets[count:]
         ]
         return Tokens(self.ids[count:], moved)
-
 
     def until(self, count: int) -> Tokens:
         """The first ``count`` tokens."""
@@ -101,7 +100,7 @@ def joined(prompt: str, completion: str, tokenizer: PreTrainedTokenizerBase) -> 
         return alone._replace(completion=joint.after(count, len(prompt)))
     left = ""
     if joint.offsets is None:
-        count = len(commonprefix([alone.prompt_ids, joint.ids]))
+        count = _agree(alone.prompt_ids, joint.ids)
     else:
         count = _within(joint.offsets, len(prompt))
         left = prompt[joint.offsets[count - 1][1] if count else 0 :]
@@ -158,6 +157,11 @@ def _reaches_beyond(joint: Tokens, count: int, characters: int) -> bool:
     swallowed the beginning of what follows.
     """
     return bool(joint.offsets and count and joint.offsets[count - 1][1] > characters)
+
+
+def _agree(some: Sequence[int], others: Sequence[int]) -> int:
+    """How many tokens two sequences begin with alike."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(some, others, strict=False)))
 
 
 def _within(offsets: Sequence[tuple[int, int]], characters: int) -> int:

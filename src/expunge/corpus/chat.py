@@ -90,8 +90,8 @@ def chat_template(example: Example, tokenizer: PreTrainedTokenizerBase) -> str:
     if isinstance(held, dict) and held and "default" not in held:
         raise DataError(
             f"example {example.id!r} is a chat",
-            why=f"this model's tokenizer has several chat templates ({_some(sorted(held))}) and none called "
-            "default, so which one its chats were written by is unknown.",
+            why=f"this model's tokenizer has several chat templates ({_some(sorted(held))}) and none "
+            "called default, so which one its chats were written by is unknown.",
             fix="Save the one you mean as chat_template.jinja in its folder, or give prompt and completion "
             "instead of messages.",
         )
@@ -163,8 +163,8 @@ def _written(
         raise DataError(
             f"example {example.id!r}",
             why=f"the model's chat template cannot write it: {str(fault).removesuffix('.')}.",
-            fix="Repair chat_template.jinja in the model's folder, or give prompt and completion instead of "
-            "messages.",
+            fix="Repair chat_template.jinja in the model's folder, or give prompt and completion instead "
+            "of messages.",
         ) from fault
 
 
@@ -185,9 +185,7 @@ def _said(text: str) -> Message:
 
 
 def _surrounds(before: str, whole: str, after: str) -> bool:
-    return (
-        whole.startswith(before) and whole.endswith(after) and len(before) + len(after) <= len(whole)
-    )
+    return whole.startswith(before) and whole.endswith(after) and len(before) + len(after) <= len(whole)
 
 
 def _some(names: Sequence[str]) -> str:

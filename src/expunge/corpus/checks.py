@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from expunge.corpus.tokenise import splits_token
 from expunge.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from transformers import PreTrainedTokenizerBase
 
     from expunge.types import Example
 
@@ -50,6 +53,26 @@ def check_sets(
                 fix=f"Take them out of the {name}, or allow the overlap (--allow-overlap) if it is meant.",
             )
         warnings.append(f"{found}.")
+    return warnings
+
+
+def boundary_warnings(
+    sets: Mapping[str, Sequence[Example]], tokenizer: PreTrainedTokenizerBase
+) -> list[str]:
+    """One warning for each set in which a prompt and its completion meet inside a token.
+
+    Chats are not looked at: templates put a special token or a line break before an answer.
+    """
+    warnings = []
+    for name, examples in sets.items():
+        pairs = [each for each in examples if each.prompt and not each.is_chat]
+        split = [each.id for each in pairs if splits_token(each, tokenizer)]
+        if split:
+            warnings.append(
+                f"In {len(split)} of {len(pairs)} prompts of the {name} the completion begins inside a "
+                f"token ({_some(split)}): it is read from the beginning of that token, which the prompt "
+                "alone does not have. Let prompts end without white space and completions begin with it."
+            )
     return warnings
 
 

@@ -10,6 +10,7 @@ from expunge.corpus.answers import Answers, answers, chosen, listed
 from expunge.corpus.messages import Conversation, conversation
 from expunge.corpus.rows import Row, RowReader
 from expunge.corpus.spans import check_spans
+from expunge.corpus.templates import TEMPLATE_DATE
 from expunge.errors import DataError, did_you_mean
 from expunge.types import Example
 
@@ -23,10 +24,20 @@ KNOWN = (*sorted(CONTENT), "id", "group", "spans", *BESIDE)
 GROUPS = ("group", "person", "author", "document")
 CHOICES = "choices"
 QUESTION = "Question: {question}\nAnswer: "
+TEMPLATE = "template"
+"""Among the fields, how a question becomes a prompt; no column has that name."""
 HELP = (
     "Understood: text; prompt and completion; question and answer; messages. "
     'Name your own columns with fields, for instance {"text": "body"} (--field text=body).'
 )
+
+
+def reading(fields: Mapping[str, str] | None = None) -> dict[str, str]:
+    """How texts are read, for a run's record: the template of questions, and the date of chat templates."""
+    return {
+        "question_template": (fields or {}).get(TEMPLATE, QUESTION),
+        "chat_template_date": TEMPLATE_DATE.isoformat(),
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,10 +79,10 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
     def tojson(
         value: object,
-        ensure_ascii: bool = False,  # noqa: FBT001, FBT002 - as templates call it
+        ensure_ascii: bool = False,
         indent: int | None = None,
         separators: tuple[str, str] | None = None,
-        sort_keys: bool = False,  # noqa: FBT001, FBT002
+        sort_keys: bool = False,
     ) -> str:
         return json.dumps(
             value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys

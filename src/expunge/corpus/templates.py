@@ -69,7 +69,7 @@ class _Worker:
 
     def __init__(self) -> None:
         script = str(Path(__file__).with_name("template_worker.py"))
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603 - this package's own script
             [sys.executable, "-P", "-X", "utf8", script],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -130,7 +130,9 @@ def _ask(line: bytes) -> dict[str, Any]:
     if not answer:
         _end()
         raise TemplateFault(
-            f"it takes longer than {seconds:.0f} seconds" if answer is None else "it crashes the interpreter"
+            f"it takes longer than {seconds:.0f} seconds"
+            if answer is None
+            else "it crashes the interpreter"
         )
     reply: dict[str, Any] = json.loads(answer)
     return reply

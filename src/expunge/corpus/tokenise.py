@@ -49,10 +49,11 @@ def encode(
     """One example as sequences of at most ``max_length`` tokens.
 
     A document gives one sequence for every ``max_length`` tokens, each with a BOS of its own if the
-    tokenizer puts one before a text, and the last one short. A prompt with its completion gives one, and only the completion counts, with
-    the end token unless ``eos`` is false (a document ends with one only if ``eos`` is true).
-    Where ``spans`` are given, only tokens touching one of them count. A chat is written by the
-    tokenizer's own template, which then decides on BOS and on what ends an answer.
+    tokenizer puts one before a text, and the last one short. A prompt with its completion gives one,
+    tokenised as one text, and only the completion counts, with the end token unless ``eos`` is false (a
+    document ends with one only if ``eos`` is true). Where ``spans`` are given, only tokens touching one of
+    them count. A chat is written by the tokenizer's own template, which then decides on BOS and on what
+    ends an answer.
 
     Raises:
         DataError: nothing of the example would count, a span lies outside the completion, a pair
@@ -196,7 +197,9 @@ def _chat_parts(frame: Frame, tokenizer: PreTrainedTokenizerBase, *, ends: bool)
     if ends:
         parts = joined(frame.before, frame.answer + frame.after, tokenizer)
         ids, offsets = parts.completion.ids, parts.completion.offsets
-        begins = next((at for at, (start, _) in enumerate(offsets or ()) if start >= len(frame.answer)), None)
+        begins = next(
+            (at for at, (start, _) in enumerate(offsets or ()) if start >= len(frame.answer)), None
+        )
         place = None if begins is None else end_of_turn(ids[begins:], tokenizer)
         if begins is not None and place is not None:
             answer = parts.completion.until(begins).moved(frame.skipped)

@@ -28,9 +28,7 @@ def replies(observed: Observer, asked: Sequence[Example], *, max_new_tokens: int
     return [None if each is None else next(said) for each in prompts]
 
 
-def _prompts(
-    observed: Observer, asked: Sequence[Example], max_new_tokens: int
-) -> list[Example | None]:
+def _prompts(observed: Observer, asked: Sequence[Example], max_new_tokens: int) -> list[Example | None]:
     """Each prompt, or ``None`` where it leaves no room."""
     context = declared_positions(observed.model)
     room = None if context is None else context - max_new_tokens

@@ -141,9 +141,7 @@ class Continuations:
 
     def _go_on(self, asked: list[tuple[str | Example, Wish]]) -> list[Said]:
         """What is said to each prompt; all wishes have the same stop strings."""
-        rows = [
-            _Row(self._prompt(key), self._said.get(key, NOTHING).tokens, wish) for key, wish in asked
-        ]
+        rows = [_Row(self._prompt(key), self._said.get(key, NOTHING).tokens, wish) for key, wish in asked]
         check_lengths(self.model, [row.length for row in rows])
         longest = max(row.length for row in rows)
         room = [0 if slides(self.model, longest) else len(row.prompt) - 1 for row in rows]

@@ -17,6 +17,8 @@ from typing import Any, Literal
 import torch
 import yaml
 
+from expunge.corpus.checks import boundary_warnings
+from expunge.corpus.fields import reading
 from expunge.errors import ExpungeError, OutputError, ScopeViolationError, TrainingError
 from expunge.files import RECORD, refuse_existing, write_json, write_text, writing
 from expunge.model.disk import disk_errors
@@ -52,6 +54,7 @@ class Request:
     corpus: Corpus
     seed: int = 0
     save_dtype: SavedDtype = "source"
+    fields: Mapping[str, str] | None = None
 
     def facts(self, model_hash: str) -> dict[str, Any]:
         """The request as the record states it: the recipe in force, and hashes of model and data."""
@@ -64,6 +67,7 @@ class Request:
             "holdout": describe(self.corpus.holdout),
             "seed": self.seed,
             "save_dtype": self.save_dtype,
+            "reading": reading(self.fields),
         }
 
 
@@ -94,6 +98,8 @@ def carry_out(
     for stage in request.recipe.stages:
         stage.check(request.corpus)
     model, tokenizer = load()
+    for warning in boundary_warnings(request.corpus.named, tokenizer):
+        warn(warning)
     dtype = model.dtype if request.save_dtype == "source" else getattr(torch, request.save_dtype)
     facts = request.facts(hash_model(model))
     partial = _claim_partial(output, facts, overwrite=overwrite)
