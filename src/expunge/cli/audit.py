@@ -116,9 +116,6 @@ def audit(
     """
     from expunge.audit.job import AuditJob
 
-    if weights:
-        _compare(models or [], target, quantizer or [], output, trust_remote_code=trust_remote_code)
-        return
     job = AuditJob(
         models=tuple(models or ()),
         seeds_of=tuple(seeds_of or ()),
@@ -139,29 +136,27 @@ def audit(
         trust_remote_code=trust_remote_code,
         calibration=_calibration(calibrate, calibration_samples, calibration_length, allow_overlap),
     )
-    _show(job)
+    _show(job, weights=weights)
 
 
-def _compare(
-    models: list[str], target: str | None, quantizers: list[str], output: Path, *, trust_remote_code: bool
-) -> None:
+def _compare(job: AuditJob) -> None:
     from expunge.audit.weights import MEANING, RESULT, WeightsJob, table
 
-    job = WeightsJob(
-        models=models,
-        target=target,
-        quantizers=quantizers,
-        output=output,
-        trust_remote_code=trust_remote_code,
+    compared = WeightsJob(
+        models=list(job.models),
+        target=job.target,
+        quantizers=list(job.quantizers),
+        output=job.output,
+        trust_remote_code=job.trust_remote_code,
     )
     with Console(stderr=True).status("weights") as status:
-        header, *rows = table(job.run(status.update))
+        header, *rows = table(compared.run(status.update))
     for row in rows:
         for heading, cell in zip(header, row, strict=True):
             typer.echo(f"{heading:14}{cell}")
         typer.echo()
     typer.echo(MEANING)
-    typer.echo(f"numbers, tensor by tensor: {output / RESULT}")
+    typer.echo(f"numbers, tensor by tensor: {job.output / RESULT}")
 
 
 def _splits(*sources: str | None) -> dict[str, str]:
@@ -174,7 +169,10 @@ def _calibration(word: str | None, samples: int, length: int, allow_overlap: boo
     return CalibrationChoice(word=word, samples=samples, length=length, allow_overlap=allow_overlap)
 
 
-def _show(job: AuditJob) -> None:
+def _show(job: AuditJob, *, weights: bool) -> None:
+    if weights:
+        _compare(job)
+        return
     from expunge.audit.progress import progress_bar
     from expunge.audit.table import render
     from expunge.report.job import write_page

@@ -32,11 +32,16 @@ class Tokens:
     offsets: list[tuple[int, int]] | None
 
     def after(self, count: int, characters: int) -> Tokens:
-        """All but the first ``count`` tokens, offsets counted from character ``characters``."""
+        """All but the first ``count`` tokens, offsets counted from character ``characters``.
+
+        A token that ends before it (a space of its own) goes with the first character behind it.
+        """
         if self.offsets is None:
             return Tokens(self.ids[count:], None)
+        least = 1 if characters else 0
         moved = [
-            (max(0, start - characters), max(0, end - characters)) for start, end in self.offsets[count:]
+            (max(0, start - characters), max(least, end - characters))
+            for start, end in self.offsets[count:]
         ]
         return Tokens(self.ids[count:], moved)
 
