@@ -17,7 +17,7 @@ from expunge.audit.repeats import parse_seeds, recorded_seeds
 from expunge.audit.sources import write_sources
 from expunge.audit.summary import Summary
 from expunge.corpus.checks import boundary_warnings
-from expunge.errors import OutputError, RecipeError
+from expunge.errors import ModelError, OutputError, RecipeError
 from expunge.files import RECORD, require_writable
 from expunge.model.checkpoint import local_folder, require_checkpoint
 from expunge.model.load import load_tokenizer
@@ -107,7 +107,10 @@ class AuditJob:
         named = {f"{split.replace('_', ' ')} set": plan.probes.split(split) for split in SPLITS}
         if not any(each.prompt and not each.is_chat for examples in named.values() for each in examples):
             return []
-        tokenizer = load_tokenizer(self._paths()[0], trust_remote_code=self.trust_remote_code)
+        try:
+            tokenizer = load_tokenizer(self._paths()[0], trust_remote_code=self.trust_remote_code)
+        except ModelError:  # refused where the model is loaded, which may be measured already
+            return []
         return boundary_warnings(named, tokenizer)
 
     def _paths(self) -> list[str]:
