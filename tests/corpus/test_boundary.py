@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Regex, pre_tokenizers
 
 from expunge.corpus.boundary import continuation, joined, opening, plain
+from expunge.errors import DataError
+from tests.tiny import tiny_tokenizer
 
 from . import tokenizers_for_tests as known
 
@@ -108,3 +111,11 @@ def test_a_continuation_s_offsets_cover_its_text(build, text: str) -> None:
 )
 def test_what_opens_a_text_is_what_the_tokenizer_puts_there(build, expected: list[int]) -> None:
     assert opening(build()) == expected
+
+
+def test_an_expression_that_backtracks_for_ever_is_a_refusal(capfd: pytest.CaptureFixture[str]) -> None:
+    tokenizer = tiny_tokenizer(all_bytes=True)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(a+)+b"), "isolated")
+    with pytest.raises(DataError, match=r"the text 'aaaa.*tokenizer fails on it.*pre_tokenizer"):
+        plain("a" * 40, tokenizer)
+    capfd.readouterr()  # where it stood in Rust

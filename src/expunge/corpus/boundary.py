@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
+from expunge.errors import DataError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 # Texts to put before a completion, so that it is not mistaken for the start of a text. The first
 # one that stays a token sequence of its own is used.
 ANCHORS = ("\n", "a", "!", "\n\n", "0")
+
+SHOWN = 60
+"""Characters of a text that a refusal shows."""
 
 WORD = "a"
 """Stands for a continuation that is not known yet."""
@@ -71,10 +76,24 @@ class Parts(NamedTuple):
 
 
 def plain(text: str, tokenizer: PreTrainedTokenizerBase) -> Tokens:
-    """A text's tokens without any the tokenizer would add around it."""
-    encoding = tokenizer(
-        text, add_special_tokens=False, return_offsets_mapping=bool(tokenizer.is_fast), verbose=False
-    )
+    """A text's tokens without any the tokenizer would add around it.
+
+    Raises:
+        DataError: the tokenizer fails on the text.
+    """
+    try:
+        encoding = tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=bool(tokenizer.is_fast), verbose=False
+        )
+    except BaseException as error:
+        # What tokenizers' Rust raises: no subclass, or a panic, as where an expression backtracks for ever.
+        if type(error) is not Exception and type(error).__name__ != "PanicException":
+            raise
+        raise DataError(
+            f"the text {text[:SHOWN]!r}" + ("..." if len(text) > SHOWN else ""),
+            why=f"the model's tokenizer fails on it: {str(error)[:200]}.",
+            fix="Check tokenizer.json (the expressions of its normalizer and pre_tokenizer), or the text.",
+        ) from error
     offsets = encoding.get("offset_mapping")
     return Tokens(
         list(encoding["input_ids"]), None if offsets is None else [(start, end) for start, end in offsets]

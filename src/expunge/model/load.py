@@ -24,6 +24,7 @@ from expunge.model.checkpoint import (
 )
 from expunge.model.compressed import load_packed, packed_scheme
 from expunge.model.masked import auto_class, declares_masked, refuse_masked
+from expunge.model.normalizers import check_normalizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -92,7 +93,8 @@ def load_tokenizer(
     everywhere in this package, so no embedding row is added and the model keeps its size.
 
     Raises:
-        ModelError: there is no tokenizer, it has nothing to pad with, or it does not fit the model.
+        ModelError: there is no tokenizer, it has nothing to pad with, its normalizer blows texts up,
+            or it does not fit the model.
     """
     folder = local_folder(path_or_id)
     if folder is not None and not any((folder / name).is_file() for name in TOKENIZER_FILES):
@@ -107,6 +109,7 @@ def load_tokenizer(
         )
     except LOADING_ERRORS as error:
         raise unreadable(path_or_id, "tokenizer", error) from error
+    check_normalizer(tokenizer)
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise ModelError(
