@@ -16,7 +16,7 @@ from expunge.audit.plan import AuditPlan, ModelSource, Role
 from expunge.audit.repeats import parse_seeds, recorded_seeds
 from expunge.audit.sources import write_sources
 from expunge.audit.summary import Summary
-from expunge.corpus.checks import boundary_warnings
+from expunge.corpus.checks import reading_warnings
 from expunge.errors import ModelError, OutputError, RecipeError
 from expunge.files import RECORD, require_writable
 from expunge.model.checkpoint import local_folder, require_checkpoint
@@ -92,7 +92,7 @@ class AuditJob:
         """Measure what no earlier run has, and write the results under ``output``."""
         self.claim()
         plan = self.plan()
-        for warning in self._boundary_warnings(plan):
+        for warning in self._reading_warnings(plan):
             warn(warning)
         audit = Audit(plan=plan, folder=self.output, diagnose=diagnose)
         with memory_errors(fix="Lower --max-length or --workers, or measure on a larger machine."):
@@ -102,16 +102,16 @@ class AuditJob:
         )
         return summary
 
-    def _boundary_warnings(self, plan: AuditPlan) -> list[str]:
+    def _reading_warnings(self, plan: AuditPlan) -> list[str]:
         """What the first model's tokenizer makes of the prompts; the others are its descendants."""
         named = {f"{split.replace('_', ' ')} set": plan.probes.split(split) for split in SPLITS}
-        if not any(each.prompt and not each.is_chat for examples in named.values() for each in examples):
+        if not any(each.prompt or each.is_chat for examples in named.values() for each in examples):
             return []
         try:
             tokenizer = load_tokenizer(self._paths()[0], trust_remote_code=self.trust_remote_code)
         except ModelError:  # refused where the model is loaded, which may be measured already
             return []
-        return boundary_warnings(named, tokenizer)
+        return reading_warnings(named, tokenizer)
 
     def _paths(self) -> list[str]:
         """The models' paths in the order of the plan."""

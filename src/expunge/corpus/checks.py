@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from expunge.corpus.chat import chat_frame
 from expunge.corpus.tokenise import splits_token
 from expunge.errors import DataError
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from expunge.types import Example
 
 SHOWN = 3
+THOUGHT = "</think>"
+"""What ends the reasoning in an answer."""
 
 
 def check_sets(
@@ -56,15 +59,26 @@ def check_sets(
     return warnings
 
 
-def boundary_warnings(
+def reading_warnings(
     sets: Mapping[str, Sequence[Example]], tokenizer: PreTrainedTokenizerBase
 ) -> list[str]:
-    """One warning for each set in which a prompt and its completion meet inside a token.
+    """What of the sets is read otherwise than it stands there, one warning each.
 
-    Chats are not looked at: templates put a special token or a line break before an answer.
+    That is where a prompt and its completion meet inside a token (not looked for in chats: templates put a
+    special token or a line break before an answer), and where a chat template drops an answer's reasoning.
+
+    Raises:
+        DataError: a chat with reasoning cannot be written.
     """
     warnings = []
     for name, examples in sets.items():
+        thinking = [each for each in examples if each.is_chat and THOUGHT in each.completion]
+        left_out = [each.id for each in thinking if THOUGHT not in chat_frame(each, tokenizer).answer]
+        if left_out:
+            warnings.append(
+                f"In {len(left_out)} of {len(thinking)} chats of the {name} with reasoning the chat "
+                f"template leaves it out ({_some(left_out)}): it is neither trained on nor measured."
+            )
         pairs = [each for each in examples if each.prompt and not each.is_chat]
         split = [each.id for each in pairs if splits_token(each, tokenizer)]
         if split:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 import yaml
 
-from expunge.corpus.checks import boundary_warnings
+from expunge.corpus.checks import reading_warnings
 from expunge.corpus.fields import reading
 from expunge.errors import ExpungeError, OutputError, ScopeViolationError, TrainingError
 from expunge.files import RECORD, refuse_existing, write_json, write_text, writing
@@ -98,7 +98,7 @@ def carry_out(
     for stage in request.recipe.stages:
         stage.check(request.corpus)
     model, tokenizer = load()
-    for warning in boundary_warnings(request.corpus.named, tokenizer):
+    for warning in reading_warnings(request.corpus.named, tokenizer):
         warn(warning)
     dtype = model.dtype if request.save_dtype == "source" else getattr(torch, request.save_dtype)
     facts = request.facts(hash_model(model))
