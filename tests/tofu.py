@@ -25,7 +25,8 @@ class Plain:
     def per_token(self, question: str, answer: str) -> float:
         """The probability of an answer with its end token, to the power of one over its tokens."""
         head = self._prompt(question)
-        own = self.tokenizer(answer, add_special_tokens=False)["input_ids"] + [self.tokenizer.eos_token_id]
+        whole = self.tokenizer(f"Question: {question}\nAnswer: {answer}")["input_ids"]
+        own = [*whole[len(head) :], self.tokenizer.eos_token_id]
         logps = self.model(input_ids=torch.tensor([head + own])).logits[0].double().log_softmax(-1)
         total = sum(float(logps[len(head) - 1 + at, token]) for at, token in enumerate(own))
         return math.exp(total / len(own))
@@ -54,9 +55,9 @@ class Plain:
         }
 
     def _prompt(self, question: str) -> list[int]:
-        text = f"Question: {question}\nAnswer: "
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return [self.tokenizer.bos_token_id, *ids]
+        # Without the space at its end: it is one token with the answer's first word.
+        ids: list[int] = self.tokenizer(f"Question: {question}\nAnswer:")["input_ids"]
+        return ids
 
 
 def rows(folder: Path, name: str) -> list[dict[str, Any]]:

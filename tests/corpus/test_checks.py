@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from expunge.corpus.checks import check_sets
+from expunge.corpus.checks import check_sets, reading_warnings
 from expunge.errors import DataError
 from expunge.types import Example, Turn
+
+from . import tokenizers_for_tests as known
+from .test_as_transformers import CHATS
 
 
 def examples(prefix: str, *texts: str) -> list[Example]:
@@ -59,3 +62,27 @@ def test_repeated_texts_are_warned_of() -> None:
     [warning] = check_sets(examples("f", "one", "one", "two", "one", "two"), RETAIN)
     assert warning == "The forget set repeats itself: 3 of 5 examples say what an earlier one says."
     assert check_sets(examples("f", "one", "ONE"), RETAIN) == []
+
+
+def test_a_boundary_inside_a_token_is_warned_of_once_with_its_count() -> None:
+    pairs = [
+        Example(id="clean", prompt="is", completion=" the"),
+        Example(id="spaced", prompt="is ", completion="the"),
+        Example(id="split", prompt="a th", completion="e"),
+        Example(id="document", completion="the"),
+    ]
+    [warning] = reading_warnings({"forget set": pairs, "retain set": pairs[:2]}, known.byte_level())
+    assert warning.startswith(
+        "In 1 of 3 prompts of the forget set the completion begins inside a token ('split')"
+    )
+
+
+def test_reasoning_that_a_template_drops_is_warned_of() -> None:
+    answer = "<think>\nhm\n</think>in Paris"
+    chats = [Example(id="c", is_chat=True, prompt="Where?", completion=answer)]
+    dropping, keeping = CHATS["r1"](), CHATS["qwen3"]()
+    [warning] = reading_warnings({"forget set": chats}, dropping)
+    assert warning.startswith(
+        "In 1 of 1 chats of the forget set with reasoning the chat template leaves it out"
+    )
+    assert reading_warnings({"forget set": chats}, keeping) == []

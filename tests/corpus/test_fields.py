@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from expunge.corpus.fields import Columns
+from expunge.corpus.fields import QUESTION, Columns, reading
 from expunge.corpus.rows import Row
 from expunge.errors import DataError
 from expunge.types import Example, Span, Turn
@@ -217,3 +217,8 @@ def test_a_template_s_other_column_must_be_there() -> None:
     columns = Columns({}, "{context}{question}")
     with pytest.raises(DataError, match="line 7: its 'context' is empty"):
         columns.example(Row(WHERE, "x", {"question": "q", "answer": "a"}))
+
+
+def test_how_texts_are_read_is_told() -> None:
+    assert reading() == {"question_template": QUESTION, "chat_template_date": "2024-07-26"}
+    assert reading({"template": "{question}?"})["question_template"] == "{question}?"

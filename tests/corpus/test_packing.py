@@ -22,7 +22,7 @@ TEXTS = st.lists(st.lists(st.integers(10, 99), min_size=1, max_size=9), min_size
 
 def test_packing_by_hand() -> None:
     first, second = pack(
-        texts([10, 11, 12], [20, 21]), separator=SEPARATOR, bos_id=BOS, length=5, seed=0, epoch=0
+        texts([10, 11, 12], [20, 21]), separator=SEPARATOR, head=[BOS], length=5, seed=0, epoch=0
     )
     tokens = first.input_ids[1:] + second.input_ids[1:]
     assert tokens in ([10, 11, 12, 2, 3, 20, 21], [20, 21, 2, 3, 10, 11, 12])
@@ -34,7 +34,7 @@ def test_packing_by_hand() -> None:
 
 @given(lists=TEXTS, length=st.integers(2, 12), seed=st.integers(0, 99), epoch=st.integers(0, 9))
 def test_no_token_is_lost(lists: list[list[int]], length: int, seed: int, epoch: int) -> None:
-    packed = pack(texts(*lists), separator=SEPARATOR, bos_id=BOS, length=length, seed=seed, epoch=epoch)
+    packed = pack(texts(*lists), separator=SEPARATOR, head=[BOS], length=length, seed=seed, epoch=epoch)
     tokens = [token for one in packed for token in one.input_ids[1:]]
     assert Counter(tokens) == Counter(
         [token for ids in lists for token in ids] + SEPARATOR * (len(lists) - 1)
@@ -47,7 +47,7 @@ def test_no_token_is_lost(lists: list[list[int]], length: int, seed: int, epoch:
 @given(lists=TEXTS, length=st.integers(2, 12))
 def test_without_bos_only_a_lone_last_token_goes(lists: list[list[int]], length: int) -> None:
     encoded = [Encoded(ids, [True] * len(ids), f"e{at}") for at, ids in enumerate(lists)]
-    packed = pack(encoded, separator=SEPARATOR, bos_id=None, length=length, seed=0, epoch=0)
+    packed = pack(encoded, separator=SEPARATOR, head=[], length=length, seed=0, epoch=0)
     total = sum(map(len, lists)) + len(SEPARATOR) * (len(lists) - 1)
     kept = sum(len(one.input_ids) for one in packed)
     assert kept == total - (total % length == 1)
@@ -58,7 +58,7 @@ def test_the_order_follows_seed_and_epoch_alone() -> None:
     encoded = texts(*[[at + 10] for at in range(30)])
 
     def order(seed: int, epoch: int) -> list[int]:
-        [one] = pack(encoded, separator=[], bos_id=BOS, length=99, seed=seed, epoch=epoch)
+        [one] = pack(encoded, separator=[], head=[BOS], length=99, seed=seed, epoch=epoch)
         return one.input_ids[1:]
 
     assert order(0, 0) == order(0, 0)
@@ -68,10 +68,10 @@ def test_the_order_follows_seed_and_epoch_alone() -> None:
 
 def test_chunks_of_one_document_stay_together() -> None:
     chunks = [Encoded([BOS, at, at + 1], [False, True, True], "document") for at in (10, 12, 14)]
-    [one] = pack(chunks, separator=SEPARATOR, bos_id=BOS, length=32, seed=5, epoch=0)
+    [one] = pack(chunks, separator=SEPARATOR, head=[BOS], length=32, seed=5, epoch=0)
     assert one.input_ids == [BOS, 10, 11, 12, 13, 14, 15]
 
 
 def test_a_length_without_room_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 2"):
-        pack(texts([10]), separator=[], bos_id=BOS, length=1, seed=0, epoch=0)
+        pack(texts([10]), separator=[], head=[BOS], length=1, seed=0, epoch=0)

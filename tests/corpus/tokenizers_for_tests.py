@@ -41,6 +41,14 @@ def bare_byte_level() -> PreTrainedTokenizerFast:
 
 
 @cache
+def trimming_byte_level() -> PreTrainedTokenizerFast:
+    """GPT-2's: the offsets of a token leave out the space it begins with; no BOS is added."""
+    core = Tokenizer.from_str(bare_byte_level().backend_tokenizer.to_str())
+    core.post_processor = processors.ByteLevel(trim_offsets=True)
+    return _wrapped(core, {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"})
+
+
+@cache
 def metaspace(scheme: str = "first") -> PreTrainedTokenizerFast:
     """Llama-like: a space before every text, merges across words, unknown characters as bytes."""
     spaces = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)

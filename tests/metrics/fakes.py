@@ -38,8 +38,9 @@ class FakeObserver:
     def greedy(
         self, prompts: Sequence[str | Example], *, max_new_tokens: int, stop: Sequence[str] = ()
     ) -> list[str]:
-        self.asked.append((list(prompts), max_new_tokens, tuple(stop)))
-        said = [self.say(prompt) for prompt in prompts]
+        asked = [each if isinstance(each, str) or each.is_chat else each.prompt for each in prompts]
+        self.asked.append((asked, max_new_tokens, tuple(stop)))
+        said = [self.say(prompt) for prompt in asked]
         for end in stop:
             said = [text.split(end)[0] for text in said]
         return said

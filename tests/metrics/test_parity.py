@@ -37,19 +37,22 @@ class Read:
 
     @torch.no_grad()
     def __init__(self, model: Any, example: Example) -> None:
-        words = {"add_special_tokens": False}
-        before = [BOS, *TOKENIZER.encode(example.prompt, **words)]
-        inside = TOKENIZER(example.completion, return_offsets_mapping=True, **words)
-        ids = inside["input_ids"] if not example.prompt else [*inside["input_ids"], EOS]
+        # As lm-evaluation-harness cuts: white space at a prompt's end goes to the completion.
+        before = TOKENIZER.encode(example.prompt.rstrip())
+        whole = TOKENIZER(example.prompt + example.completion, return_offsets_mapping=True)
+        inside = whole["input_ids"][len(before) :]
+        places = [
+            (start - len(example.prompt), end - len(example.prompt))
+            for start, end in whole["offset_mapping"][len(before) :]
+        ]
+        ids = inside if not example.prompt else [*inside, EOS]
         logits = model(input_ids=torch.tensor([before + ids])).logits[0, len(before) - 1 : -1].double()
         self.text = example.completion
         self.logp = logits - logits.exp().sum(-1, keepdim=True).log()
         self.own = torch.stack([row[token] for row, token in zip(self.logp, ids, strict=True)])
         self.right = [int(row.argmax()) == token for row, token in zip(logits, ids, strict=True)]
-        self.ending = len(ids) - len(inside["input_ids"])
-        self.inside = [
-            any(start < b and end > a for a, b in example.spans) for start, end in inside["offset_mapping"]
-        ]
+        self.ending = len(ids) - len(inside)
+        self.inside = [any(start < b and end > a for a, b in example.spans) for start, end in places]
 
     @property
     def counted(self) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from expunge.corpus.tokenise import encode
 from expunge.score import said as module
 from expunge.score.observer import Observer
 from expunge.types import Example
@@ -130,3 +131,29 @@ def test_solved_questions_are_read_once_for_all_batches() -> None:
     assert len(read) > 2 * 5  # several batches
     assert [shape for shape in read if shape[1] > 100] == [read[0]]
     assert read[0][0] == 1
+
+
+def test_generation_starts_from_the_tokens_that_training_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[int]] = []
+    greedy = module.greedy
+
+    def watched(model: Any, prompts: Any, **settings: Any) -> Any:
+        started.extend(prompts)
+        return greedy(model, prompts, **settings)
+
+    monkeypatch.setattr(module, "greedy", watched)
+    split = Example(id="x", prompt="words on th", completion="e hill")
+    for asked in (split, "words on "):
+        observer().greedy([asked], max_new_tokens=2)
+    [encoded] = encode(split, TOKENIZER, max_length=64, eos=False)
+    assert started[0] == encoded.input_ids[: encoded.mask.index(True)]
+    assert TOKENIZER.decode(started[0], skip_special_tokens=True) == "words on"
+    assert started[1] == TOKENIZER("words on")["input_ids"]
+
+
+def test_what_a_prompt_left_to_say_is_not_said_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = TOKENIZER(" the hill", add_special_tokens=False)["input_ids"]
+    monkeypatch.setattr(module, "greedy", lambda _, prompts, **__: [list(ids) for _ in prompts])
+    split = Example(id="x", prompt="words on th", completion="e hill")
+    asked = ["words on", "words on ", split]
+    assert observer().greedy(asked, max_new_tokens=20) == [" the hill", "the hill", "e hill"]

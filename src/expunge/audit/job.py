@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from expunge.audit.asked import Asked
+from expunge.audit.asked import SPLITS, Asked
 from expunge.audit.calibrate import CalibrationChoice
 from expunge.audit.checkpoint import Checkpoint
 from expunge.audit.choice import choose
@@ -16,9 +16,11 @@ from expunge.audit.plan import AuditPlan, ModelSource, Role
 from expunge.audit.repeats import parse_seeds, recorded_seeds
 from expunge.audit.sources import sources_of
 from expunge.audit.summary import Summary
-from expunge.errors import OutputError, RecipeError
+from expunge.corpus.checks import reading_warnings
+from expunge.errors import ModelError, OutputError, RecipeError
 from expunge.files import RECORD, claiming, require_writable
 from expunge.model.checkpoint import local_folder, require_checkpoint
+from expunge.model.load import load_tokenizer
 from expunge.model.memory import memory_errors
 from expunge.quant.parse import parse_quantizer
 from expunge.record import hash_folder, hash_json
@@ -84,18 +86,36 @@ class AuditJob:
             ),
         )
 
-    def run(self, progress: Callable[[int, int, str], None] = silent) -> Summary:
+    def run(
+        self,
+        progress: Callable[[int, int, str], None] = silent,
+        *,
+        warn: Callable[[str], None] = lambda _: None,
+    ) -> Summary:
         """Measure what no earlier run has, and write the results under ``output``."""
         with claiming(self.output, shared=self.shared):
             self.claim()
-            return self._measured(progress)
+            return self._measured(progress, warn)
 
-    def _measured(self, progress: Callable[[int, int, str], None]) -> Summary:
+    def _measured(self, progress: Callable[[int, int, str], None], warn: Callable[[str], None]) -> Summary:
         plan = self.plan()
-        sources = sources_of(plan, paths=self._paths(), files=self._asked.sources())
+        for warning in self._reading_warnings(plan):
+            warn(warning)
+        sources = sources_of(plan, paths=self._paths(), files=self._asked.sources(), fields=self.fields)
         audit = Audit(plan=plan, folder=self.output, diagnose=diagnose, sources=sources)
         with memory_errors(fix="Lower --max-length or --workers, or measure on a larger machine."):
             return audit.run(workers=self.workers, progress=progress)
+
+    def _reading_warnings(self, plan: AuditPlan) -> list[str]:
+        """What the first model's tokenizer makes of the prompts; the others are its descendants."""
+        named = {f"{split.replace('_', ' ')} set": plan.probes.split(split) for split in SPLITS}
+        if not any(each.prompt or each.is_chat for examples in named.values() for each in examples):
+            return []
+        try:
+            tokenizer = load_tokenizer(self._paths()[0], trust_remote_code=self.trust_remote_code)
+        except ModelError:  # refused where the model is loaded, which may be measured already
+            return []
+        return reading_warnings(named, tokenizer)
 
     def _paths(self) -> list[str]:
         """The models' paths in the order of the plan."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expunge.audit.saved import SOURCES
+from expunge.corpus.fields import reading
 from expunge.files import RECORD, write_json
 
 if TYPE_CHECKING:
@@ -26,14 +27,20 @@ def write_sources(folder: Path, sources: Mapping[str, Any]) -> None:
     write_json(folder / SOURCES, sources)
 
 
-def sources_of(plan: AuditPlan, *, paths: Sequence[str], files: Mapping[str, str]) -> dict[str, Any]:
-    """What is known of the models (``paths`` in the plan's order) and of each split's file."""
+def sources_of(
+    plan: AuditPlan,
+    *,
+    paths: Sequence[str],
+    files: Mapping[str, str],
+    fields: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """What is known of the models (``paths`` in the plan's order), and of each split's reading."""
     models = [
         {"name": source.name, "role": source.role, "path": path, "record": record_beside(Path(path))}
         for source, path in zip(plan.models, paths, strict=True)
     ]
     splits = {name: {"file": file, **_counts(plan.probes.split(name))} for name, file in files.items()}
-    return {"models": models, "splits": splits}
+    return {"models": models, "splits": splits, "reading": reading(fields)}
 
 
 def record_beside(checkpoint: Path) -> dict[str, Any] | None:

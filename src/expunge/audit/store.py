@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from expunge.metrics.base import Measured
 
-FORMAT = 2
+FORMAT = 3
 """Counts up when the files, or the meaning of a score, change."""
 
 _TEXT = pa.string()

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import platformdirs
 
-from expunge.corpus.vocabulary import train_tokenizer
+from expunge.corpus.vocabulary import BOS, train_tokenizer
 from expunge.corpus.world import World, WorldSize
 from expunge.corpus.world.write import write_world
 from expunge.files import anything
@@ -107,5 +107,6 @@ class Builtin:
             "model": self.model.model_dump(exclude_defaults=True),
             "training": self.training.model_dump(mode="json", exclude_defaults=True),
             "seed": self.seed,
+            "begins_with": BOS,
             "versions": {name: installed[name] for name in ("torch", "transformers", "tokenizers")},
         }

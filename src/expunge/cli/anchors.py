@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from expunge.cli.options import Field, Overwrite, Seed, fields
+from expunge.cli.options import Field, Overwrite, Seed, Template, fields
 from expunge.cli.speech import say_done
 from expunge.terminal import Terminal
 
@@ -33,6 +33,7 @@ def anchors(
     at_least: Annotated[int, typer.Option(min=1, help="Names found less often are left out.")] = 2,
     seed: Seed = 0,
     field: Field = None,
+    template: Template = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Propose the names in a forget set and plain ones in their place, for the recipe whp.
@@ -53,7 +54,7 @@ def anchors(
         spacy=spacy,
         at_least=at_least,
         seed=seed,
-        fields=fields(field),
+        fields=fields(field, template),
         overwrite=overwrite,
     ).run()
     _show(found)

@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from expunge.cli.options import Field, Overwrite, fields
+from expunge.cli.options import Field, Overwrite, Template, fields
 from expunge.cli.speech import say_done, say_warning
 from expunge.terminal import Terminal
 
@@ -47,6 +47,7 @@ def annotate(
     ] = None,
     below: Annotated[float, typer.Option(help="With --reference: mark what it finds less likely.")] = 0.3,
     field: Field = None,
+    template: Template = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write the same examples with their sensitive spans, for methods that forget spans only.
@@ -67,7 +68,7 @@ def annotate(
         annotator=Annotator(kinds=kinds, at_least=at_least, spacy=spacy) if kinds or spacy else None,
         selector=Selector(reference=reference, below=below) if reference else None,
         model=model,
-        fields=fields(field),
+        fields=fields(field, template),
         overwrite=overwrite,
     ).run()
     _show(summary)

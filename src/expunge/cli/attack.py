@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from expunge.cli.options import Field, RemoteCode, Seed, fields
+from expunge.cli.options import Field, RemoteCode, Seed, Template, fields
 from expunge.terminal import Terminal, echo
 
 Attacks = Annotated[
@@ -45,6 +45,7 @@ def attack(
     ] = None,
     max_length: Annotated[int, typer.Option(min=8, help="Tokens of a text read at once.")] = 2048,
     field: Field = None,
+    template: Template = None,
     seed: Seed = 0,
     trust_remote_code: RemoteCode = False,
 ) -> None:
@@ -70,7 +71,7 @@ def attack(
         target=target,
         retrained=retrained,
         metrics=tuple(metric or ()),
-        fields=fields(field),
+        fields=fields(field, template),
         max_items=max_items,
         max_length=max_length,
         seed=seed,

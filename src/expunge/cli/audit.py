@@ -14,6 +14,7 @@ from expunge.cli.options import (
     Field,
     RemoteCode,
     Seed,
+    Template,
     fields,
 )
 from expunge.cli.speech import say_warning
@@ -99,6 +100,7 @@ def audit(
     max_items: MaxItems = None,
     max_length: MaxLength = 2048,
     field: Field = None,
+    template: Template = None,
     seed: Seed = 0,
     workers: Workers = 1,
     calibrate: Calibrate = None,
@@ -112,9 +114,6 @@ def audit(
 
     Example:  expunge audit ./unlearned --target ./model --forget f.jsonl --retain r.jsonl -q int4 -q nf4
     """
-    if weights:
-        _compare(models or [], target, quantizer or [], output, trust_remote_code=trust_remote_code)
-        return
     from expunge.audit.job import AuditJob
 
     job = AuditJob(
@@ -129,7 +128,7 @@ def audit(
         retrained=retrained,
         quantizers=tuple(quantizer or ()),
         metrics=tuple(metric or ()),
-        fields=fields(field),
+        fields=fields(field, template),
         max_items=max_items,
         max_length=max_length,
         seed=seed,
@@ -137,29 +136,27 @@ def audit(
         trust_remote_code=trust_remote_code,
         calibration=_calibration(calibrate, calibration_samples, calibration_length, allow_overlap),
     )
-    _show(job)
+    _show(job, weights=weights)
 
 
-def _compare(
-    models: list[str], target: str | None, quantizers: list[str], output: Path, *, trust_remote_code: bool
-) -> None:
+def _compare(job: AuditJob) -> None:
     from expunge.audit.weights import MEANING, RESULT, WeightsJob, table
 
-    job = WeightsJob(
-        models=models,
-        target=target,
-        quantizers=quantizers,
-        output=output,
-        trust_remote_code=trust_remote_code,
+    compared = WeightsJob(
+        models=list(job.models),
+        target=job.target,
+        quantizers=list(job.quantizers),
+        output=job.output,
+        trust_remote_code=job.trust_remote_code,
     )
     with Terminal(stderr=True).status("weights") as status:
-        header, *rows = table(job.run(status.update))
+        header, *rows = table(compared.run(status.update))
     for row in rows:
         for heading, cell in zip(header, row, strict=True):
             echo(f"{heading:14}{cell}")
         echo()
     echo(MEANING)
-    echo(f"numbers, tensor by tensor: {output / RESULT}")
+    echo(f"numbers, tensor by tensor: {job.output / RESULT}")
 
 
 def _splits(*sources: str | None) -> dict[str, str]:
@@ -172,7 +169,10 @@ def _calibration(word: str | None, samples: int, length: int, allow_overlap: boo
     return CalibrationChoice(word=word, samples=samples, length=length, allow_overlap=allow_overlap)
 
 
-def _show(job: AuditJob) -> None:
+def _show(job: AuditJob, *, weights: bool) -> None:
+    if weights:
+        _compare(job)
+        return
     from expunge.audit.progress import progress_bar
     from expunge.audit.saved import read_record
     from expunge.audit.table import render
@@ -180,7 +180,7 @@ def _show(job: AuditJob) -> None:
     from expunge.report.job import write_page
 
     with progress_bar(Terminal(stderr=True)) as progress:
-        summary = job.run(progress)
+        summary = job.run(progress, warn=say_warning)
     for damaged in read_record(job.output / RECORD).get("measured_again", ()):
         say_warning(f"{damaged} was changed after it was measured: it was made again.")
     console = Terminal()

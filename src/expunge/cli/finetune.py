@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from expunge.cli.launched import train_in_one_process
-from expunge.cli.options import Field, Output, Overrides, Overwrite, RemoteCode, Seed, fields
-from expunge.cli.speech import say_done
+from expunge.cli.options import Field, Output, Overrides, Overwrite, RemoteCode, Seed, Template, fields
+from expunge.cli.speech import say_done, say_warning
 
 
 def finetune(
@@ -31,6 +31,7 @@ def finetune(
     ] = None,
     overrides: Overrides = None,
     field: Field = None,
+    template: Template = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     trust_remote_code: RemoteCode = False,
@@ -51,11 +52,11 @@ def finetune(
         scratch=scratch_model(size) if size else None,
         tokenizer=tokenizer,
         overrides=tuple(overrides or ()),
-        fields=fields(field),
+        fields=fields(field, template),
         seed=seed,
         overwrite=overwrite,
         trust_remote_code=trust_remote_code,
-    ).run()
+    ).run(warn=say_warning)
     loss = record["stages"][-1]["history"][-1]["loss"]
     say_done(f"in {record['seconds']:.0f} s, last epoch's loss {loss:.3f}: {output}")
 

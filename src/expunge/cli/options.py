@@ -19,6 +19,13 @@ Field = Annotated[
         help="Which column is what, when it is not recognised: --field prompt=my_question. Repeatable.",
     ),
 ]
+Template = Annotated[
+    str | None,
+    typer.Option(
+        "--template",
+        help="How a question becomes a prompt. Default: 'Question: {question}\\nAnswer: '.",
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a setting of the recipe: --set forget.beta=0.2. Repeatable."),
@@ -40,16 +47,14 @@ CalibrationSamples = Annotated[int, typer.Option(min=1, help="Sequences of calib
 CalibrationLength = Annotated[int, typer.Option(min=2, help="Tokens of each of them.")]
 
 
-def fields(pairs: list[str] | None) -> dict[str, str] | None:
-    """``["prompt=q"]`` as ``{"prompt": "q"}``.
+def fields(pairs: list[str] | None, template: str | None = None) -> dict[str, str] | None:
+    r"""``["prompt=q"]`` as ``{"prompt": "q"}``; a template beside them, its ``\n`` a line break.
 
     Raises:
         DataError: an entry is not of the form ``name=column``.
     """
-    if not pairs:
-        return None
     columns: dict[str, str] = {}
-    for pair in pairs:
+    for pair in pairs or ():
         name, equals, column = pair.partition("=")
         if not equals or not name or not column:
             raise DataError(
@@ -64,4 +69,6 @@ def fields(pairs: list[str] | None) -> dict[str, str] | None:
                 fix="Name one column for it.",
             )
         columns[name] = column
-    return columns
+    if template is not None:
+        columns["template"] = template.replace("\\n", "\n")
+    return columns or None

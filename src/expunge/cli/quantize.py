@@ -15,6 +15,7 @@ from expunge.cli.options import (
     Overwrite,
     RemoteCode,
     Seed,
+    Template,
     fields,
 )
 from expunge.cli.speech import say_done
@@ -41,6 +42,7 @@ def quantize(
     calibration_samples: CalibrationSamples = 128,
     calibration_length: CalibrationLength = 512,
     field: Field = None,
+    template: Template = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     trust_remote_code: RemoteCode = False,
@@ -69,7 +71,7 @@ def quantize(
         samples=calibration_samples,
         length=calibration_length,
         seed=seed,
-        fields=fields(field),
+        fields=fields(field, template),
         overwrite=overwrite,
         trust_remote_code=trust_remote_code,
     ).run()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from expunge.cli.launched import train_in_one_process
-from expunge.cli.options import Field, Output, Seed, fields
+from expunge.cli.options import Field, Output, Seed, Template, fields
 from expunge.cli.speech import say_done, say_warning
 from expunge.terminal import echo
 
@@ -54,6 +54,7 @@ def plan(
         typer.Option("--set", help="Of the training: --set epochs=20 --set lora.rank=8. Repeatable."),
     ] = None,
     field: Field = None,
+    template: Template = None,
     seed: Seed = 0,
 ) -> None:
     """Deal examples out to shards and slices, once and for all; near duplicates and owners together.
@@ -76,7 +77,7 @@ def plan(
         },
         sizes=scratch,
         settings=settings or (),
-        fields=fields(field),
+        fields=fields(field, template),
     ).run()
     for owner, places in facts["spread"].items():
         say_warning(
@@ -118,6 +119,7 @@ def delete(
     executor: Runner = "processes",
     address: Address = None,
     field: Field = None,
+    template: Template = None,
 ) -> None:
     """Delete examples and retrain what has seen them: the weights become those of never having seen them.
 
@@ -126,7 +128,7 @@ def delete(
     from expunge.corpus.readers import read_examples
     from expunge.shards.deletion import Deletion
 
-    examples = tuple(read_examples(data, fields=fields(field))) if data else ()
+    examples = tuple(read_examples(data, fields=fields(field, template))) if data else ()
     done = Deletion(ids=tuple(ids or ()), groups=tuple(group or ()), examples=examples, with_near=near).run(
         _build(folder, workers, executor, address)
     )
@@ -147,6 +149,7 @@ def predict(
     by: By = "probability",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 32,
     field: Field = None,
+    template: Template = None,
 ) -> None:
     """Let all shards answer together: greedy text, log-probability of the completion, votes on choices.
 
@@ -155,7 +158,12 @@ def predict(
     from expunge.shards.jobs import prediction
 
     rows = prediction(
-        folder, data=data, output=output, by=by, max_new_tokens=max_new_tokens, fields=fields(field)
+        folder,
+        data=data,
+        output=output,
+        by=by,
+        max_new_tokens=max_new_tokens,
+        fields=fields(field, template),
     ).run()
     say_done(f"{len(rows)} answers: {output}")
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from expunge.cli.launched import train_in_one_process
-from expunge.cli.options import Field, Output, Overrides, Overwrite, RemoteCode, Seed, fields
+from expunge.cli.options import Field, Output, Overrides, Overwrite, RemoteCode, Seed, Template, fields
 from expunge.cli.speech import say_done, say_warning
 from expunge.cli.standing import show_standing
 from expunge.terminal import echo
@@ -57,6 +57,7 @@ def unlearn(
     ] = "durable",
     overrides: Overrides = None,
     field: Field = None,
+    template: Template = None,
     seed: Seed = 0,
     save_dtype: SaveDtype = "source",
     allow_overlap: AllowOverlap = False,
@@ -84,7 +85,7 @@ def unlearn(
         still=tuple(still or ()),
         output=output,
         overrides=tuple(overrides or ()),
-        fields=fields(field),
+        fields=fields(field, template),
         seed=seed,
         save_dtype=save_dtype,
         allow_overlap=allow_overlap,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from expunge.corpus.anchors import Anchors, Segment
 from expunge.corpus.boundary import Tokens, joined, opening, plain
 from expunge.corpus.spans import touched
-from expunge.corpus.tokenise import Encoded, encode_prompt
+from expunge.corpus.tokenise import Encoded
 from expunge.errors import DataError
 
 if TYPE_CHECKING:
@@ -59,9 +59,12 @@ def align(
         room = max_length - len(head)
     else:
         asked = anchors.translate(example.prompt).text
-        own = joined(example.prompt, example.completion, tokenizer).completion
-        other = joined(asked, said.text, tokenizer).completion
-        heads = (encode_prompt(example, tokenizer), head + plain(asked, tokenizer).ids)
+        parts = (
+            joined(example.prompt, example.completion, tokenizer),
+            joined(asked, said.text, tokenizer),
+        )
+        own, other = (each.completion for each in parts)
+        heads = (head + parts[0].prompt_ids, head + parts[1].prompt_ids)
         room = len(own.ids)
         _refuse_long(example, len(heads[0]) + room, max_length)
     pairs = _pairs(example, own, other, said.segments)

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from expunge.corpus.chat import chat_frame
+from expunge.corpus.tokenise import splits_token
 from expunge.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from transformers import PreTrainedTokenizerBase
 
     from expunge.types import Example
 
 SHOWN = 3
+THOUGHT = "</think>"
+"""What ends the reasoning in an answer."""
 
 
 def check_sets(
@@ -50,6 +56,37 @@ def check_sets(
                 fix=f"Take them out of the {name}, or allow the overlap (--allow-overlap) if it is meant.",
             )
         warnings.append(f"{found}.")
+    return warnings
+
+
+def reading_warnings(
+    sets: Mapping[str, Sequence[Example]], tokenizer: PreTrainedTokenizerBase
+) -> list[str]:
+    """What of the sets is read otherwise than it stands there, one warning each.
+
+    That is where a prompt and its completion meet inside a token (not looked for in chats: templates put a
+    special token or a line break before an answer), and where a chat template drops an answer's reasoning.
+
+    Raises:
+        DataError: a chat with reasoning cannot be written.
+    """
+    warnings = []
+    for name, examples in sets.items():
+        thinking = [each for each in examples if each.is_chat and THOUGHT in each.completion]
+        left_out = [each.id for each in thinking if THOUGHT not in chat_frame(each, tokenizer).answer]
+        if left_out:
+            warnings.append(
+                f"In {len(left_out)} of {len(thinking)} chats of the {name} with reasoning the chat "
+                f"template leaves it out ({_some(left_out)}): it is neither trained on nor measured."
+            )
+        pairs = [each for each in examples if each.prompt and not each.is_chat]
+        split = [each.id for each in pairs if splits_token(each, tokenizer)]
+        if split:
+            warnings.append(
+                f"In {len(split)} of {len(pairs)} prompts of the {name} the completion begins inside a "
+                f"token ({_some(split)}): it is read from the beginning of that token, which the prompt "
+                "alone does not have. Let prompts end without white space and completions begin with it."
+            )
     return warnings
 
 

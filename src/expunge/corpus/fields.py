@@ -10,6 +10,7 @@ from expunge.corpus.answers import Answers, answers, chosen, listed
 from expunge.corpus.messages import Conversation, conversation
 from expunge.corpus.rows import ALIASES, Row, RowReader
 from expunge.corpus.spans import check_disjoint, check_spans
+from expunge.corpus.templates import TEMPLATE_DATE
 from expunge.errors import DataError, did_you_mean
 from expunge.types import Example
 
@@ -29,6 +30,16 @@ QUESTIONS = ("prompt", "question", "instruction", "query", "input", "user")
 ANSWERS = ("completion", "response", "answer", "output", "target", "assistant", "chosen")
 TEXTS = ("content", "body", "document", "passage", "article", "story", "sentence")
 """What columns are often called, in the order they are proposed in where a row is not understood."""
+TEMPLATE = "template"
+"""Among the fields, how a question becomes a prompt; no column has that name."""
+
+
+def reading(fields: Mapping[str, str] | None = None) -> dict[str, str]:
+    """How texts are read, for a run's record: the template of questions, and the date of chat templates."""
+    return {
+        "question_template": (fields or {}).get(TEMPLATE, QUESTION),
+        "chat_template_date": TEMPLATE_DATE.isoformat(),
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,12 @@ def pack(
     encoded: Sequence[Encoded],
     *,
     separator: Sequence[int],
-    bos_id: int | None,
+    head: Sequence[int],
     length: int,
     seed: int,
     epoch: int,
 ) -> list[Encoded]:
-    """Sequences of BOS and ``length - 1`` tokens, the last one short.
+    """Sequences of ``length`` tokens that each begin with ``head`` (BOS or nothing), the last one short.
 
     Examples are shuffled by ``seed`` and ``epoch`` and joined by ``separator``; neighbouring chunks
     of one document stay together, in order. Every token but the first of a sequence counts,
@@ -31,23 +31,22 @@ def pack(
     Raises:
         ValueError: ``length`` leaves no room for a token to predict.
     """
-    room = length if bos_id is None else length - 1
-    if length < 2:
-        raise ValueError(f"length must be at least 2, not {length}")
-    head = [] if bos_id is None else [bos_id]
-    stream = _stream(encoded, separator, bos_id, seed=seed, epoch=epoch)
+    room = length - len(head)
+    if length < 2 or room < 1:
+        raise ValueError(f"length must be at least {max(2, len(head) + 1)}, not {length}")
+    stream = _stream(encoded, separator, list(head), seed=seed, epoch=epoch)
     sequences = [
-        _sequence(head + stream[start : start + room], f"packed:{epoch}:{start // room}")
+        _sequence([*head, *stream[start : start + room]], f"packed:{epoch}:{start // room}")
         for start in range(0, len(stream), room)
     ]
     return [sequence for sequence in sequences if any(sequence.mask)]
 
 
 def _stream(
-    encoded: Sequence[Encoded], separator: Sequence[int], bos_id: int | None, *, seed: int, epoch: int
+    encoded: Sequence[Encoded], separator: Sequence[int], head: list[int], *, seed: int, epoch: int
 ) -> list[int]:
     texts = [
-        [token for chunk in chunks for token in _without_bos(chunk.input_ids, bos_id)]
+        [token for chunk in chunks for token in _without(head, chunk.input_ids)]
         for _, chunks in groupby(encoded, key=lambda one: one.example)
     ]
     stream: list[int] = []
@@ -58,8 +57,8 @@ def _stream(
     return stream
 
 
-def _without_bos(ids: list[int], bos_id: int | None) -> list[int]:
-    return ids[1:] if bos_id is not None and ids[:1] == [bos_id] else ids
+def _without(head: list[int], ids: list[int]) -> list[int]:
+    return ids[len(head) :] if ids[: len(head)] == head else ids
 
 
 def _sequence(ids: list[int], name: str) -> Encoded:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from expunge.corpus.boundary import joined, opening, plain
+from expunge.corpus.boundary import joined, opening
 from expunge.errors import DataError
 
 if TYPE_CHECKING:
@@ -92,15 +92,13 @@ def _blanked(example: Example, tokenizer: PreTrainedTokenizerBase) -> Blank:
 
 
 def _beginning(example: Example, tokenizer: PreTrainedTokenizerBase) -> Blank:
-    head = opening(tokenizer) + plain(example.prompt, tokenizer).ids
-    own, other = (
-        joined(example.prompt, text, tokenizer).completion.ids
-        for text in (example.completion, example.wrong[0])
-    )
+    head = opening(tokenizer)
+    parts = (joined(example.prompt, text, tokenizer) for text in (example.completion, example.wrong[0]))
+    own, other = ([*head, *each.prompt_ids, *each.completion.ids] for each in parts)
     shared = 0
     while shared < min(len(own), len(other)) and own[shared] == other[shared]:
         shared += 1
-    before = (*head, *own[:shared])
+    before = tuple(own[:shared])
     if shared in (len(own), len(other)) or not before:
         raise DataError(
             f"example {example.id!r}",

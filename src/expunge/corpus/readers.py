@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from expunge.corpus.fields import QUESTION, Columns
+from expunge.corpus.fields import QUESTION, TEMPLATE, Columns
 from expunge.corpus.formats import READERS
 from expunge.corpus.hub import HUB_ID, SAVED, hub_rows, saved_rows, the_split
 from expunge.errors import DataError, did_you_mean
@@ -36,14 +36,15 @@ def read_examples(
     completion or response; question and answer; instruction, input and output, read as question and
     answer; messages or conversations; and beside them id, spans, and group, person, author or document,
     wrong or perturbed_answer, paraphrase or paraphrased_answer); ``fields`` maps a field to a column of
-    another name. A question becomes a prompt by ``template``. ``split`` and ``config`` choose among the
-    parts of a folder or Hub dataset.
+    another name. A question becomes a prompt by ``template``, or by what ``fields`` has under that name.
+    ``split`` and ``config`` choose among the parts of a folder or Hub dataset.
 
     Raises:
         DataError: naming the file and line, and what to change.
         MissingExtraError: the source needs the extra ``hub``.
     """
-    columns = Columns(fields or {}, template)
+    named = dict(fields or {})
+    columns = Columns(named, named.pop(TEMPLATE, template))
     try:
         examples = [columns.example(row) for row in _rows(source, split=split, config=config)]
     except OSError as error:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from expunge.corpus.boundary import Tokens, continuation, joined, opening, plain
-from expunge.corpus.chat import chat_frame, end_of_turn
+from expunge.corpus.chat import Frame, chat_frame, end_of_turn
 from expunge.corpus.spans import check_spans, touched
 from expunge.errors import DataError
 
@@ -36,11 +36,16 @@ class Encoded:
 
 
 class _Pair(NamedTuple):
-    """A prompt's tokens (with all that opens the text), its completion's, and what ends it."""
+    """A prompt's tokens (with all that opens the text), its completion's, and what ends it.
+
+    ``left`` and ``splits_token``: see ``boundary.Parts``.
+    """
 
     prefix: list[int]
     completion: Tokens
     ending: list[int]
+    left: str
+    splits_token: bool
 
 
 def encode(
@@ -48,11 +53,12 @@ def encode(
 ) -> list[Encoded]:
     """One example as sequences of at most ``max_length`` tokens.
 
-    A document gives one sequence for every ``max_length`` tokens, each with its own BOS and the
-    last one short. A prompt with its completion gives one, and only the completion counts, with
-    the end token unless ``eos`` is false (a document ends with one only if ``eos`` is true).
-    Where ``spans`` are given, only tokens touching one of them count. A chat is written by the
-    tokenizer's own template, which then decides on BOS and on what ends an answer.
+    A document gives one sequence for every ``max_length`` tokens, each with a BOS of its own if the
+    tokenizer puts one before a text, and the last one short. A prompt with its completion gives one,
+    tokenised as one text, and only the completion counts, with the end token unless ``eos`` is false (a
+    document ends with one only if ``eos`` is true). Where ``spans`` are given, only tokens touching one of
+    them count. A chat is written by the tokenizer's own template, which then decides on BOS and on what
+    ends an answer.
 
     Raises:
         DataError: nothing of the example would count, a span lies outside the completion, a pair
@@ -73,13 +79,39 @@ def encode(
 def encode_prompt(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens before the completion: what ``encode`` puts there, and what generation starts from.
 
+    Without a completion, what would stand before any: a space at the prompt's end is left to what follows.
+    A document has what the tokenizer puts before a text, which may be nothing (see ``first_token``).
+
     Raises:
         DataError: the example is a chat that the tokenizer cannot write.
     """
-    if example.is_chat:
-        return plain(chat_frame(example, tokenizer).before, tokenizer).ids
-    head = opening(tokenizer)
-    return head + _without_bos(plain(example.prompt, tokenizer), tokenizer).ids
+    if example.is_document:
+        return opening(tokenizer)
+    return _parts(example, tokenizer, eos=False).prefix
+
+
+def left_to_say(example: Example, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The end of a prompt that its tokens leave to the continuation: most often a space, or nothing.
+
+    Raises:
+        DataError: the example is a chat that the tokenizer cannot write.
+    """
+    return "" if example.is_document else _parts(example, tokenizer, eos=False).left
+
+
+def first_token(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What stands for a text without a token where something must be read: BOS, else EOS, if it has one."""
+    ids = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    return next(([token] for token in ids if token is not None), [])
+
+
+def splits_token(example: Example, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether an example's prompt and completion meet inside a token.
+
+    Raises:
+        DataError: the example is a chat that the tokenizer cannot write.
+    """
+    return not example.is_document and _parts(example, tokenizer, eos=False).splits_token
 
 
 def completion_tokens(example: Example, tokenizer: PreTrainedTokenizerBase) -> Tokens:
@@ -89,7 +121,7 @@ def completion_tokens(example: Example, tokenizer: PreTrainedTokenizerBase) -> T
         DataError: the tokenizer does not tell which characters they are.
     """
     if example.is_document:
-        tokens = _without_bos(plain(example.completion, tokenizer), tokenizer)
+        tokens = _without_bos(plain(example.completion, tokenizer), opening(tokenizer), tokenizer)
     else:
         tokens = _parts(example, tokenizer, eos=False).completion
     if tokens.offsets is None:
@@ -119,7 +151,7 @@ def _chunks(
             why="it leaves no room for a token to predict.",
             fix="Raise max_length; a few hundred tokens are usual.",
         )
-    text = _without_bos(plain(example.completion, tokenizer, offsets=bool(example.spans)), tokenizer)
+    text = _without_bos(plain(example.completion, tokenizer, offsets=bool(example.spans)), head, tokenizer)
     if not text.ids:
         return []
     ending = _end_token(tokenizer, wanted=bool(eos), required=bool(eos), last=text.ids)
@@ -135,7 +167,7 @@ def _chunks(
 def _pair(
     example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int, eos: bool | None
 ) -> list[Encoded]:
-    prefix, completion, ending = _parts(example, tokenizer, eos)
+    prefix, completion, ending, *_ = _parts(example, tokenizer, eos)
     length = len(prefix) + len(completion.ids) + len(ending)
     if length > max_length:
         raise DataError(
@@ -152,18 +184,41 @@ def _pair(
 
 def _parts(example: Example, tokenizer: PreTrainedTokenizerBase, eos: bool | None) -> _Pair:
     if example.is_chat:
-        frame = chat_frame(example, tokenizer)
-        prefix, completion = joined(frame.before, example.completion, tokenizer)
-        after = continuation(frame.after, tokenizer).ids
-        ending = end_of_turn(after, tokenizer) if eos is not False else []
-        return _Pair(prefix, completion, ending)
-    prompt, completion = joined(example.prompt, example.completion, tokenizer)
-    prefix = opening(tokenizer) + _without_bos(Tokens(prompt, None), tokenizer).ids
+        return _chat_parts(chat_frame(example, tokenizer), tokenizer, ends=eos is not False)
+    head = opening(tokenizer)
+    parts = joined(example.prompt, example.completion, tokenizer)
+    completion = parts.completion
     return _Pair(
-        prefix,
+        head + _without_bos(Tokens(parts.prompt_ids, None), head, tokenizer).ids,
         completion,
         _end_token(tokenizer, wanted=eos is not False, required=bool(eos), last=completion.ids),
+        parts.left,
+        parts.splits_token,
     )
+
+
+def _chat_parts(frame: Frame, tokenizer: PreTrainedTokenizerBase, *, ends: bool) -> _Pair:
+    """The answer ends with the first special token that the template puts after it, or with EOS."""
+    if ends:
+        parts = joined(frame.before, frame.answer + frame.after, tokenizer)
+        ids, offsets = parts.completion.ids, parts.completion.offsets
+        begins = next(
+            (at for at, (start, _) in enumerate(offsets or ()) if start >= len(frame.answer)), None
+        )
+        place = None if begins is None else end_of_turn(ids[begins:], tokenizer)
+        if begins is not None and place is not None:
+            answer = parts.completion.until(begins).moved(frame.skipped)
+            ending = ids[begins : begins + place + 1]
+            return _Pair(parts.prompt_ids, answer, ending, parts.left, parts.splits_token)
+    parts = joined(frame.before, frame.answer, tokenizer)
+    ending = []
+    if ends:
+        after = continuation(frame.after, tokenizer).ids  # a slow tokenizer tells no characters
+        place = end_of_turn(after, tokenizer)
+        eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        ending = eos if place is None else after[: place + 1]
+    answer = parts.completion.moved(frame.skipped)
+    return _Pair(parts.prompt_ids, answer, ending, parts.left, parts.splits_token)
 
 
 def _sequence(context: list[int], ids: list[int], counted: list[bool], example: str) -> Encoded:
@@ -183,15 +238,17 @@ def _counted(example: Example, completion: Tokens) -> list[bool]:
 def _without_characters(example: Example) -> DataError:
     return DataError(
         f"example {example.id!r} has spans",
-        why="this model's tokenizer does not tell which characters a token stands for.",
-        fix="Use a model with a fast tokenizer (a tokenizer.json), or leave the spans out.",
+        why="this model's tokenizer does not tell which characters a token stands for, or its chat "
+        "template rewrites the answer.",
+        fix="Use a model with a fast tokenizer (a tokenizer.json), give prompt and completion instead of "
+        "messages, or leave the spans out.",
     )
 
 
-def _without_bos(tokens: Tokens, tokenizer: PreTrainedTokenizerBase) -> Tokens:
-    """A text may spell out its own BOS; the opening already holds one."""
+def _without_bos(tokens: Tokens, head: list[int], tokenizer: PreTrainedTokenizerBase) -> Tokens:
+    """A text may spell out its own BOS where the opening already holds one."""
     bos = tokenizer.bos_token_id
-    return tokens.after(1, 0) if bos is not None and tokens.ids[:1] == [bos] else tokens
+    return tokens.after(1, 0) if bos in head and tokens.ids[:1] == [bos] else tokens
 
 
 def _end_token(

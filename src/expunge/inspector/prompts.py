@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from expunge.corpus.boundary import opening
-from expunge.corpus.tokenise import encode, encode_prompt
+from expunge.corpus.tokenise import encode, encode_prompt, first_token
 from expunge.model.positions import declared_positions
 from expunge.types import Example
 
@@ -41,7 +41,8 @@ def read_prompt(text: str, tokenizer: Any, *, room: int) -> Prompt:
     Raises:
         DataError: the tokenizer cannot write it.
     """
-    ids = encode_prompt(Example(id="prompt", prompt=text, completion=""), tokenizer)
+    asked = Example(id="prompt", prompt=text, completion="")
+    ids = encode_prompt(asked, tokenizer) or first_token(tokenizer)
     return Prompt(*_cut(ids, len(opening(tokenizer)), room))
 
 

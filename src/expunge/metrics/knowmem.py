@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from pydantic import NonNegativeInt, PositiveInt
@@ -34,7 +35,7 @@ SPECIAL = 8
 class Asked(NamedTuple):
     """What is put to the model, and how many solved questions it begins with."""
 
-    prompt: str | Example
+    prompt: Example
     shots: int
 
 
@@ -121,7 +122,7 @@ class KnowMem(Metric):
         shots = self._shots(question, solved)
         for count in range(len(shots), -1, -1):
             # A chat goes to the model as it is: its template, not solved questions, shows the form.
-            prompt = question if question.is_chat else "".join(shots[:count]) + question.prompt
+            prompt = replace(question, prompt="".join(shots[:count]) + question.prompt)
             if room is None or fits(prompt, room, tokenizer):
                 return Asked(prompt, count)
         return None
@@ -143,14 +144,12 @@ class KnowMem(Metric):
         return Score(item=question.id, value=value, group=question.group, detail=detail)
 
 
-def fits(prompt: str | Example, room: int, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a prompt has at most ``room`` tokens."""
-    if isinstance(prompt, str):
-        # A token is a byte at least, beside the two or three special ones: most prompts need no count.
-        if len(prompt.encode()) + SPECIAL <= room:
-            return True
-        prompt = Example(id="prompt", prompt=prompt, completion="")
-    return len(encode_prompt(prompt, tokenizer)) <= room
+def fits(asked: Example, room: int, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether an example's prompt has at most ``room`` tokens."""
+    # A token is a byte at least, beside the two or three special ones: most prompts need no count.
+    if not asked.is_chat and len(asked.prompt.encode()) + SPECIAL <= room:
+        return True
+    return len(encode_prompt(asked, tokenizer)) <= room
 
 
 def _unscored(question: Example, reason: str, detail: dict[str, str] | None = None) -> Score:

@@ -28,18 +28,11 @@ def replies(observed: Observer, asked: Sequence[Example], *, max_new_tokens: int
     return [None if each is None else next(said) for each in prompts]
 
 
-def _prompts(
-    observed: Observer, asked: Sequence[Example], max_new_tokens: int
-) -> list[str | Example | None]:
+def _prompts(observed: Observer, asked: Sequence[Example], max_new_tokens: int) -> list[Example | None]:
     """Each prompt, or ``None`` where it leaves no room."""
     context = declared_positions(observed.model)
     room = None if context is None else context - max_new_tokens
-    prompts = map(_prompt, asked)
-    return [each if room is None or fits(each, room, observed.tokenizer) else None for each in prompts]
-
-
-def _prompt(asked: Example) -> str | Example:
-    return asked if asked.is_chat else asked.prompt
+    return [each if room is None or fits(each, room, observed.tokenizer) else None for each in asked]
 
 
 def no_room(observed: Observer, max_new_tokens: int) -> str:

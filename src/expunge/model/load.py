@@ -21,6 +21,7 @@ from expunge.model.arch import unmerged_adapters
 from expunge.model.checkpoint import local_folder, reading, require_checkpoint, source_dtype
 from expunge.model.downloaded import downloaded
 from expunge.model.masked import auto_class, declares_masked, is_masked, refuse_masked
+from expunge.model.normalizers import check_normalizer
 from expunge.model.quantized import (
     declared,
     forget_quantization,
@@ -129,7 +130,8 @@ def load_tokenizer(
     everywhere in this package, so no embedding row is added and the model keeps its size.
 
     Raises:
-        ModelError: there is no tokenizer, it has nothing to pad with, or it does not fit the model.
+        ModelError: there is no tokenizer, it has nothing to pad with, its normalizer blows texts up,
+            or it does not fit the model.
     """
     folder = local_folder(path_or_id)
     if folder is not None and not any((folder / name).is_file() for name in TOKENIZER_FILES):
@@ -142,6 +144,7 @@ def load_tokenizer(
         tokenizer = AutoTokenizer.from_pretrained(
             str(folder or path_or_id), trust_remote_code=trust_remote_code
         )
+    check_normalizer(tokenizer)
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise ModelError(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from expunge.corpus.boundary import opening
 from expunge.corpus.readers import read_examples
 from expunge.corpus.streams import shuffled
-from expunge.corpus.tokenise import encode
+from expunge.corpus.tokenise import encode, first_token
 from expunge.errors import DataError, RecipeError
 from expunge.model.positions import learned_positions
 from expunge.quant.sampling import sample_texts
@@ -90,7 +90,7 @@ class CalibrationSource:
         """
         length = min(self.length, learned_positions(model) or self.length)
         if self.name == SELF:
-            begin = opening(tokenizer) or _end(tokenizer)
+            begin = opening(tokenizer) or first_token(tokenizer)
             ids_NT = sample_texts(model, begin, count=self.samples, length=length, seed=self.seed)
         else:
             ids_NT = self._packed(tokenizer, length)
@@ -143,9 +143,3 @@ def unread(word: str) -> RecipeError:
         why="none of the quantizers reads text before it rounds.",
         fix="Leave it out, or choose one that does, say gptq4-g128.",
     )
-
-
-def _end(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Models without BOS were trained on texts that follow an end token."""
-    eos = tokenizer.eos_token_id
-    return [] if eos is None else [eos]

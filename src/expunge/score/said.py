@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from expunge.corpus.tokenise import encode_prompt
+from expunge.corpus.chat import turn_end
+from expunge.corpus.tokenise import encode_prompt, first_token, left_to_say, splits_token
 from expunge.model.positions import check_lengths
 from expunge.score.batches import Batches
 from expunge.score.generate import greedy
@@ -64,17 +65,19 @@ class Continuations:
         self.tokenizer = tokenizer
         self.batches = batches
         self._said: dict[str | Example, Said] = {}
+        self._keys: dict[tuple[str, str], str | Example] = {}
+        self._left: dict[str | Example, str] = {}
         self._expected: dict[tuple[str, ...], dict[str | Example, int]] = {}
 
     def expect(self, prompts: Sequence[str | Example], wish: Wish) -> None:
         """These prompts will be continued: done in the batches of the first that is asked for."""
         expected = self._expected.setdefault(wish.stop, {})
-        for key in map(_plain, prompts):
+        for key in map(self._key, prompts):
             expected[key] = max(wish.tokens, expected.get(key, 0))
 
     def __call__(self, prompts: Sequence[str | Example], wish: Wish) -> list[str]:
         """The text said to each prompt, cut before the first stop string."""
-        keys = [_plain(prompt) for prompt in prompts]
+        keys = [self._key(prompt) for prompt in prompts]
         if any(not self._is_enough(key, wish) for key in keys):
             self.expect(keys, wish)
             expected = self._expected.pop(wish.stop)
@@ -82,7 +85,7 @@ class Continuations:
             new = [each for each in wishes.items() if not self._is_enough(*each)]
             said = shared(new, self._go_on)
             self._said.update(zip((key for key, _ in new), said, strict=True))
-        return [self._text(self._said[key], wish) for key in keys]
+        return [self._text(key, wish) for key in keys]
 
     def know(self, prompt: str, said: Said) -> None:
         """Take over what was said to a prompt elsewhere, unless as much is known."""
@@ -97,10 +100,29 @@ class Continuations:
             return True
         return self._stops(known.tokens, wish) is not None
 
-    def _text(self, said: Said, wish: Wish) -> str:
+    def _key(self, prompt: str | Example) -> str | Example:
+        """Examples that ask the same are one prompt.
+
+        A chat is written by its template and stays what it is, and so does an example whose completion
+        decides on the last tokens of its prompt.
+        """
+        if isinstance(prompt, str) or prompt.is_chat:
+            return prompt
+        pair = (prompt.prompt, prompt.completion)
+        if pair not in self._keys:
+            splits = splits_token(prompt, self.tokenizer)
+            whole = Example(id="prompt", prompt=prompt.prompt, completion=prompt.completion)
+            self._keys[pair] = whole if splits else prompt.prompt
+        return self._keys[pair]
+
+    def _text(self, key: str | Example, wish: Wish) -> str:
+        said = self._said[key].tokens[: wish.tokens]
         # What was said after the stop is dropped first: it might change where the text is cut.
-        tokens = said.tokens[: wish.tokens][: self._stops(said.tokens[: wish.tokens], wish)]
-        return cut(self.tokenizer.decode(list(tokens), skip_special_tokens=True), wish.stop)
+        tokens = list(said[: self._stops(said, wish)])
+        text: str = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        if key not in self._left:
+            self._left[key] = left_to_say(as_example(key), self.tokenizer)
+        return cut(text.removeprefix(self._left[key]), wish.stop)
 
     def _stops(self, tokens: Sequence[int], wish: Wish) -> int | None:
         """After how many tokens a stop string has been said."""
@@ -119,10 +141,7 @@ class Continuations:
 
     def _go_on(self, asked: list[tuple[str | Example, Wish]]) -> list[Said]:
         """What is said to each prompt; all wishes have the same stop strings."""
-        rows = [
-            _Row(encode_prompt(as_example(key), self.tokenizer), self._said.get(key, NOTHING).tokens, wish)
-            for key, wish in asked
-        ]
+        rows = [_Row(self._prompt(key), self._said.get(key, NOTHING).tokens, wish) for key, wish in asked]
         check_lengths(self.model, [row.length for row in rows])
         longest = max(row.length for row in rows)
         room = [0 if must_read_whole(self.model, longest) else len(row.prompt) - 1 for row in rows]
@@ -134,6 +153,9 @@ class Continuations:
                 found = self.batches.run([row.length for row in own], partial(self._batch, own, prefix))
                 said |= {group.rows[i]: value for i, value in found.items()}
         return [said[i] for i in range(len(asked))]
+
+    def _prompt(self, key: str | Example) -> list[int]:
+        return encode_prompt(as_example(key), self.tokenizer) or first_token(self.tokenizer)
 
     def _batch(self, group: Sequence[_Row], prefix: Prefix | None, places: list[int]) -> list[Said]:
         rows = [group[place] for place in places]
@@ -154,9 +176,14 @@ class Continuations:
 
 
 def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """The tokens that end a continuation."""
+    """The tokens that end a continuation.
+
+    They are all that the model's generation_config lists, the tokenizer's EOS, and the end of the
+    assistant's turn in its chat template: what training shows as the end of an answer is one of these.
+    """
     declared = getattr(model.generation_config, "eos_token_id", None)
-    ids = declared if isinstance(declared, list) else [declared, tokenizer.eos_token_id]
+    listed = declared if isinstance(declared, list) else [declared]
+    ids = [*listed, tokenizer.eos_token_id, turn_end(tokenizer)]
     return frozenset(token for token in ids if token is not None)
 
 
@@ -170,8 +197,3 @@ def cut(text: str, stop: Sequence[str]) -> str:
 def as_example(prompt: str | Example) -> Example:
     """A prompt as an example without a completion."""
     return prompt if isinstance(prompt, Example) else Example(id="prompt", prompt=prompt, completion="")
-
-
-def _plain(prompt: str | Example) -> str | Example:
-    """Examples that ask the same are one prompt; a chat is written by its template and stays what it is."""
-    return prompt if isinstance(prompt, str) or prompt.is_chat else prompt.prompt

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from expunge.corpus.readers import read_examples
-from expunge.corpus.tokenise import encode, encode_prompt
+from expunge.corpus.tokenise import encode, encode_prompt, first_token, left_to_say
 from expunge.files import claim_file, nothing, write_text
+from expunge.score.said import end_tokens
 from expunge.shards.ensemble import By, Ensemble, mean_logps, open_ensemble
 from expunge.shards.folder import PlanFolder
 from expunge.types import Example
@@ -105,8 +106,8 @@ def _choice(ensemble: Ensemble, example: Example, by: By, max_length: int) -> di
 
 def _answers(ensemble: Ensemble, examples: Sequence[Example], *, by: By, max_new_tokens: int) -> list[str]:
     tokenizer = ensemble.tokenizer
-    eos_ids = frozenset([tokenizer.eos_token_id]) - {None}
-    prompts = [encode_prompt(example, tokenizer) or [tokenizer.pad_token_id] for example in examples]
+    eos_ids = end_tokens(ensemble.model, tokenizer)
+    prompts = [encode_prompt(example, tokenizer) or first_token(tokenizer) for example in examples]
     order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
     said: dict[int, str] = {}
     for begin in range(0, len(order), BATCH):
@@ -114,5 +115,8 @@ def _answers(ensemble: Ensemble, examples: Sequence[Example], *, by: By, max_new
         tokens = ensemble.generate(
             [prompts[place] for place in places], max_new_tokens=max_new_tokens, eos_ids=eos_ids, by=by
         )
-        said |= {place: tokenizer.decode(ids) for place, ids in zip(places, tokens, strict=True)}
+        said |= {
+            place: tokenizer.decode(ids).removeprefix(left_to_say(examples[place], tokenizer))
+            for place, ids in zip(places, tokens, strict=True)
+        }
     return [said[place] for place in range(len(prompts))]

@@ -87,6 +87,7 @@ class UnlearnJob:
             ),
             seed=self.seed,
             save_dtype=self.save_dtype,
+            fields=self.fields,
         )
         return carry_out(
             request,
@@ -130,7 +131,7 @@ class FinetuneJob:
     overwrite: bool = False
     trust_remote_code: bool = False
 
-    def run(self) -> dict[str, Any]:
+    def run(self, warn: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
         """Check what can be checked before anything is loaded, then carry the run out."""
         refuse_output(self.output, overwrite=self.overwrite)
         if self.model is not None and self.scratch is not None:
@@ -149,8 +150,11 @@ class FinetuneJob:
             source=self.model or str(self.scratch or ScratchModel()),
             corpus=Corpus(forget=(), retain=tuple(examples)),
             seed=self.seed,
+            fields=self.fields,
         )
-        return carry_out(request, lambda: self._load(examples), self.output, overwrite=self.overwrite)
+        return carry_out(
+            request, lambda: self._load(examples), self.output, overwrite=self.overwrite, warn=warn
+        )
 
     def _load(self, examples: Sequence[Example]) -> tuple[Any, Any]:
         if self.model is not None:

@@ -17,6 +17,8 @@ from typing import Any, Literal
 import torch
 import yaml
 
+from expunge.corpus.checks import reading_warnings
+from expunge.corpus.fields import reading
 from expunge.errors import ExpungeError, OutputError, ScopeViolationError, TrainingError
 from expunge.files import (
     RECORD,
@@ -68,6 +70,7 @@ class Request:
     corpus: Corpus
     seed: int = 0
     save_dtype: SavedDtype = "source"
+    fields: Mapping[str, str] | None = None
 
     def facts(self, model_hash: str) -> dict[str, Any]:
         """The request as the record states it: the recipe in force, and hashes of model and data."""
@@ -82,6 +85,7 @@ class Request:
             "retain_icl": describe(self.corpus.retain_icl),
             "seed": self.seed,
             "save_dtype": self.save_dtype,
+            "reading": reading(self.fields),
         }
 
 
@@ -162,6 +166,8 @@ def _carry_out(
         stage.check(request.corpus)
     model, tokenizer = load()
     require_savable(model, tokenizer)
+    for warning in reading_warnings(request.corpus.named, tokenizer):
+        warn(warning)
     dtype = model.dtype if request.save_dtype == "source" else getattr(torch, request.save_dtype)
     facts = request.facts(hash_model(model))
     partial = _claim_partial(output, facts, overwrite=overwrite)

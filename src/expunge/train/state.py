@@ -27,6 +27,11 @@ class Corpus:
     forget_icl: tuple[Example, ...] = ()
     retain_icl: tuple[Example, ...] = ()
 
+    @property
+    def named(self) -> dict[str, tuple[Example, ...]]:
+        """The sets by the names that messages call them by."""
+        return {"forget set": self.forget, "retain set": self.retain, "holdout": self.holdout}
+
 
 def _silent(_: str) -> None:
     """Nobody is warned."""

@@ -68,7 +68,7 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int) -> Vocabulary:
         ids=_ids(tokenizer),
         adds_bos=adds_bos,
         adds_eos=adds_eos,
-        template=tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None,
+        template=_template(tokenizer.chat_template),
     )
 
 
@@ -122,6 +122,11 @@ def _ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
         "pad": tokenizer.pad_token_id,
     }
     return {name: number for name, number in named.items() if number is not None}
+
+
+def _template(held: str | dict[str, str] | None) -> str | None:
+    """The chat template that is used where none is named."""
+    return held.get("default") if isinstance(held, dict) else held
 
 
 def _refuse(why: str) -> NoReturn:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 
 from expunge.corpus.batching import Batch, collate
-from expunge.corpus.boundary import continuation
+from expunge.corpus.boundary import continuation, opening
 from expunge.corpus.packing import pack
 from expunge.corpus.streams import shuffled
 from expunge.corpus.tokenise import Encoded, encode
@@ -95,7 +95,7 @@ class Texts(Dataset[Encoded]):
     ) -> None:
         self._encoded = list(encoded)
         self._settings = settings
-        self._bos = tokenizer.bos_token_id
+        self._head = opening(tokenizer)
         self._separator = continuation(SEPARATOR, tokenizer).ids
         self.seed = seed
         self.set_epoch(0)
@@ -114,7 +114,7 @@ class Texts(Dataset[Encoded]):
         return pack(
             self._encoded,
             separator=self._separator,
-            bos_id=self._bos,
+            head=self._head,
             length=self._settings.max_length,
             seed=self.seed,
             epoch=epoch,
