@@ -6,8 +6,10 @@ import os
 import sys
 import traceback
 import warnings
+from typing import Any
 
 import typer
+from typer import rich_utils
 
 import expunge
 from expunge.cli import (
@@ -30,12 +32,21 @@ from expunge.cli import (
     unlearn,
 )
 from expunge.cli.advice import fitting, typed_verb
-from expunge.errors import ExpungeError
+from expunge.errors import ExpungeError, OutputError, printable, shortened
 from expunge.quiet import quiet_loggers
 from expunge.terminal import Terminal, echo, message_panel
 
 REFUSED, BROKEN, INTERRUPTED = 2, 1, 130
 DEBUG = "--debug"
+USAGE_CHARACTERS = 700
+"""Of a complaint about options, at most: with the usage above it, it fits on a screen."""
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
+"""``ClickException``: typer brings a copy of click or uses the package, depending on its version."""
+OUT_OF_MEMORY = ExpungeError(
+    "there is not enough memory",
+    why="the inputs or the model are larger than what is free.",
+    fix="Use smaller inputs or a machine with more memory.",
+)
 
 app = typer.Typer(
     name="expunge",
@@ -112,18 +123,50 @@ def main(arguments: list[str]) -> int:
     """Carry out a command line and return its exit code."""
     debug = DEBUG in arguments  # wherever it stands: after the verb is where people add it
     try:
-        app([argument for argument in arguments if argument != DEBUG], prog_name="expunge")
-    except SystemExit as end:
-        if end.code == INTERRUPTED:
-            _report_interruption()
-        return end.code if isinstance(end.code, int) else 0
+        return _carried_out([argument for argument in arguments if argument != DEBUG])
     except ExpungeError as error:
         _report(error, arguments, debug=debug)
         return REFUSED
-    except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback unless asked for
+    except OSError as error:  # a path that is too long, a folder that may not be read, a full disk
+        _report(_refusal(error), arguments, debug=debug)
+        return REFUSED
+    except MemoryError:
+        _report(OUT_OF_MEMORY, arguments, debug=debug)
+        return REFUSED
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 - the last line of defence; a Rust panic is no Exception
         _report_bug(error, debug=debug)
         return BROKEN
-    return 0
+
+
+def _carried_out(arguments: list[str]) -> int:
+    try:
+        code = app(arguments, prog_name="expunge", standalone_mode=False)
+    except SystemExit as end:
+        code = end.code
+    except USAGE_ERROR as error:
+        return _report_usage(error)
+    except typer.Abort:
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        _report_interruption()
+    return code if isinstance(code, int) else 0
+
+
+def _report_usage(error: Any) -> int:
+    """A wrong option, in the form typer gives it; what was typed is quoted in it."""
+    error.message = shortened(printable(error.message), USAGE_CHARACTERS)
+    rich_utils.rich_format_error(error)
+    return int(error.exit_code)
+
+
+def _refusal(error: OSError) -> ExpungeError:
+    return OutputError(
+        str(error.filename) if error.filename else "a file or folder",
+        why=f"the system refuses it: {error.strerror or error}.",
+        fix="Check that the path is right, may be read and written, and that the disk has space.",
+    )
 
 
 def _report_interruption() -> None:
@@ -137,7 +180,7 @@ def _report(error: ExpungeError, arguments: list[str], *, debug: bool) -> None:
     _show([(error.what, "bold"), (error.why, ""), (fix, "green")], title="refused")
 
 
-def _report_bug(error: Exception, *, debug: bool) -> None:
+def _report_bug(error: BaseException, *, debug: bool) -> None:
     if debug:
         traceback.print_exc()
     parts = [

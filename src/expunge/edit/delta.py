@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from pydantic import BaseModel, PositiveFloat, PositiveInt
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -27,6 +28,14 @@ from expunge.model.weight_files import read_headers, read_json
 ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_PREFIX = "base_model.model."
+
+
+class _Lora(BaseModel):
+    """What is read here of an adapter's settings."""
+
+    r: PositiveInt
+    lora_alpha: PositiveFloat
+    use_rslora: bool = False
 
 
 class Part(NamedTuple):
@@ -90,13 +99,17 @@ class WeightDelta:
                 why=f"it is not plain LoRA ({', '.join(odd) or config.get('peft_type')}).",
                 fix="Merge it into its base and give the merged checkpoint.",
             )
-        rank = config["r"]
-        scale = config["lora_alpha"] / (rank**0.5 if config.get("use_rslora") else rank)
-        parts = {}
-        for down in (name for name in shapes if name.endswith(".lora_A.weight")):
-            up = down.replace(".lora_A.", ".lora_B.")
-            name = down.removeprefix(ADAPTER_PREFIX).replace(".lora_A.weight", ".weight")
-            parts[name] = Part((shapes[up][0], shapes[down][1]), partial(_product, path, up, down, scale))
+        with reading(folder, "adapter"):
+            lora = _Lora.model_validate(config)
+            scale = lora.lora_alpha / (lora.r**0.5 if lora.use_rslora else lora.r)
+            parts = {}
+            for down in (name for name in shapes if name.endswith(".lora_A.weight")):
+                up = down.replace(".lora_A.", ".lora_B.")
+                (rows, inner), (rank, columns) = shapes[up], shapes[down]
+                if inner != rank:
+                    raise ValueError(f"the ranks of {up} and {down} differ")
+                name = down.removeprefix(ADAPTER_PREFIX).replace(".lora_A.weight", ".weight")
+                parts[name] = Part((rows, columns), partial(_product, path, up, down, scale))
         return cls(parts)
 
     def scaled(self, factor: float) -> WeightDelta:

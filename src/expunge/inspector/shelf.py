@@ -5,14 +5,14 @@ A request names a model; only this shelf knows its path.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expunge.audit.plan import Role
-from expunge.audit.sources import SOURCES, record_beside
+from expunge.audit.saved import SOURCES, read_sources
+from expunge.audit.sources import record_beside
 from expunge.errors import DataError, ModelError, did_you_mean
 from expunge.model.checkpoint import local_folder, require_checkpoint
 
@@ -118,11 +118,9 @@ def _audit_in(folder: Path) -> Path | None:
 
 
 def _of_audit(audit: Path) -> tuple[list[Openable], list[str]]:
-    place = audit / SOURCES
-    known = json.loads(place.read_bytes())["models"] if place.is_file() else []
     found: list[Openable] = []
     lost: list[str] = []
-    for each in known:
+    for each in read_sources(audit / SOURCES).get("models", ()):
         path = Path(each["path"])
         if not (path / CONFIG).is_file():
             lost.append(each["name"])

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter
 
 from expunge.component import Draws
 from expunge.errors import DataError
@@ -15,6 +14,9 @@ from expunge.score.said import end_tokens
 from expunge.score.sample import sample_answers
 from expunge.train.alternates import Alternates, Asked, alternates
 from expunge.train.state import State
+from expunge.train.unfinished import read_unfinished
+
+_ANSWERS = TypeAdapter(list[list[str]])
 
 FILE = "alternates.json"
 """Where a run keeps what was sampled, so that going on gives the same bytes."""
@@ -44,8 +46,7 @@ class SampledAnswers(Alternates):
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, self._sampled(asked, state))
-        found: list[list[str]] = json.loads(path.read_text())
-        return found
+        return read_unfinished(path, _ANSWERS)
 
     def _sampled(self, asked: Sequence[Asked], state: State) -> list[list[str]]:
         wanted = [one for one in asked for _ in range(self.count)]
