@@ -208,6 +208,8 @@ def test_an_entry_from_before_there_were_solved_questions_is_still_valid(tmp_pat
     hashed = {key: told[key] for key in sorted(told) if key not in {"hash", "solved_sha256"}}
     (tmp_path / LEDGER).write_text(json.dumps(hashed | {"hash": hash_json(hashed)}) + "\n")
     assert read_ledger(tmp_path)[0].solved_sha256 is None
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
