@@ -62,10 +62,8 @@ class ReportJob:
         if self.format in ("png", "svg"):
             return _figures(runs[0], target, self.format)
         text = self._text(runs)
-        if self.reveal:
-            _write_private(target, text)
-        else:
-            write_text(target, text)
+        # A revealed page holds the texts: nobody but its owner may read it.
+        write_text(target, text, private=self.reveal)
         return target
 
     def warnings(self) -> list[str]:
@@ -145,17 +143,6 @@ class ReportJob:
 def write_page(folder: Path) -> Path:
     """The masked page of a finished audit, in its folder: what the audit and the demo leave."""
     return ReportJob(runs=(folder,)).run()
-
-
-def _write_private(target: Path, text: str) -> None:
-    """Write a file that nobody but its owner can read, whole or not at all."""
-
-    def save(path: Path) -> None:
-        path.touch(mode=0o600)
-        path.write_text(text, encoding="utf-8")
-
-    write_with(target, save)
-    target.chmod(0o600)
 
 
 def _figures(run: Run, folder: Path, suffix: str) -> Path:
