@@ -16,7 +16,7 @@ from typing import Any
 from expunge.errors import OutputError
 from expunge.locks import Held, lock_file
 from expunge.renames import exchange, rename_onto_nothing
-from expunge.scratch import OWN, remove_leftovers, scratch_folder, set_modes
+from expunge.scratch import OWN, remove_leftovers, remove_leftovers_in, scratch_folder, set_modes
 
 RECORD = "record.json"
 """What every finished run leaves in its folder."""
@@ -155,6 +155,17 @@ def _refuse_occupied(target: Path, may_replace: MayReplace) -> None:
             why="it is not written over.",
             fix="Choose another place, or move it away.",
         )
+
+
+@contextmanager
+def results_in(*folders: Path) -> Iterator[None]:
+    """Private folders, the outer one first, without what killed runs left; empty ones go at the end."""
+    with ExitStack() as stack:
+        for folder in folders:
+            make_private(folder)
+            stack.callback(_remove_empty, folder)
+            remove_leftovers_in(folder)
+        yield
 
 
 def _finish(source: Path, target: Path, may_replace: MayReplace, beside: Path | None) -> None:

@@ -20,10 +20,10 @@ from expunge.audit.saved import FILES, last_record
 from expunge.audit.store import AnyPart, Cell, CellStore, NotePart, write_long
 from expunge.corpus.readers import read_examples
 from expunge.errors import RecipeError
-from expunge.files import RECORD, claiming, make_private, write_json
+from expunge.files import RECORD, claiming, results_in, write_json
 from expunge.model.memory import memory_errors
 from expunge.record import Stopwatch, make_record
-from expunge.scratch import remove_leftovers_in, temporary_folder
+from expunge.scratch import temporary_folder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -86,11 +86,11 @@ class Assault:
 
     def run(self) -> AttackSummary:
         """Measure what is missing; write ``scores.parquet``, ``summary.json`` and ``record.json``."""
+        with results_in(self.folder, self.store.folder):
+            return self._run()
+
+    def _run(self) -> AttackSummary:
         watch = Stopwatch()
-        make_private(self.folder)
-        make_private(self.store.folder)
-        remove_leftovers_in(self.folder)
-        remove_leftovers_in(self.store.folder)
         for _, own in groupby(self.missing, key=lambda part: part.source.name):
             self._measure(list(own))
         self._tell("")

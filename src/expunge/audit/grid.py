@@ -18,11 +18,10 @@ from expunge.audit.saved import FILES, SCORES, SUMMARY, file_hashes, last_record
 from expunge.audit.sources import SOURCES, write_sources
 from expunge.audit.store import Cell, CellStore
 from expunge.audit.witnesses import Witnesses
-from expunge.files import RECORD, make_private, write_json
+from expunge.files import RECORD, results_in, write_json
 from expunge.model.workers import worker_pool
 from expunge.record import Stopwatch, make_record
 from expunge.score.observer import Observer
-from expunge.scratch import remove_leftovers_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -76,11 +75,11 @@ class Audit:
 
         A finished audit loads no model. Several ``workers`` measure models side by side, one each.
         """
+        with results_in(self.folder, self.store.folder):
+            return self._run(workers=workers, progress=progress)
+
+    def _run(self, *, workers: int, progress: Progress) -> Summary:
         watch = Stopwatch()
-        make_private(self.folder)
-        make_private(self.store.folder)
-        remove_leftovers_in(self.folder)
-        remove_leftovers_in(self.store.folder)
         every = self.all_parts()
         last, unreadable = last_record(self.folder)
         damaged = unreadable + self.store.discard_damaged(every, last.get(FILES, {}))
