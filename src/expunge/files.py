@@ -60,6 +60,7 @@ def writing(
     may_replace: MayReplace = anything,
     private: bool = False,
     beside: Path | None = None,
+    after_work: bool = False,
 ) -> Iterator[Path]:
     """A temporary path beside ``target`` that becomes ``target`` when the block ends well.
 
@@ -68,13 +69,16 @@ def writing(
     is asked about when the block has ended, in the same moment as it is replaced; if it may not be,
     the finished work goes under another name. ``private`` lets nobody but the user read it. A file named
     as ``beside``, which the block writes into the folder of the temporary path, goes with it.
+    ``after_work`` says that what the block writes was long in the making: then the block is carried out whatever
+    has appeared meanwhile, so that nothing is lost.
 
     Raises:
         KeptError: the finished work cannot take its name, because something is there that may not be
             replaced; it is kept, and the error says where.
         OutputError: something is there before the block, the folder cannot be written, or the disk is full.
     """
-    _refuse_occupied(target, may_replace)
+    if not after_work:
+        _refuse_occupied(target, may_replace)
     try:
         target.parent.mkdir(mode=0o700 if private else 0o777, parents=True, exist_ok=True)
         remove_leftovers(target, beside=beside)

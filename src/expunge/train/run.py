@@ -167,7 +167,8 @@ def _carry_out(
     for stage in request.recipe.stages:
         stage.check(request.corpus)
     model, tokenizer = load()
-    require_savable(model, tokenizer)
+    with no_other_bars():
+        require_savable(model, tokenizer)
     for warning in reading_warnings(request.corpus.named, tokenizer):
         warn(warning)
     dtype = model.dtype if request.save_dtype == "source" else getattr(torch, request.save_dtype)
@@ -206,7 +207,7 @@ def _through(recipe: Recipe, state: State) -> State:
 def _write(
     output: Path, state: State, record: Mapping[str, Any], recipe: Recipe, *, overwrite: bool
 ) -> None:
-    with writing(output, may_replace=replaced_by(overwrite=overwrite)) as folder:
+    with writing(output, may_replace=replaced_by(overwrite=overwrite), after_work=True) as folder:
         save_model(state.model, state.tokenizer, folder)
         for write in state.keepsakes:
             write(folder)
