@@ -44,7 +44,7 @@ def hash_folder(folder: Path, *, patterns: Iterable[str] = ("*",), without: Iter
 def hash_json(value: Any) -> str:
     """SHA-256 of a value's canonical JSON."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def versions() -> dict[str, str]:

@@ -10,11 +10,13 @@ import pytest
 from expunge.errors import OutputError
 from expunge.shards.ledger import BEGINNING, Ledger, broken_links
 
+SLICE = {"shard": 0, "slice": 0, "weights": "0", "examples": 1}
+
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
     ledger = Ledger(tmp_path / "ledger.sqlite")
-    ledger.append("planned", examples=3)
+    ledger.append("planned", manifest="0", examples=3)
     ledger.append("requested", ids=["é", "b"], touched=[(0, 1)])
     ledger.append("deleted", requests=[2], examples=4)
     return ledger
@@ -56,7 +58,7 @@ def test_what_was_done_to_it_on_purpose_is_found(ledger: Ledger) -> None:
 def test_writers_side_by_side_make_one_chain(ledger: Ledger) -> None:
     def write() -> None:
         for number in range(5):
-            ledger.append("trained", key=str(number))
+            ledger.append("trained", key=str(number), **SLICE)
 
     threads = [threading.Thread(target=write) for _ in range(3)]
     for thread in threads:
@@ -77,3 +79,31 @@ def test_without_a_file_nothing_happened(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "none.sqlite")
     assert ledger.events() == []
     assert ledger.head == BEGINNING
+
+
+@pytest.mark.parametrize(
+    ("kind", "facts", "complaint"),
+    [
+        ("planned", '{"examples": 3}', "manifest"),
+        ("planned", "[" * 5000 + "]" * 5000, "nested"),
+        ("planned", '{"manifest": ', "Expecting"),
+        ("requested", '{"ids": "b", "touched": []}', "ids"),
+        ("requested", '{"ids": ["b"], "touched": [[0]]}', "touched"),
+        ("requested", '{"ids": ["b"], "touched": [[0, -1]]}', "touched"),
+        ("deleted", '{"requests": [null]}', "requests"),
+        ("sold", "{}", "'sold'"),
+        ("planned", b"\xff", "bytes"),
+    ],
+)
+def test_an_entry_that_no_run_writes_is_refused(
+    ledger: Ledger, kind: str, facts: str | bytes, complaint: str
+) -> None:
+    database = sqlite3.connect(ledger.path)
+    database.execute(
+        "INSERT INTO events VALUES (4, '2026-01-01', ?, ?, ?, '0')", (kind, facts, ledger.head)
+    )
+    database.commit()
+    database.close()
+    with pytest.raises(OutputError, match="entry 4") as refused:
+        ledger.events()
+    assert complaint in refused.value.why

@@ -6,11 +6,13 @@ import os
 import sys
 import traceback
 import warnings
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
+from typer import rich_utils
 
 import expunge
 from expunge.cli import (
@@ -32,11 +34,21 @@ from expunge.cli import (
     shards,
     unlearn,
 )
-from expunge.errors import ExpungeError
+from expunge.errors import ExpungeError, OutputError
+from expunge.printing import printable, shortened
 from expunge.quiet import quiet_loggers
 
 REFUSED, BROKEN, INTERRUPTED = 2, 1, 130
+WHAT, WHY, FIX = 300, 700, 450
+"""Columns that the parts of a refusal take at most: together they fit a screen of 24 lines."""
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
+"""``ClickException``: typer brings a copy of click, or uses the package, depending on its version."""
 DEBUG = "--debug"
+OUT_OF_MEMORY = ExpungeError(
+    "there is not enough memory",
+    why="the inputs or the model are larger than what is free.",
+    fix="Use smaller inputs or a machine with more memory.",
+)
 
 app = typer.Typer(
     name="expunge",
@@ -113,18 +125,35 @@ def main(arguments: list[str]) -> int:
     """Carry out a command line and return its exit code."""
     debug = DEBUG in arguments  # wherever it stands: after the verb is where people add it
     try:
-        app([argument for argument in arguments if argument != DEBUG], prog_name="expunge")
-    except SystemExit as end:
-        if end.code == INTERRUPTED:
-            _report_interruption()
-        return end.code if isinstance(end.code, int) else 0
+        return _carried_out([argument for argument in arguments if argument != DEBUG])
     except ExpungeError as error:
         _report(error, debug=debug)
         return REFUSED
-    except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback unless asked for
+    except OSError as error:  # a path that is too long, a folder that may not be read, a full disk
+        _report(_refusal(error), debug=debug)
+        return REFUSED
+    except MemoryError:
+        _report(OUT_OF_MEMORY, debug=debug)
+        return REFUSED
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 - the last line of defence; a Rust panic is no Exception
         _report_bug(error, debug=debug)
         return BROKEN
-    return 0
+
+
+def _carried_out(arguments: list[str]) -> int:
+    try:
+        code = app(arguments, prog_name="expunge", standalone_mode=False)
+    except SystemExit as end:
+        code = end.code
+    except USAGE_ERROR as error:
+        return _report_usage(error)
+    except typer.Abort:
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        _report_interruption()
+    return code if isinstance(code, int) else 0
 
 
 def _report_interruption() -> None:
@@ -134,15 +163,36 @@ def _report_interruption() -> None:
 def _report(error: ExpungeError, *, debug: bool) -> None:
     if debug:
         traceback.print_exc()
-    message = Text.assemble((error.what, "bold"), "\n", error.why, "\n", (error.fix, "green"))
+    message = Text.assemble(
+        (shortened(printable(error.what), WHAT), "bold"),
+        "\n",
+        shortened(printable(error.why), WHY),
+        "\n",
+        (shortened(printable(error.fix), FIX), "green"),
+    )
     Console(stderr=True).print(Panel(message, title="refused", border_style="red", expand=False))
 
 
-def _report_bug(error: Exception, *, debug: bool) -> None:
+def _report_usage(error: Any) -> int:
+    """A wrong option, in the form typer gives it; what was typed is quoted in it."""
+    error.message = shortened(printable(error.message), WHY)
+    rich_utils.rich_format_error(error)
+    return int(error.exit_code)
+
+
+def _refusal(error: OSError) -> ExpungeError:
+    return OutputError(
+        str(error.filename) if error.filename else "a file or folder",
+        why=f"the system refuses it: {error.strerror or error}.",
+        fix="Check that the path is right, may be read and written, and that the disk has space.",
+    )
+
+
+def _report_bug(error: BaseException, *, debug: bool) -> None:
     if debug:
         traceback.print_exc()
     message = Text.assemble(
-        (f"{type(error).__name__}: {error}", "bold"),
+        (shortened(printable(f"{type(error).__name__}: {error}"), WHY), "bold"),
         "\nThis should not happen, and nothing was overwritten.\n",
         ("Run it again as 'expunge --debug ...' and report the traceback.", "green"),
     )

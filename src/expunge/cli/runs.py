@@ -12,6 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from expunge.printing import printable, shortened
+
+
+CELL = 200
+"""Columns of a cell at most: a record may hold anything."""
+
 
 def runs(
     folder: Annotated[Path, typer.Argument(help="Where to look; three folders deep.")] = Path("runs"),
@@ -33,7 +39,7 @@ def runs(
     for run in found:
         place = os.path.relpath(run.path, folder)
         cells = (place, run.kind, run.date, run.headline, f"{run.bytes / 2**20:.1f}")
-        table.add_row(*map(Text, cells))  # brackets in names are no markup
+        table.add_row(*(Text(shortened(printable(cell), CELL)) for cell in cells))  # brackets are no markup
     Console().print(table)
 
 

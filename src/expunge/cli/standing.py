@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from expunge.printing import printable
+
 COLOURS = {"still forgotten": "green", "came back": "red", "not checked": "yellow"}
 
 
@@ -23,11 +25,11 @@ def show_standing(requests: Sequence[Mapping[str, Any]]) -> None:
     for one in requests:
         table.add_row(
             str(one["number"]),
-            Text(Path(one["forget_file"]).name),
+            Text(printable(Path(one["forget_file"]).name)),
             str(one["examples"]),
-            one["metric"],
+            Text(printable(one["metric"])),
             *(_points(one[moment]) for moment in ("before", "then", "now")),
-            Text(one["verdict"], COLOURS.get(one["verdict"], "")),
+            Text(printable(one["verdict"]), COLOURS.get(one["verdict"], "")),
         )
     Console().print(table)
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from expunge.errors import OutputError
 from expunge.model.disk import disk_errors
 from expunge.record import versions
 from expunge.shards.cost import epochs_of_slices
@@ -90,6 +91,23 @@ def note(plan: PlanFolder, rows: list[Row]) -> list[SliceDone]:
     return found
 
 
+def _touched(plan: PlanFolder, requests: list[Event]) -> list[tuple[int, int]]:
+    """Shard and slice of everything that requests took out.
+
+    Raises:
+        OutputError: the plan has no such shard or slice.
+    """
+    cut = plan.manifest.cut
+    cells = [(shard, piece) for request in requests for shard, piece in request.facts["touched"]]
+    if any(shard >= cut.shards or piece >= cut.slices for shard, piece in cells):
+        raise OutputError(
+            f"the ledger {plan.ledger.path}",
+            why="a request names a shard or slice that the plan does not have.",
+            fix="Restore the plan and its ledger from the same copy.",
+        )
+    return cells
+
+
 @cache
 def _installed() -> dict[str, str]:
     return {name: version for name, version in versions().items() if name in CHANGES_BYTES}
@@ -112,7 +130,7 @@ def completion(plan: PlanFolder, rows: list[Row], requests: list[Event]) -> dict
     before = {(event.facts["shard"], event.facts["slice"]) for event in trained if event.number < first}
     again = [event.facts for event in trained if event.number > first]
     touched: dict[int, int] = {}
-    for shard, piece in (pair for request in requests for pair in request.facts["touched"]):
+    for shard, piece in _touched(plan, requests):
         touched[shard] = min(piece, touched.get(shard, piece))
     epochs = epochs_of_slices(plan.manifest.training.epochs, plan.manifest.cut.slices)
     expected = 0

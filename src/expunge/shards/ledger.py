@@ -12,10 +12,14 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from expunge.errors import OutputError
+from expunge.parsing import load_json
 from expunge.record import hash_json
+from expunge.registry import explain
 
 Kind = Literal["planned", "trained", "requested", "deleted"]
 
@@ -35,6 +39,40 @@ CREATE TRIGGER IF NOT EXISTS no_change BEFORE UPDATE ON events
 CREATE TRIGGER IF NOT EXISTS no_removal BEFORE DELETE ON events
     BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 """
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class _Planned(_Facts):
+    manifest: str
+
+
+class _Trained(_Facts):
+    shard: NonNegativeInt
+    slice: NonNegativeInt
+    key: str
+    weights: str
+    examples: int
+
+
+class _Requested(_Facts):
+    ids: list[str]
+    touched: list[Annotated[list[NonNegativeInt], Field(min_length=2, max_length=2)]]
+
+
+class _Deleted(_Facts):
+    requests: list[int]
+
+
+FACTS: dict[str, type[_Facts]] = {
+    "planned": _Planned,
+    "trained": _Trained,
+    "requested": _Requested,
+    "deleted": _Deleted,
+}
+"""What is read of an entry of each kind, and of which type it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +120,38 @@ class Ledger:
         return event
 
     def events(self, *kinds: Kind) -> list[Event]:
-        """All events in their order, or those of some kinds."""
+        """All events in their order, or those of some kinds.
+
+        Raises:
+            OutputError: the file cannot be read, or an entry is not one that this program writes.
+        """
         if not self.path.exists():
             return []
         with self._open() as database:
             rows = database.execute(
                 "SELECT number, time, kind, facts, before, hash FROM events ORDER BY number"
             ).fetchall()
-        found = [Event(row[0], row[1], row[2], json.loads(row[3]), row[4], row[5]) for row in rows]
+        found = [self._event(row) for row in rows]
         return [event for event in found if not kinds or event.kind in kinds]
+
+    def _event(self, row: tuple[Any, ...]) -> Event:
+        number, *texts = row
+        try:
+            if not all(isinstance(text, str) for text in texts):
+                raise ValueError("it holds bytes or a number where text belongs.")
+            time, kind, facts, before, own = texts
+            if kind not in FACTS:
+                raise ValueError(f"there is no event of the kind {kind!r}.")
+            facts = load_json(facts)
+            FACTS[kind].model_validate(facts)
+        except ValueError as error:
+            why = explain(error) if isinstance(error, ValidationError) else str(error)
+            raise OutputError(
+                f"the ledger {self.path}, entry {number}",
+                why=f"it is not as a run writes it: {why}",
+                fix="Restore it from a copy.",
+            ) from error
+        return Event(number, time, kind, facts, before, own)
 
     @property
     def head(self) -> str:

@@ -22,7 +22,7 @@ class Training(Component):
     ``lora`` only adapters are trained, on a start that all shards share.
     """
 
-    epochs: PositiveInt = 20
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
     learning_rate: PositiveFloat = 1e-4
     batch_size: PositiveInt = 8
     piece: PositiveInt = 8
@@ -38,7 +38,7 @@ class Training(Component):
 class Start(Component):
     """The checkpoint every shard begins with: its folder, and the SHA-256 of weights and tokenizer."""
 
-    folder: str
+    folder: Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
     weights: str
     tokenizer: str
 
@@ -54,6 +54,18 @@ class Manifest(Component):
     @model_validator(mode="after")
     def _every_slice_is_trained(self) -> Manifest:
         epochs_of_slices(self.training.epochs, self.cut.slices)
+        return self
+
+    @model_validator(mode="after")
+    def _rows_fit_the_cut(self) -> Manifest:
+        outside = [r.id for r in self.rows if r.shard >= self.cut.shards or r.slice >= self.cut.slices]
+        if outside:
+            raise ValueError(f"row {outside[0]!r} lies outside of the shards and slices")
+        if len({row.id for row in self.rows}) != len(self.rows):
+            raise ValueError("two rows have the same id")
+        missing = set(range(self.cut.shards)) - {row.shard for row in self.rows}
+        if missing:
+            raise ValueError(f"shard {min(missing)} has no rows")
         return self
 
     @property

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt
 
 from expunge.component import Component
 from expunge.corpus.checks import normalised
@@ -26,8 +26,8 @@ class Cut(Component):
     owner alone (``hashed``), so that even where the others lie says nothing of who is missing.
     """
 
-    shards: PositiveInt = 4
-    slices: PositiveInt = 4
+    shards: Annotated[int, Field(ge=1, le=10_000)] = 4
+    slices: Annotated[int, Field(ge=1, le=1_000)] = 4
     seed: int = 0
     owners: Literal["together", "spread"] = "together"
     near: Annotated[float, Field(gt=0, le=1)] = 0.8
@@ -41,8 +41,8 @@ class Row(Component):
     group: str | None
     content: str
     near: int | None
-    shard: int
-    slice: int
+    shard: NonNegativeInt
+    slice: NonNegativeInt
 
 
 class Cell(NamedTuple):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import BaseModel, ValidationError
+
 from expunge.corpus.writer import write_examples
 from expunge.errors import DataError, OutputError
 from expunge.files import RECORD, require_writable
+from expunge.parsing import load_json
+from expunge.registry import explain
 from expunge.train.ledger import LEDGER, Entry, check_model, read_ledger
-from expunge.train.requests import look_up
+from expunge.train.requests import Standing, look_up
 
 
 class Gathered(NamedTuple):
@@ -28,10 +31,10 @@ def recorded(model: Path) -> list[dict[str, Any]]:
     Raises:
         DataError: there is no ledger, or it was tampered with.
     """
+    entries = _entries(model)
     record = _record(model)
-    check_model(_entries(model), model, record["result_sha256"])
-    requests: list[dict[str, Any]] = record["requests"]
-    return requests
+    check_model(entries, model, record.result_sha256)
+    return [request._asdict() for request in record.requests]
 
 
 def gathered(model: Path, output: Path) -> Gathered:
@@ -75,7 +78,21 @@ def _entries(model: Path) -> tuple[Entry, ...]:
     return entries
 
 
-def _record(model: Path) -> dict[str, Any]:
-    _entries(model)
-    record: dict[str, Any] = json.loads((model / RECORD).read_text(encoding="utf-8"))
-    return record
+class _Record(BaseModel):
+    """What is read here of the record beside a ledger."""
+
+    result_sha256: str
+    requests: list[Standing]
+
+
+def _record(model: Path) -> _Record:
+    path = model / RECORD
+    try:
+        return _Record.model_validate(load_json(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        why = explain(error) if isinstance(error, ValidationError) else f"{error}."
+        raise DataError(
+            f"the record {path}",
+            why=f"it does not say how the requests stand: {why}",
+            fix="Use the folder as the run wrote it.",
+        ) from error

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -44,7 +44,7 @@ class Entry(Component):
     forget_sha256: str
     examples: tuple[str, ...]
     still: tuple[int, ...]
-    metric: str
+    metric: Literal["KnowMem", "VerMem"]
     known_before: float | None
     known_after: float | None
     before: str
@@ -83,7 +83,11 @@ def read_ledger(folder: Path) -> tuple[Entry, ...]:
         return ()
     entries: list[Entry] = []
     before = BEGINNING
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise tampered(path, "it is not UTF-8 text") from error
+    for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, start=1):
         try:
             entry = Entry.model_validate_json(line)
         except ValidationError as error:

@@ -1,0 +1,36 @@
+"""The world that is broken, and the process that reads it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz.sandbox import Sandbox
+from tests.fuzz.surfaces import MODEL, REPORTS, SHARDS
+
+
+@pytest.fixture(scope="session")
+def sandbox() -> Iterator[Sandbox]:
+    held = Sandbox()
+    yield held
+    held.close()
+
+
+@pytest.fixture(scope="session")
+def world(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of valid inputs; what reads them is imported, so that later children need not."""
+    folder = tmp_path_factory.mktemp("world")
+    sandbox.call("tests.fuzz.world:build", str(folder))
+    copy = tmp_path_factory.mktemp("copy") / "world"
+    shutil.copytree(folder, copy)
+    for number, command in enumerate((*MODEL, *SHARDS, *REPORTS)):
+        named = [word.replace("out", f"out{number}") for word in command]
+        sandbox.run(copy, named, warm=True)
+    return folder
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "fuzz: malformed inputs by the thousand; run with make fuzz")
