@@ -1,4 +1,4 @@
-"""Text from data, records and the command line, made fit for a terminal: no control characters, one screen."""
+"""Text from data and records, made fit for a terminal: no control characters, no more than a screen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u20
 
 
 def printable(text: str) -> str:
-    """The same text with control characters as ``\\x1b``: a terminal would obey them.
+    r"""The same text with control characters as ``\x1b``: a terminal would obey them.
 
     Lone surrogates, which no stream can encode, are written the same way.
     """

@@ -28,7 +28,9 @@ def broken_parquet(draw: Draw, content: bytes) -> bytes:
     table = pq.read_table(io.BytesIO(content))
     number = draw(st.integers(0, table.num_columns - 1))
     name = table.column_names[number]
-    how = draw(st.sampled_from(["type", "type", "value", "value", "value", "remove", "rename", "twice", "rows"]))
+    how = draw(
+        st.sampled_from(["type", "type", "value", "value", "value", "remove", "rename", "twice", "rows"])
+    )
     if how == "type":
         table = table.set_column(number, name, odd_column(draw, table.num_rows))
     elif how == "value":
@@ -55,7 +57,7 @@ def odd_column(draw: Draw, rows: int) -> pa.Array:
         pa.array([None] * rows, pa.null()),
         pa.array([True] * rows),
         pa.array([b"\xff\xfe"] * rows, pa.binary()),
-        pa.array([2**62] * rows, pa.timestamp("s")),
+        pa.array([2**40] * rows, pa.timestamp("s")),
         pa.array([1] * rows, pa.date32()),
         pa.array([-1] * rows, pa.duration("s")),
         pa.array([[1, None]] * rows, pa.list_(pa.int64())),
@@ -145,7 +147,9 @@ def ledger_change(draw: Draw, database: sqlite3.Connection) -> tuple[str, tuple[
         return "UPDATE events SET facts = ? WHERE number = ?", (changed, number)
     if how == "column":
         column = draw(st.sampled_from(["time", "kind", "facts", "before", "hash"]))
-        odd = draw(st.sampled_from([b"\xff", b"{}", 7, 1.5, "", "requested", "trained", ESCAPED, "x" * 9999]))
+        odd = draw(
+            st.sampled_from([b"\xff", b"{}", 7, 1.5, "", "requested", "trained", ESCAPED, "x" * 9999])
+        )
         return f"UPDATE events SET {column} = ? WHERE number = ?", (odd, number)  # noqa: S608
     if how == "remove":
         return "DELETE FROM events WHERE number = ?", (number,)

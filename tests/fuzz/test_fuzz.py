@@ -1,8 +1,8 @@
 """No malformed input leads to an internal error, a traceback, a hang or a flood.
 
-``make fuzz`` draws other inputs each time and prints its seed; FUZZ_SEED=n repeats them, and with CI set they
-are always the same. FUZZ_SCALE multiplies their number. The smallest input of every kind of fault is kept in
-a folder that the failure names.
+``make fuzz`` draws other inputs each time and prints its seed, with which FUZZ_SEED=n repeats them; with CI
+set they are always the same. FUZZ_SCALE multiplies their number. The smallest input of every kind of fault
+is kept in a folder that the failure names (FUZZ_KEEP; by default fuzz-failures).
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import os
 import random
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
 
-from tests.fuzz.sandbox import Outcome, Sandbox
+from tests.fuzz.sandbox import REFUSED, Outcome, Sandbox
 from tests.fuzz.surfaces import SURFACES, Input, Surface, lay
 
 IS_FIXED = bool(os.environ.get("CI"))
@@ -31,16 +32,20 @@ class Faults:
 
     def __init__(self, surface: Surface) -> None:
         self.surface = surface
-        self.tried = 0
+        self.ended: Counter[int] = Counter()
         self.smallest: dict[str, tuple[Input, str]] = {}
 
     def note(self, given_input: Input, outcome: Outcome) -> None:
-        self.tried += 1
+        self.ended[outcome.code] += 1
         for fault in outcome.faults():
             kind = re.sub(r"0x[0-9a-f]+|\d{3,}", "#", fault.split(": ")[0])
             known = self.smallest.get(kind)
             if known is None or given_input.size < known[0].size:
                 self.smallest[kind] = (given_input, fault)
+
+    @property
+    def tried(self) -> int:
+        return self.ended.total()
 
     def report(self, world: Path) -> str:
         """Every kind of fault, and where its input lies now."""
@@ -51,7 +56,9 @@ class Faults:
             folder.mkdir(parents=True)
             lay(world, self.surface, folder, given_input)
             argv = ascii(list(given_input.argv))
-            (folder / "command.txt").write_text(f"{argv}\n{fault.encode('ascii', 'backslashreplace').decode()}\n")
+            (folder / "command.txt").write_text(
+                f"{argv}\n{fault.encode('ascii', 'backslashreplace').decode()}\n"
+            )
             told.append(f"{fault[:300]!r}\n    in {folder}: expunge {argv[:300]}")
         return "\n".join(told)
 
@@ -81,7 +88,10 @@ def test_malformed(surface: Surface, world: Path, sandbox: Sandbox, tmp_path: Pa
 
     (try_one if IS_FIXED else seed(SEED)(try_one))()
     said = "" if IS_FIXED else f" FUZZ_SEED={SEED}"
-    print(f"{surface.name}: {faults.tried} inputs, {len(faults.smallest)} kinds of fault{said}")
+    print(
+        f"{surface.name}: {faults.tried} inputs, {faults.ended[REFUSED]} refused, {faults.ended[0]} fine, "
+        f"{len(faults.smallest)} kinds of fault{said}"
+    )
     assert not faults.smallest, f"{surface.name}, {faults.tried} inputs{said}:\n{faults.report(world)}"
     assert faults.tried >= 0.9 * count
 

@@ -18,18 +18,32 @@ LONG = 200_000
 ESC = "\x1b[31mred\x1b[0m\x07\x9b31m"
 
 RAW = (
-    *("null", "true", "false", "0", "-1", "1", "2", "7", "0.5", "-0.0", "1e308", "1e999", "-1e999", "1e-999"),
-    *("NaN", "Infinity", "-Infinity", str(2**31), str(2**63), str(2**64), "1" + "0" * 400, "9" * 5000),
-    *('""', '" "', '"a"', '"1"', '"²"', '"nan"', '"None"', '"float32"', '"int8"', '"../x"', '"/etc/passwd"'),
-    *('"\\u0000"', '"\\ud800"', json.dumps(ESC), '"2026-01-01"', '"https://example.com/x"', '"{{ 7 * 7 }}"'),
-    *("[]", "{}", "[null]", "[[]]", "[{}]", '{"": 1}', '{"a": {"b": []}}', '[1, "a", null]', "[0, 0]", "[-1]"),
-    *(f'"{"x" * LONG}"', "[" * DEEP + "]" * DEEP, '{"a":' * DEEP + "1" + "}" * DEEP, f"[{'0,' * 9999}0]"),
+    *"null true false 0 -1 1 2 7 0.5 -0.0 1e308 1e999 -1e999 1e-999 NaN Infinity -Infinity".split(),
+    *(str(2**31), str(2**63), str(2**64), "1" + "0" * 400, "9" * 5000),
+    *(json.dumps(word) for word in ("", " ", *"a 1 nan None float32 int8 ../x /etc/passwd".split())),
+    *(json.dumps(word) for word in ("²", "\x00", "\ud800", ESC, "2026-01-01", "{{ 7 * 7 }}", "x" * LONG)),
+    *('[]|{}|[null]|[[]]|[{}]|{"": 1}|{"a": {"b": []}}|[1, "a", null]|[0, 0]|[-1]'.split("|")),
+    *("[" * DEEP + "]" * DEEP, '{"a":' * DEEP + "1" + "}" * DEEP, f"[{'0,' * 9999}0]"),
 )
 """JSON as text: what ``json.dumps`` would not write is among it."""
 WORDS = (
-    *("", " ", "a", "0", "-1", "²", "1e999", "nan", "None", "true", "../x", "x/../../y", "/", ".", "..", "~"),
-    *("\x00", ESC, "\ud800", "\u202e", "\ufeff", "\u2028", "\udcff", "é" * 300, "x" * LONG, "a=b", "a:b", "a,b"),
-    *("<s>", "</s>", "<think>", "{{ x }}", "{% for %}", "%s%n", "[bold]", "[/]", "\\", "'", '"', "\n", "\r\n"),
+    *(
+        "",
+        " ",
+        "\x00",
+        ESC,
+        "\n",
+        "\r\n",
+        "\ud800",
+        "\u202e",
+        "\ufeff",
+        "\u2028",
+        "\udcff",
+        "é" * 300,
+        "x" * LONG,
+    ),
+    *"a 0 -1 ² 1e999 nan None true ../x x/../../y / . .. ~ a=b a:b a,b <s> </s> <think> %s%n".split(),
+    *("{{ x }}", "{% for %}", "[bold]", "[/]", "\\", "'", '"'),
 )
 
 
@@ -107,7 +121,11 @@ def change(draw: Draw, holder: Any, key: Any) -> None:
 @st.composite
 def broken_bytes(draw: Draw, content: bytes) -> bytes:
     """Bytes that were cut, changed, repeated or decoded as something else."""
-    how = draw(st.sampled_from(["cut", "flip", "flip", "insert", "insert", "word", "utf-16", "bom", "twice", "empty"]))
+    how = draw(
+        st.sampled_from(
+            ["cut", "flip", "flip", "insert", "insert", "word", "utf-16", "bom", "twice", "empty"]
+        )
+    )
     place = draw(st.integers(0, max(0, min(len(content), 4000) - 1)))
     if how == "cut":
         return content[:place]
@@ -118,11 +136,24 @@ def broken_bytes(draw: Draw, content: bytes) -> bytes:
                 changed[draw(st.integers(0, min(len(changed), 4000) - 1))] ^= draw(st.integers(1, 255))
         return bytes(changed)
     if how == "insert":
-        odd = draw(st.sampled_from([b"\xff\xfe", b"\x00", b"\xed\xa0\x80", b"\x1b[2J", b"\r", b"\xc3(", b"\x9b", b"\\"]))
+        odd = draw(
+            st.sampled_from(
+                [b"\xff\xfe", b"\x00", b"\xed\xa0\x80", b"\x1b[2J", b"\r", b"\xc3(", b"\x9b", b"\\"]
+            )
+        )
         return content[:place] + odd + content[place:]
     if how == "word":
-        return content[:place] + draw(st.sampled_from([b"\xff" * 8, b"\x00" * 8, b"\x7f" * 8])) + content[place + 8 :]
-    return {"utf-16": recoded(content), "bom": b"\xef\xbb\xbf" + content, "twice": content * 2, "empty": b""}[how]
+        return (
+            content[:place]
+            + draw(st.sampled_from([b"\xff" * 8, b"\x00" * 8, b"\x7f" * 8]))
+            + content[place + 8 :]
+        )
+    return {
+        "utf-16": recoded(content),
+        "bom": b"\xef\xbb\xbf" + content,
+        "twice": content * 2,
+        "empty": b"",
+    }[how]
 
 
 def recoded(content: bytes) -> bytes:
@@ -172,3 +203,31 @@ def broken_csv(draw: Draw, content: bytes) -> bytes:
     else:
         rows[number][column] = b"x" * 300_000
     return b"\n".join(b",".join(row) for row in rows) + b"\n"
+
+
+TEMPLATES = (
+    "{% for x in range(10 ** 9) %}a{% endfor %}",
+    "{{ 'a' * 10 ** 10 }}",
+    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "{{ messages[99].content }}",
+    "{{ raise_exception('\x1b[31mno') }}",
+    "{{ messages.__class__.__mro__ }}",
+    "{{ 1 / 0 }}",
+    "{{ messages + 1 }}",
+    "{% include 'x' %}",
+    "{{ strftime_now(1) }}",
+    "{{ x | nosuchfilter }}",
+    "{{ [1] | sum(attribute='a') }}",
+    "{% if %}",
+    "{{ '\ud800' }}",
+    "{% set a = namespace() %}{{ a.b.c }}",
+)
+
+
+@st.composite
+def broken_template(draw: Draw, content: bytes) -> bytes:
+    """A chat template with a fault, a loop without an end, or broken bytes."""
+    if draw(st.booleans()):
+        return draw(broken_bytes(content))
+    odd = draw(st.sampled_from(TEMPLATES)).encode("utf-8", "surrogatepass")
+    return draw(st.sampled_from([odd, odd + content, content + odd]))

@@ -16,6 +16,8 @@ from tests.tiny import BYTES_VOCAB, tiny, tiny_tokenizer, with_lora
 NAMES = "Ada Bo Cleo Dag Eli Finn".split()
 TOWNS = "Arbon Brugg Cham Dornach Elgg Frick".split()
 SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2}
+
+
 def build(folder: str) -> None:
     """Data, a checkpoint, one in shards, one with an adapter, two unlearned ones, an audit, a plan."""
     home = Path(folder)

@@ -14,7 +14,6 @@ from rich.text import Text
 
 from expunge.printing import printable, shortened
 
-
 CELL = 200
 """Columns of a cell at most: a record may hold anything."""
 

@@ -156,9 +156,10 @@ def _sources(path: Path) -> list[_Source]:
     try:
         return _Sources.model_validate(load_json(path.read_bytes())).models
     except ValueError as error:
+        reason = explain(error) if isinstance(error, ValidationError) else f"{error}."
         raise DataError(
             str(path),
-            why=f"an audit writes it otherwise: {explain(error) if isinstance(error, ValidationError) else error}",
+            why=f"an audit writes it otherwise: {reason}",
             fix="Repeat the audit, or name the checkpoint folders instead of it.",
         ) from error
 

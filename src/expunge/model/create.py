@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
+import psutil
 import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch.distributions import Laplace
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from expunge.component import Component
+from expunge.errors import ModelError
 from expunge.model.arch import linear_layers
+
+TRAINED_BYTES = 16
+"""Of each weight while it is trained: itself, its gradient and two moments, in float32."""
 
 
 class ScratchModel(Component):
     """A small Llama to be trained from nothing."""
 
     hidden: PositiveInt = 256
-    layers: PositiveInt = 2
+    layers: Annotated[int, Field(ge=1, le=1000)] = 2
     heads: PositiveInt = 8
     vocabulary: PositiveInt = 1024
     context: PositiveInt = 1024
@@ -31,12 +36,33 @@ class ScratchModel(Component):
             raise ValueError(f"hidden {self.hidden} does not split into {self.heads} heads of even width")
         return self
 
+    @property
+    def width(self) -> int:
+        """The inner width of an MLP."""
+        return round(self.hidden * 8 / 3 / 16) * 16
+
+    def _refuse_too_large(self, vocabulary: int) -> None:
+        block = self.hidden * (4 * self.hidden + 3 * self.width)
+        count = self.layers * block + 2 * vocabulary * self.hidden
+        needed, free = TRAINED_BYTES * count, psutil.virtual_memory().available
+        if needed > free:
+            raise ModelError(
+                f"a model of {count / 1e9:,.1f} billion weights",
+                why=f"training it takes {needed / 2**30:,.0f} GiB, and {free / 2**30:,.0f} GiB are free.",
+                fix="Choose a smaller --size hidden=... or layers=...",
+            )
+
     def create(self, tokenizer: Any, *, seed: int) -> PreTrainedModel:
-        """The model with random weights drawn from ``seed``; the global random state stays as it was."""
+        """The model with random weights drawn from ``seed``; the global random state stays as it was.
+
+        Raises:
+            ModelError: there is not the memory to train it.
+        """
+        self._refuse_too_large(len(tokenizer))
         config = LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=self.hidden,
-            intermediate_size=round(self.hidden * 8 / 3 / 16) * 16,
+            intermediate_size=self.width,
             num_hidden_layers=self.layers,
             num_attention_heads=self.heads,
             num_key_value_heads=self.heads,

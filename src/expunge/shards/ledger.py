@@ -135,23 +135,15 @@ class Ledger:
         return [event for event in found if not kinds or event.kind in kinds]
 
     def _event(self, row: tuple[Any, ...]) -> Event:
-        number, *texts = row
         try:
-            if not all(isinstance(text, str) for text in texts):
-                raise ValueError("it holds bytes or a number where text belongs.")
-            time, kind, facts, before, own = texts
-            if kind not in FACTS:
-                raise ValueError(f"there is no event of the kind {kind!r}.")
-            facts = load_json(facts)
-            FACTS[kind].model_validate(facts)
+            return _read(*row)
         except ValueError as error:
-            why = explain(error) if isinstance(error, ValidationError) else str(error)
+            why = explain(error) if isinstance(error, ValidationError) else f"{error}."
             raise OutputError(
-                f"the ledger {self.path}, entry {number}",
+                f"the ledger {self.path}, entry {row[0]}",
                 why=f"it is not as a run writes it: {why}",
                 fix="Restore it from a copy.",
             ) from error
-        return Event(number, time, kind, facts, before, own)
 
     @property
     def head(self) -> str:
@@ -172,6 +164,22 @@ class Ledger:
                 why=f"{error}.",
                 fix="Check that it is whole and can be written.",
             ) from error
+
+
+def _read(number: int, *texts: Any) -> Event:
+    """An event from its columns.
+
+    Raises:
+        ValueError: they do not hold what events of its kind do.
+    """
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("it holds bytes or a number where text belongs")
+    time, kind, facts, before, own = texts
+    if kind not in FACTS:
+        raise ValueError(f"there is no event of the kind {kind!r}")
+    facts = load_json(facts)
+    FACTS[kind].model_validate(facts)
+    return Event(number, time, kind, facts, before, own)
 
 
 def broken_links(events: Sequence[Event], *, head: str | None = None) -> list[str]:
