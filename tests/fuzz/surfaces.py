@@ -138,10 +138,10 @@ RECIPE = {
     ],
 }
 YAML = (
-    *"2026-01-01|2026-99-99|!!python/object:os.system {}|!!binary //8=|&a [*a]|*b|{[a]: 1}|{{a: b}: c}".split(
+    *"2026-01-01|2026-99-99|!!python/object:os.system {}|!!binary //8=|&a [*a]|*b|{[a]: 1}".split("|"),
+    *"{{a: b}: c}|? [a]\n: b|<<: *a|1:30:00|12:99|.nan|.inf|0x10|0b2|0o99|1_000|1e400|~|\t- a|{a: 1, a: 2}".split(
         "|"
     ),
-    *"? [a]\n: b|<<: *a|1:30:00|12:99|.nan|.inf|0x10|0b2|0o99|1_000|1e400|~|\t- a|{a: 1, a: 2}".split("|"),
     *"!!set {a, b}|!!omap [a: 1]|!!timestamp x|!!int x|!!float x|!!bool x|!!str 1|!!null x|!!map [1]".split(
         "|"
     ),

@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from tests.fuzz.sandbox import REFUSED, Outcome, Sandbox
 from tests.fuzz.surfaces import SURFACES, Input, Surface, lay
@@ -72,6 +72,7 @@ def test_malformed(surface: Surface, world: Path, sandbox: Sandbox, tmp_path: Pa
     @settings(
         max_examples=count,
         derandomize=IS_FIXED,
+        phases=[Phase.generate],
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),

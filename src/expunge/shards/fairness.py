@@ -67,7 +67,7 @@ class FairJob:
                 "--data and --output", why="one says what to decide, the other where.", fix="Give both."
             )
         rows = read_rows(self.calibration)
-        names = sorted({str(row["group"]) for row in rows})
+        names = sorted({str(row["group"]) for row in rows if row.get("group") is not None})
         ballots = as_ballots(self.calibration, rows, names)
         table = table_of(self.calibration, ballots, names)
         fitted = predictors(table, constraint=constraint, slack=self.slack)
