@@ -6,7 +6,12 @@ A loss, a scope or a metric is one class in one file. Its fields are what a reci
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Epochs = Annotated[int, Field(gt=0, le=100_000)]
+"""Times a set is gone through; a slip of the keyboard must not become a run of years."""
 
 
 class Component(BaseModel):

@@ -6,14 +6,43 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+QUOTED = 2000
+"""Characters of each part of a refusal; a data file may hold a word of a megabyte."""
+CUT = " ... "
+HIDDEN: dict[int, str | None] = {
+    **dict.fromkeys((*range(0x20), *range(0x7F, 0xA0))),  # C0 and C1: terminals obey them
+    # What turns the direction of text around.
+    **dict.fromkeys((0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))),
+    **dict.fromkeys((0xFEFF, *range(0xE0000, 0xE0080))),  # byte order mark, invisible tags
+    **dict.fromkeys((0x2028, 0x2029), " "),  # line and paragraph separators
+    **dict.fromkeys(range(0xD800, 0xE000), "\ufffd"),  # half characters, which no file can store
+}
+del HIDDEN[ord("\n")], HIDDEN[ord("\t")]
+"""Characters that a terminal would obey, or that would hide or reorder text; what is shown instead."""
+
+
+def printable(text: str) -> str:
+    """``text`` as it may be shown: nothing in it moves a cursor, changes a colour or turns text around."""
+    return text if text.isascii() and text.isprintable() else text.translate(HIDDEN)
+
+
+def shortened(text: str, limit: int) -> str:
+    """``text`` of at most ``limit`` characters: what is longer loses its middle."""
+    if len(text) <= limit:
+        return text
+    tail = (limit - len(CUT)) // 3
+    return f"{text[: limit - len(CUT) - tail]}{CUT}{text[len(text) - tail :]}"
+
 
 class ExpungeError(Exception):
     """A refusal a user can act on.
 
-    ``what`` names the thing refused, ``why`` the reason, ``fix`` what to change.
+    ``what`` names the thing refused, ``why`` the reason, ``fix`` what to change. Each may quote what a user
+    wrote: control characters are taken out, and what is longer than ``QUOTED`` is cut in its middle.
     """
 
     def __init__(self, what: str, *, why: str, fix: str) -> None:
+        what, why, fix = (shortened(printable(part), QUOTED) for part in (what, why, fix))
         super().__init__(f"{what}: {why} {fix}")
         self.what = what
         self.why = why

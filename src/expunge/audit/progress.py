@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from expunge.terminal import Terminal
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -15,8 +17,9 @@ if TYPE_CHECKING:
 @contextmanager
 def progress_bar(console: Console | None = None) -> Iterator[Callable[[int, int, str], None]]:
     """A bar on ``console`` while the block runs; pass what it yields to ``Audit.run``."""
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    console = console or Console()
+    what = TextColumn("{task.description}", markup=False)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), what)
+    console = console or Terminal()
     # Parts differ in cost by far more than a few seconds' worth; the estimate looks at all of them.
     with Progress(
         *columns,

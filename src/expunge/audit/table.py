@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from expunge.audit.blocks import SHARE, Block, blocks
 from expunge.audit.remarks import advice, loud_reasons, notes, reasons
 from expunge.audit.verdict import Outcome
+from expunge.terminal import Terminal
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -41,7 +42,7 @@ def render(summary: Summary, *, width: int = 100) -> RenderableType:
 
 def to_text(summary: Summary, *, width: int = 100) -> str:
     """The audit as plain text for a log."""
-    console = Console(width=width, no_color=True, force_terminal=False, legacy_windows=False)
+    console = Terminal(width=width, is_plain=True)
     with console.capture() as capture:
         console.print(render(summary, width=width))
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"

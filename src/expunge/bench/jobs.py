@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from expunge.model.workers import worker_pool
 from expunge.train.heartbeat import last_beat
@@ -34,7 +35,8 @@ def run_jobs(jobs: Sequence[Job], *, workers: int, console: Console) -> None:
 
     An error in a job ends the others and is raised.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    name = TextColumn("{task.description}", markup=False)
+    columns = (name, BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     bars = Progress(
         *columns,
         console=console,
@@ -57,9 +59,8 @@ def run_jobs(jobs: Sequence[Job], *, workers: int, console: Console) -> None:
                 future.result()
                 done.add(ended.job.name)
                 bars.remove_task(ended.task)
-                console.print(
-                    f"[green]✓[/] {ended.job.name} [dim]{time.monotonic() - ended.since:.0f} s[/]"
-                )
+                seconds = f" {time.monotonic() - ended.since:.0f} s"
+                console.print(Text.assemble(("✓", "green"), f" {ended.job.name}", (seconds, "dim")))
             for each in running.values():
                 _follow(bars, each)
 

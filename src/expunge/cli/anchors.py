@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from expunge.cli.options import Field, Overwrite, Seed, fields
 from expunge.cli.speech import say_done
+from expunge.terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,7 +70,7 @@ def _show(found: Sequence[Proposal]) -> None:
         table.add_row(Text(one.term), one.kind, str(one.times), Text(one.replacement))
     if len(found) > SHOWN:
         table.add_row(Text(f"and {len(found) - SHOWN} more"), "", "", "")
-    Console().print(table)
+    Terminal().print(table)
 
 
 def add_to(app: typer.Typer) -> None:

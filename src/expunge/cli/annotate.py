@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from expunge.cli.options import Field, Overwrite, fields
 from expunge.cli.speech import say_done, say_warning
+from expunge.terminal import Terminal
 
 if TYPE_CHECKING:
     from expunge.train.annotating import Summary
@@ -87,7 +87,7 @@ def _show(summary: Summary) -> None:
         forms = (form if len(form) <= LONGEST else form[: LONGEST - 1] + "…" for form in row.forms)
         table.add_row(row.kind, str(row.found), Text("   ".join(forms)))
     if summary.rows:
-        Console().print(table)
+        Terminal().print(table)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from expunge.cli.options import Field, RemoteCode, Seed, fields
+from expunge.terminal import Terminal, echo
 
 Attacks = Annotated[
     list[str],
@@ -76,10 +76,10 @@ def attack(
         seed=seed,
         trust_remote_code=trust_remote_code,
     )
-    with progress_bar(Console(stderr=True)) as progress:
+    with progress_bar(Terminal(stderr=True)) as progress:
         summary = AttackJob(audit=job, attacks=tuple(attacks)).run(progress)
-    Console().print(attack_tables(summary))
-    typer.echo(f"numbers: {output / 'summary.json'} · every item: {output / 'scores.parquet'}")
+    Terminal().print(attack_tables(summary))
+    echo(f"numbers: {output / 'summary.json'} · every item: {output / 'scores.parquet'}")
 
 
 def add_to(app: typer.Typer) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from expunge.cli.options import (
     Calibrate,
@@ -17,6 +16,7 @@ from expunge.cli.options import (
     Seed,
     fields,
 )
+from expunge.terminal import Terminal, echo
 
 if TYPE_CHECKING:
     from expunge.audit.calibrate import CalibrationChoice
@@ -151,14 +151,14 @@ def _compare(
         output=output,
         trust_remote_code=trust_remote_code,
     )
-    with Console(stderr=True).status("weights") as status:
+    with Terminal(stderr=True).status("weights") as status:
         header, *rows = table(job.run(status.update))
     for row in rows:
         for heading, cell in zip(header, row, strict=True):
-            typer.echo(f"{heading:14}{cell}")
-        typer.echo()
-    typer.echo(MEANING)
-    typer.echo(f"numbers, tensor by tensor: {output / RESULT}")
+            echo(f"{heading:14}{cell}")
+        echo()
+    echo(MEANING)
+    echo(f"numbers, tensor by tensor: {output / RESULT}")
 
 
 def _splits(*sources: str | None) -> dict[str, str]:
@@ -176,13 +176,13 @@ def _show(job: AuditJob) -> None:
     from expunge.audit.table import render
     from expunge.report.job import write_page
 
-    with progress_bar(Console(stderr=True)) as progress:
+    with progress_bar(Terminal(stderr=True)) as progress:
         summary = job.run(progress)
-    console = Console()
+    console = Terminal()
     console.print(render(summary, width=console.width))
     found = job.output
-    typer.echo(f"numbers: {found / 'summary.json'} · every item: {found / 'scores.parquet'}")
-    typer.echo(f"report: {write_page(found)}")
+    echo(f"numbers: {found / 'summary.json'} · every item: {found / 'scores.parquet'}")
+    echo(f"report: {write_page(found)}")
 
 
 def add_to(app: typer.Typer) -> None:

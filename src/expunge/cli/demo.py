@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
+
+from expunge.terminal import Terminal
 
 
 def demo(
@@ -30,12 +31,13 @@ def demo(
     from expunge.bench.story import tell
     from expunge.report.job import write_page
 
-    console = Console()
+    console = Terminal()
     summary = Demo(output=output, workers=workers).run(console)
     console.print(render(summary, width=console.width))
     console.print(tell(summary))
     found = output / "audit"
-    console.print(f"[dim]numbers: {found / 'summary.json'} · every item: {found / 'scores.parquet'}[/]")
+    numbers = f"numbers: {found / 'summary.json'} · every item: {found / 'scores.parquet'}"
+    console.print(Text(numbers, style="dim"))
     console.print(Text(f"report: {write_page(found)}"), soft_wrap=True)
 
 

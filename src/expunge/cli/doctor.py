@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from expunge.terminal import Terminal, echo
 
 
 def doctor() -> None:
     """Show versions, devices, memory and optional backends, with the command for each missing one."""
     from expunge.model.health import examine
 
-    console = Console()
+    console = Terminal()
     report = examine()
     table = Table(title="This machine", title_justify="left", show_header=False)
     for name, value in report.facts.items():
@@ -21,13 +23,13 @@ def doctor() -> None:
     for heading in ("backend", "for", "found"):
         backends.add_column(heading, overflow="fold")
     for backend in report.backends:
-        backends.add_row(backend.package, backend.purpose, backend.version or "[yellow]missing[/]")
+        backends.add_row(backend.package, backend.purpose, backend.version or Text("missing", "yellow"))
     console.print(backends)
     missing = [backend for backend in report.backends if not backend.version]
     for backend in missing:
-        typer.echo(f'To get {backend.package}: pip install "expunge[{backend.extra}]"')
+        echo(f'To get {backend.package}: pip install "expunge[{backend.extra}]"')
     if missing:
-        typer.echo("Everything else works without.")
+        echo("Everything else works without.")
 
 
 def add_to(app: typer.Typer) -> None:

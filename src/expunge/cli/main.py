@@ -9,9 +9,6 @@ import warnings
 from typing import Any
 
 import typer
-from rich.console import Console
-from rich.panel import Panel
-from rich.text import Text
 from typer import rich_utils
 
 import expunge
@@ -34,16 +31,16 @@ from expunge.cli import (
     shards,
     unlearn,
 )
-from expunge.errors import ExpungeError, OutputError
-from expunge.printing import printable, shortened
+from expunge.errors import ExpungeError, OutputError, printable, shortened
 from expunge.quiet import quiet_loggers
+from expunge.terminal import Terminal, echo, message_panel
 
 REFUSED, BROKEN, INTERRUPTED = 2, 1, 130
-WHAT, WHY, FIX = 300, 700, 450
-"""Columns that the parts of a refusal take at most: together they fit a screen of 24 lines."""
-USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
-"""``ClickException``: typer brings a copy of click, or uses the package, depending on its version."""
 DEBUG = "--debug"
+USAGE_CHARACTERS = 700
+"""Of a complaint about options, at most: with the usage above it, it fits on a screen."""
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
+"""``ClickException``: typer brings a copy of click or uses the package, depending on its version."""
 OUT_OF_MEMORY = ExpungeError(
     "there is not enough memory",
     why="the inputs or the model are larger than what is free.",
@@ -83,7 +80,7 @@ for verb in (
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"expunge {expunge.__version__}")
+        echo(f"expunge {expunge.__version__}")
         raise typer.Exit
 
 
@@ -156,26 +153,9 @@ def _carried_out(arguments: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _report_interruption() -> None:
-    Console(stderr=True).print("\nInterrupted. Repeat the same command to go on from the last checkpoint.")
-
-
-def _report(error: ExpungeError, *, debug: bool) -> None:
-    if debug:
-        traceback.print_exc()
-    message = Text.assemble(
-        (shortened(printable(error.what), WHAT), "bold"),
-        "\n",
-        shortened(printable(error.why), WHY),
-        "\n",
-        (shortened(printable(error.fix), FIX), "green"),
-    )
-    Console(stderr=True).print(Panel(message, title="refused", border_style="red", expand=False))
-
-
 def _report_usage(error: Any) -> int:
     """A wrong option, in the form typer gives it; what was typed is quoted in it."""
-    error.message = shortened(printable(error.message), WHY)
+    error.message = shortened(printable(error.message), USAGE_CHARACTERS)
     rich_utils.rich_format_error(error)
     return int(error.exit_code)
 
@@ -188,12 +168,27 @@ def _refusal(error: OSError) -> ExpungeError:
     )
 
 
+def _report_interruption() -> None:
+    Terminal(stderr=True).print("\nInterrupted. Repeat the same command to go on from the last checkpoint.")
+
+
+def _report(error: ExpungeError, *, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    _show([(error.what, "bold"), (error.why, ""), (error.fix, "green")], title="refused")
+
+
 def _report_bug(error: BaseException, *, debug: bool) -> None:
     if debug:
         traceback.print_exc()
-    message = Text.assemble(
-        (shortened(printable(f"{type(error).__name__}: {error}"), WHY), "bold"),
-        "\nThis should not happen, and nothing was overwritten.\n",
+    parts = [
+        (f"{type(error).__name__}: {error}", "bold"),
+        ("This should not happen, and nothing was overwritten.", ""),
         ("Run it again as 'expunge --debug ...' and report the traceback.", "green"),
-    )
-    Console(stderr=True).print(Panel(message, title="internal error", border_style="red", expand=False))
+    ]
+    _show(parts, title="internal error")
+
+
+def _show(parts: list[tuple[str, str]], *, title: str) -> None:
+    terminal = Terminal(stderr=True)
+    terminal.print(message_panel(parts, title=title, console=terminal))

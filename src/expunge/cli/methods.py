@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.syntax import Syntax
 from rich.table import Table
+
+from expunge.terminal import Terminal
 
 
 def methods(
@@ -27,7 +28,7 @@ def methods(
     """
     from expunge.catalogue import recipe_text
 
-    console = Console()
+    console = Terminal()
     if name is not None:
         text = recipe_text(name)
         if console.is_terminal:
@@ -40,16 +41,15 @@ def methods(
 
 
 def _table(*, long: bool) -> Table:
-    import yaml
-
     from expunge.catalogue import cited, made_of, recipe_names, recipe_text
+    from expunge.parsing import load_yaml
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, show_lines=long)
     table.add_column("name", overflow="fold")
     for heading in ("made of", "needs", *(["what it does"] if long else []), "source"):
         table.add_column(heading, overflow="fold")
     for known in recipe_names():
-        recipe = yaml.safe_load(recipe_text(known))
+        recipe = load_yaml(recipe_text(known))
         needs = ", ".join(recipe.get("needs", ()))
         about = [recipe["title"], recipe["paper"]] if long else [cited(recipe)]
         table.add_row(known, made_of(recipe), needs, *about)

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
+
+from expunge.terminal import Terminal, echo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +36,7 @@ def metrics(
     from expunge.metrics.cards import card_of, known_cards
     from expunge.metrics.page import section
 
-    console = Console()
+    console = Terminal()
     if name is not None:
         console.print(Markdown(section(card_of(name)), hyperlinks=False))
         return
@@ -44,7 +45,7 @@ def metrics(
     others = [each for each in cards if not each.default]
     if others:
         console.print(_table("Measured when named: audit --metric NAME, or --metric all", others))
-    typer.echo("expunge metrics NAME says when a number misleads; docs/metrics.md has all of them.")
+    echo("expunge metrics NAME says when a number misleads; docs/metrics.md has all of them.")
 
 
 def _table(title: str, cards: Sequence[Card]) -> Table:

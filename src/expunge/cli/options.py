@@ -48,11 +48,20 @@ def fields(pairs: list[str] | None) -> dict[str, str] | None:
     """
     if not pairs:
         return None
+    columns: dict[str, str] = {}
     for pair in pairs:
-        if "=" not in pair:
+        name, equals, column = pair.partition("=")
+        if not equals or not name or not column:
             raise DataError(
                 f"--field {pair}",
                 why="it is not of the form name=column.",
                 fix="For instance --field prompt=my_question",
             )
-    return dict(pair.split("=", 1) for pair in pairs)
+        if name in columns and columns[name] != column:
+            raise DataError(
+                f"--field {pair}",
+                why=f"the {name} is already taken from {columns[name]!r}.",
+                fix="Name one column for it.",
+            )
+        columns[name] = column
+    return columns

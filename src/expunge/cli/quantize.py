@@ -18,6 +18,7 @@ from expunge.cli.options import (
     fields,
 )
 from expunge.cli.speech import say_done
+from expunge.terminal import echo
 
 
 def quantize(
@@ -76,7 +77,7 @@ def quantize(
         f"{done.quantized} of {done.tensors} tensors rounded to {done.label} ({done.format}): {output}"
     )
     for reason, count in done.left_alone.items():
-        typer.echo(f"  {count} left alone: {reason}")
+        echo(f"  {count} left alone: {reason}")
 
 
 def add_to(app: typer.Typer) -> None:

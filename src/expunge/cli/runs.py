@@ -8,14 +8,10 @@ from typing import Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from expunge.printing import printable, shortened
-
-CELL = 200
-"""Columns of a cell at most: a record may hold anything."""
+from expunge.terminal import Terminal, echo
 
 
 def runs(
@@ -29,7 +25,7 @@ def runs(
 
     found = list_runs(folder)
     if not found:
-        typer.echo(f"No runs in {folder}.")
+        echo(f"No runs in {folder}.")
         return
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for heading in ("run", "kind", "date (UTC)", "headline"):
@@ -38,8 +34,8 @@ def runs(
     for run in found:
         place = os.path.relpath(run.path, folder)
         cells = (place, run.kind, run.date, run.headline, f"{run.bytes / 2**20:.1f}")
-        table.add_row(*(Text(shortened(printable(cell), CELL)) for cell in cells))  # brackets are no markup
-    Console().print(table)
+        table.add_row(*map(Text, cells))  # brackets in names are no markup
+    Terminal().print(table)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from expunge.cli.options import Field, Output, Seed, fields
 from expunge.cli.speech import say_done, say_warning
+from expunge.terminal import echo
 
 if TYPE_CHECKING:
     from expunge.shards.building import Build
@@ -99,7 +100,7 @@ def train(
         f"{built.slices} slices of {built.shards} shards trained, {built.examples} examples read: {folder}"
     )
     if built.deletions:
-        typer.echo(f"{built.deletions} deletions asked for earlier are completed.")
+        echo(f"{built.deletions} deletions asked for earlier are completed.")
 
 
 @shards.command()
@@ -133,7 +134,7 @@ def delete(
         more = " ..." if len(done.stay) > SHOWN else ""
         say_warning(f"{len(done.stay)} near duplicates stay: {', '.join(done.stay[:SHOWN])}{more}")
     say_done(f"{len(done.ids)} examples deleted, {done.built.examples} examples read to retrain: {folder}")
-    typer.echo(f"ledger: {done.head}")
+    echo(f"ledger: {done.head}")
 
 
 @shards.command()
@@ -176,7 +177,7 @@ def verify(
     say_done(
         f"{facts['events']} entries, {facts['examples']} examples, {facts['deleted']} deleted: {folder}"
     )
-    typer.echo(f"ledger: {facts['head']}")
+    echo(f"ledger: {facts['head']}")
 
 
 @shards.command()
@@ -210,7 +211,7 @@ def fair(
         slack=slack,
         method=method,
     ).run()
-    typer.echo(report["table"])
+    echo(report["table"])
     if output is not None:
         say_done(f"{report['decided']} decisions: {output}")
 

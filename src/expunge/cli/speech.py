@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.text import Text
 
-from expunge.printing import printable
+from expunge.terminal import Terminal
 
 
 def say_done(text: str) -> None:
@@ -13,9 +12,9 @@ def say_done(text: str) -> None:
 
     Brackets in names are no markup, and long paths stay on one line.
     """
-    Console().print(Text.assemble(("done", "green"), " ", printable(text)), soft_wrap=True)
+    Terminal().print(Text.assemble(("done", "green"), " ", text), soft_wrap=True)
 
 
 def say_warning(text: str) -> None:
     """A line on standard error."""
-    Console(stderr=True).print(Text.assemble(("warning", "yellow"), " ", printable(text)), soft_wrap=True)
+    Terminal(stderr=True).print(Text.assemble(("warning", "yellow"), " ", text), soft_wrap=True)

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from expunge.printing import printable
+from expunge.terminal import Terminal
 
 COLOURS = {"still forgotten": "green", "came back": "red", "not checked": "yellow"}
 
@@ -25,13 +24,13 @@ def show_standing(requests: Sequence[Mapping[str, Any]]) -> None:
     for one in requests:
         table.add_row(
             str(one["number"]),
-            Text(printable(Path(one["forget_file"]).name)),
+            Text(Path(one["forget_file"]).name),
             str(one["examples"]),
-            Text(printable(one["metric"])),
+            one["metric"],
             *(_points(one[moment]) for moment in ("before", "then", "now")),
-            Text(printable(one["verdict"]), COLOURS.get(one["verdict"], "")),
+            Text(one["verdict"], COLOURS.get(one["verdict"], "")),
         )
-    Console().print(table)
+    Terminal().print(table)
 
 
 def _points(value: float | None) -> str:

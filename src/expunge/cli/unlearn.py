@@ -11,6 +11,7 @@ import typer
 from expunge.cli.options import Field, Output, Overrides, Overwrite, RemoteCode, Seed, fields
 from expunge.cli.speech import say_done, say_warning
 from expunge.cli.standing import show_standing
+from expunge.terminal import echo
 
 Still = Annotated[
     list[str] | None,
@@ -76,7 +77,7 @@ def unlearn(
     if len(record["requests"]) > 1:
         show_standing(record["requests"])
     say_done(f"in {record['seconds']:.0f} s: {output}")
-    typer.echo(_next(model, forget, retain, str(output), record))
+    echo(_next(model, forget, retain, str(output), record))
 
 
 def _next(model: str, forget: str, retain: str | None, output: str, record: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from expunge.errors import DataError
+from expunge.parsing import ParseError, load_json
 
 FIX = 'Write a JSON object of strings, each a term and its replacement: {"Mira Oswick": "Anna Brown"}.'
 
@@ -81,8 +81,8 @@ def read_anchors(path: Path) -> Anchors:
         DataError: the file cannot be read, or does not map terms to replacements.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        found = load_json(path.read_bytes())
+    except (OSError, ParseError) as error:
         raise DataError(f"anchors {path}", why=f"it cannot be read as JSON: {error}.", fix=FIX) from error
     if not isinstance(found, dict):
         raise DataError(f"anchors {path}", why=f"it holds a {type(found).__name__}.", fix=FIX)

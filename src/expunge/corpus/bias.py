@@ -7,13 +7,14 @@ break, the same for all of them.
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from expunge.corpus.rows import checked_text
 from expunge.errors import DataError
+from expunge.parsing import load_json
 from expunge.types import Example
 
 NOTHING_SHARED = "\n"
@@ -29,9 +30,9 @@ def read_stereoset(path: Path) -> list[Example]:
         DataError: the file is not of that form.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = load_json(path.read_bytes())
         found = list(_stereosets(data["data"]["intrasentence"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _not_of_the_form(
             path, error, '{"data": {"intrasentence": [{"id", "sentences": [{"sentence", "gold_label"}]}]}}'
         ) from error
@@ -50,7 +51,7 @@ def read_crows_pairs(path: Path) -> list[Example]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             found = list(_crows(csv.DictReader(file)))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise _not_of_the_form(path, error, f"a table with the columns {', '.join(CROWS)}") from error
     return found
 
@@ -70,6 +71,10 @@ def _crows(rows: Iterable[Mapping[str, str]]) -> Iterator[Example]:
 
 
 def _example(name: str, texts: Sequence[str], group: str | None) -> Example:
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"a sentence of {name!r} is no text")
+    for text in texts:
+        checked_text(text, "sentence", where=f"item {name!r}")
     shared = _common(texts)
     at = shared.rfind(" ")  # whole words: a word is never cut between prompt and answer
     prompt = shared[:at] if at > 0 else NOTHING_SHARED

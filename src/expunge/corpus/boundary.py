@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from expunge.corpus.windows import LONG, Encoded, in_windows
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -42,15 +44,21 @@ class Parts(NamedTuple):
     completion: Tokens
 
 
-def plain(text: str, tokenizer: PreTrainedTokenizerBase) -> Tokens:
-    """A text's tokens without any the tokenizer would add around it."""
-    encoding = tokenizer(
-        text, add_special_tokens=False, return_offsets_mapping=bool(tokenizer.is_fast), verbose=False
-    )
-    offsets = encoding.get("offset_mapping")
-    return Tokens(
-        list(encoding["input_ids"]), None if offsets is None else [(start, end) for start, end in offsets]
-    )
+def plain(text: str, tokenizer: PreTrainedTokenizerBase, *, offsets: bool = True) -> Tokens:
+    """A text's tokens without any the tokenizer would add around it; offsets only if they are wanted."""
+    if len(text) > LONG:
+        tokens = in_windows(text, tokenizer, lambda part: _at_once(part, tokenizer), offsets=offsets)
+        if tokens is not None:
+            return Tokens(tokens.ids, tokens.offsets if offsets else None)
+    ids, places = _at_once(text, tokenizer, offsets=offsets)
+    return Tokens(ids, places if tokenizer.is_fast and offsets else None)
+
+
+def _at_once(text: str, tokenizer: PreTrainedTokenizerBase, *, offsets: bool = True) -> Encoded:
+    with_offsets = offsets and bool(tokenizer.is_fast)
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=with_offsets, verbose=False)
+    places = encoding["offset_mapping"] if with_offsets else ()
+    return Encoded(list(encoding["input_ids"]), [(start, end) for start, end in places])
 
 
 def opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -46,4 +47,16 @@ def check_disjoint(spans: Sequence[Span], *, where: str) -> None:
 
 def touched(offsets: Sequence[tuple[int, int]], spans: Sequence[Span]) -> list[bool]:
     """For each token's characters ``[start, end)``: does it overlap any span?"""
-    return [any(start < span.end and end > span.start for span in spans) for start, end in offsets]
+    merged: list[list[int]] = []
+    for start, end in sorted(spans):
+        if merged and start < merged[-1][1]:
+            merged[-1][1] = max(merged[-1][1], end)
+        else:
+            merged.append([start, end])
+    ends = [end for _, end in merged]
+    # Of spans that do not overlap, the first that ends behind a token's start is the only one to look at.
+    first = (bisect_right(ends, start) for start, _ in offsets)
+    return [
+        number < len(merged) and merged[number][0] < end
+        for number, (_, end) in zip(first, offsets, strict=True)
+    ]

@@ -114,7 +114,7 @@ def _chunks(
             why="it leaves no room for a token to predict.",
             fix="Raise max_length; a few hundred tokens are usual.",
         )
-    text = _without_bos(plain(example.completion, tokenizer), tokenizer)
+    text = _without_bos(plain(example.completion, tokenizer, offsets=bool(example.spans)), tokenizer)
     if not text.ids:
         return []
     ending = _end_token(tokenizer, wanted=bool(eos), required=bool(eos), last=text.ids)

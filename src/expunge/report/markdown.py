@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from expunge.errors import printable
 from expunge.report import facts
 from expunge.report.heat import heat_maps
 from expunge.report.items import read_items
@@ -57,7 +58,7 @@ def _commands(run: Run) -> Iterator[str]:
     found = [origin.command for origin in facts.origins(run)] + [facts.command(run.record)]
     lines = list(dict.fromkeys(line for line in found if line))
     if lines:
-        yield from ("### To reproduce", "", "```sh", *lines, "```", "")
+        yield from ("### To reproduce", "", "```sh", *map(printable, lines), "```", "")
     yield from (f"- `{model.name}`: SHA-256 `{model.hash}`" for model in run.models)
 
 
@@ -72,7 +73,7 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]
 
 def plain(text: str) -> str:
     """Text that Markdown shows as it is."""
-    return text.translate(SPECIAL)
+    return printable(text).translate(SPECIAL)
 
 
 def _pipes(cells: Iterable[str]) -> str:

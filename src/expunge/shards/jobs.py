@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from expunge.component import Component
 from expunge.errors import RecipeError, did_you_mean
 from expunge.model.create import ScratchModel
-from expunge.parsing import ParseError, load_yaml
+from expunge.parsing import MAX_DEPTH, ParseError, load_yaml
 from expunge.registry import explain
 from expunge.shards.building import Build
 from expunge.shards.ensemble import By
@@ -82,7 +82,7 @@ def nested(pairs: Sequence[str], option: str) -> dict[str, Any]:
     """``["a.b=1"]`` as ``{"a": {"b": 1}}``, values read as YAML.
 
     Raises:
-        RecipeError: an entry is not ``key=value``, or its value is not YAML.
+        RecipeError: an entry is not ``key=value``.
     """
     found: dict[str, Any] = {}
     for pair in pairs:
@@ -91,26 +91,24 @@ def nested(pairs: Sequence[str], option: str) -> dict[str, Any]:
             raise RecipeError(
                 f"{option} {pair}", why="it is not of the form key=value.", fix=f"As in {option} epochs=20"
             )
+        *outer, last = path.split(".")
+        holder = found
+        for key in outer[:MAX_DEPTH]:
+            holder = holder.setdefault(key, {})
+            if not isinstance(holder, dict):
+                raise RecipeError(
+                    f"{option} {pair}",
+                    why=f"{key!r} is already given a value, so it has no settings inside it.",
+                    fix="Shorten the path before the '=', or leave out the other one.",
+                )
         try:
-            parsed = load_yaml(value)
+            holder[last] = load_yaml(value)
         except ParseError as error:
             raise RecipeError(
                 f"{option} {pair}",
-                why=f"the value is not YAML: {error}.",
+                why=f"its value is not YAML that can be read: {error}.",
                 fix=f"Put the value in quotes of its own: {option} '{path}=\"...\"'",
             ) from error
-        *outer, last = path.split(".")
-        holder = found
-        for key in outer:
-            inner = holder.setdefault(key, {})
-            if not isinstance(inner, dict):
-                raise RecipeError(
-                    f"{option} {pair}",
-                    why=f"{key!r} was given a value of its own before.",
-                    fix="Give either the one or the other.",
-                )
-            holder = inner
-        holder[last] = parsed
     return found
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from expunge.component import Component
+from expunge.component import Component, Epochs
 from expunge.record import hash_json
 from expunge.scope.lora import LowRankAdapters
 from expunge.shards.cost import epochs_of_slices
@@ -22,7 +22,7 @@ class Training(Component):
     ``lora`` only adapters are trained, on a start that all shards share.
     """
 
-    epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
+    epochs: Epochs = 20
     learning_rate: PositiveFloat = 1e-4
     batch_size: PositiveInt = 8
     piece: PositiveInt = 8

@@ -21,7 +21,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 
-from expunge.component import Component
+from expunge.component import Component, Epochs
 from expunge.corpus.streams import shuffled
 from expunge.errors import TrainingError
 from expunge.files import writing
@@ -34,7 +34,7 @@ class AlternateSettings(Component):
     """Optimizer, batch and schedule: AdamW, a warm-up over a share of the steps, then a linear decay."""
 
     learning_rate: PositiveFloat = 5e-5
-    epochs: PositiveInt = 5
+    epochs: Epochs = 5
     batch_size: PositiveInt = 8
     max_length: Annotated[int, Field(ge=8)] = 2048
     max_grad_norm: PositiveFloat = 1.0

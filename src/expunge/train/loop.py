@@ -15,7 +15,7 @@ from transformers.integrations.integration_utils import (
     get_available_reporting_integrations,
 )
 
-from expunge.component import Component
+from expunge.component import Component, Epochs
 from expunge.model.device import best_device
 from expunge.model.moments import OptimizerName, require_moments
 from expunge.model.precision import WeightPrecision, computes_in_bf16
@@ -42,7 +42,7 @@ class LoopSettings(Component):
     """
 
     learning_rate: PositiveFloat = 1e-5
-    epochs: PositiveInt = 5
+    epochs: Epochs = 5
     max_steps: PositiveInt | None = None
     batch_size: PositiveInt = 8
     accumulation: PositiveInt = 1

@@ -6,15 +6,17 @@ import copy
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, ValidationError
 
 from expunge.catalogue import recipe_text
 from expunge.component import Component
 from expunge.errors import RecipeError
+from expunge.parsing import MAX_DEPTH, ParseError, load_yaml, whole_number
 from expunge.registry import explain
 from expunge.train.named import named
 from expunge.train.stages import DataNeed, Stage, stages
+
+MAX_STAGES = 100
 
 
 class Recipe(Component):
@@ -29,7 +31,9 @@ class Recipe(Component):
     paper: str
     corrected: str = ""
     needs: tuple[DataNeed, ...] = ()
-    stages: Annotated[tuple[Annotated[Stage, *named(stages)], ...], Field(min_length=1)]
+    stages: Annotated[
+        tuple[Annotated[Stage, *named(stages)], ...], Field(min_length=1, max_length=MAX_STAGES)
+    ]
 
 
 def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
@@ -69,6 +73,12 @@ def with_override(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
             fix="For instance --set forget.beta=0.2",
         )
     keys = path.split(".")
+    if len(keys) > MAX_DEPTH:
+        raise RecipeError(
+            f"--set {override}",
+            why=f"its path has {len(keys)} parts; no recipe is that deep.",
+            fix="Shorten the path before the '='.",
+        )
     if keys[0] not in Recipe.model_fields:
         if not isinstance(raw.get("stages"), list) or len(raw["stages"]) != 1:
             raise RecipeError(
@@ -82,9 +92,10 @@ def with_override(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
     for key in keys[:-1]:
         holder = _inside(holder, key, override)
     last = keys[-1]
-    if isinstance(holder, list):
-        _inside(holder, last, override)
-    holder[int(last) if isinstance(holder, list) else last] = _parsed(
+    place: Any = _index(holder, last) if isinstance(holder, list) else last
+    if place is None:
+        raise _no_settings(last, override)
+    holder[place] = _parsed(
         value, f"--set {override}", fix=f"Put the value in quotes of its own: --set '{path}=\"...\"'"
     )
     return changed
@@ -92,22 +103,33 @@ def with_override(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
 
 def _parsed(text: str, where: str, *, fix: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise RecipeError(where, why=f"it is not YAML: {reason}.", fix=fix) from error
+        return load_yaml(text)
+    except ParseError as error:
+        raise RecipeError(where, why=f"it is not YAML that can be read: {error}.", fix=fix) from error
 
 
-def _inside(holder: Any, key: str, override: str) -> Any:
+def _inside(holder: dict[str, Any] | list[Any], key: str, override: str) -> dict[str, Any] | list[Any]:
+    """The settings under a key, which a later part of the path names one of."""
+    inside: Any = None
     if isinstance(holder, list):
-        if key.isdigit() and int(key) < len(holder):
-            return holder[int(key)]
-    elif isinstance(holder, dict):
+        place = _index(holder, key)
+        inside = None if place is None else holder[place]
+    else:
         if holder.get(key) is None:  # absent, or written out as nothing
             holder[key] = {}
-        if isinstance(holder[key], dict | list):
-            return holder[key]
-    raise RecipeError(
+        inside = holder[key]
+    if not isinstance(inside, dict | list):
+        raise _no_settings(key, override)
+    return inside
+
+
+def _index(holder: list[Any], key: str) -> int | None:
+    place = whole_number(key)
+    return place if place is not None and place < len(holder) else None
+
+
+def _no_settings(key: str, override: str) -> RecipeError:
+    return RecipeError(
         f"--set {override}",
         why=f"{key!r} has no settings inside it.",
         fix="Shorten the path before the '='.",

@@ -16,7 +16,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from expunge.component import Component
+from expunge.component import Component, Epochs
 from expunge.corpus.batching import collate, length_sorted_batches
 from expunge.corpus.tokenise import Encoded
 from expunge.files import writing
@@ -39,7 +39,7 @@ class Teaching(Component):
     rank: PositiveInt = 16
     alpha: Annotated[float, Field(gt=0)] = 16.0
     learning_rate: PositiveFloat = 1e-4
-    epochs: PositiveInt = 5
+    epochs: Epochs = 5
 
 
 @contextmanager

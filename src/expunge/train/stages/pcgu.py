@@ -10,6 +10,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from expunge.component import Epochs
 from expunge.corpus.pairs import Blank, read_pairs
 from expunge.corpus.streams import shuffled
 from expunge.errors import DataError, TrainingError
@@ -44,7 +45,7 @@ class PartitionedContrastiveGradient(Stage):
     along: Direction = "input"
     update: Literal["favoured", "other", "both"] = "both"
     learning_rate: PositiveFloat = 1e-5
-    epochs: PositiveInt = 5
+    epochs: Epochs = 5
     batch_size: PositiveInt = 16
     gap: NonNegativeFloat = 0.5
 
