@@ -51,6 +51,14 @@ test-slow: $(INSTALLED) ## tests that train real models: minutes each
 test-gpu: $(INSTALLED) ## tests that need an accelerator
 	$(PYTEST) -m gpu
 
+.PHONY: kill
+kill: $(INSTALLED) ## kill every verb at 200 moments: same bytes, nothing lost, nothing left; minutes
+	$(PYTEST) -m kill
+
+.PHONY: fuzz
+fuzz: $(INSTALLED) ## a thousand malformed inputs: each refused in words; minutes
+	$(PYTEST) -m fuzz
+
 .PHONY: bench
 bench: $(INSTALLED) ## time and peak memory against the plain way, as ratios
 	$(BIN)/python -m benchmarks

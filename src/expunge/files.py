@@ -1,95 +1,320 @@
-"""Writing so that nothing is lost: a temporary name, one rename at the end, never over another run."""
+"""Writing so that nothing is lost: a temporary name, one rename at the end, never over another run.
+
+A temporary folder is locked while its run lives, so that the next run can tell what a killed one left.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from expunge.errors import OutputError
+from expunge.locks import Held, lock_file, lock_folder, unlock
+from expunge.renames import ASIDE, exchange, rename_onto_nothing
 
 RECORD = "record.json"
 """What every finished run leaves in its folder."""
 FREE_SPACE_FIX = "Free some space or choose another folder with --output."
 
 
+OWN = ".expunge-"
+"""Stands in the name of every folder and lock that a run puts beside its output: nobody else's has it."""
+MayReplace = Callable[[Path], bool]
+"""Whether what lies at a path may be replaced."""
+
+
+class KeptError(OutputError):
+    """A finished result cannot take its name; it is kept under another one, which the error tells."""
+
+
+def anything(_: Path) -> bool:
+    """Of a file that the program names itself: whatever was there is replaced."""
+    return True
+
+
+def nothing(_: Path) -> bool:
+    """Of an output without ``--overwrite``."""
+    return False
+
+
+def earlier_result(path: Path) -> bool:
+    """Of a folder with ``--overwrite``: one that a finished run wrote, or an empty one."""
+    if path.is_symlink() or not path.is_dir():
+        return False
+    return (path / RECORD).is_file() or not any(path.iterdir())
+
+
+def replaced_by(*, overwrite: bool) -> MayReplace:
+    """What the folder of a run may replace."""
+    return earlier_result if overwrite else nothing
+
+
 @contextmanager
-def writing(target: Path) -> Iterator[Path]:
+def writing(
+    target: Path,
+    *,
+    may_replace: MayReplace = anything,
+    private: bool = False,
+    beside: Path | None = None,
+) -> Iterator[Path]:
     """A temporary path beside ``target`` that becomes ``target`` when the block ends well.
 
     The temporary path does not exist yet: the block creates a file or a folder there. An error
-    inside the block removes it and leaves whatever ``target`` was as it was.
+    inside the block removes it and leaves whatever ``target`` was as it was. What lies at ``target``
+    is asked about when the block has ended, in the same moment as it is replaced; if it may not be,
+    the finished work goes under another name. ``private`` lets nobody but the user read it. A file named
+    as ``beside``, which the block writes into the folder of the temporary path, goes with it.
 
     Raises:
+        KeptError: the finished work cannot take its name, because something is there that may not be
+            replaced; it is kept, and the error says where.
         OutputError: the folder cannot be written, or the disk is full.
     """
-    scratch: Path | None = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        yield scratch / target.name
-        _replace(scratch / target.name, target)
+        target.parent.mkdir(mode=0o700 if private else 0o777, parents=True, exist_ok=True)
+        remove_leftovers(target, beside=beside)
+        with _scratch(target) as folder:
+            yield folder / target.name
+            _set_modes(folder, private=private)
+            _finish(folder / target.name, target, may_replace, beside)
+    except KeptError:
+        raise
     except OutputError as error:  # of something inside, under a name its user never gave
         raise OutputError(f"cannot write {target}", why=error.why, fix=error.fix) from error
     except OSError as error:
         raise OutputError(
             f"cannot write {target}", why=f"{error.strerror or error}.", fix=FREE_SPACE_FIX
         ) from error
-    finally:
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _replace(source: Path, target: Path) -> None:
-    if not target.is_dir():
-        source.replace(target)
-        return
-    aside = source.parent / "replaced"
-    target.rename(aside)
+@contextmanager
+def claiming(target: Path, *, beside: Path | None = None, shared: bool = False) -> Iterator[None]:
+    """Hold ``target`` for a run: no other run writes it, and what a killed one left is settled first.
+
+    Its folder is created; if nothing comes to lie in it, it goes again. ``shared`` allows other runs
+    that share.
+
+    Raises:
+        OutputError: another run holds it, or nothing can be written there.
+    """
+    require_writable(target)
+    with ExitStack() as stack:
+        try:
+            for parent in [each for each in target.absolute().parents if not each.exists()][::-1]:
+                parent.mkdir(exist_ok=True)
+                stack.callback(_remove_empty, parent)
+            lock = target.with_name(f".{target.name}{OWN}lock")
+            stack.enter_context(lock_file(lock, shared=shared))
+        except Held as error:
+            raise OutputError(
+                f"{target} is in use",
+                why="another command is writing it.",
+                fix="Wait until it has ended, or choose another --output.",
+            ) from error
+        except OSError as error:
+            raise OutputError(
+                f"cannot write {target}", why=f"{error.strerror or error}.", fix=FREE_SPACE_FIX
+            ) from error
+        remove_leftovers(target, beside=beside)
+        yield
+
+
+def remove_leftovers(target: Path, *, beside: Path | None = None) -> None:
+    """Remove what killed runs left beside ``target``, and put back or complete what they were replacing.
+
+    Folders of runs that go on are locked, and left alone.
+    """
     try:
+        folders = [each for each in target.parent.iterdir() if each.name.startswith(f".{target.name}{OWN}")]
+    except FileNotFoundError:
+        return
+    for folder in folders:
+        if not folder.is_dir() or folder.is_symlink():
+            continue
+        try:
+            lock = lock_folder(folder)
+        except (Held, OSError):  # of a run that goes on, of another user, or just removed
+            continue
+        if lock is None:  # nobody can tell whether it is in use
+            continue
+        try:
+            _recover(folder, target, beside)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            unlock(lock)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder that a run made for itself; a kill meanwhile leaves all of it or nothing.
+
+    Raises:
+        OutputError: it is a symbolic link, or cannot be removed.
+    """
+    refuse_link(folder)
+    try:
+        remove_leftovers(folder)
+        with _scratch(folder) as scratch:
+            folder.rename(scratch / "removed")
+    except OSError as error:
+        raise OutputError(
+            f"cannot remove {folder}", why=f"{error.strerror or error}.", fix="Remove it yourself."
+        ) from error
+
+
+@contextmanager
+def temporary_folder(name: str) -> Iterator[Path]:
+    """A folder among the system's temporary files; what killed runs left of that ``name`` goes."""
+    target = Path(tempfile.gettempdir()) / name
+    remove_leftovers(target)
+    with _scratch(target) as folder:
+        yield folder
+
+
+def make_private(folder: Path) -> None:
+    """Create a folder that nobody but the user can look into; one that is there stays as it is."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+@contextmanager
+def _scratch(target: Path) -> Iterator[Path]:
+    """A locked folder beside ``target``, removed at the end."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}{OWN}", dir=target.parent))
+        try:
+            lock = lock_folder(folder)
+        except (Held, FileNotFoundError):  # another run took it for a leftover before it was locked
+            continue
+        break
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        unlock(lock)
+
+
+def _recover(folder: Path, target: Path, beside: Path | None) -> None:
+    """Put back what a killed run had moved aside; complete a pair of which one file is in its place."""
+    with suppress(FileExistsError, FileNotFoundError):
+        rename_onto_nothing(folder / (target.name + ASIDE), target)
+    if beside is not None and not (folder / target.name).exists() and target.is_file():
+        with suppress(FileNotFoundError):
+            (folder / beside.name).replace(beside)
+
+
+def _finish(source: Path, target: Path, may_replace: MayReplace, beside: Path | None) -> None:
+    try:
+        refused = None if _put(source, target, may_replace) else "it appeared while this run was working."
+    except OSError as error:
+        refused = f"{error.strerror or error}."
+    if refused is None:
+        if beside is not None:
+            source.with_name(beside.name).replace(beside)
+        return
+    kept = _keep(source, target)
+    if beside is not None:
+        second = beside.with_name(beside.name.replace(target.stem, kept.stem, 1))
+        rename_onto_nothing(source.with_name(beside.name), second)
+    raise KeptError(
+        f"cannot write {target}",
+        why=refused,
+        fix=f"The result is whole and lies in {kept}: move it where you want it.",
+    )
+
+
+def _put(source: Path, target: Path, may_replace: MayReplace) -> bool:
+    """Rename, if what is there at that moment may be replaced."""
+    with suppress(FileExistsError):
+        rename_onto_nothing(source, target)
+        return True
+    if not may_replace(target):
+        return False
+    if not source.is_dir() and not target.is_dir():
         source.replace(target)
-    except OSError:
-        aside.rename(target)
-        raise
+        return True
+    exchange(source, target)
+    if may_replace(source):
+        return True
+    exchange(source, target)  # it is not what was asked about a moment ago
+    return False
 
 
-def write_json(target: Path, value: Any) -> None:
-    """Write ``value`` as readable JSON, whole or not at all."""
-    write_text(target, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n")
+def _keep(source: Path, target: Path) -> Path:
+    stem, suffix = (target.name, "") if source.is_dir() else (target.stem, target.suffix)
+    for number in count(1):
+        kept = target.with_name(f"{stem}.finished{'' if number == 1 else f'-{number}'}{suffix}")
+        with suppress(FileExistsError):
+            rename_onto_nothing(source, kept)
+            break
+    return kept
 
 
-def write_text(target: Path, text: str) -> None:
-    """Write ``text`` as UTF-8, whole or not at all."""
-    with writing(target) as path:
+def _set_modes(folder: Path, *, private: bool) -> None:
+    """Give everything in ``folder`` the mode of a new file, as the umask has it: some libraries do not."""
+    file_mode, folder_mode = 0o600, 0o700
+    if not private:
+        probe = folder / ".mode"
+        probe.touch()
+        file_mode = stat.S_IMODE(probe.stat().st_mode)
+        folder_mode = file_mode | (file_mode & 0o444) >> 2
+        probe.unlink()
+    for path in folder.rglob("*"):
+        if not path.is_symlink():
+            path.chmod(folder_mode if path.is_dir() else file_mode)
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):  # it holds something by now
+        folder.rmdir()
+
+
+def write_json(
+    target: Path, value: Any, *, may_replace: MayReplace = anything, private: bool = False
+) -> None:
+    """Write ``value`` as readable JSON, whole or not at all; see ``writing``."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n"
+    write_text(target, text, may_replace=may_replace, private=private)
+
+
+def write_text(
+    target: Path, text: str, *, may_replace: MayReplace = anything, private: bool = False
+) -> None:
+    """Write ``text`` as UTF-8, whole or not at all; see ``writing``."""
+    with writing(target, may_replace=may_replace, private=private) as path:
         path.write_text(text, encoding="utf-8")
 
 
-def write_with(target: Path, save: Callable[[Path], object]) -> None:
-    """Let ``save`` write a file or folder, whole or not at all."""
-    with writing(target) as path:
+def write_with(target: Path, save: Callable[[Path], object], *, private: bool = False) -> None:
+    """Let ``save`` write a file or folder, whole or not at all; see ``writing``."""
+    with writing(target, private=private) as path:
         save(path)
 
 
-def refuse_existing(target: Path, *, overwrite: bool) -> None:
+def refuse_existing(target: Path, *, overwrite: bool | None) -> None:
     """Refuse, before any work is done, a folder that could not be written at the end.
+
+    ``overwrite`` is None for a command without that option.
 
     Raises:
         OutputError: ``target`` holds something and ``overwrite`` is false, ``overwrite`` is true and it
             holds something no run wrote, or nothing can be written there.
     """
     require_writable(target)
+    refuse_link(target)
     if not (target.is_file() or (target.is_dir() and any(target.iterdir()))):
         return
     if not overwrite:
         raise OutputError(
             f"{target} already exists",
             why="a run never writes over another one unless told to.",
-            fix="Choose another --output, or pass --overwrite to replace it.",
+            fix=_free_it(overwrite),
         )
     if not (target / RECORD).is_file():
         raise OutputError(
@@ -99,24 +324,45 @@ def refuse_existing(target: Path, *, overwrite: bool) -> None:
         )
 
 
-def claim_file(target: Path, *, source: str, overwrite: bool) -> None:
+def claim_file(target: Path, *, source: str, overwrite: bool | None) -> None:
     """Refuse, before any work is done, a file that could not be written at the end, or ``source`` itself.
+
+    ``overwrite`` is None for a command without that option.
 
     Raises:
         OutputError: ``target`` is there and ``overwrite`` is false, or it is what is read, or a folder.
     """
     require_writable(target)
-    if target.exists() and (target.is_dir() or not overwrite):
+    if os.path.lexists(target) and (target.is_dir() or not overwrite):
         raise OutputError(
             f"{target} already exists",
             why="nothing is written over unless told to.",
-            fix="Choose another --output, or pass --overwrite to replace the file.",
+            fix=_free_it(overwrite),
         )
     if target.exists() and Path(source).exists() and target.samefile(source):
         raise OutputError(
             f"{target} is the file that is read",
             why="what was given is never written over.",
             fix="Choose another --output.",
+        )
+
+
+def _free_it(overwrite: bool | None) -> str:
+    other = "move it away." if overwrite is None else "pass --overwrite to replace it."
+    return f"Choose another --output, or {other}"
+
+
+def refuse_link(path: Path) -> None:
+    """Refuse a symbolic link: what lies behind it is not the program's to replace or remove.
+
+    Raises:
+        OutputError: it is one.
+    """
+    if path.is_symlink():
+        raise OutputError(
+            f"{path} is a symbolic link",
+            why="what it points to is neither replaced nor removed.",
+            fix="Name the folder it points to, or move the link away.",
         )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from expunge.errors import DataError, RecipeError
+from expunge.errors import DataError, OutputError, RecipeError
 from expunge.shards.fairness import FairJob, decide
 
 
@@ -54,6 +54,10 @@ def test_decisions_need_no_coin_and_have_the_rates_that_were_promised(job: FairJ
     job.run()
     assert job.output is not None
     first = job.output.read_text()
+    with pytest.raises(OutputError, match=r"already exists.*move it away"):
+        job.run()
+    assert job.output.read_text() == first
+    job.output.unlink()
     job.run()
     assert job.output.read_text() == first
     decided = [json.loads(line) for line in first.splitlines()]

@@ -95,10 +95,13 @@ def test_a_deletion_that_was_only_asked_for_is_completed_by_training(
     assert facts["examples"] == facts["examples_in_theory"] > 0
 
 
+SLICE = "slice-001-0123456789abcdef"
+
+
 def test_what_a_killed_run_left_half_written_is_removed(tmp_path: Path) -> None:
     made = plan(tmp_path)
     train(made)
-    half = made.shard(0) / ".slice-001-abc.xyz" / "slice-001-abc"
+    half = made.shard(0) / f".{SLICE}.expunge-a1b2c3d4" / SLICE
     half.mkdir(parents=True)
     (half / "weights.safetensors").write_bytes(b"half")
     assert any("belongs to no slice" in problem for problem in problems(made))

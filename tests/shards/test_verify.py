@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from expunge.errors import OutputError
+from expunge.shards.ensemble import open_ensemble
 from expunge.shards.executors import Here
-from expunge.shards.folder import LEDGER, MANIFEST, WEIGHTS, PlanFolder
-from expunge.shards.verify import problems, replayed, verified
+from expunge.shards.folder import LEDGER, MANIFEST, OPTIMIZER, STATE, WEIGHTS, PlanFolder
+from expunge.shards.verify import differing, problems, replayed, verified
 from tests.shards.plans import CUT, delete, plan, start, tensors, train
 
 
@@ -46,9 +47,47 @@ def test_training_anew_gives_the_same_bytes_or_it_is_said(made: PlanFolder) -> N
     whole[-1] ^= 1
     weights.write_bytes(whole)
     assert replayed(made, Here()) == [
-        "shard 1: its weights are not those of training without what was deleted"
+        "shard 1, slice 1: it is not what training without what was deleted gives"
     ]
     assert problems(made) == ["shard 1, slice 1: its weights are not those the ledger holds"]
+
+
+@pytest.mark.parametrize("name", [OPTIMIZER, STATE])
+def test_every_file_of_every_slice_is_covered(made: PlanFolder, name: str) -> None:
+    path = made.weights(0, 0, made.keys(made.rows())[0][0]) / name  # of the first slice, not of the last
+    whole = path.read_bytes()
+    path.write_bytes(
+        whole.replace(b'"examples": ', b'"examples": 1') if name == STATE else whole[:-1] + b"?"
+    )
+    what = "state" if name == STATE else "optimizer"
+    assert problems(made) == [f"shard 0, slice 0: its {what} is not that the ledger holds"]
+    assert replayed(made, Here()) == [
+        "shard 0, slice 0: it is not what training without what was deleted gives"
+    ]
+    path.unlink()
+    assert problems(made) == [
+        f"shard 0, slice 0: its {each} is not that the ledger holds" for each in [what]
+    ]
+
+
+def test_a_plan_of_an_earlier_version_is_not_refused(made: PlanFolder) -> None:
+    """Its ledger has no hash of the optimizer, and neither has its state."""
+    facts = made.ledger.events("trained")[0].facts
+    folder = made.weights(facts["shard"], facts["slice"], facts["key"])
+    state = json.loads((folder / STATE).read_text())
+    earlier = {name: fact for name, fact in state.items() if name != "optimizer"}
+    (folder / STATE).write_text(json.dumps(earlier))
+    assert differing(folder, {name: fact for name, fact in facts.items() if name != "optimizer"}) == []
+    assert differing(folder, facts) == ["state"]
+
+
+def test_a_plan_without_its_ledger_is_not_trained(made: PlanFolder) -> None:
+    made.ledger.path.unlink()
+    with pytest.raises(OutputError, match=r"missing or empty, so nobody knows what was deleted"):
+        train(made)
+    with pytest.raises(OutputError, match="missing or empty"):
+        open_ensemble(made)
+    assert "manifest: it is not the one the ledger begins with" in problems(made)
 
 
 def test_deleted_text_that_came_back_is_found(made: PlanFolder) -> None:

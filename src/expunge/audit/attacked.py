@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from expunge.audit.job import AuditJob
 from expunge.audit.store import Cell, CellStore, write_long
 from expunge.corpus.readers import read_examples
 from expunge.errors import RecipeError
-from expunge.files import RECORD, write_json
+from expunge.files import RECORD, claiming, make_private, temporary_folder, write_json
 from expunge.model.memory import memory_errors
 from expunge.record import Stopwatch, make_record
 
@@ -62,10 +61,11 @@ class AttackJob:
 
     def run(self, progress: Callable[[int, int, str], None] = silent) -> AttackSummary:
         """Attack and measure what no earlier run has, and write the results under ``audit.output``."""
-        self.audit.claim()
-        assault = Assault(self.plan(), self.audit.output, progress)
-        with memory_errors(fix="Lower --max-length, or attack on a larger machine."):
-            return assault.run()
+        with claiming(self.audit.output):
+            self.audit.claim()
+            assault = Assault(self.plan(), self.audit.output, progress)
+            with memory_errors(fix="Lower --max-length, or attack on a larger machine."):
+                return assault.run()
 
 
 class Assault:
@@ -82,6 +82,7 @@ class Assault:
     def run(self) -> AttackSummary:
         """Measure what is missing; write ``scores.parquet``, ``summary.json`` and ``record.json``."""
         watch = Stopwatch()
+        make_private(self.folder)
         for _, own in groupby(self.missing, key=lambda part: part.source.name):
             self._measure(list(own))
         self._tell("")
@@ -136,13 +137,13 @@ class Assault:
             yield Attacked(model=model)
             return
         attack = self.plan.attacks[label]
-        with tempfile.TemporaryDirectory() as workdir:
+        with temporary_folder("attack") as workdir:
             armed = Armed(
                 tokenizer=tokenizer,
                 forget=self.plan.halves(label).known,
                 retain=tuple(self.plan.retain),
                 target=lambda: self.plan.target.load()[0],
-                workdir=Path(workdir),
+                workdir=workdir,
                 seed=self.plan.audit.seed,
                 max_length=self.plan.audit.max_length,
                 tell=lambda what: self._tell(f"{part.source.name} · {label} · {what}"),

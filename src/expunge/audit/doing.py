@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from expunge.files import refuse_link
+
+OWN_NAMES = re.compile(r"\d+\.(txt|new)")
+"""What the files of workers are called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +36,19 @@ class Doing:
 @contextmanager
 def doing(folder: Path) -> Iterator[Doing]:
     """The workers' files, in a folder that is there inside the block only."""
-    shutil.rmtree(folder, ignore_errors=True)  # of an audit that was killed
-    folder.mkdir(parents=True)
+    _clear(folder)  # of an audit that was killed
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         yield Doing(folder)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _clear(folder)
+
+
+def _clear(folder: Path) -> None:
+    """Remove the workers' files, and the folder if it holds nothing else."""
+    refuse_link(folder)
+    for path in folder.glob("*"):
+        if OWN_NAMES.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+    with suppress(OSError):  # not there, or it holds what no audit wrote
+        folder.rmdir()

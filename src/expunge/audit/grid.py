@@ -17,7 +17,7 @@ from expunge.audit.plan import Role
 from expunge.audit.results import collect, write_results
 from expunge.audit.store import Cell, CellStore
 from expunge.audit.witnesses import Witnesses
-from expunge.files import write_json
+from expunge.files import make_private, write_json
 from expunge.model.workers import worker_pool
 from expunge.record import Stopwatch, make_record
 from expunge.score.observer import Observer
@@ -72,6 +72,8 @@ class Audit:
         A finished audit loads no model. Several ``workers`` measure models side by side, one each.
         """
         watch = Stopwatch()
+        make_private(self.folder)
+        make_private(self.folder / "cells")
         missing = self.missing()
 
         def tell(what: str) -> None:

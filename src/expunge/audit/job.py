@@ -17,7 +17,7 @@ from expunge.audit.repeats import parse_seeds, recorded_seeds
 from expunge.audit.sources import write_sources
 from expunge.audit.summary import Summary
 from expunge.errors import OutputError, RecipeError
-from expunge.files import RECORD, require_writable
+from expunge.files import RECORD, claiming, require_writable
 from expunge.model.checkpoint import local_folder, require_checkpoint
 from expunge.model.memory import memory_errors
 from expunge.quant.parse import parse_quantizer
@@ -37,7 +37,8 @@ class AuditJob:
     where none are named. At most ``max_items`` examples of a split are asked, drawn by ``seed`` (without
     it a hundred, or all of a benchmark). ``seeds_of``
     holds ``NAME=path,path`` for a recipe run with several seeds; such models need not be among ``models``,
-    and those among them whose records differ in the seed alone are found without being named.
+    and those among them whose records differ in the seed alone are found without being named. ``shared``
+    lets other audits that say so write into the same folder at once: parts of one table.
     """
 
     models: tuple[str, ...]
@@ -58,6 +59,7 @@ class AuditJob:
     workers: int = 1
     trust_remote_code: bool = False
     calibration: CalibrationChoice = field(default_factory=CalibrationChoice)
+    shared: bool = False
 
     def plan(self) -> AuditPlan:
         """Everything named, read and checked; no model is loaded yet."""
@@ -83,7 +85,11 @@ class AuditJob:
 
     def run(self, progress: Callable[[int, int, str], None] = silent) -> Summary:
         """Measure what no earlier run has, and write the results under ``output``."""
-        self.claim()
+        with claiming(self.output, shared=self.shared):
+            self.claim()
+            return self._measured(progress)
+
+    def _measured(self, progress: Callable[[int, int, str], None]) -> Summary:
         plan = self.plan()
         audit = Audit(plan=plan, folder=self.output, diagnose=diagnose)
         with memory_errors(fix="Lower --max-length or --workers, or measure on a larger machine."):

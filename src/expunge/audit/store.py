@@ -70,7 +70,7 @@ class CellStore:
         rows = [_row(split, score) for split, scores in cell.scores.items() for score in scores]
         notes = {"facts": json.dumps(facts), "coverage": json.dumps(cell.coverage)}
         table = pa.Table.from_pylist(rows, schema=CELL.with_metadata(notes))
-        write_with(self._scores(facts), lambda path: pq.write_table(table, path))
+        write_with(self._scores(facts), lambda path: pq.write_table(table, path), private=True)
 
     def read(self, facts: Mapping[str, Any]) -> Cell:
         """A finished cell."""
@@ -83,7 +83,7 @@ class CellStore:
 
     def write_note(self, facts: Mapping[str, Any], note: Any) -> None:
         """Keep anything JSON can hold, with the facts it belongs to."""
-        write_json(self._note(facts), {"facts": facts, "note": note})
+        write_json(self._note(facts), {"facts": facts, "note": note}, private=True)
 
     def read_note(self, facts: Mapping[str, Any]) -> Any:
         """A finished note."""
@@ -105,7 +105,7 @@ def write_long(path: Path, cells: Sequence[tuple[Place, Measured]]) -> None:
         for score in scores
     ]
     table = pa.Table.from_pylist(rows, schema=LONG)
-    write_with(path, lambda scratch: pq.write_table(table, scratch))
+    write_with(path, lambda scratch: pq.write_table(table, scratch), private=True)
 
 
 def _row(split: str, score: Score) -> dict[str, Any]:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 from expunge.audit.checkpoint import Checkpoint
 from expunge.audit.diagnose import compared, weights_of
 from expunge.errors import RecipeError
-from expunge.files import RECORD, refuse_existing, write_json, writing
+from expunge.files import RECORD, claiming, refuse_existing, replaced_by, write_json, writing
 from expunge.quant.parse import parse_quantizer
 from expunge.record import Stopwatch, make_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from expunge.quant.base import Quantizer
 
 RESULT = "weights.json"
 COLUMNS = {
@@ -60,9 +62,21 @@ class WeightsJob:
                 fix="Name the models, --target and at least one -q, say -q int4.",
             )
         quantizers = [parse_quantizer(name) for name in self.quantizers]
-        refuse_existing(self.output, overwrite=(self.output / RESULT).is_file())
+        with claiming(self.output):
+            overwrite = (self.output / RESULT).is_file()
+            refuse_existing(self.output, overwrite=overwrite)
+            return self._compared(self.target, quantizers, tell, overwrite=overwrite)
+
+    def _compared(
+        self,
+        target_path: str,
+        quantizers: Sequence[Quantizer],
+        tell: Callable[[str], None],
+        *,
+        overwrite: bool,
+    ) -> list[dict[str, Any]]:
         watch = Stopwatch()
-        target = weights_of(Checkpoint(self.target, self.trust_remote_code))
+        target = weights_of(Checkpoint(target_path, self.trust_remote_code))
         found = []
         for path in self.models:
             model = weights_of(Checkpoint(path, self.trust_remote_code))
@@ -70,7 +84,7 @@ class WeightsJob:
                 tell(f"{path} · {quantizer.label}")
                 found.append({"model": path} | compared(target, model, quantizer, Path(path)))
         record = make_record(command="audit --weights", watch=watch, target=self.target, models=self.models)
-        with writing(self.output) as folder:
+        with writing(self.output, may_replace=replaced_by(overwrite=overwrite)) as folder:
             folder.mkdir()
             write_json(folder / RESULT, found)
             write_json(folder / RECORD, record)

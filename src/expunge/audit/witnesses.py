@@ -6,7 +6,8 @@ It is loaded once for that, before the model that is measured, and let go again.
 from __future__ import annotations
 
 import gc
-import shutil
+import re
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from expunge.audit.plan import AuditPlan
     from expunge.metrics.base import Measured
     from expunge.score.observer import Observer
+
+OWN_NAMES = re.compile(r"[0-9a-f]{32}\.safetensors")
+"""What the files are called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,13 @@ class Witnesses:
 
     def dismiss(self) -> None:
         """Give the room back."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder.is_symlink():
+            return
+        for path in self.folder.glob("*.safetensors"):
+            if OWN_NAMES.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+        with suppress(OSError):  # not there, or it holds what no audit wrote
+            self.folder.rmdir()
 
     def _keep(self, part: Part, observer: Observer) -> None:
         metric = self._metric(part)

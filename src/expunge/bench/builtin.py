@@ -15,6 +15,7 @@ import platformdirs
 from expunge.corpus.vocabulary import train_tokenizer
 from expunge.corpus.world import World, WorldSize
 from expunge.corpus.world.write import write_world
+from expunge.files import anything
 from expunge.model.create import ScratchModel
 from expunge.record import hash_json, versions
 from expunge.train.recipe import Recipe
@@ -60,7 +61,7 @@ class Builtin:
         """The world's files; written on first use."""
         folder = self.folder / "world"
         if not folder.exists():
-            write_world(World(self.world), folder)
+            write_world(World(self.world), folder, may_replace=anything)  # a cache of its own
         return folder
 
     def checkpoint(self, which: Which) -> Path:

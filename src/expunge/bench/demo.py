@@ -132,6 +132,7 @@ class Demo:
             output=self.output / "audit",
             max_length=256,
             workers=workers,
+            shared=True,
         )
 
 

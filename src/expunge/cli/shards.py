@@ -174,6 +174,11 @@ def verify(
     from expunge.shards.verify import verified
 
     facts = verified(folder, head=head, replay=replay, workers=workers)
+    if facts["unhashed"] and not replay:
+        say_warning(
+            f"{facts['unhashed']} slices were trained by an earlier version, whose ledger holds hashes of "
+            "weights only: --replay compares the optimizer's files, too."
+        )
     say_done(
         f"{facts['events']} entries, {facts['examples']} examples, {facts['deleted']} deleted: {folder}"
     )

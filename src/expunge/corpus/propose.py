@@ -13,7 +13,7 @@ from expunge.corpus.names import Kind, names_by_language, names_by_rule
 from expunge.corpus.readers import read_examples
 from expunge.corpus.stand_ins import stand_ins
 from expunge.errors import DataError
-from expunge.files import claim_file, write_json
+from expunge.files import anything, claim_file, nothing, write_json
 
 
 class Proposal(NamedTuple):
@@ -69,5 +69,9 @@ class ProposeJob:
             Proposal(name.text, name.kind, counts[name.text], replacements[name.text]) for name in names
         ]
         found.sort(key=lambda one: (-one.times, one.term))
-        write_json(self.output, {one.term: one.replacement for one in found})
+        write_json(
+            self.output,
+            {one.term: one.replacement for one in found},
+            may_replace=anything if self.overwrite else nothing,
+        )
         return found

@@ -6,24 +6,31 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from expunge.errors import DataError
-from expunge.files import write_text
+from expunge.files import anything, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from expunge.files import MayReplace
     from expunge.types import Example
 
 
-def write_examples(path: Path, examples: Iterable[Example]) -> None:
-    """Write one JSON object a line, whole or not at all.
+def write_examples(
+    path: Path,
+    examples: Iterable[Example],
+    *,
+    may_replace: MayReplace = anything,
+    private: bool = False,
+) -> None:
+    """Write one JSON object a line, whole or not at all; see ``expunge.files.writing``.
 
     Raises:
         DataError: an example has turns that no list of messages could stand for.
         OutputError: the file cannot be written.
     """
     lines = [json.dumps(_row(example), ensure_ascii=False) for example in examples]
-    write_text(path, "".join(f"{line}\n" for line in lines))
+    write_text(path, "".join(f"{line}\n" for line in lines), may_replace=may_replace, private=private)
 
 
 def _row(example: Example) -> dict[str, Any]:

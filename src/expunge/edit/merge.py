@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 from expunge.edit.delta import ADAPTER, WeightDelta, stored
 from expunge.edit.requests import load_requests, merge_requests, save_requests
 from expunge.errors import ModelError, RecipeError
-from expunge.files import RECORD, refuse_existing, write_json, writing
+from expunge.files import RECORD, claiming, refuse_existing, replaced_by, write_json, writing
 from expunge.model.checkpoint import local_folder
 from expunge.model.contrast import contrasted
 from expunge.model.disk import disk_errors
@@ -72,7 +72,11 @@ class MergeJob:
 
     def run(self) -> dict[str, Any]:
         """Write the result, in the dtype of the base; returns its record."""
-        refuse_existing(self.output, overwrite=self.overwrite)
+        with claiming(self.output):
+            refuse_existing(self.output, overwrite=self.overwrite)
+            return self._merge()
+
+    def _merge(self) -> dict[str, Any]:
         vectors = [Vector.read(text, sign=-1.0) for text in self.subtract]
         vectors += [Vector.read(text, sign=1.0) for text in self.add]
         held = None if self.contrast is None else Vector.read(self.contrast, sign=1.0)
@@ -101,7 +105,8 @@ class MergeJob:
             requests=len(requests),
             result_sha256=hash_model(model),
         )
-        with disk_errors(self.output), writing(self.output) as folder:
+        may_replace = replaced_by(overwrite=self.overwrite)
+        with disk_errors(self.output), writing(self.output, may_replace=may_replace) as folder:
             save_model(model, tokenizer, folder)
             if requests:
                 save_requests(requests, folder)

@@ -40,7 +40,9 @@ class Witness:
         for place, (token_n, hidden_nH) in enumerate(self.states):
             tensors |= {f"token {place}": token_n, f"hidden {place}": hidden_nH}
         facts = json.dumps([len(self.states), self.head.divisor, self.head.softcap])
-        write_with(path, lambda scratch: save_file(tensors, scratch, metadata={"facts": facts}))
+        write_with(
+            path, lambda scratch: save_file(tensors, scratch, metadata={"facts": facts}), private=True
+        )
 
     @classmethod
     def read(cls, path: Path) -> Witness:

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 import expunge.model.contrast  # noqa: F401 - makes transformers know it
 from expunge.errors import ModelError
-from expunge.files import writing
+from expunge.files import MayReplace, nothing, writing
 from expunge.model.arch import unmerged_adapters
 from expunge.model.checkpoint import (
     LOADING_ERRORS,
@@ -157,10 +157,12 @@ def save_model(
     folder: str | Path,
     *,
     state: dict[str, torch.Tensor] | None = None,
+    may_replace: MayReplace = nothing,
 ) -> None:
     """Write model and tokenizer as safetensors into ``folder``: whole, or not at all.
 
-    ``state``: tensors to write instead of the model's own.
+    ``state``: tensors to write instead of the model's own. ``may_replace``: see ``expunge.files.writing``;
+    by default an empty folder at most.
 
     Raises:
         ModelError: the model wears an adapter that is not merged.
@@ -172,7 +174,7 @@ def save_model(
             why="the folder would hold the adapter, not the weights that were unlearned.",
             fix="Merge it first: model = model.merge_and_unload().",
         )
-    with writing(Path(folder)) as scratch:
+    with writing(Path(folder), may_replace=may_replace) as scratch:
         model.save_pretrained(scratch, state_dict=state)
         if tokenizer is not None:
             tokenizer.save_pretrained(scratch)

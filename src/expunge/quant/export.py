@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from expunge.errors import RecipeError
-from expunge.files import RECORD, refuse_existing, write_json, writing
+from expunge.files import RECORD, claiming, refuse_existing, replaced_by, write_json, writing
 from expunge.model.disk import disk_errors
 from expunge.model.load import hash_model, load_model, load_tokenizer
 from expunge.quant.calibration import SELF, CalibrationSource, text_of_file, unread
@@ -72,6 +72,10 @@ class QuantizeJob:
         """
         if self.output.suffix == SUFFIX:
             return self._file()
+        with claiming(self.output):
+            return self._folder()
+
+    def _folder(self) -> Exported:
         refuse_existing(self.output, overwrite=self.overwrite)
         if self.to.strip().lower() in FULL_PRECISION:
             raise RecipeError(
@@ -85,7 +89,8 @@ class QuantizeJob:
         tokenizer = load_tokenizer(self.model, model=model, trust_remote_code=self.trust_remote_code)
         source = hash_model(model)
         calibration = None if text is None else text.tokens(model, tokenizer)
-        with disk_errors(self.output), writing(self.output) as folder:
+        may_replace = replaced_by(overwrite=self.overwrite)
+        with disk_errors(self.output), writing(self.output, may_replace=may_replace) as folder:
             written = WRITERS[form](Order(model, tokenizer, quantizer, calibration), folder)
             write_json(folder / "coverage.json", [tensor.to_dict() for tensor in written.coverage])
             record = make_record(

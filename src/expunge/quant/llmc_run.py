@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import importlib
-import tempfile
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from expunge.errors import MissingExtraError, ModelError
+from expunge.files import temporary_folder
 from expunge.model.arch import architecture, linear_layers, weight_oi
 from expunge.quant.packed import Packed
 
@@ -77,10 +77,10 @@ def compress_in_place(
         raise MissingExtraError(f"llm-compressor's {algorithm}", extra="compress") from error
     scheme = {"all": {"targets": ["Linear"], "weights": weights}}
     recipe = modifier(config_groups=scheme, ignore=[architecture(model).head])
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with temporary_folder("llm-compressor") as folder, _quiet():
         # It looks up the configuration where the model says it comes from, on the network if need be.
         model.config.save_pretrained(folder)  # type: ignore[union-attr, operator]
-        model.config.name_or_path = folder  # type: ignore[union-attr]
+        model.config.name_or_path = str(folder)  # type: ignore[union-attr]
         data = (
             {} if ids_NT is None else {"dataset": _batches(ids_NT), "num_calibration_samples": len(ids_NT)}
         )

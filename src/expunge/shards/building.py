@@ -50,6 +50,7 @@ class Build:
         """
         plan = self.plan
         with locked(plan.path / LOCK, wait=False), disk_errors(plan.path):
+            plan.require_ledger()
             noted = note(plan, plan.rows())  # what a killed run had trained and not written down
             before()
             rows = plan.rows()

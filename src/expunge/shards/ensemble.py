@@ -152,7 +152,9 @@ def open_ensemble(plan: PlanFolder) -> Ensemble:
 
     Raises:
         ModelError: a shard is not trained on what it holds now.
+        OutputError: its ledger is missing.
     """
+    plan.require_ledger()
     rows = plan.rows()
     shards = sorted({row.shard for row in rows})
     folders = {shard: plan.last_weights(shard, rows) for shard in shards}

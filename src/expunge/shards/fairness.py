@@ -13,7 +13,7 @@ import numpy as np
 from expunge.corpus.formats import READERS
 from expunge.corpus.rows import kind
 from expunge.errors import DataError, RecipeError, did_you_mean
-from expunge.files import write_text
+from expunge.files import claim_file, nothing, write_text
 from expunge.shards.fair import (
     Constraint,
     Fairness,
@@ -66,6 +66,8 @@ class FairJob:
             raise RecipeError(
                 "--data and --output", why="one says what to decide, the other where.", fix="Give both."
             )
+        if self.data is not None and self.output is not None:
+            claim_file(self.output, source=str(self.data), overwrite=None)
         rows = read_rows(self.calibration)
         names = sorted({str(row["group"]) for row in rows if row.get("group") is not None})
         ballots = as_ballots(self.calibration, rows, names)
@@ -87,7 +89,7 @@ class FairJob:
             json.dumps({"id": name, "decision": decide(name, chance), "chance": chance})
             for name, chance in zip(ballots.ids, chances, strict=True)
         ]
-        write_text(output, "".join(f"{line}\n" for line in lines))
+        write_text(output, "".join(f"{line}\n" for line in lines), may_replace=nothing)
         return len(lines)
 
 

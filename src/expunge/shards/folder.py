@@ -7,6 +7,8 @@ depend on, so what a killed run left is either exactly what is wanted or is remo
 from __future__ import annotations
 
 import fcntl
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +19,8 @@ from pydantic import ValidationError
 from expunge.corpus.readers import read_examples
 from expunge.corpus.writer import write_examples
 from expunge.errors import OutputError
-from expunge.files import writing
+from expunge.files import OWN, make_private, refuse_link, writing
+from expunge.locks import NO_FOLLOW
 from expunge.registry import explain
 from expunge.shards.ledger import Ledger
 from expunge.shards.manifest import Manifest
@@ -27,6 +30,10 @@ from expunge.types import Example
 MANIFEST, LEDGER, START, LOCK = "plan.json", "ledger.sqlite", "start", ".lock"
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 NAME_DIGITS = 16
+OWN_NAMES = re.compile(
+    rf"slice-\d{{3,}}(\.jsonl|-[0-9a-f]{{{NAME_DIGITS}}})|\.slice-.+({re.escape(OWN)}|\.)[a-z0-9_]{{8}}"
+)
+"""What is called so in the folder of a shard was written there by a run, or by one that was killed."""
 
 
 class PlanFolder:
@@ -58,6 +65,19 @@ class PlanFolder:
     def start(self) -> Path:
         """The checkpoint that every shard begins with."""
         return self.path / self.manifest.start.folder  # an absolute one stays what it is
+
+    def require_ledger(self) -> None:
+        """Refuse a plan whose ledger is gone: without it, deleted examples would count as never deleted.
+
+        Raises:
+            OutputError: there is none, or it is empty.
+        """
+        if not self.ledger.events("planned"):
+            raise OutputError(
+                f"the ledger {self.ledger.path}",
+                why="it is missing or empty, so nobody knows what was deleted from the plan.",
+                fix="Restore it from a copy, or make the plan again.",
+            )
 
     def shard(self, shard: int) -> Path:
         """The folder of a shard."""
@@ -101,20 +121,30 @@ class PlanFolder:
         return self.weights(shard, self.manifest.cut.slices - 1, self.keys(rows)[shard][-1])
 
     def settle(self, rows: list[Row]) -> None:
-        """Remove what ``rows`` do not allow: other texts, weights that saw them, remains of killed runs."""
+        """Remove what ``rows`` do not allow: other texts, weights that saw them, remains of killed runs.
+
+        Only what bears the names that runs give is removed.
+
+        Raises:
+            OutputError: the folder of a shard, or what is in it under such a name, is a symbolic link.
+        """
         allowed = {row.id for row in rows}
         for shard, keys in enumerate(self.keys(rows)):
             folder = self.shard(shard)
-            folder.mkdir(exist_ok=True)
+            refuse_link(folder)
+            make_private(folder)
             with locked(folder / LOCK):
+                for path in folder.iterdir():
+                    if OWN_NAMES.fullmatch(path.name):
+                        refuse_link(path)
                 self._settle_texts(shard, allowed)
-                wanted = {LOCK} | {
+                wanted = {
                     path.name
                     for piece, key in enumerate(keys)
                     for path in (self.texts(shard, piece), self.weights(shard, piece, key))
                 }
                 for path in folder.iterdir():
-                    if path.name not in wanted:
+                    if path.name not in wanted and OWN_NAMES.fullmatch(path.name):
                         _remove(path)
 
     def _settle_texts(self, shard: int, allowed: set[str]) -> None:
@@ -124,7 +154,7 @@ class PlanFolder:
             if len(kept) == len(held):
                 continue
             if kept:
-                write_examples(self.texts(shard, piece), kept)
+                write_examples(self.texts(shard, piece), kept, private=True)
             else:
                 self.texts(shard, piece).unlink()
 
@@ -140,7 +170,7 @@ def write_plan(path: Path, manifest: Manifest, examples: list[Example]) -> None:
         scratch.write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
     plan = PlanFolder(path)
     for (shard, piece), held in cells.items():
-        write_examples(plan.texts(shard, piece), held)
+        write_examples(plan.texts(shard, piece), held, private=True)
     plan.ledger.append("planned", manifest=manifest.sha256, examples=len(examples))
 
 
@@ -149,9 +179,10 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold a lock that the system lets go of when this process ends, however it ends.
 
     Raises:
-        OutputError: another process holds it, and ``wait`` is false.
+        OutputError: it is a symbolic link, or another process holds it, and ``wait`` is false.
     """
-    with path.open("w") as held:
+    refuse_link(path)
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_RDWR | NO_FOLLOW, 0o600), "r+") as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
@@ -164,6 +195,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
 
 
 def _remove(path: Path) -> None:
+    refuse_link(path)
     if path.is_dir():
         shutil.rmtree(path)
     else:

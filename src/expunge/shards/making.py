@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from expunge.corpus.checks import check_sets
 from expunge.corpus.readers import read_examples
 from expunge.errors import RecipeError
-from expunge.files import refuse_existing, writing
+from expunge.files import claiming, nothing, refuse_existing, writing
 from expunge.model.create import ScratchModel
 from expunge.model.load import hash_model, load_model, load_tokenizer, save_model
 from expunge.record import hash_json
@@ -42,10 +42,11 @@ class PlanJob:
 
     def run(self) -> dict[str, Any]:
         """Write the plan; what it comes to, in numbers."""
-        refuse_existing(self.output, overwrite=False)
-        examples = [each for source in self.data for each in read_examples(source, fields=self.fields)]
-        check_sets(examples, ())
-        return make_plan(self.output, examples, self)
+        with claiming(self.output):
+            refuse_existing(self.output, overwrite=None)
+            examples = [each for source in self.data for each in read_examples(source, fields=self.fields)]
+            check_sets(examples, ())
+            return make_plan(self.output, examples, self)
 
     def load(self) -> tuple[Any, Any]:
         """The model every shard begins with, and the tokenizer."""
@@ -75,7 +76,7 @@ def make_plan(output: Path, examples: list[Example], job: PlanJob) -> dict[str, 
         manifest = Manifest(cut=job.cut, training=job.training, start=start, rows=tuple(rows))
     except ValidationError as error:
         raise RecipeError("the plan", why=explain(error), fix="Change its settings.") from error
-    with writing(output) as folder:
+    with writing(output, may_replace=nothing) as folder:
         write_plan(folder, manifest, examples)
         if inside:
             save_model(model, tokenizer, folder / START)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from expunge.corpus.readers import read_examples
 from expunge.corpus.tokenise import encode, encode_prompt
-from expunge.files import require_writable, write_text
+from expunge.files import claim_file, nothing, write_text
 from expunge.shards.ensemble import By, Ensemble, mean_logps, open_ensemble
 from expunge.shards.folder import PlanFolder
 from expunge.types import Example
@@ -35,7 +35,7 @@ class Prediction:
 
     def run(self) -> list[dict[str, Any]]:
         """Write one JSON object a question and return them."""
-        require_writable(self.output)
+        claim_file(self.output, source=self.data, overwrite=None)
         examples = read_examples(self.data, fields=self.fields)
         rows = predict(
             open_ensemble(self.plan),
@@ -44,7 +44,11 @@ class Prediction:
             max_new_tokens=self.max_new_tokens,
             max_length=self.plan.manifest.training.max_length,
         )
-        write_text(self.output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_text(
+            self.output,
+            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+            may_replace=nothing,
+        )
         return rows
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -12,10 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from expunge.corpus.tokenise import encode
-from expunge.errors import TrainingError
+from expunge.errors import OutputError, TrainingError
 from expunge.files import write_json, writing
 from expunge.model.device import best_device
 from expunge.model.load import load_model, load_tokenizer
@@ -23,7 +23,7 @@ from expunge.model.positions import check_lengths
 from expunge.model.precision import prepare_weights
 from expunge.record import hash_file
 from expunge.shards.cost import epochs_of_slices
-from expunge.shards.folder import LOCK, STATE, WEIGHTS, PlanFolder, locked
+from expunge.shards.folder import LOCK, OPTIMIZER, STATE, WEIGHTS, PlanFolder, locked
 from expunge.shards.learner import Item, Learner
 from expunge.shards.manifest import Training
 from expunge.shards.plan import content_of, number_of
@@ -43,7 +43,10 @@ class ShardTask:
 
 
 class SliceDone(NamedTuple):
-    """The weights after a slice: their key and hash, how many examples were read, seconds it took."""
+    """What is there after a slice: its key, hashes of its files, examples that were read, seconds it took.
+
+    ``optimizer`` is empty where an earlier version wrote it, which did not hash that file.
+    """
 
     shard: int
     slice: int
@@ -51,6 +54,10 @@ class SliceDone(NamedTuple):
     weights: str
     examples: int
     seconds: float
+    optimizer: str = ""
+
+
+_STATE = TypeAdapter(SliceDone)
 
 
 def train_shard(task: ShardTask) -> int:
@@ -86,6 +93,7 @@ def train_shard(task: ShardTask) -> int:
                     slice=piece,
                     key=task.keys[piece],
                     weights=hash_file(scratch / WEIGHTS),
+                    optimizer=hash_file(scratch / OPTIMIZER),
                     examples=count,
                     seconds=round(time.perf_counter() - began, 3),
                 )
@@ -94,8 +102,19 @@ def train_shard(task: ShardTask) -> int:
 
 
 def read_state(folder: Path) -> SliceDone:
-    """What is written beside the weights of a slice."""
-    return SliceDone(**json.loads((folder / STATE).read_text(encoding="utf-8")))
+    """What is written beside the weights of a slice.
+
+    Raises:
+        OutputError: it is missing or was changed.
+    """
+    try:
+        return _STATE.validate_json((folder / STATE).read_bytes(), strict=True)
+    except (OSError, ValidationError) as error:
+        raise OutputError(
+            f"{folder / STATE}",
+            why="it is missing, or not what training writes there.",
+            fix=f"Remove {folder} and repeat: the slice is trained again.",
+        ) from error
 
 
 def start_model(folder: Path, training: Training, *, seed: int) -> tuple[nn.Module, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from expunge.errors import OutputError
+from expunge.files import temporary_folder
 from expunge.model.load import hash_model, load_model, load_tokenizer
 from expunge.record import hash_file
 from expunge.shards.building import Build, unfinished
@@ -16,14 +17,19 @@ from expunge.shards.folder import LOCK, OPTIMIZER, WEIGHTS, PlanFolder, write_pl
 from expunge.shards.ledger import broken_links
 from expunge.shards.making import hash_tokenizer
 from expunge.shards.plan import Row, content_of
+from expunge.shards.shard import read_state
+
+HASHED = {"weights": WEIGHTS, "optimizer": OPTIMIZER}
+"""What the ledger calls the hash of each file of a slice."""
+ARE_NOT = {"weights": "are not those", "optimizer": "is not that", "state": "is not that"}
 
 
 def problems(plan: PlanFolder, *, head: str | None = None) -> list[str]:
     """What is wrong with a plan, in words; nothing if it is as its ledger says.
 
     Checked: the ledger's chain (and that it still holds ``head``), the manifest, the start, that every
-    slice holds exactly the texts it should and no deleted one, that no weights lie there beside those
-    the ledger knows, and the hash of each.
+    slice holds exactly the texts it should and no deleted one, that nothing lies there beside them and
+    the weights the ledger knows, and the hashes of weights, optimizer and state of each.
     """
     events = plan.ledger.events()
     rows = plan.rows()
@@ -53,26 +59,30 @@ def replayed(plan: PlanFolder, executor: Executor) -> list[str]:
         for piece in range(plan.manifest.cut.slices)
         for example in plan.examples(shard, piece)
     ]
-    with tempfile.TemporaryDirectory(prefix="expunge-") as scratch:
+    with temporary_folder("replay") as scratch:
         fresh = plan.manifest.model_copy(
             update={
                 "rows": tuple(rows),
                 "start": plan.manifest.start.model_copy(update={"folder": str(plan.start.absolute())}),
             }
         )
-        write_plan(Path(scratch) / "fresh", fresh, held)
-        again = PlanFolder(Path(scratch) / "fresh")
+        write_plan(scratch / "fresh", fresh, held)
+        again = PlanFolder(scratch / "fresh")
         Build(plan=again, executor=executor).run()
         return [
-            f"shard {shard}: its weights are not those of training without what was deleted"
-            for shard in range(plan.manifest.cut.shards)
-            if not _same(plan.last_weights(shard, rows), again.last_weights(shard, rows))
+            f"shard {shard}, slice {piece}: it is not what training without what was deleted gives"
+            for shard, keys in enumerate(plan.keys(rows))
+            for piece, key in enumerate(keys)
+            if not _same(plan.weights(shard, piece, key), again.weights(shard, piece, key))
         ]
 
 
 def _same(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same weights, moments, random numbers and state but for the seconds."""
     names = (WEIGHTS, OPTIMIZER)
-    return one.exists() and all(hash_file(one / name) == hash_file(other / name) for name in names)
+    if not one.exists() or any(hash_file(one / name) != hash_file(other / name) for name in names):
+        return False
+    return read_state(one)._replace(seconds=0) == read_state(other)._replace(seconds=0)
 
 
 def _start(plan: PlanFolder) -> list[str]:
@@ -106,7 +116,7 @@ def _texts(plan: PlanFolder, shard: int, rows: list[Row]) -> list[str]:
 
 def _weights(plan: PlanFolder, shard: int, keys: list[str]) -> list[str]:
     folder = plan.shard(shard)
-    known = {event.facts["key"]: event.facts["weights"] for event in plan.ledger.events("trained")}
+    known = {event.facts["key"]: event.facts for event in plan.ledger.events("trained")}
     wanted = {plan.weights(shard, piece, key).name: (piece, key) for piece, key in enumerate(keys)}
     texts = {plan.texts(shard, piece).name for piece in range(len(keys))}
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
@@ -118,9 +128,32 @@ def _weights(plan: PlanFolder, shard: int, keys: list[str]) -> list[str]:
         place = f"shard {shard}, slice {piece}"
         if name not in names or not (folder / name / WEIGHTS).exists():
             found.append(f"{place}: it is not trained")
-        elif known.get(key) != hash_file(folder / name / WEIGHTS):
-            found.append(f"{place}: its weights are not those the ledger holds")
+        else:
+            found += [
+                f"{place}: its {what} {ARE_NOT[what]} the ledger holds"
+                for what in differing(folder / name, known.get(key, {}))
+            ]
     return found
+
+
+def differing(folder: Path, facts: Mapping[str, Any]) -> list[str]:
+    """Which parts of a slice are not as an entry of the ledger says.
+
+    The seconds it took are not compared. An entry of an earlier version holds no hash of the optimizer;
+    ``replayed`` compares that, too.
+    """
+    hashed = {what: file for what, file in HASHED.items() if what == "weights" or facts.get(what)}
+    wrong = [
+        what
+        for what, file in hashed.items()
+        if not (folder / file).is_file() or hash_file(folder / file) != facts.get(what)
+    ]
+    try:
+        state = read_state(folder)._asdict()
+    except OutputError:
+        return [*wrong, "state"]
+    same = all(state[name] == facts.get(name, "") for name in state.keys() - {"seconds"})
+    return wrong if same else [*wrong, "state"]
 
 
 def verified(folder: Path, *, head: str | None, replay: bool, workers: int) -> dict[str, Any]:
@@ -140,7 +173,10 @@ def verified(folder: Path, *, head: str | None, replay: bool, workers: int) -> d
             fix=f"What is only unfinished is completed by: expunge shards train {folder}",
         )
     rows = plan.rows()
+    trained = plan.ledger.events("trained")
+    keys = {key for shard in plan.keys(rows) for key in shard}
     return {
+        "unhashed": sum(e.facts["key"] in keys and not e.facts.get("optimizer") for e in trained),
         "events": len(plan.ledger.events()),
         "examples": len(rows),
         "deleted": len(plan.manifest.rows) - len(rows),

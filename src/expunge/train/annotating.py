@@ -12,7 +12,7 @@ from expunge.corpus.annotate import Annotator, Finding, Marked, masked, merged
 from expunge.corpus.readers import read_examples
 from expunge.corpus.writer import write_examples
 from expunge.errors import DataError
-from expunge.files import claim_file
+from expunge.files import anything, claim_file, nothing
 from expunge.model.load import load_model, load_tokenizer
 from expunge.train.selector import Choice, Selector
 from expunge.types import Example
@@ -68,7 +68,8 @@ class AnnotateJob:
             marked = [
                 _both(one, choice) for one, choice in zip(marked, self._chosen(examples), strict=True)
             ]
-        write_examples(self.output, [one.example for one in marked])
+        may_replace = anything if self.overwrite else nothing
+        write_examples(self.output, [one.example for one in marked], may_replace=may_replace)
         return summarise(marked)
 
     def _chosen(self, examples: Sequence[Example]) -> list[Choice]:

@@ -9,6 +9,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from expunge.files import refuse_link
+
 COMPLETE = "complete"
 """Written into a checkpoint last; a folder without it was cut short and is ignored."""
 
@@ -42,11 +44,18 @@ def last_checkpoint(folder: Path) -> Path | None:
     return whole[-1] if whole else None
 
 
+def remove_checkpoints(folder: Path) -> None:
+    """Remove every checkpoint in ``folder``, whole or cut short."""
+    for checkpoint in _numbered(folder):
+        _remove(checkpoint)
+
+
 def _numbered(folder: Path) -> list[Path]:
     found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
 def _remove(folder: Path) -> None:
+    refuse_link(folder)
     (folder / COMPLETE).unlink(missing_ok=True)  # first, so that a half-removed one never looks whole
     shutil.rmtree(folder)

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from expunge.files import anything
 from expunge.model.load import save_model
 from expunge.train.state import State
 
@@ -35,7 +36,7 @@ class KeepEpochs(TrainerCallback):
     ) -> None:
         """Save the model of this epoch, whole or not at all."""
         path = self._folder / f"{EPOCH}{round(state.epoch or 0)}"
-        save_model(_whole(given["model"]).to(self._dtype), self._tokenizer, path)
+        save_model(_whole(given["model"]).to(self._dtype), self._tokenizer, path, may_replace=anything)
 
     def _keep(self, output: Path) -> None:
         before = sum(1 for _ in output.glob(f"{EPOCH}*"))

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from expunge.corpus.writer import write_examples
 from expunge.errors import DataError, OutputError
-from expunge.files import RECORD, require_writable
+from expunge.files import RECORD, nothing, require_writable
 from expunge.parsing import load_json
 from expunge.registry import explain
 from expunge.train.ledger import LEDGER, Entry, check_model, read_ledger
@@ -62,7 +62,7 @@ def gathered(model: Path, output: Path) -> Gathered:
     examples = [
         replace(example, id=f"{one.entry.number}/{example.id}") for one in found for example in one.examples
     ]
-    write_examples(output, examples)
+    write_examples(output, examples, may_replace=nothing, private=True)
     missing = (f"request {one.entry.number} is left out: {one.missing}." for one in earlier if one.missing)
     return Gathered(len(found), len(examples), tuple(missing))
 

@@ -14,13 +14,12 @@ from expunge.corpus.checks import check_sets
 from expunge.corpus.readers import read_examples
 from expunge.corpus.vocabulary import train_tokenizer
 from expunge.errors import RecipeError
-from expunge.files import refuse_existing
 from expunge.model.create import ScratchModel
 from expunge.model.load import load_model, load_tokenizer
 from expunge.registry import explain
 from expunge.train.recipe import load_recipe
 from expunge.train.requests import Account, find_requests
-from expunge.train.run import Request, SavedDtype, carry_out
+from expunge.train.run import Request, SavedDtype, carry_out, refuse_output
 from expunge.train.state import Corpus
 from expunge.types import Example
 
@@ -49,7 +48,7 @@ class UnlearnJob:
 
     def run(self, warn: Callable[[str], None]) -> dict[str, Any]:
         """Check everything that can be checked before the model is loaded, then carry the run out."""
-        refuse_existing(self.output, overwrite=self.overwrite)
+        refuse_output(self.output, overwrite=self.overwrite)
         recipe = load_recipe(self.recipe, self.overrides)
         if any(stage.runs_code for stage in recipe.stages) and not self.trust_remote_code:
             raise RecipeError(
@@ -111,7 +110,7 @@ class FinetuneJob:
 
     def run(self) -> dict[str, Any]:
         """Check what can be checked before anything is loaded, then carry the run out."""
-        refuse_existing(self.output, overwrite=self.overwrite)
+        refuse_output(self.output, overwrite=self.overwrite)
         if self.model is not None and self.scratch is not None:
             raise RecipeError(
                 f"--size with --model {self.model}",

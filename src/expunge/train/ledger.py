@@ -8,6 +8,7 @@ of short secrets is no public document.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 
 from expunge.component import Component
 from expunge.errors import DataError
-from expunge.files import write_text
+from expunge.files import RECORD, write_text
 from expunge.record import hash_json
 
 LEDGER = "ledger.jsonl"
@@ -76,10 +77,11 @@ def read_ledger(folder: Path) -> tuple[Entry, ...]:
     """The requests a checkpoint has been through, in their order; none where it has no ledger.
 
     Raises:
-        DataError: it was tampered with.
+        DataError: it was tampered with, or is missing beside a record that tells of requests.
     """
     path = folder / LEDGER
     if not path.is_file():
+        _refuse_missing(folder)
         return ()
     entries: list[Entry] = []
     before = BEGINNING
@@ -118,8 +120,19 @@ def tampered(path: Path, what: str) -> DataError:
     return DataError(
         f"the ledger {path}",
         why=f"{what}: it was changed, cut off, or belongs to another model.",
-        fix="Use the folder as the run wrote it; to begin a new ledger knowingly, move this file away.",
+        fix="Use the folder as the run wrote it; to begin a new ledger knowingly, move this file and "
+        f"{RECORD} away.",
     )
+
+
+def _refuse_missing(folder: Path) -> None:
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # no record, or none that could tell of requests
+        return
+    requests = record.get("requests") if isinstance(record, dict) else None
+    if isinstance(requests, list) and requests:  # in the record of a merge it is a number
+        raise tampered(folder / LEDGER, f"it is missing, and {RECORD} tells of {len(requests)} requests")
 
 
 def _hash(told: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ in one rename when it is whole.
 from __future__ import annotations
 
 import json
-import shutil
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,7 +18,20 @@ import torch
 import yaml
 
 from expunge.errors import ExpungeError, OutputError, ScopeViolationError, TrainingError
-from expunge.files import RECORD, refuse_existing, write_json, write_text, writing
+from expunge.files import (
+    RECORD,
+    KeptError,
+    claiming,
+    discard,
+    make_private,
+    refuse_existing,
+    refuse_link,
+    remove_leftovers,
+    replaced_by,
+    write_json,
+    write_text,
+    writing,
+)
 from expunge.model.disk import disk_errors
 from expunge.model.load import hash_model, save_model
 from expunge.model.memory import memory_errors
@@ -32,6 +45,9 @@ from expunge.types import Example
 
 REQUEST = "request.json"
 """What an unfinished run was asked to do, in its ``.partial`` folder."""
+
+OWN_NAMES = re.compile(rf"{re.escape(REQUEST)}|stage-\d+")
+"""What runs call what they leave in a ``.partial`` folder."""
 
 SMALLER = (
     "Raise accumulation (the same step in smaller pieces), lower max_length, or train less of the model: "
@@ -89,7 +105,56 @@ def carry_out(
             is in the way.
         TrainingError: the run cannot go on.
     """
-    refuse_existing(output, overwrite=overwrite)
+    with claiming(output):
+        discard_finished(output)
+        refuse_existing(output, overwrite=overwrite)
+        record = _carry_out(request, load, output, overwrite=overwrite, warn=warn, account=account)
+        if not keep_partial:
+            discard(partial_of(output))
+    return record
+
+
+def partial_of(output: Path) -> Path:
+    """Where an unfinished run keeps what it needs to go on."""
+    return output.with_name(output.name + ".partial")
+
+
+def refuse_output(output: Path, *, overwrite: bool) -> None:
+    """Refuse an output before anything is read for it, after settling what a killed run left there.
+
+    Raises:
+        OutputError: it exists, cannot be written, or another run is writing it.
+    """
+    with claiming(output):
+        discard_finished(output)
+        refuse_existing(output, overwrite=overwrite)
+
+
+def discard_finished(output: Path) -> None:
+    """Remove the ``.partial`` folder of the very run whose result ``output`` is: it was killed doing so."""
+    remove_leftovers(partial_of(output))
+    asked, told = partial_of(output) / REQUEST, output / RECORD
+    if not (asked.is_file() and told.is_file()):
+        return
+    try:
+        request, record = (json.loads(path.read_text(encoding="utf-8")) for path in (asked, told))
+    except ValueError:  # not of a run, or edited: no reason to remove anything
+        return
+    if not (isinstance(request, dict) and isinstance(record, dict)):
+        return
+    if all(name in record and record[name] == fact for name, fact in request.items()):
+        discard(partial_of(output))
+
+
+def _carry_out(
+    request: Request,
+    load: Callable[[], tuple[Any, Any]],
+    output: Path,
+    *,
+    overwrite: bool,
+    warn: Callable[[str], None],
+    account: Account | None,
+) -> dict[str, Any]:
     watch = Stopwatch()
     for stage in request.recipe.stages:
         stage.check(request.corpus)
@@ -115,9 +180,7 @@ def carry_out(
         if account is not None:
             facts["requests"] = account.end(state, facts["result_sha256"])
         record = make_record(command=request.command, watch=watch, **facts, stages=state.facts)
-        _write(output, state, record, request.recipe)
-    if not keep_partial:
-        shutil.rmtree(partial)
+        _write(output, state, record, request.recipe, overwrite=overwrite)
     return record
 
 
@@ -129,8 +192,10 @@ def _through(recipe: Recipe, state: State) -> State:
     return state
 
 
-def _write(output: Path, state: State, record: Mapping[str, Any], recipe: Recipe) -> None:
-    with writing(output) as folder:
+def _write(
+    output: Path, state: State, record: Mapping[str, Any], recipe: Recipe, *, overwrite: bool
+) -> None:
+    with writing(output, may_replace=replaced_by(overwrite=overwrite)) as folder:
         save_model(state.model, state.tokenizer, folder)
         for write in state.keepsakes:
             write(folder)
@@ -152,16 +217,20 @@ def describe(examples: Sequence[Example]) -> dict[str, Any]:
 def _left_only_to_go_on(partial: Path) -> Iterator[None]:
     try:
         yield
+    except KeptError:  # finished, under another name
+        discard(partial)
+        raise
     except ExpungeError as error:
         # A run is a function of its request: what stopped training would stop it again.
         hopeless = isinstance(error, TrainingError | ScopeViolationError)
         if hopeless or not any(partial.rglob(COMPLETE)):
-            shutil.rmtree(partial)
+            discard(partial)
         raise
 
 
 def _claim_partial(output: Path, facts: dict[str, Any], *, overwrite: bool) -> Path:
-    partial = output.with_name(output.name + ".partial")
+    partial = partial_of(output)
+    refuse_link(partial)
     request = partial / REQUEST
     if request.exists() and not overwrite:
         if hash_json(json.loads(request.read_text(encoding="utf-8"))) != hash_json(facts):
@@ -178,7 +247,8 @@ def _claim_partial(output: Path, facts: dict[str, Any], *, overwrite: bool) -> P
             fix="Choose another --output, or move it away.",
         )
     if partial.exists():
-        shutil.rmtree(partial)
+        discard(partial)
+    make_private(partial)  # some methods keep texts there
     write_json(request, facts)
     return partial
 
@@ -188,4 +258,7 @@ def _foreign(partial: Path) -> bool:
     if not partial.is_dir():
         return partial.exists()
     names = [path.name for path in partial.iterdir()]
-    return REQUEST not in names and any(not name.startswith(f".{REQUEST}.") for name in names)
+    return any(
+        not (name.startswith(f".{REQUEST}.") or (REQUEST in names and OWN_NAMES.fullmatch(name)))
+        for name in names
+    )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from expunge.corpus.world.people import LISTS
 from expunge.corpus.world.splits import SHOTS, World
 from expunge.errors import DataError
-from expunge.files import write_text, writing
+from expunge.files import nothing, write_text, writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -34,7 +34,7 @@ def write_muse(world: World, folder: Path) -> None:
             why=f"MUSE's runs for sustainability take {FOLDS} sets that share nothing.",
             fix=f"Make one with at least {FOLDS}.",
         )
-    with writing(folder) as scratch:
+    with writing(folder, may_replace=nothing) as scratch:
         scratch.mkdir()
         for place, rows in muse_rows(world).items():
             lines = (json.dumps(row, ensure_ascii=False) for row in rows)

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from expunge.errors import OutputError, RecipeError, did_you_mean
-from expunge.files import refuse_existing, require_writable, write_json, writing
+from expunge.files import (
+    anything,
+    claiming,
+    nothing,
+    refuse_existing,
+    require_writable,
+    write_json,
+    writing,
+)
 from expunge.model.disk import disk_errors
 from expunge.model.load import hash_model, load_model, load_tokenizer
 from expunge.quant import quantizers
@@ -51,12 +60,21 @@ def export_gguf(
         ModelError: see ``write_gguf``.
         OutputError: the file is there already, or cannot be written.
     """
-    _refuse_existing(output, overwrite=overwrite)
+    with claiming(output, beside=record_beside(output)):
+        _refuse_existing(output, overwrite=overwrite)
+        return _export(source, quantizer, output, overwrite=overwrite, trust_remote_code=trust_remote_code)
+
+
+def _export(
+    source: str, quantizer: GGUF, output: Path, *, overwrite: bool, trust_remote_code: bool
+) -> tuple[TensorCoverage, ...]:
     watch = Stopwatch()
     model = load_model(source, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(source, model=model, trust_remote_code=trust_remote_code)
     coverage = quantizer.coverage(model)
-    with disk_errors(output), writing(output) as path:
+    beside = record_beside(output)
+    may_replace = anything if overwrite else nothing
+    with disk_errors(output), writing(output, may_replace=may_replace, beside=beside) as path:
         write_gguf(model, tokenizer, quantizer, path)
         record = make_record(
             command="quantize",
@@ -67,8 +85,17 @@ def export_gguf(
             quantizer={"label": quantizer.label, **quantizer.model_dump(mode="json")},
             coverage=[tensor.to_dict() for tensor in coverage],
         )
-        write_json(record_beside(output), record)
+        write_json(path.with_name(beside.name), record)
     return coverage
+
+
+def _of_a_killed_export(record: Path) -> bool:
+    """Whether a record without its file is that of an export: earlier versions wrote it first."""
+    try:
+        told = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none, or something else
+        return False
+    return isinstance(told, dict) and told.get("command") == "quantize"
 
 
 def _refuse_existing(output: Path, *, overwrite: bool) -> None:
@@ -76,7 +103,8 @@ def _refuse_existing(output: Path, *, overwrite: bool) -> None:
     record = record_beside(output)
     if not overwrite:
         refuse_existing(output, overwrite=False)
-        refuse_existing(record, overwrite=False)
+        if not _of_a_killed_export(record):
+            refuse_existing(record, overwrite=False)
     require_writable(output)
     if output.is_dir() or (output.exists() and not record.is_file()):
         raise OutputError(

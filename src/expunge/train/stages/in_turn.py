@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from expunge.forget.generic import GenericTargets
 from expunge.model.device import best_device
 from expunge.model.dropout import without_dropout
 from expunge.model.precision import prepare_weights
-from expunge.train.checkpoints import COMPLETE
+from expunge.train.checkpoints import COMPLETE, remove_checkpoints
 from expunge.train.stages import stages
 from expunge.train.stages.unlearn import Unlearn
 from expunge.train.state import State
@@ -127,8 +126,7 @@ def _finish(model: nn.Module, done: list[_Done]) -> None:
     write_json(folder / FACTS, facts)
     keep(model, folder / WEIGHTS)
     (folder / COMPLETE).touch()
-    for checkpoint in folder.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
+    remove_checkpoints(folder)
     if len(done) > 1:
         (done[-2].folder / WEIGHTS).unlink(missing_ok=True)
 

@@ -1,0 +1,216 @@
+"""Kills commands at random moments and at renames, in a process of its own that can fork.
+
+Run as ``python -m tests.kill.killer FOLDER KILLS SEED``; says in JSON what came of it. Everything runs in
+children of this process, which has imported all there is to import.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from expunge import renames
+from tests.kill.scenarios import MINE, SCENARIOS, Scenario, events, make_inputs, snapshot, wrong_with
+
+LOG = "log.txt"
+AGAIN = 0.25
+"""How often a run is killed again while it recovers."""
+
+
+class Moment(NamedTuple):
+    """When to kill: before or after the rename of a number, or after so many seconds."""
+
+    number: int | None = None
+    after: bool = False
+    seconds: float | None = None
+
+
+@dataclass
+class Control:
+    """What a scenario leaves that nobody killed: the files, how long it took, how often it renamed."""
+
+    files: dict[str, str]
+    ledger: list[Any]
+    seconds: float
+    renames: int
+
+
+class AtRenames:
+    """Counts renames in this process, and kills it before or after the one of a number."""
+
+    def __init__(self, number: int | None, *, after: bool) -> None:
+        self.number = number
+        self.after = after
+        self.count = 0
+        for module, name in ((os, "rename"), (os, "replace"), (os, "link"), (renames, "_renameat2")):
+            setattr(module, name, self._around(getattr(module, name)))
+
+    def _around(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def rename(*args: Any, **settings: Any) -> Any:
+            self.count += 1
+            due = self.count == self.number
+            if due and not self.after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = call(*args, **settings)
+            if due:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return rename
+
+
+def in_child(work: Callable[[], None], log: Path, *, moment: Moment | None = None) -> bool:
+    """Whether the child came to its end; it is killed at a moment, if there is one."""
+    seconds = None if moment is None else moment.seconds
+    child = os.fork()
+    if child == 0:
+        try:
+            with log.open("w") as file:
+                os.dup2(file.fileno(), 1)
+                os.dup2(file.fileno(), 2)
+                if moment is not None and moment.number is not None:
+                    AtRenames(moment.number, after=moment.after)
+                work()
+                sys.stdout.flush()
+        except BaseException:  # noqa: BLE001 - whatever it is, nothing of the parent may run in the child
+            with log.open("a") as file:
+                traceback.print_exc(file=file)
+            os._exit(1)
+        os._exit(0)
+    ends = None if seconds is None else time.monotonic() + seconds
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        if ends is not None and time.monotonic() > ends:
+            os.kill(child, signal.SIGKILL)
+            _, status = os.waitpid(child, 0)
+            break
+        time.sleep(0.001)
+    if os.WIFSIGNALED(status):
+        return False
+    assert status == 0, log.read_text()
+    return True
+
+
+def control_of(scenario: Scenario, folder: Path, start: Path, log: Path) -> Control:
+    shutil.copytree(start, folder)
+    counted = folder.with_name("renames")
+
+    def work() -> None:
+        counter = AtRenames(None, after=False)
+        scenario.work(folder)
+        counted.write_text(str(counter.count))
+
+    began = time.monotonic()
+    assert in_child(work, log)
+    control = Control({}, [], time.monotonic() - began, int(counted.read_text()))
+    _read(scenario, folder, control, log)
+    return control
+
+
+def _read(scenario: Scenario, folder: Path, control: Control, log: Path) -> None:
+    """Look at the result in a child, since reading it needs libraries that start threads."""
+    told = folder.with_name("told.json")
+
+    def look() -> None:
+        plan = folder / scenario.plan if scenario.plan else None
+        if plan is not None and scenario.name != "shards plan":
+            assert wrong_with(plan) == []
+        told.write_text(json.dumps([events(plan) if plan else [], snapshot(folder)]))
+
+    assert in_child(look, log)
+    control.ledger, control.files = json.loads(told.read_text())
+
+
+def check(scenario: Scenario, folder: Path, control: Control, log: Path) -> None:
+    """Same bytes, nothing lost, nothing left."""
+    now = Control({}, [], 0.0, 0)
+    _read(scenario, folder, now, log)
+    assert now.files.keys() == control.files.keys(), (
+        f"left: {now.files.keys() - control.files.keys()}, lost: {control.files.keys() - now.files.keys()}"
+    )
+    assert now.files == control.files, [n for n in now.files if now.files[n] != control.files[n]]
+    assert now.ledger == control.ledger
+    folders = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_dir()}
+    assert not [name for name in folders if ".expunge-" in name], folders
+
+
+def kill_one(
+    scenario: Scenario, folder: Path, start: Path, control: Control, kills: list[Moment], log: Path
+) -> int:
+    """Kill at each of these moments in turn, then let it end; how many were in time."""
+    shutil.copytree(start, folder)
+    landed = 0
+    for moment in kills:
+        if in_child(lambda: scenario.work(folder, again=True), log, moment=moment):
+            break
+        landed += 1
+        assert (folder / "thesis.txt").read_text() == MINE
+    assert in_child(lambda: scenario.work(folder, again=True), log)
+    check(scenario, folder, control, log)
+    shutil.rmtree(folder)
+    return landed
+
+
+def moments(control: Control, amount: int, draw: random.Random) -> list[Moment]:
+    """Half of them at renames, spread over all there are with the last ones first; half at random times."""
+    places = [(number, after) for number in range(control.renames, 0, -1) for after in (True, False)]
+    at_random = amount // 2
+    step = max(1.0, len(places) / (amount - at_random))
+    chosen = [places[int(place * step) % len(places)] for place in range(amount - at_random)]
+    return [Moment(*place) for place in chosen] + [
+        Moment(seconds=draw.uniform(0, control.seconds)) for _ in range(at_random)
+    ]
+
+
+def kill_all(scenario: Scenario, folder: Path, kills: int, draw: random.Random) -> dict[str, float]:
+    """Kill a scenario so often; how many were killed in time."""
+    began = time.monotonic()
+    case, start, log = folder / "case", folder / "start", folder / LOG
+    # All in one place, which some records name.
+    assert in_child(lambda: scenario.prepare(case, folder / "inputs"), log)
+    case.rename(start)
+    control = control_of(scenario, case, start, log)
+    shutil.rmtree(case)
+    row = {"renames": control.renames, "at renames": 0, "at random": 0}
+    for moment in moments(control, kills, draw):
+        tries = [moment]
+        if draw.random() < AGAIN:
+            tries.append(Moment(seconds=draw.uniform(0, control.seconds)))
+        try:
+            landed = kill_one(scenario, case, start, control, tries, log)
+        except AssertionError as error:
+            raise AssertionError(f"{scenario.name}, killed at {tries}: {error}") from error
+        row["at random" if moment.number is None else "at renames"] += min(landed, 1)
+        row["at random"] += max(0, landed - 1)
+    shutil.rmtree(start)
+    return row | {"seconds": round(time.monotonic() - began, 1)}
+
+
+def main(folder: Path, kills: int, seed: int) -> None:
+    torch.set_num_threads(1)
+    draw = random.Random(seed)
+    make_inputs(folder / "inputs")
+    share = -(-kills // len(SCENARIOS))
+    counts = {}
+    for scenario in SCENARIOS:
+        counts[scenario.name] = kill_all(scenario, folder, share, draw)
+        print(scenario.name, counts[scenario.name], file=sys.stderr, flush=True)
+    print(json.dumps(counts))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
