@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from expunge.audit.compare import NO_CONTROL, Comparison, Reading, align
+from expunge.audit.compare import NO_CONTROL, Compared, Comparison, Reading, align
 from expunge.audit.stats import Bootstrap
 from expunge.metrics import metrics
 from expunge.types import Score
@@ -121,9 +121,9 @@ def test_privleak_resamples_model_and_control_together() -> None:
 
 
 def test_privleak_recovery_uses_each_transforms_own_control() -> None:
-    control_full, control_int4 = leak([1.0, 3.0], [0.0, 2.0]), leak([1.0, 3.0], [0.0, 4.0])
-    full = leak([9.0, 9.0], [0.0, 2.0], control=control_full)  # AUC 1 over .75
-    int4 = leak([9.0, 9.0], [0.0, 4.0], control=control_int4)  # AUC 1 over .5
+    forget, control_full, control_int4 = [1.0, 3.0] * 20, [0.0, 2.0] * 20, [0.0, 4.0] * 20
+    full = leak([9.0] * 40, control_full, control=leak(forget, control_full))  # AUC 1 over .75
+    int4 = leak([9.0] * 40, control_int4, control=leak(forget, control_int4))  # AUC 1 over .5
     assert PRIVLEAK.recovery(int4, full).value == pytest.approx(100 - 100 / 3)
 
 
@@ -191,3 +191,70 @@ def test_the_distributions_of_two_models() -> None:
     assert KNOWMEM.same_distribution([low, low], high) is None
     assert PRIVLEAK.same_distribution(leak([1.0], [2.0]), leak([1.0], [2.0])) is None
     assert KNOWMEM.same_distribution(forget(None, None), high) is None
+
+
+def test_privleak_of_a_few_texts_is_no_number_and_says_why() -> None:
+    control = leak(noisy(1, 4), noisy(2, 4))
+    own = leak(noisy(3, 4), noisy(4, 4), control)
+    for estimate in (PRIVLEAK.value(own), PRIVLEAK.recovery(own, own)):
+        assert estimate.value is estimate.low is None
+        assert (estimate.n, estimate.by_split) == (4, {"forget": 4, "holdout": 4})
+        assert estimate.reason.startswith("cannot tell: one pair of texts is worth")
+        assert "4 forget x 4 holdout texts" in estimate.reason
+
+
+def test_privleak_has_an_interval_or_no_value() -> None:
+    # Of the control's forget texts one alone lies above the holdout texts: without it the AUC is 0.
+    control = leak([2.0] + [0.0] * 19, [1.0] * 20)
+    own = leak([2.0] * 10 + [0.0] * 10, [1.0] * 20, control)
+    estimate = PRIVLEAK.value(own)
+    assert (estimate.value, estimate.reason) == (None, "cannot tell: undefined in some resamples")
+    assert estimate.by_split == {"forget": 20, "holdout": 20}
+
+
+def test_the_texts_behind_a_privleak_are_counted_by_split() -> None:
+    control = leak(noisy(1, 30), noisy(2, 12))
+    estimate = PRIVLEAK.value(leak(noisy(3, 30), noisy(4, 12), control))
+    assert estimate.low < estimate.value < estimate.high
+    assert (estimate.n, estimate.by_split) == (12, {"forget": 30, "holdout": 12})
+    assert KNOWMEM.value(forget(1.0, 2.0)).by_split is None
+
+
+def test_against_the_target_by_hand() -> None:
+    # Full precision: (41 - 10) / (80 - 10) = 44.3 %. Rounded: (35 - 5) / (45 - 5) = 75 %. The rise, 30.7 %,
+    # of 70 points is 21.5; the model itself lost 6.
+    full = Compared(*(forget(value, value) for value in (41.0, 80.0, 10.0)))
+    now = Compared(*(forget(value, value) for value in (35.0, 45.0, 5.0)))
+    assert KNOWMEM.retention_over_control(full).value == pytest.approx(44.2857, abs=1e-4)
+    assert KNOWMEM.retention_over_control(now).value == pytest.approx(75.0)
+    assert KNOWMEM.recovery_against_target(now, full).value == pytest.approx(21.5)
+    assert KNOWMEM.retention_of_target(now[1:], full[1:]).value == pytest.approx(100 * 40 / 70)
+    alone, alone_full = now._replace(retrained=None), full._replace(retrained=None)
+    assert KNOWMEM.retention_over_control(alone).value == pytest.approx(100 * 35 / 45)
+    rise = KNOWMEM.recovery_against_target(alone, alone_full)
+    assert rise.value == pytest.approx((35 / 45 - 41 / 80) * 80)
+    assert KNOWMEM.retention_of_target(alone[1:], alone_full[1:]).value == pytest.approx(100 * 45 / 80)
+
+
+def test_where_neither_target_nor_control_changes_a_rise_against_the_target_is_the_rise() -> None:
+    target, control = forget(*(100.0,) * 50), forget(*(20.0,) * 50)
+    full, now = forget(*noisy(5)), forget(*noisy(6))
+    against = KNOWMEM.recovery_against_target(
+        Compared(now, target, control), Compared(full, target, control)
+    )
+    plain = KNOWMEM.recovery(now, full)
+    assert (against.value, against.low, against.high) == pytest.approx((plain.value, plain.low, plain.high))
+
+
+def test_a_recipe_s_rise_against_the_target_is_the_mean_of_its_seeds() -> None:
+    target, rounded, control = forget(*noisy(7)), forget(*(v / 2 for v in noisy(7))), forget(*(1.0,) * 50)
+    seeds = [forget(*noisy(seed)) for seed in (8, 9)]
+    one_by_one = [
+        KNOWMEM.recovery_against_target(Compared(seed, rounded, control), Compared(seed, target, control))
+        for seed in seeds
+    ]
+    both = KNOWMEM.recovery_against_target(
+        Compared(seeds, rounded, control), Compared(seeds, target, control)
+    )
+    assert both.value == pytest.approx(sum(each.value for each in one_by_one) / 2)
+    assert both.low < both.value < both.high

@@ -63,6 +63,89 @@ def test_verdicts(
     assert [summary.verdict(model, label).outcome for label in ("full", "int4")] == [full, int4]
 
 
+def halved(*others: Any) -> tuple[Any, ...]:
+    """Rounding takes half of what the target knows, and nothing of its utility."""
+    return (
+        source("target", Role.TARGET, full=(1.0, 1.0), int4=(0.5, 1.0)),
+        source("retrained", Role.RETRAINED, full=(0.1, 1.0), int4=(0.1, 1.0)),
+        *others,
+    )
+
+
+def test_a_return_is_judged_against_the_target_under_the_same_transform(tmp_path: Path) -> None:
+    models = halved(
+        source("back", full=(0.5, 1.0), int4=(0.5, 1.0)), source("gone", full=(0.2, 1.0), int4=(0.1, 1.0))
+    )
+    summary = audit(plan_of(*models), tmp_path).run()
+    back, full = (summary.cell("back", label, "knowmem_forget") for label in ("int4", "full"))
+    # (50 - 10) / (100 - 10) at full precision, (50 - 10) / (50 - 10) at int4; the rise times 90 points.
+    assert back.recovery.value == 0.0
+    assert full.retention_over_control.value == pytest.approx(44.444, abs=1e-3)
+    assert back.retention_over_control.value == pytest.approx(100.0)
+    assert back.recovery_against_target.value == pytest.approx(50.0)
+    assert back.recovery_against_target.low > 30
+    assert full.recovery_against_target is None
+    assert summary.verdict("back", "int4").outcome is Outcome.CAME_BACK
+    assert summary.verdict("gone", "int4").outcome is Outcome.HELD
+    assert summary.cell("target", "int4", "knowmem_forget").retention_over_control is None
+    int4 = summary.column("int4")
+    assert int4.target_retention["knowmem_forget"].value == pytest.approx(100 * 40 / 90)
+    assert int4.target_retention["utility"].value == pytest.approx(100.0)
+    assert int4.broken is None
+
+
+def test_without_a_retrained_model_a_share_is_of_the_target_s_whole_value(tmp_path: Path) -> None:
+    target, _, back = halved(source("back", full=(0.5, 1.0), int4=(0.5, 1.0)))
+    summary = audit(plan_of(target, back), tmp_path).run()
+    cell = summary.cell("back", "int4", "knowmem_forget")
+    assert cell.retention_over_control.value == cell.retention.value == pytest.approx(100.0)
+    assert cell.recovery_against_target.value == pytest.approx(50.0)  # (100 % - 50 %) of 100 points
+    assert summary.verdict("back", "int4").outcome is Outcome.CAME_BACK
+
+
+def test_where_the_target_loses_nothing_a_return_is_the_rise(
+    finished: tuple[Summary, Path, AuditPlan],
+) -> None:
+    cell = finished[0].cell("npo", "int4", "knowmem_forget")
+    # (90 - 10) / (95 - 10) - (20 - 10) / (100 - 10) of 90 points: the target lost 5 of them.
+    assert cell.recovery_against_target.value == pytest.approx(90 * (80 / 85 - 10 / 90))
+    assert cell.recovery.value == pytest.approx(70.0)
+
+
+@pytest.mark.parametrize(
+    ("int4", "lost"),
+    [((1.0, 0.1), "10 % of its utility"), ((0.15, 1.0), "6 % of its knowmem_forget"), ((0.4, 0.3), "")],
+)
+def test_a_format_that_breaks_the_target_tells_nothing(
+    tmp_path: Path, int4: tuple[float, float], lost: str
+) -> None:
+    target = source("target", Role.TARGET, full=(1.0, 1.0), int4=int4)
+    control = source("retrained", Role.RETRAINED, full=(0.1, 1.0), int4=(0.1, 1.0))
+    models = [
+        source("sure", full=(0.1, 0.9), int4=(0.1, 0.3)),
+        source("npo", full=(0.1, 0.9), int4=(0.9, 0.9)),
+    ]
+    summary = audit(plan_of(target, control, *models), tmp_path).run()
+    assert bool(summary.column("int4").broken) is bool(lost)
+    assert lost in (summary.column("int4").broken or "")
+    outcomes = [summary.verdict(name, "int4").outcome for name in ("sure", "npo")]
+    if lost:
+        assert outcomes == [Outcome.CANNOT_TELL] * 2
+        assert "this attack breaks the model itself" in summary.verdict("sure", "int4").reason
+    else:
+        assert outcomes == [Outcome.HELD, Outcome.CAME_BACK]
+    assert summary.verdict("sure", "full").outcome is Outcome.FORGOT
+
+
+def test_a_target_that_knows_no_more_than_the_control_is_not_broken_by_losing_it(tmp_path: Path) -> None:
+    target = source("target", Role.TARGET, full=(0.125, 1.0), int4=(0.05, 1.0))
+    control = source("retrained", Role.RETRAINED, full=(0.1, 1.0), int4=(0.1, 1.0))
+    column = audit(plan_of(target, control), tmp_path).run().column("int4")
+    share = column.target_retention["knowmem_forget"]
+    assert (share.value, share.reason) == (None, "the target has too little at full precision to lose any")
+    assert column.broken is None
+
+
 def test_target_and_retrained_are_not_judged(finished: tuple[Summary, Path, AuditPlan]) -> None:
     assert {row.model for row in finished[0].verdicts} == {"npo", "sure", "ga", "noop"}
     assert finished[0].verdict("target", "full") is None

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from expunge.audit.plan import FULL, ModelSource, Role
+import pytest
+from torch import Tensor
+
+from expunge.audit.plan import FULL, Kind, ModelSource, Role, family_of, kind_of
 from expunge.errors import RecipeError
 from expunge.metrics import metrics
-from tests.audit.fakes import Knower, Rounding, plan_of, source
+from expunge.quant import quantizers
+from expunge.quant.base import Quantized, Quantizer
+from expunge.quant.parse import parse_quantizer
+from tests.audit.fakes import Knower, Rounding, audit, plan_of, source
 
 ONE = source("one", full=(0.0, 1.0))
 
@@ -61,3 +67,58 @@ def test_seeds_are_several_unlearned_models_of_their_own() -> None:
     ):
         with pytest.raises(RecipeError, match=why):
             plan_of(ONE, two, target, seeds=seeds)
+
+
+class Squared(Quantizer):
+    """A quantizer of somebody else's, with a name of theirs."""
+
+    @property
+    def label(self) -> str:
+        return "squared"
+
+    @property
+    def how(self) -> str:
+        return "squared"
+
+    def quantize(self, weight_OI: Tensor) -> Quantized:
+        return Quantized(weight_OI, weight_OI)
+
+
+def test_the_kind_of_a_transform_is_a_fact_of_its_class() -> None:
+    assert (kind_of(FULL), family_of(FULL)) == (Kind.FULL_PRECISION, "")
+    assert (kind_of(Squared()), family_of(Squared())) == (Kind.QUANTIZER, "other")
+    assert (kind_of(Rounding(name="int4")), family_of(Rounding(name="int4"))) == (Kind.ATTACK, "")
+
+
+@pytest.mark.parametrize(
+    ("label", "family"),
+    [
+        ("int4-g64", "round to nearest"),
+        ("nf4", "bitsandbytes"),
+        ("fp4", "bitsandbytes"),
+        ("bnb-int8", "bitsandbytes"),
+        ("ao-int8", "torchao"),
+        ("ao-int4-g128", "torchao"),
+        ("gptq4-g128", "gptq"),
+        ("awq4", "awq"),
+        ("llmc-gptq4-g128", "gptq"),
+        ("llmc-rtn4", "round to nearest"),
+        ("llmc-awq4", "awq"),
+        ("gguf-q4_k", "gguf"),
+    ],
+)
+def test_every_quantizer_says_its_family(label: str, family: str) -> None:
+    assert family_of(parse_quantizer(label)) == family
+
+
+def test_no_quantizer_is_without_a_family() -> None:
+    assert [name for name in quantizers if quantizers[name].family == "other"] == []
+
+
+def test_the_kind_stands_in_the_summary(tmp_path: Path) -> None:
+    transforms = (Rounding(name="int4"),)
+    summary = audit(plan_of(ONE, transforms=transforms), tmp_path).run()
+    assert [(each.label, each.kind) for each in summary.transforms] == [
+        ("full", Kind.FULL_PRECISION),
+        ("int4", Kind.ATTACK),
+    ]

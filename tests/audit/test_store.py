@@ -22,7 +22,7 @@ SCORES = {
 
 def test_a_cell_comes_back_as_it_was(tmp_path: Path) -> None:
     store = CellStore(tmp_path)
-    cell = Cell(SCORES, [{"changed": True, "tensors": 3}])
+    cell = Cell(SCORES, [{"changed": True, "what": "rounded", "tensors": 3, "weights": 12, "names": []}])
     assert not store.has(FACTS)
     store.write(FACTS, cell)
     assert store.has(FACTS)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from expunge.audit.stats import Estimate
-from expunge.audit.verdict import Evidence, Outcome, Rule, judge
+from expunge.audit.verdict import AgainstTarget, Evidence, Outcome, Rule, broken_by, judge
 
 RULE = Rule()
 USEFUL = Estimate(95.0, 90.0, 99.0, 50)
@@ -195,3 +195,88 @@ def test_one_measure_with_items_enough_answers_for_one_with_few() -> None:
     few = Estimate(0.0, 0.0, 0.0, 3, detectable=63.2)
     assert outcome(after(verbmem=few)) is Outcome.HELD
     assert outcome(after(verbmem=Estimate(1.0, -40.0, 42.0, 3))) is Outcome.CANNOT_TELL  # something changed
+
+
+def shares(**values: float | None) -> dict[str, Estimate]:
+    return {name: Estimate(value, n=40) for name, value in values.items()}
+
+
+@pytest.mark.parametrize(
+    ("kept", "lost"),
+    [
+        (shares(knowmem_forget=100.0, verbmem=98.0, utility=99.0), None),
+        (shares(knowmem_forget=25.0, utility=25.0), None),  # a quarter is enough to tell
+        (shares(knowmem_forget=90.0, utility=4.2), "4 % of its utility"),
+        (shares(knowmem_forget=5.0, utility=80.0), "5 % of its knowmem_forget"),
+        (shares(knowmem_forget=-2.0, verbmem=3.0), "0 % of its knowmem_forget and 3 % of its verbmem"),
+        (shares(knowmem_forget=90.0, verbmem=3.0), None),  # something it knew is still there
+        (shares(knowmem_forget=None, verbmem=3.0), "3 % of its verbmem"),
+        ({}, None),
+    ],
+)
+def test_what_breaks_the_target(kept: dict[str, Estimate], lost: str | None) -> None:
+    why = broken_by(kept, RULE)
+    if lost is None:
+        assert why is None
+    else:
+        assert why == (
+            f"this format breaks the model itself: under it the target keeps {lost}; 25 % are needed "
+            "to tell anything."
+        )
+    assert broken_by(kept, Rule(intact=0.0 if lost is None else -5.0)) is None
+
+
+def test_a_format_that_breaks_the_model_proves_neither_forgetting_nor_return() -> None:
+    why = broken_by(shares(utility=4.2), RULE)
+    for evidence in (after(), after(about(20.0)), after(retention={"knowmem_forget": about(95.0)})):
+        verdict = judge(replace(evidence, broken=why), RULE)
+        assert verdict.outcome is Outcome.CANNOT_TELL
+        assert verdict.reason.startswith("this format breaks the model itself")
+
+
+def against(rise: Estimate, kept: float = 105.0) -> dict[str, AgainstTarget]:
+    """The target fell from 82.0 to 40.0 points; the model had 49 % of it at full precision."""
+    return {
+        "knowmem_forget": AgainstTarget(rise=rise, kept_full=Estimate(49.0), kept=Estimate(kept), cost=42.0)
+    }
+
+
+def test_all_the_target_knows_there_has_come_back_without_a_point_more() -> None:
+    # 40.2 of 82.0 are 49 %, 41.8 of 40.0 are 105 %: 1.6 points more, and (105 - 49) % of 82.0 are 45.9.
+    found = after(about(1.6), against_target=against(Estimate(45.9, 30.1, 61.0, 60)))
+    verdict = judge(found, RULE)
+    assert verdict.outcome is Outcome.CAME_BACK
+    assert verdict.reason == (
+        "knowmem_forget rose from 49 % of the target's at full precision to 105 % under this transform, "
+        "which costs the target 42.0 points: +45.9 [+30.1, +61.0] points against the target (5 count as "
+        "recovery)."
+    )
+    assert outcome(replace(found, against_target={})) is Outcome.HELD
+
+
+@pytest.mark.parametrize(
+    ("rise", "expected"),
+    [
+        (Estimate(5.0, 0.1, 9.0, 50), Outcome.CAME_BACK),
+        (Estimate(4.9, 0.1, 9.0, 50), Outcome.HELD),
+        (Estimate(6.0, -0.1, 9.0, 50), Outcome.CANNOT_TELL),
+        (Estimate(0.0, -9.0, 10.0, 50), Outcome.CANNOT_TELL),
+        (Estimate(0.0, -9.0, 9.9, 50), Outcome.HELD),
+        (Estimate(0.0, n=1, reason="one item"), Outcome.CANNOT_TELL),
+        (Estimate(None, reason="undefined"), Outcome.HELD),  # the plain rise decides
+    ],
+)
+def test_against_the_target_by_size_and_interval(rise: Estimate, expected: Outcome) -> None:
+    assert outcome(after(against_target=against(rise))) is expected
+
+
+def test_what_is_held_says_how_it_stands_against_the_target() -> None:
+    verdict = judge(after(against_target=against(Estimate(0.8, -3.0, 4.0, 50), kept=50.0)), RULE)
+    assert "from 49 % of the target's at full precision to 50 % under this transform" in verdict.reason
+
+
+def test_no_more_than_the_retrained_model_is_no_return_against_the_target_either() -> None:
+    found = after(
+        against_target=against(Estimate(45.9, 30.1, 61.0, 60)), unknowing=frozenset(["knowmem_forget"])
+    )
+    assert outcome(found) is Outcome.HELD

@@ -61,7 +61,8 @@ def test_a_target_that_knows_its_forget_set_shows_it_everywhere(audited: Path) -
         assert target[name].value == 0.0  # every forget text looks more trained-on than any holdout text
     assert target["mia_tpr"].value == 1.0
     assert control["mia_reference"].value == 0.5
-    assert control["privleak"].value == 0.0
+    assert control["privleak"].value is None
+    assert "3 forget x 2 holdout texts" in control["privleak"].reason  # six pairs are too few
     assert all(0 <= target[name].value <= 1 for name in ("mia_gradnorm", "mia_zlib"))
     too_short = target["extraction_likelihood"]
     assert too_short.value is None

@@ -119,13 +119,44 @@ def test_open_unlearning_turns_the_auc_round() -> None:
     st.lists(st.integers(0, 4).map(float), min_size=1, max_size=6),
     st.lists(st.integers(0, 4).map(float), min_size=1, max_size=6),
 )
-def test_both_protocols_give_the_same_privleak(
+def test_turning_both_aucs_round_changes_no_privleak(
     forget: list[float], holdout: list[float], other: list[float]
 ) -> None:
     own = measured(forget, holdout)
     control = measured((other * len(forget))[: len(forget)], holdout)
     ours, theirs = (PrivLeak(protocol=name).point(own, control) for name in ("muse", "open_unlearning"))
     assert ours == theirs if ours is None else ours == pytest.approx(theirs)
+
+
+def privleaks(ending: int) -> list[float | None]:
+    """Under MUSE and open-unlearning, of one text a split whose last token is an end token or a word."""
+    probes = Probes(forget=(question("f", "?", "a"),), holdout=(question("h", "?", "b"),))
+    own = {"f": [-1.0, -1.0, -9.0], "h": [-2.0, -2.0, -2.0]}
+    control = {"f": [-1.0], "h": [-1.0]}  # a tie: an AUC of 0.5
+    found: list[float | None] = []
+    for protocol in ("muse", "open_unlearning"):
+        metric = PrivLeak(protocol=protocol, share=1.0)
+        mine, its = (
+            metric.measure(
+                FakeObserver(
+                    known={
+                        name: facts_of(logps=logps, ending=ending * (len(logps) > 1))
+                        for name, logps in each.items()
+                    }
+                ),
+                probes,
+            )
+            for each in (own, control)
+        )
+        found.append(metric.point(mine, its))
+    return found
+
+
+def test_protocols_give_different_privleaks_where_texts_have_an_end_token() -> None:
+    # With the last token the forget text has a mean of 11/3 and the holdout text 2: AUC 1, so +100. Without
+    # it the means are 1 and 2: AUC 0, so -100.
+    assert privleaks(ending=1) == [pytest.approx(100.0), pytest.approx(-100.0)]
+    assert privleaks(ending=0) == [pytest.approx(100.0), pytest.approx(100.0)]
 
 
 @pytest.mark.parametrize("attack", ["loss", "zlib", "gradnorm", "min_k_pp", "reference"])

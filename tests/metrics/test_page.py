@@ -22,6 +22,27 @@ def test_the_page_is_what_the_code_says() -> None:
     assert (ROOT / PAGE).read_text(encoding="utf-8") == page(fresh_cards()), STALE
 
 
+def test_the_page_begins_with_how_to_read_a_number() -> None:
+    text = (ROOT / PAGE).read_text(encoding="utf-8")
+    assert text.startswith("# What the numbers mean, and when they mislead\n")
+    assert "page.md" not in text
+    headings = [line for line in text.splitlines() if line.startswith("## ")]
+    assert headings == [
+        "## Reading a number",
+        "## What public evaluations get wrong as a whole",
+        "## The metrics",
+    ]
+    for sentence in (
+        "**The interval** is a seeded percentile bootstrap over items, 9,999 resamples, 95 %.",
+        "**Comparisons are paired.**",
+        "**Not enough items to tell** is an answer.",
+        "- A missing retrained model is replaced by an assumed 0.5",
+    ):
+        assert sentence in text
+    before, _, _ = text.partition("## The metrics")
+    assert len(before.splitlines()) > 50
+
+
 def test_the_kept_cards_are_what_the_code_says() -> None:
     kept = json.loads(resources.files("expunge.metrics").joinpath(KEPT).read_text(encoding="utf-8"))
     assert {name: Card.model_validate(each) for name, each in kept.items()} == fresh_cards(), STALE

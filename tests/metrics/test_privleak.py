@@ -140,3 +140,58 @@ def test_privleak_without_control_is_a_mistake_of_the_caller() -> None:
     ones = {"forget": np.ones((1, 1)), "holdout": np.ones((1, 1))}
     with pytest.raises(LookupError, match="retrained"):
         PrivLeak().statistic(ones, ones)
+
+
+@pytest.mark.parametrize(
+    ("forget", "holdout", "worth"),
+    [
+        # 4 x 4 pairs and a control at 0.5: one pair is 1/16 of the AUC, 12.5 points. At 6 x 7: 4.8 points.
+        (4, 4, "12.5"),
+        (6, 6, "5.6"),
+        (6, 7, None),
+        (40, 1, None),  # 40 pairs: 5.0 points
+        (39, 1, "5.1"),
+    ],
+)
+def test_a_few_texts_cannot_tell(forget: int, holdout: int, worth: str | None) -> None:
+    values = {"forget": np.ones(forget), "holdout": np.ones(holdout)}
+    why = PrivLeak().too_coarse(values, values)
+    if worth is None:
+        assert why is None
+    else:
+        assert why == (
+            f"cannot tell: one pair of texts is worth {worth} points "
+            f"({forget} forget x {holdout} holdout texts, AUC of the retrained model 0.50)"
+        )
+    assert LeakageAUC().too_coarse(values, values) is None
+
+
+def test_what_a_pair_is_worth_depends_on_the_control_s_auc() -> None:
+    own = {"forget": np.zeros(10), "holdout": np.zeros(10)}
+    suppressed = {"forget": np.ones(10), "holdout": np.zeros(10)}
+    memorised = {"forget": np.array([0.0] * 9 + [2.0]), "holdout": np.ones(10)}  # AUC 0.1
+    assert PrivLeak().too_coarse(own, suppressed) is None  # AUC 1: one point a pair
+    assert "worth 10.0 points" in (PrivLeak().too_coarse(own, memorised) or "")
+    assert "worth 10.0 points" in (PrivLeak(protocol="open_unlearning").too_coarse(own, memorised) or "")
+
+
+def test_the_sign_changes_with_k() -> None:
+    # Forget: one hard token among easy ones. Holdout: all alike. Of the hardest quarter, 5 against 3: the
+    # forget text looks unseen. Of all tokens, 2 against 3: it looks trained on. The control is all ties.
+    probes = Probes(forget=(document("f", "x"),), holdout=(document("h", "y"),))
+    own = FakeObserver(logps={"f": [-1.0, -1.0, -1.0, -5.0], "h": [-3.0] * 4})
+    control = FakeObserver(logps={"f": [-3.0] * 4, "h": [-3.0] * 4})
+    hard, every = (
+        metric.point(metric.measure(own, probes), metric.measure(control, probes))
+        for metric in (PrivLeak(share=0.25), PrivLeak(share=1.0))
+    )
+    assert (hard, every) == (100.0, -100.0)
+
+
+def test_the_sign_changes_with_the_control() -> None:
+    # What the docs say: a model at 0.5 and a control that by chance has 0.45 or 0.55.
+    assert PrivLeak().point(with_auc(0.5), with_auc(0.45)) == pytest.approx(11.11, abs=0.01)
+    assert PrivLeak().point(with_auc(0.5), with_auc(0.55)) == pytest.approx(-9.09, abs=0.01)
+    for retrained, highest in ((0.5, 100.0), (0.9, 11.11), (0.1, 900.0)):
+        assert PrivLeak().point(with_auc(1.0), with_auc(retrained)) == pytest.approx(highest, abs=0.01)
+        assert PrivLeak().point(with_auc(0.0), with_auc(retrained)) == pytest.approx(-100.0)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from expunge.audit.plan import Role
+from expunge.audit.plan import Kind, Role
 from expunge.audit.stats import Estimate
 from expunge.audit.store import write_long
 from expunge.audit.summary import (
@@ -26,6 +26,7 @@ from expunge.report.run import Run, read_run
 from expunge.types import Score
 
 LABELS = ("full", "int8", "int4")
+KINDS = (Kind.FULL_PRECISION, Kind.QUANTIZER, Kind.QUANTIZER)
 KNOWS = {
     "target": (1.0, 1.0, 1.0),
     "retrained": (0.25, 0.25, 0.25),
@@ -70,6 +71,7 @@ class Made:
     outcomes: Mapping[tuple[str, str], Outcome] = field(
         default_factory=lambda: {("fragile", "int4"): Outcome.CAME_BACK}
     )
+    broken: Mapping[str, str] = field(default_factory=dict)
     metrics: tuple[str, ...] = ("knowmem_forget", "utility", "privleak")
 
     def write(self, folder: Path) -> Path:
@@ -118,7 +120,10 @@ class Made:
             models=tuple(
                 ModelRow(name=model, role=role_of(model), hash=f"hash-of-{model}") for model in self.knows
             ),
-            transforms=tuple(TransformColumn(label=label, settings={}) for label in LABELS),
+            transforms=tuple(
+                TransformColumn(label=label, settings={}, kind=kind, broken=self.broken.get(label))
+                for label, kind in zip(LABELS, KINDS, strict=True)
+            ),
             metrics=tuple(block(name) for name in self.metrics),
             cells=tuple(self._cell(*place, name) for place in places for name in self.metrics),
             verdicts=tuple(

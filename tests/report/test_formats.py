@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from expunge.audit.advice import LeftOut, Want
+from expunge.audit.plan import Kind
 from expunge.audit.stats import Estimate, Telling
+from expunge.audit.summary import TransformColumn
+from expunge.audit.verdict import Rule, broken_by
 from expunge.report.document import COLUMNS, Document, document, schema, to_csv
 from expunge.report.figures import write_figures
 from expunge.report.heat import heat_maps
@@ -98,6 +101,44 @@ def test_what_was_not_tested(run: Run, tmp_path: Path) -> None:
     (tmp_path / "poor").mkdir()
     poor = Made(knows={"robust": (0.2, 0.2, 0.2)}, metrics=("knowmem_forget",)).run(tmp_path / "poor")
     assert {"A control", "The model before", "Usefulness"} <= {gap.what for gap in gaps(poor)}
+
+
+def under(run: Run, **kinds: tuple[Kind | None, str]) -> Run:
+    """The run as if it had been measured under these transforms: label, kind and family."""
+    labels = {name.replace("_", "-"): each for name, each in kinds.items()}
+    columns = tuple(
+        TransformColumn(label=label, settings={}, kind=kind, family=family)
+        for label, (kind, family) in {"full": (Kind.FULL_PRECISION, ""), **labels}.items()
+    )
+    return replace(run, summary=run.summary.model_copy(update={"transforms": columns}))
+
+
+def test_what_was_tested_is_told_by_kind_and_not_by_name(run: Run) -> None:
+    def untested(**kinds: tuple[Kind | None, str]) -> set[str]:
+        said = {gap.what for gap in gaps(under(run, **kinds))}
+        return said & {"No reduced precision", "GPTQ, AWQ and GGUF files", "Attacks"}
+
+    quantizer, attack = Kind.QUANTIZER, Kind.ATTACK
+    assert untested() == {"No reduced precision", "Attacks"}
+    assert untested(ao_int8=(quantizer, "torchao")) == {"GPTQ, AWQ and GGUF files", "Attacks"}
+    assert untested(llmc_gptq4_g128=(quantizer, "gptq")) == {"Attacks"}
+    assert untested(theirs=(quantizer, "other")) == {"GPTQ, AWQ and GGUF files", "Attacks"}
+    assert untested(int4=(attack, "")) == {"No reduced precision"}  # whatever it is called
+    assert untested(relearn=(attack, ""), gguf_q4_k=(quantizer, "gguf")) == set()
+    # What an earlier version wrote says no kind: everything was a quantizer, and its label is read.
+    assert untested(ao_int8=(None, "")) == {"GPTQ, AWQ and GGUF files", "Attacks"}
+    assert untested(llmc_gptq4_g128=(None, "")) == {"Attacks"}
+    assert untested(theirs=(None, "")) == {"GPTQ, AWQ and GGUF files", "Attacks"}
+
+
+def test_what_breaks_the_model_is_said_not_to_be_tested(run: Run) -> None:
+    why = broken_by({"utility": Estimate(4.2)}, Rule())
+    columns = [
+        column.model_copy(update={"broken": why}) if column.label == "int4" else column
+        for column in run.summary.transforms
+    ]
+    found = replace(run, summary=run.summary.model_copy(update={"transforms": tuple(columns)}))
+    assert {gap.what: gap.why for gap in gaps(found)}["Anything at int4"] == why
 
 
 @pytest.mark.parametrize("write", [to_markdown, to_csv, lambda run: document(run).model_dump_json()])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from expunge.audit.plan import Kind
 from expunge.audit.stats import Estimate
 from expunge.audit.verdict import Outcome
 from expunge.report.run import Run
@@ -89,3 +90,46 @@ def test_the_measure_that_rose_is_the_one_that_is_told(tmp_path: Path) -> None:
     assert card.metric == "utility"
     assert "on “Utility” at full precision" in card.sentence
     assert "+40.0 points" in card.sentence
+
+
+BREAKS = "this format breaks the model itself: under it the target keeps 4 % of its utility."
+
+
+def test_what_breaks_the_target_is_left_out_of_headline_and_cards(tmp_path: Path) -> None:
+    outcomes = dict.fromkeys([("fragile", "int4"), ("robust", "int4")], Outcome.CANNOT_TELL)
+    found = headline(Made(outcomes=outcomes, broken={"int4": BREAKS}).run(tmp_path))
+    assert found.verdict == "All 2 unlearned models forgot, and nothing came back at 1 reduced precision."
+    assert [card.outcome for card in found.cards] == [Outcome.HELD] * 2
+    for card in found.cards:
+        assert card.sentence.endswith("Nothing can be told at int4: there the target itself is broken.")
+        assert "+75" not in card.sentence
+
+
+def test_if_everything_breaks_the_target_full_precision_alone_is_judged(tmp_path: Path) -> None:
+    knows = {name: KNOWS[name] for name in ("target", "robust")}
+    made = Made(knows=knows, outcomes={}, broken={"int8": BREAKS, "int4": BREAKS})
+    found = headline(made.run(tmp_path))
+    assert found.verdict == (
+        "The unlearned model forgot at full precision. Nothing else could be tested: what was tried breaks "
+        "the target itself."
+    )
+
+
+def test_a_return_that_only_shows_against_the_target_gives_the_verdict_s_reason(tmp_path: Path) -> None:
+    made = Made(knows={"robust": KNOWS["robust"]}, outcomes={("robust", "int4"): Outcome.CAME_BACK})
+    (card,) = headline(made.run(tmp_path)).cards
+    assert card.word == "comes back"
+    assert card.sentence.endswith("Why the verdict at int4: because of int4.")
+
+
+def test_attacks_are_no_precisions(run: Run) -> None:
+    robust = next(model for model in run.summary.models if model.name == "robust")
+    columns = [
+        column.model_copy(update={"kind": Kind.ATTACK}) if column.label == "int8" else column
+        for column in run.summary.transforms
+    ]
+    changed = {"models": (robust,), "transforms": tuple(columns)}
+    found = headline(replace(run, summary=run.summary.model_copy(update=changed)))
+    assert found.verdict == (
+        "The unlearned model forgot, and nothing came back at 1 reduced precision and under 1 attack."
+    )

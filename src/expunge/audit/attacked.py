@@ -14,9 +14,10 @@ from expunge.attacks import Armed, Attacked
 from expunge.audit.asked import Asked
 from expunge.audit.attacked_parts import NO_ATTACK, AttackPart, AttackPlan, parse_attack
 from expunge.audit.attacked_results import AttackSummary, Outcome
-from expunge.audit.grid import observe, plan_facts, silent
+from expunge.audit.grid import observe, plan_facts, result_hashes, silent
 from expunge.audit.job import AuditJob
-from expunge.audit.store import Cell, CellStore, write_long
+from expunge.audit.saved import FILES, last_record
+from expunge.audit.store import AnyPart, Cell, CellStore, NotePart, write_long
 from expunge.corpus.readers import read_examples
 from expunge.errors import RecipeError
 from expunge.files import RECORD, claiming, make_private, temporary_folder, write_json
@@ -77,7 +78,10 @@ class Assault:
         self.progress = progress
         self.store = CellStore(folder / "cells")
         self.every = list(plan.parts())
-        self.missing = [part for part in self.every if not self.store.has(part.facts)]
+        last, unreadable = last_record(folder)
+        kept: list[AnyPart] = [*self.every, *self._notes()]
+        self.damaged = unreadable + self.store.discard_damaged(kept, last.get(FILES, {}))
+        self.missing = [part for part in self.every if not self._is_finished(part)]
 
     def run(self) -> AttackSummary:
         """Measure what is missing; write ``scores.parquet``, ``summary.json`` and ``record.json``."""
@@ -111,9 +115,29 @@ class Assault:
             **plan_facts(self.plan.audit),
             attacks=summary.attacks,
             parts={"all": len(self.every), "measured": len(self.missing)},
+            measured_again=self.damaged,
+            **{FILES: result_hashes(self.folder, self.store, [*self.every, *self._notes()])},
         )
         write_json(self.folder / RECORD, record)
         return summary
+
+    def _is_finished(self, part: AttackPart) -> bool:
+        return self.store.has(part.facts) and (
+            part.label == NO_ATTACK or self.store.has(self._told_of(part))
+        )
+
+    def _notes(self) -> list[NotePart]:
+        """What every attack found and did, by the facts it is kept by."""
+        notes = []
+        for part in self.every:
+            if part.label != NO_ATTACK:
+                name = f"{part.source.name} · {part.label}"
+                notes += [NotePart(name, self._told_of(part)), NotePart(name, self._found_facts(part))]
+        return notes
+
+    def _found_facts(self, part: AttackPart) -> dict[str, Any]:
+        source = None if self.plan.attacks[part.label].once else part.source
+        return {"found": self.plan.attack_facts(source, part.label)}
 
     def _measure(self, own: list[AttackPart]) -> None:
         """The missing parts of one model, which is loaded for them and let go after them."""
@@ -149,7 +173,7 @@ class Assault:
                 tell=lambda what: self._tell(f"{part.source.name} · {label} · {what}"),
             )
             self._tell(f"{part.source.name} · {label}")
-            kept = {"found": self.plan.attack_facts(None if attack.once else part.source, label)}
+            kept = self._found_facts(part)
             if not self.store.has(kept):
                 self.store.write_note(kept, attack.find(model, armed))
             with attack.applied(model, armed, self.store.read_note(kept)) as attacked:

@@ -86,6 +86,14 @@ def shown(estimate: Estimate | None, *, digits: int = 1) -> str:
     return f"{value} [{_rounded(estimate.low, coarse)}, {_rounded(estimate.high, coarse)}]"
 
 
+def items_in_words(estimates: Sequence[Estimate]) -> str:
+    """How many items estimates rest on at most: ``36 items``, ``8 forget and 30 holdout items``."""
+    largest = max(estimates, key=lambda each: each.n, default=None)
+    if largest is None or not largest.by_split:
+        return f"{largest.n if largest else 0} items"
+    return " and ".join(f"{count} {split}" for split, count in largest.by_split.items()) + " items"
+
+
 def _rounded(value: float, digits: int) -> str:
     short = f"{round(value, digits) + 0.0:.{digits}f}"  # the zero turns a rounded -0.0 into 0.0
     return short.removesuffix(".0") if abs(value) >= 100 else short
@@ -106,8 +114,8 @@ def _metric_block(
         if metric.lower_is_better and model.role is Role.UNLEARNED and any(cell.retention for cell in own):
             rows.append((SHARE, *(shown(cell.retention, digits=0) for cell in own)))
     better = {None: "", True: ", lower is better", False: ", higher is better"}[metric.lower_is_better]
-    items = max(cell.value.n for cell in cells)
-    title = f"{metric.title} ({metric.scale}{better}, {items} items)"
+    items = items_in_words([cell.value for cell in cells])
+    title = f"{metric.title} ({metric.scale}{better}, {items})"
     return Block(title, ("", *labels), tuple(rows), _doubt(cells, metric))
 
 

@@ -39,6 +39,14 @@ Readings = Reading | Sequence[Reading]
 """Of one model, or of each seed of a recipe, in the order of the seeds."""
 
 
+class Compared(NamedTuple):
+    """One metric of three models under one transform; ``retrained`` is ``None`` without such a model."""
+
+    model: Readings
+    target: Readings
+    retrained: Readings | None
+
+
 class Aligned(NamedTuple):
     """Values of the items that every table scored, in one order, and the cluster of each item."""
 
@@ -84,6 +92,46 @@ class Comparison:
             lambda values_1R: (values_1R[0] - values_1R[2]) / (values_1R[1] - values_1R[2]),
         )
 
+    def retention_over_control(self, now: Compared) -> Estimate:
+        """100 x the model's part of what the target has over the retrained model (percent).
+
+        Without a retrained model it is ``retention``.
+        """
+        sides = [each for each in now if each is not None]
+        return self._estimate(sides, lambda values_1R: _percent(*values_1R))
+
+    def recovery_against_target(self, now: Compared, full: Compared) -> Estimate:
+        """What a model regains of the target's knowledge, in points of the target at full precision.
+
+        The rise of ``retention_over_control`` from full precision to the transform, times what the target
+        has over the retrained model at full precision. Where the transform changes neither of these two it
+        equals ``recovery``.
+        """
+        sides = [each for each in (*now, *full) if each is not None]
+
+        def combine(values_1R: Sequence[Floats]) -> Floats:
+            here, there = values_1R[: len(sides) // 2], values_1R[len(sides) // 2 :]
+            known_1R: Floats = there[1] - (there[2] if len(there) > 2 else 0.0)
+            return (_percent(*here) - _percent(*there)) * known_1R / 100
+
+        return self._estimate(sides, combine)
+
+    def retention_of_target(
+        self, now: tuple[Readings, Readings | None], full: tuple[Readings, Readings | None]
+    ) -> Estimate:
+        """What the target keeps under a transform of what it has at full precision (percent).
+
+        Both are pairs of the target and the retrained model; what the latter scores counts as nothing.
+        """
+        sides = [each for each in (*now, *full) if each is not None]
+
+        def combine(values_1R: Sequence[Floats]) -> Floats:
+            if len(sides) == 2:
+                return 100 * values_1R[0] / values_1R[1]
+            return 100 * (values_1R[0] - values_1R[1]) / (values_1R[2] - values_1R[3])
+
+        return self._estimate(sides, combine)
+
     def same_distribution(self, model: Readings, retrained: Readings) -> float | None:
         """The Kolmogorov-Smirnov p-value of the scores of two models.
 
@@ -118,6 +166,24 @@ class Comparison:
         seeds, clusters = self._aligned(readings)
         if not all(clusters.values()):
             return Estimate(None, reason=why_empty([each.scores for each in chain(*readings)]))
+        coarse = next(filter(None, map(self._too_coarse, seeds)), None)
+        if coarse is not None:
+            found = Estimate(None, n=min(map(len, clusters.values())), reason=coarse)
+        else:
+            found = self._resampled_estimate(seeds, clusters, combine, is_difference=is_difference)
+        if self.metric.needs_interval and found.value is not None and found.low is None:
+            found = Estimate(None, n=found.n, reason=f"cannot tell: {found.reason}")
+        counts = {split: len(labels) for split, labels in clusters.items()}
+        return replace(found, by_split=counts) if len(counts) > 1 else found
+
+    def _resampled_estimate(
+        self,
+        seeds: Sequence[Sides],
+        clusters: Clusters,
+        combine: Callable[[Sequence[Floats]], Floats],
+        *,
+        is_difference: bool,
+    ) -> Estimate:
         # A resample may leave a ratio undefined; the bootstrap says so instead of a warning.
         with np.errstate(divide="ignore", invalid="ignore"):
             values_S1R = np.stack([combine(self._resample_all(seed, clusters)) for seed in seeds])
@@ -132,6 +198,10 @@ class Comparison:
             values_S1R[0, 1:], units(clusters), items=found.n, span=SPANS.get(self.metric.scale)
         )
         return replace(found, p=p, detectable=smallest)
+
+    def _too_coarse(self, seed: Sides) -> str | None:
+        reasons = (self.metric.too_coarse(own, its) for own, its in zip(*seed, strict=True))
+        return next(filter(None, reasons), None)
 
     def _aligned(self, readings: Sequence[Sequence[Reading]]) -> tuple[list[Sides], Clusters]:
         """What each seed compares, on the items that every one of them scored."""
@@ -172,6 +242,12 @@ class Comparison:
             return found
 
         return difference
+
+
+def _percent(model_1R: Floats, target_1R: Floats, retrained_1R: Floats | float = 0.0) -> Floats:
+    """The model's share of what the target has over the retrained model, in percent."""
+    share_1R: Floats = 100 * (model_1R - retrained_1R) / (target_1R - retrained_1R)
+    return share_1R
 
 
 def align(tables: Sequence[Measured]) -> Aligned:

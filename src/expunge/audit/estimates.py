@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from expunge.audit.compare import Comparison, Reading
+from expunge.audit.compare import Compared, Comparison, Reading
 from expunge.audit.multiplicity import holm
 from expunge.audit.plan import FULL, Role
 from expunge.audit.stats import Estimate
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from expunge.audit.verdict import Rule
 
 NO_TARGET = "the audit has no target model"
+NOTHING_KNOWN = "the target has too little at full precision to lose any"
+UTILITY = "utility"
 
 
 class Estimates:
@@ -57,6 +59,47 @@ class Estimates:
             for name in self.plan.named_metrics
         }
 
+    def target_retention(self, label: str) -> dict[str, Estimate]:
+        """By metric, the percent that the target keeps under a transform of what it has at full precision.
+
+        Of the metrics that decide a verdict, over the retrained model where there is one; and of utility.
+        Without a value where the target has next to nothing at full precision.
+        """
+        if self.target is None or label == FULL.label:
+            return {}
+        names = [name for name in (*self.rule.points, UTILITY) if name in self.compare]
+        return {name: self._kept_by_target(self.target.name, label, name) for name in names}
+
+    def _kept_by_target(self, target: str, label: str, name: str) -> Estimate:
+        now, full = (
+            (
+                self._reading(target, each, name),
+                self._control(each, name) if name in self.rule.points else None,
+            )
+            for each in (label, FULL.label)
+        )
+        compare, (has, never) = self.compare[name], full
+        known = compare.value(has) if never is None else compare.excess(has, never)
+        if known.value is not None and known.value < self.rule.points.get(name, self.rule.notable):
+            return Estimate(None, n=known.n, reason=NOTHING_KNOWN)
+        return compare.retention_of_target(now, full)
+
+    def _is_unlearned(self, model: str) -> bool:
+        others = [each.name for each in (self.target, self.control) if each is not None]
+        return model not in others
+
+    def _compared(self, model: str, label: str, name: str) -> Compared:
+        if self.target is None:
+            raise LookupError(NO_TARGET)
+        return Compared(
+            self._readings(model, label, name),
+            self._reading(self.target.name, label, name),
+            self._control(label, name),
+        )
+
+    def _control(self, label: str, name: str) -> Reading | None:
+        return None if self.control is None else self._reading(self.control.name, label, name)
+
     def _places(self, names: Sequence[str]) -> list[tuple[str, str]]:
         return [(model, transform.label) for model in names for transform in self.plan.columns]
 
@@ -75,6 +118,11 @@ class Estimates:
             control = self._readings(self.control.name, label, name)
             excess = compare.excess(now, control)
             same = compare.same_distribution(now, control)
+        kept = risen = None
+        if name in self.rule.points and self._is_unlearned(model) and self.target is not None:
+            now_all, full_all = (self._compared(model, each, name) for each in (label, FULL.label))
+            kept = compare.retention_over_control(now_all)
+            risen = None if label == FULL.label else compare.recovery_against_target(now_all, full_all)
         return CellSummary(
             model=model,
             transform=label,
@@ -83,6 +131,8 @@ class Estimates:
             recovery=recovery,
             retention=retention,
             excess=excess,
+            retention_over_control=kept,
+            recovery_against_target=risen,
             same_distribution_p=same,
         )
 

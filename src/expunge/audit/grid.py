@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 from concurrent.futures import wait
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,20 +14,23 @@ from expunge.audit.loaded import Loaded
 from expunge.audit.parts import DIAGNOSTICS, Part, parts
 from expunge.audit.plan import Role
 from expunge.audit.results import collect, write_results
+from expunge.audit.saved import FILES, SCORES, SUMMARY, file_hashes, last_record
+from expunge.audit.sources import SOURCES, write_sources
 from expunge.audit.store import Cell, CellStore
 from expunge.audit.witnesses import Witnesses
-from expunge.files import make_private, write_json
+from expunge.files import RECORD, make_private, write_json
 from expunge.model.workers import worker_pool
 from expunge.record import Stopwatch, make_record
 from expunge.score.observer import Observer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from torch import nn
 
     from expunge.audit.plan import AuditPlan, Loader, Transform
+    from expunge.audit.store import AnyPart
     from expunge.audit.summary import Summary
 
     Diagnose = Callable[[Loader, nn.Module, Transform], dict[str, Any]]
@@ -58,12 +60,14 @@ class Audit:
     """A plan and the folder its results go to.
 
     ``diagnose`` is called for every unlearned model and transform, the model at full precision. It and
-    ``observe`` are module-level functions if there are several workers.
+    ``observe`` are module-level functions if there are several workers. ``sources`` says where models and
+    splits came from (``sources_of``).
     """
 
     plan: AuditPlan
     folder: Path
     diagnose: Diagnose | None = None
+    sources: Mapping[str, Any] | None = None
     observe: Callable[[nn.Module, Any, AuditPlan], Observer] = observe
 
     def run(self, *, workers: int = 1, progress: Progress = silent) -> Summary:
@@ -74,6 +78,9 @@ class Audit:
         watch = Stopwatch()
         make_private(self.folder)
         make_private(self.folder / "cells")
+        every = self.all_parts()
+        last, unreadable = last_record(self.folder)
+        damaged = unreadable + self.store.discard_damaged(every, last.get(FILES, {}))
         missing = self.missing()
 
         def tell(what: str) -> None:
@@ -87,7 +94,13 @@ class Audit:
                 self.measure(own, tell)
         self.witnesses.dismiss()
         tell("")
-        return self._write(watch, measured=len(missing))
+        facts = {
+            "parts": {"measured": len(missing), "all": len(every)},
+            **plan_facts(self.plan),
+            "earlier": earlier_runs(last),
+            "measured_again": damaged,
+        }
+        return self._write(watch, every, facts)
 
     @property
     def store(self) -> CellStore:
@@ -160,24 +173,28 @@ class Audit:
                     each.result()
                 tell(now.told())
 
-    def _write(self, watch: Stopwatch, *, measured: int) -> Summary:
-        every = self.all_parts()
+    def _write(self, watch: Stopwatch, every: Sequence[Part], facts: Mapping[str, Any]) -> Summary:
         summary = write_results(self.folder, self.plan, collect(self.store, every))
-        counts = {"measured": measured, "all": len(every)}
-        path = self.folder / "record.json"
-        facts = {"parts": counts, **plan_facts(self.plan), "earlier": earlier_runs(path)}
-        write_json(path, make_record(command="audit", watch=watch, **facts))
+        if self.sources is not None:
+            write_sources(self.folder, self.sources)
+        hashes = {FILES: result_hashes(self.folder, self.store, every)}
+        write_json(self.folder / RECORD, make_record(command="audit", watch=watch, **facts, **hashes))
         return summary
 
 
-def earlier_runs(path: Path) -> list[dict[str, Any]]:
-    """What the record at ``path`` says of the runs that measured something: an audit may take several."""
-    if not path.exists():
-        return []
-    last = json.loads(path.read_text(encoding="utf-8"))
-    kept: list[dict[str, Any]] = last["earlier"]
-    if last["parts"]["measured"]:
-        kept.append({name: last[name] for name in ("started", "seconds", "parts", "versions", "hardware")})
+def result_hashes(folder: Path, store: CellStore, parts: Sequence[AnyPart]) -> dict[str, str]:
+    """The SHA-256 of what an audit writes, by path: results, then the files of its parts."""
+    results = [folder / name for name in (SUMMARY, SCORES, SOURCES)]
+    cells = dict.fromkeys(store.path(part.facts) for part in parts)
+    return file_hashes(folder, [path for path in (*results, *cells) if path.is_file()])
+
+
+def earlier_runs(last: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the last record says of the runs that measured something: an audit may take several."""
+    kept: list[dict[str, Any]] = list(last.get("earlier", ()))
+    if last.get("parts", {}).get("measured"):
+        names = ("started", "seconds", "parts", "versions", "hardware")
+        kept.append({name: last[name] for name in names if name in last})
     return kept
 
 

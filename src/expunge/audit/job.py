@@ -14,7 +14,7 @@ from expunge.audit.diagnose import diagnose
 from expunge.audit.grid import Audit, silent
 from expunge.audit.plan import AuditPlan, ModelSource, Role
 from expunge.audit.repeats import parse_seeds, recorded_seeds
-from expunge.audit.sources import write_sources
+from expunge.audit.sources import sources_of
 from expunge.audit.summary import Summary
 from expunge.errors import OutputError, RecipeError
 from expunge.files import RECORD, claiming, require_writable
@@ -91,11 +91,10 @@ class AuditJob:
 
     def _measured(self, progress: Callable[[int, int, str], None]) -> Summary:
         plan = self.plan()
-        audit = Audit(plan=plan, folder=self.output, diagnose=diagnose)
+        sources = sources_of(plan, paths=self._paths(), files=self._asked.sources())
+        audit = Audit(plan=plan, folder=self.output, diagnose=diagnose, sources=sources)
         with memory_errors(fix="Lower --max-length or --workers, or measure on a larger machine."):
-            summary = audit.run(workers=self.workers, progress=progress)
-        write_sources(self.output, plan, paths=self._paths(), files=self._asked.sources())
-        return summary
+            return audit.run(workers=self.workers, progress=progress)
 
     def _paths(self) -> list[str]:
         """The models' paths in the order of the plan."""

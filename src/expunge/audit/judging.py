@@ -6,30 +6,34 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from expunge.audit.estimates import UTILITY
 from expunge.audit.plan import FULL, Role
 from expunge.audit.stats import Estimate
 from expunge.audit.summary import VerdictRow
-from expunge.audit.verdict import Evidence, Rule, Verdict, judge
+from expunge.audit.verdict import AgainstTarget, Evidence, Rule, Verdict, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from expunge.audit.plan import AuditPlan
-    from expunge.audit.summary import CellSummary
+    from expunge.audit.summary import CellSummary, TransformColumn
 
     Cells = Mapping[tuple[str, str, str], CellSummary]
     """By model (or recipe), transform and metric."""
 
-UTILITY = "utility"
 
+def verdicts(
+    plan: AuditPlan, cells: Cells, rule: Rule, columns: Sequence[TransformColumn]
+) -> tuple[VerdictRow, ...]:
+    """The verdicts on every unlearned model, then on every recipe that was run with several seeds.
 
-def verdicts(plan: AuditPlan, cells: Cells, rule: Rule) -> tuple[VerdictRow, ...]:
-    """The verdicts on every unlearned model, then on every recipe that was run with several seeds."""
+    ``columns`` are the plan's transforms, with what each leaves of the target.
+    """
     models = [source.name for source in plan.models if source.role is Role.UNLEARNED]
     found = {
-        (model, transform.label): judge(_evidence(plan, cells, rule, model, transform.label), rule)
+        (model, column.label): judge(_evidence(plan, cells, rule, model, column), rule)
         for model in [*models, *plan.seeds]
-        for transform in plan.columns
+        for column in columns
     }
     for recipe, members in plan.seeds.items():
         for transform in plan.columns:
@@ -48,7 +52,8 @@ def _with_seeds(verdict: Verdict, own: list[Verdict]) -> Verdict:
     return replace(verdict, reason=f"{verdict.reason} Of {len(own)} seeds: {seeds}.")
 
 
-def _evidence(plan: AuditPlan, cells: Cells, rule: Rule, model: str, label: str) -> Evidence:
+def _evidence(plan: AuditPlan, cells: Cells, rule: Rule, model: str, column: TransformColumn) -> Evidence:
+    label = column.label
     names = [name for name in rule.points if name in plan.named_metrics]
     target = plan.holder(Role.TARGET)
     kept = {name: cells[model, FULL.label, name].retention for name in names}
@@ -61,7 +66,34 @@ def _evidence(plan: AuditPlan, cells: Cells, rule: Rule, model: str, label: str)
         recovery=None if label == FULL.label else risen,
         utility=(useful and useful.retention) or Estimate(None, reason="utility was not measured"),
         unknowing=_unknowing(plan, cells, here),
+        broken=column.broken,
+        against_target=_against_target(plan, cells, rule, model, column),
     )
+
+
+def _against_target(
+    plan: AuditPlan, cells: Cells, rule: Rule, model: str, column: TransformColumn
+) -> dict[str, AgainstTarget]:
+    """The rises counted against the target, where the transform costs the target a recovery's worth."""
+    target = plan.holder(Role.TARGET)
+    if target is None:
+        return {}
+    found = {}
+    for name, share in column.target_retention.items():
+        if name not in rule.points or share.value is None:
+            continue
+        before, after = (
+            cells[target.name, label, name].value.value for label in (FULL.label, column.label)
+        )
+        cell = cells[model, column.label, name]
+        rise, kept = cell.recovery_against_target, cell.retention_over_control
+        kept_full = cells[model, FULL.label, name].retention_over_control
+        if before is None or after is None or before - after < rule.points[name]:
+            continue
+        if rise is None or kept is None or kept_full is None or None in (kept.value, kept_full.value):
+            continue
+        found[name] = AgainstTarget(rise=rise, kept_full=kept_full, kept=kept, cost=before - after)
+    return found
 
 
 def _unknowing(plan: AuditPlan, cells: Cells, here: Mapping[str, CellSummary]) -> frozenset[str]:

@@ -39,6 +39,14 @@ class Role(StrEnum):
     UNLEARNED = "unlearned"
 
 
+class Kind(StrEnum):
+    """What is done to a model before it is measured."""
+
+    FULL_PRECISION = "full precision"
+    QUANTIZER = "quantizer"
+    ATTACK = "attack"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
     """A model by name, loaded only if something of it must still be measured.
@@ -66,7 +74,10 @@ class Applied(Protocol):
 
 
 class Transform(Protocol):
-    """A reversible change of a model: a quantizer, an attack. Any ``Component`` with these two."""
+    """A reversible change of a model: a quantizer, an attack. Any ``Component`` with these two.
+
+    What is neither full precision nor derived from ``Quantizer`` counts as an attack.
+    """
 
     @property
     def label(self) -> str:
@@ -166,6 +177,18 @@ class AuditPlan:
     def holder(self, role: Role) -> ModelSource | None:
         """The model that has ``role``, if any (the first)."""
         return next((source for source in self.models if source.role is role), None)
+
+
+def kind_of(transform: Transform) -> Kind:
+    """What kind of change a transform is."""
+    if isinstance(transform, FullPrecision):
+        return Kind.FULL_PRECISION
+    return Kind.QUANTIZER if isinstance(transform, Quantizer) else Kind.ATTACK
+
+
+def family_of(transform: Transform) -> str:
+    """The family of a quantizer (``Quantizer.family``); empty for anything else."""
+    return transform.family if isinstance(transform, Quantizer) else ""
 
 
 def is_calibrated(transform: Transform) -> bool:

@@ -9,7 +9,7 @@ from expunge.audit.advice import wants
 from expunge.audit.estimates import Estimates
 from expunge.audit.judging import verdicts
 from expunge.audit.parts import DIAGNOSTICS
-from expunge.audit.plan import Role
+from expunge.audit.plan import Kind, Role, family_of, kind_of
 from expunge.audit.stats import Bootstrap
 from expunge.audit.store import write_long
 from expunge.audit.summary import (
@@ -22,7 +22,7 @@ from expunge.audit.summary import (
     write_summary,
 )
 from expunge.audit.telling import notable
-from expunge.audit.verdict import Rule
+from expunge.audit.verdict import Rule, broken_by
 from expunge.record import hash_json
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from expunge.audit.parts import Part
     from expunge.audit.plan import AuditPlan, Transform
+    from expunge.audit.stats import Estimate
     from expunge.audit.store import Cell, CellStore
     from expunge.metrics.base import Metric
 
@@ -73,14 +74,18 @@ def summarise(plan: AuditPlan, finished: Finished, rule: Rule | None = None) -> 
     """Every estimate and verdict of a finished audit."""
     rule = rule or Rule()
     bootstrap = Bootstrap(resamples=plan.resamples, seed=plan.seed)
-    cells = Estimates(plan, finished.cells, bootstrap, rule).all()
+    estimates = Estimates(plan, finished.cells, bootstrap, rule)
+    cells = estimates.all()
+    columns = tuple(
+        _column(plan, each, estimates.target_retention(each.label), rule) for each in plan.columns
+    )
     roles = {source.role for source in plan.models}
     return Summary(
         models=_models(plan),
-        transforms=tuple(_column(plan, each) for each in plan.columns),
+        transforms=columns,
         metrics=tuple(_block(name, metric, rule) for name, metric in plan.named_metrics.items()),
         cells=tuple(cells.values()),
-        verdicts=verdicts(plan, cells, rule),
+        verdicts=verdicts(plan, cells, rule, columns),
         coverage=_coverage(finished),
         diagnostics=tuple(
             Remark(model=model, transform=label, content=note)
@@ -100,12 +105,18 @@ def summarise(plan: AuditPlan, finished: Finished, rule: Rule | None = None) -> 
     )
 
 
-def _column(plan: AuditPlan, transform: Transform) -> TransformColumn:
-    source = plan.calibration_of(transform)
+def _column(
+    plan: AuditPlan, transform: Transform, kept: Mapping[str, Estimate], rule: Rule
+) -> TransformColumn:
+    source, kind = plan.calibration_of(transform), kind_of(transform)
     return TransformColumn(
         label=transform.label,
         settings=transform.model_dump(mode="json"),
         calibration=None if source is None else source.facts,
+        kind=kind,
+        family=family_of(transform),
+        target_retention=dict(kept),
+        broken=broken_by(kept, rule, what="attack" if kind is Kind.ATTACK else "format"),
     )
 
 

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from expunge.audit.saved import SOURCES
 from expunge.files import RECORD, write_json
 
 if TYPE_CHECKING:
@@ -17,24 +18,29 @@ if TYPE_CHECKING:
     from expunge.audit.plan import AuditPlan
     from expunge.types import Example
 
-SOURCES = "sources.json"
+__all__ = ["SOURCES", "record_beside", "sources_of", "write_sources"]
 
 
-def write_sources(folder: Path, plan: AuditPlan, *, paths: Sequence[str], files: Mapping[str, str]) -> None:
-    """Keep what is known of the models (``paths`` in the plan's order) and of each split's file."""
+def write_sources(folder: Path, sources: Mapping[str, Any]) -> None:
+    """Keep where models and splits came from."""
+    write_json(folder / SOURCES, sources)
+
+
+def sources_of(plan: AuditPlan, *, paths: Sequence[str], files: Mapping[str, str]) -> dict[str, Any]:
+    """What is known of the models (``paths`` in the plan's order) and of each split's file."""
     models = [
         {"name": source.name, "role": source.role, "path": path, "record": record_beside(Path(path))}
         for source, path in zip(plan.models, paths, strict=True)
     ]
     splits = {name: {"file": file, **_counts(plan.probes.split(name))} for name, file in files.items()}
-    write_json(folder / SOURCES, {"models": models, "splits": splits})
+    return {"models": models, "splits": splits}
 
 
 def record_beside(checkpoint: Path) -> dict[str, Any] | None:
     """The record of the run that wrote a checkpoint; ``None`` if expunge did not."""
     try:
         record = json.loads((checkpoint / RECORD).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
 

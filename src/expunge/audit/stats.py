@@ -42,7 +42,8 @@ class Estimate:
     be given; ``reason`` then says why. Of a difference between two models, ``p`` is the chance of one
     as large if they were the same, and ``p_table`` the same in view of all differences of its table (Holm);
     ``detectable`` is the smallest true difference that four of five audits with so many items would tell
-    from none; ``told`` says what to make of it.
+    from none; ``told`` says what to make of it. ``by_split``: the items of each split, where there
+    are several.
     """
 
     value: float | None
@@ -54,6 +55,7 @@ class Estimate:
     p_table: float | None = None
     detectable: float | None = None
     told: Telling | None = None
+    by_split: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

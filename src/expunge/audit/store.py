@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from expunge.audit.saved import COVERAGE, invalid
+from expunge.errors import DataError
 from expunge.files import write_json, write_with
-from expunge.record import hash_json
+from expunge.record import hash_file, hash_json
 from expunge.types import Score
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from expunge.metrics.base import Measured
 
@@ -44,8 +47,20 @@ LONG = pa.schema([*((name, _TEXT) for name in _PLACE), *_SCORE])
 What a metric asked is its ``prompt`` (or ``question``), the right answer ``truth``, the model's ``said``.
 """
 
+MAY_BE_NULL = {"group", "value", "unscored"}
 Place = tuple[str, str, str, str]
 """Model, role, transform, metric."""
+
+
+class AnyPart(Protocol):
+    """A part of an audit: what its file depends on, and its name for people."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Everything the result depends on."""
+
+    def __str__(self) -> str:
+        """Its name for people."""
 
 
 class Cell(NamedTuple):
@@ -53,6 +68,17 @@ class Cell(NamedTuple):
 
     scores: Measured
     coverage: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class NotePart:
+    """A note that is no part of a plan: what an attack found, say."""
+
+    name: str
+    facts: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,27 +99,127 @@ class CellStore:
         write_with(self._scores(facts), lambda path: pq.write_table(table, path), private=True)
 
     def read(self, facts: Mapping[str, Any]) -> Cell:
-        """A finished cell."""
-        table = pq.read_table(self._scores(facts))
+        """A finished cell.
+
+        Raises:
+            DataError: its file is not what ``write`` wrote of these facts.
+        """
+        path = self._scores(facts)
         scores: dict[str, list[Score]] = {}
-        for row in table.to_pylist():
-            split, detail = row.pop("split"), json.loads(row.pop("detail"))
-            scores.setdefault(split, []).append(Score(**row, detail=detail))
-        return Cell(scores, json.loads(table.schema.metadata[b"coverage"]))
+        with _refused(path):
+            notes = pq.read_schema(path).metadata or {}
+            for row in _rows(path, CELL):
+                scores.setdefault(row.pop("split"), []).append(Score(**row))
+            coverage = COVERAGE.validate_json(notes[b"coverage"])
+            if json.loads(notes[b"facts"]) != json.loads(json.dumps(facts)):
+                raise ValueError("it was measured of something else")
+        return Cell(scores, [each.model_dump(exclude_unset=True) for each in coverage])
+
+    def path(self, facts: Mapping[str, Any]) -> Path:
+        """The file of a finished cell or note."""
+        return next(filter(Path.exists, (self._scores(facts), self._note(facts))), self._scores(facts))
+
+    def discard_damaged(self, parts: Iterable[AnyPart], hashes: Mapping[str, str]) -> list[str]:
+        """Remove the files of parts that are not what was written, and name them: they are measured again.
+
+        ``hashes`` are the SHA-256 an earlier run recorded, by path in the audit's folder. A file that none
+        recorded, of a run that was killed, must be readable.
+        """
+        found = []
+        for path, part in {self.path(part.facts): part for part in parts}.items():
+            if path.is_file() and not self._is_whole(path, part.facts, hashes):
+                path.unlink()
+                found.append(f"{part} ({self.folder.name}/{path.name})")
+        return found
+
+    def _is_whole(self, path: Path, facts: Mapping[str, Any], hashes: Mapping[str, str]) -> bool:
+        recorded = hashes.get(f"{self.folder.name}/{path.name}")
+        if recorded is not None:
+            return hash_file(path) == recorded
+        try:
+            _ = self.read_note(facts) if path.suffix == ".json" else self.read(facts)
+        except DataError:
+            return False
+        return True
 
     def write_note(self, facts: Mapping[str, Any], note: Any) -> None:
         """Keep anything JSON can hold, with the facts it belongs to."""
         write_json(self._note(facts), {"facts": facts, "note": note}, private=True)
 
     def read_note(self, facts: Mapping[str, Any]) -> Any:
-        """A finished note."""
-        return json.loads(self._note(facts).read_text(encoding="utf-8"))["note"]
+        """A finished note.
+
+        Raises:
+            DataError: its file is not what ``write_note`` wrote of these facts.
+        """
+        path = self._note(facts)
+        with _refused(path):
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(kept, dict) or "note" not in kept:
+                raise ValueError("it holds no note")
+            if kept.get("facts") != json.loads(json.dumps(facts)):
+                raise ValueError("it was noted of something else")
+            return kept["note"]
 
     def _scores(self, facts: Mapping[str, Any]) -> Path:
         return self.folder / f"{_key(facts)}.parquet"
 
     def _note(self, facts: Mapping[str, Any]) -> Path:
         return self.folder / f"{_key(facts)}.json"
+
+
+def read_long(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of ``scores.parquet``, ``detail`` as a dictionary.
+
+    Raises:
+        DataError: the file is not what ``write_long`` writes.
+    """
+    with _refused(path):
+        yield from _rows(path, LONG)
+
+
+def _rows(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
+    """The rows of a file of scores.
+
+    Raises:
+        ValueError: a column is missing or of another type, or a row holds what no score does.
+    """
+    with pq.ParquetFile(path) as file:
+        have = file.schema_arrow
+        for field in schema:
+            if field.name not in have.names:
+                raise ValueError(f"column {field.name!r} is missing")
+            if have.names.count(field.name) > 1 or have.field(field.name).type != field.type:
+                raise ValueError(f"column {field.name!r} is not one of type {field.type}")
+        for number, row in enumerate(_each_row(file, schema.names)):
+            yield _checked(row, number)
+
+
+def _each_row(file: pq.ParquetFile, columns: list[str]) -> Iterator[dict[str, Any]]:
+    for batch in file.iter_batches(columns=columns):
+        yield from batch.to_pylist()
+
+
+def _checked(row: dict[str, Any], number: int) -> dict[str, Any]:
+    empty = [name for name in row if name not in MAY_BE_NULL and row[name] is None]
+    if empty:
+        raise ValueError(f"row {number}: {empty[0]!r} is empty")
+    if row["value"] is not None and not math.isfinite(row["value"]):
+        raise ValueError(f"row {number}: its value is not a finite number")
+    detail = json.loads(row["detail"])
+    if not isinstance(detail, dict) or not all(isinstance(text, str) for text in detail.values()):
+        raise ValueError(f"row {number}: 'detail' is not an object of texts")
+    return row | {"detail": detail}
+
+
+@contextmanager
+def _refused(path: Path) -> Iterator[None]:
+    """What a damaged file raises when it is read, as a refusal that names it."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, RecursionError, OSError, pa.ArrowException) as error:
+        problem = error if isinstance(error, ValueError) else ValueError(f"{type(error).__name__}: {error}")
+        raise invalid(path, problem) from error
 
 
 def write_long(path: Path, cells: Sequence[tuple[Place, Measured]]) -> None:

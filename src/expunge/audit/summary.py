@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from expunge.audit.advice import LeftOut, Want
-from expunge.audit.plan import Role
+from expunge.audit.plan import FULL, Kind, Role
+from expunge.audit.saved import COVERAGE, DIAGNOSIS, invalid
 from expunge.audit.stats import Estimate
 from expunge.audit.verdict import Verdict
 from expunge.files import write_json
@@ -16,8 +17,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-VERSION = 2
-"""Counts up when a field is added or changes its meaning. 2: seeds, excess, what was left out."""
+VERSION = 3
+"""Counts up when a field is added or changes its meaning.
+
+2: seeds, excess, what was left out. 3: kind and family of a transform, what the target keeps under it, and
+recovery and retention over the control.
+"""
 
 
 class _Frozen(BaseModel):
@@ -39,11 +44,22 @@ class ModelRow(_Frozen):
 
 
 class TransformColumn(_Frozen):
-    """A transform of the audit, its settings, and the text it was calibrated on if it reads any."""
+    """A transform of the audit, its settings, and the text it was calibrated on if it reads any.
+
+    ``kind``: full precision, a quantizer or an attack (``None`` in files of version 2 and before).
+    ``family``: of a quantizer, the algorithm or file format. ``target_retention``: by metric, the percent
+    that the target keeps under the transform of what it has at full precision; of what is to be
+    forgotten, over the retrained model. ``broken``: why no verdict is possible under the transform,
+    because it leaves the target itself too little.
+    """
 
     label: str
     settings: dict[str, Any]
     calibration: dict[str, Any] | None = None
+    kind: Kind | None = None
+    family: str = ""
+    target_retention: dict[str, Estimate] = {}
+    broken: str | None = None
 
 
 class MetricBlock(_Frozen):
@@ -72,6 +88,11 @@ class CellSummary(_Frozen):
     itself and for a metric of which a share means nothing).
     ``excess``: points over the retrained model under the same transform (``None`` without one, for itself,
     and for a metric that is counted from it).
+    ``retention_over_control``: percent of what the target has over the retrained model that the model has,
+    all under the same transform (without a retrained model, of the target's value).
+    ``recovery_against_target``: the rise of that percentage over full precision, in points of the target
+    at full precision: what came back, had the transform cost the target nothing. Both are there for
+    unlearned models and metrics that decide a verdict only.
     ``same_distribution_p``: the Kolmogorov-Smirnov p-value of the items' scores against the retrained
     model's (``None`` where items are not independent: in groups, or of several seeds).
 
@@ -86,6 +107,8 @@ class CellSummary(_Frozen):
     recovery: Estimate | None = None
     retention: Estimate | None = None
     excess: Estimate | None = None
+    retention_over_control: Estimate | None = None
+    recovery_against_target: Estimate | None = None
     same_distribution_p: float | None = None
 
 
@@ -103,6 +126,22 @@ class Remark(_Frozen):
     model: str
     transform: str
     content: Any
+
+
+class RuleFacts(BaseModel):
+    """The lines of the verdict (``verdict.Rule``), as far as they are read back."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    points: dict[str, float] = {}
+
+
+class BootstrapFacts(BaseModel):
+    """How intervals were made (``stats.Bootstrap``), as far as it is read back."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    level: float = Field(0.95, gt=0, lt=1)
 
 
 class Summary(_Frozen):
@@ -129,6 +168,40 @@ class Summary(_Frozen):
     left_out: tuple[LeftOut, ...] = ()
     wanted: tuple[Want, ...] = ()
 
+    @field_validator("coverage")
+    @classmethod
+    def _coverage_is_groups(cls, remarks: tuple[Remark, ...]) -> tuple[Remark, ...]:
+        for remark in remarks:
+            COVERAGE.validate_python(remark.content)
+        return remarks
+
+    @field_validator("diagnostics")
+    @classmethod
+    def _diagnostics_are_read_back(cls, remarks: tuple[Remark, ...]) -> tuple[Remark, ...]:
+        for remark in remarks:
+            DIAGNOSIS.validate_python(remark.content)
+        return remarks
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Self:
+        """Cells and verdicts are of models, transforms and metrics of this audit; recovery has its zero."""
+        RuleFacts.model_validate(self.rule)
+        BootstrapFacts.model_validate(self.bootstrap)
+        models = {model.name for model in self.models}
+        labels = {column.label for column in self.transforms}
+        names = {metric.name for metric in self.metrics}
+        if FULL.label not in labels:
+            raise ValueError(f"transforms: {FULL.label!r} is missing")
+        rows = [("cells", row.model, row.transform) for row in self.cells]
+        rows += [("verdicts", row.model, row.transform) for row in self.verdicts]
+        for kind, model, label in rows:
+            if model not in models or label not in labels:
+                raise ValueError(f"{kind}: there is no model {model!r} or transform {label!r}")
+        unknown = {cell.metric for cell in self.cells} - names
+        if unknown:
+            raise ValueError(f"cells: there is no metric {min(unknown)!r}")
+        return self
+
     def cell(self, model: str, transform: str, metric: str) -> CellSummary:
         """One cell.
 
@@ -139,6 +212,10 @@ class Summary(_Frozen):
             if (cell.model, cell.transform, cell.metric) == (model, transform, metric):
                 return cell
         raise KeyError((model, transform, metric))
+
+    def column(self, label: str) -> TransformColumn | None:
+        """The transform of that label; ``None`` if the audit has none."""
+        return next((column for column in self.transforms if column.label == label), None)
 
     def verdict(self, model: str, transform: str) -> Verdict | None:
         """The verdict on an unlearned model; ``None`` for the others."""
@@ -152,5 +229,12 @@ def write_summary(path: Path, summary: Summary) -> None:
 
 
 def read_summary(path: Path) -> Summary:
-    """The summary an audit wrote."""
-    return Summary.model_validate_json(path.read_bytes())
+    """The summary an audit wrote.
+
+    Raises:
+        DataError: the file is no such summary.
+    """
+    try:
+        return Summary.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise invalid(path, error) from error

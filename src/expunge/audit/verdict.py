@@ -42,6 +42,9 @@ class Rule:
 
     ``points``: a rise over full precision that counts as recovery when its interval lies above 0, by
     metric. The first metric on which the target has as many also says whether the model forgot at all.
+    Where a transform costs the target itself as many, the rise is also counted against the target.
+    ``intact``: percent of its utility, and of what it knew, that the target must keep under a transform;
+    below it the transform breaks the model itself and nothing can be told there.
     ``kept``: percent of the target's value at full precision from which it did not forget.
     ``usable``: percent of the target's utility under the same transform from which it is usable.
     ``doubt``: an interval that reaches this many times ``points`` leaves the question open.
@@ -50,10 +53,26 @@ class Rule:
     """
 
     points: Mapping[str, float] = field(default_factory=lambda: {"knowmem_forget": 5.0, "verbmem": 10.0})
+    intact: float = 25.0
     usable: float = 75.0
     kept: float = 80.0
     doubt: float = 2.0
     notable: float = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgainstTarget:
+    """A rise where the transform takes from the target too.
+
+    ``kept_full`` and ``kept``: percent of what the target has over the retrained model (or of its value,
+    without one) that the model has at full precision and under the transform. ``rise``: their difference in
+    points of the target at full precision. ``cost``: points that the target loses under the transform.
+    """
+
+    rise: Estimate
+    kept_full: Estimate
+    kept: Estimate
+    cost: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +84,9 @@ class Evidence:
     ``utility``: the share of the target's utility under the same transform, in percent.
     ``unknowing``: the metrics on which the model scores no more than the retrained model does under the
     same transform. A rise that ends there is no recovery: one who never knew says as much.
+    ``broken``: why nothing can be told under this transform (``broken_by``).
+    ``against_target``: the same rises counted against the target, of the metrics on which the transform
+    costs the target itself as much as counts as recovery.
     """
 
     target: Mapping[str, Estimate]
@@ -72,17 +94,45 @@ class Evidence:
     recovery: Mapping[str, Estimate] | None
     utility: Estimate
     unknowing: frozenset[str] = frozenset()
+    broken: str | None = None
+    against_target: Mapping[str, AgainstTarget] = field(default_factory=dict)
 
 
 def judge(evidence: Evidence, rule: Rule) -> Verdict:
     """The first of these that holds, else that it forgot (full precision) or held (a transform).
 
-    The target knows too little to lose; did not forget; came back; a score is missing; unusable; the
-    items are too few.
+    The target knows too little to lose; the transform breaks the target; did not forget; came back; a score
+    is missing; unusable; the items are too few.
     """
-    checks = (_nothing_to_forget, _did_not_forget, _came_back, _unmeasured, _unusable, _too_few)
+    checks = (
+        *(_nothing_to_forget, _breaks_the_model, _did_not_forget, _came_back),
+        *(_unmeasured, _unusable, _too_few),
+    )
     found = (check(evidence, rule) for check in checks)
     return next((verdict for verdict in found if verdict is not None), None) or _good(evidence, rule)
+
+
+def broken_by(kept: Mapping[str, Estimate], rule: Rule, *, what: str = "format") -> str | None:
+    """Why nothing can be told under a transform: by metric, what the target itself keeps (percent).
+
+    ``None`` where the target keeps ``rule.intact`` percent of its utility and of something that it knew.
+    """
+    known = {name: each.value for name, each in kept.items() if each.value is not None}
+    lost = {name: share for name, share in known.items() if share < rule.intact}
+    knowledge = [name for name in known if name in rule.points]
+    if not any(name not in rule.points for name in lost) and not (
+        knowledge and all(name in lost for name in knowledge)
+    ):
+        return None
+    shares = " and ".join(f"{max(share, 0.0):.0f} % of its {name}" for name, share in lost.items())
+    return (
+        f"this {what} breaks the model itself: under it the target keeps {shares}; "
+        f"{rule.intact:.0f} % are needed to tell anything."
+    )
+
+
+def _breaks_the_model(evidence: Evidence, rule: Rule) -> Verdict | None:  # noqa: ARG001
+    return None if evidence.broken is None else Verdict(Outcome.CANNOT_TELL, evidence.broken)
 
 
 def _nothing_to_forget(evidence: Evidence, rule: Rule) -> Verdict | None:
@@ -104,13 +154,19 @@ def _did_not_forget(evidence: Evidence, rule: Rule) -> Verdict | None:
 
 
 def _came_back(evidence: Evidence, rule: Rule) -> Verdict | None:
-    back = [
-        f"{name} rose by {_shown(rise)} points over full precision "
+    plain = {
+        name: f"{name} rose by {_shown(rise)} points over full precision "
         f"({points:g} count as recovery{_doubt(rise)})"
         for name, rise in _above_control(evidence)
         if _is_recovery(rise, points := rule.points[name])
-    ]
-    return Verdict(Outcome.CAME_BACK, f"{'; '.join(back)}.") if back else None
+    }
+    against = {
+        name: f"{_beside_target(name, each)} ({points:g} count as recovery)"
+        for name, each in _against_target(evidence)
+        if _is_recovery(each.rise, points := rule.points[name])
+    }
+    back = against | plain
+    return Verdict(Outcome.CAME_BACK, f"{'; '.join(back.values())}.") if back else None
 
 
 def _unmeasured(evidence: Evidence, rule: Rule) -> Verdict | None:
@@ -137,15 +193,22 @@ def _too_few(evidence: Evidence, rule: Rule) -> Verdict | None:
         return _open(f"it may have kept all of the target's {name}", share)
     rises = _above_control(evidence)
     for name, rise in rises:
-        points = rule.points[name]
-        if rise.high is None or (rise.value or 0.0) >= points or rise.high >= rule.doubt * points:
+        if _may_be_recovery(rise, rule.points[name], rule.doubt):
             return _open(f"{name} may have risen by {_shown(rise)} points", rise)
+    for name, each in _against_target(evidence):
+        if _may_be_recovery(each.rise, rule.points[name], rule.doubt):
+            return _open(_beside_target(name, each, "may have risen"), each.rise)
     # Where no item changed the interval has no width: what so few may have missed is the doubt. One
     # measure with items enough answers it for those with few, a handful of documents say.
     if rises and all(_may_hide(rise, rule.doubt * rule.points[name]) for name, rise in rises):
         name, rise = max(rises, key=lambda each: each[1].n)
         return _open(f"{name} may have risen by up to {rise.detectable:.0f} points unseen", rise)
     return None
+
+
+def _may_be_recovery(rise: Estimate, points: float, doubt: float) -> bool:
+    """Whether a rise that is no sure recovery is not surely none either."""
+    return rise.high is None or (rise.value or 0.0) >= points or rise.high >= doubt * points
 
 
 def _may_hide(rise: Estimate, limit: float) -> bool:
@@ -158,9 +221,10 @@ def _good(evidence: Evidence, rule: Rule) -> Verdict:
         name, share = _kept(evidence, rule)
         return Verdict(Outcome.FORGOT, f"it keeps {share.value:.0f} % of the target's {name}.{utility}")
     risen = ", ".join(f"{name} {_shown(rise)}" for name, rise in _scored(evidence.recovery))
+    beside = "".join(f" {_beside_target(name, each)}." for name, each in _against_target(evidence))
     below = ", ".join(sorted(evidence.unknowing & evidence.recovery.keys()))
     control = f" On {below} it scores no more than the retrained model." if below else ""
-    return Verdict(Outcome.HELD, f"no recovery: {risen} points.{control}{utility}")
+    return Verdict(Outcome.HELD, f"no recovery: {risen} points.{beside}{control}{utility}")
 
 
 def _open(what: str, estimate: Estimate) -> Verdict:
@@ -172,6 +236,24 @@ def _above_control(evidence: Evidence) -> list[tuple[str, Estimate]]:
     return [
         (name, rise) for name, rise in _scored(evidence.recovery or {}) if name not in evidence.unknowing
     ]
+
+
+def _against_target(evidence: Evidence) -> list[tuple[str, AgainstTarget]]:
+    """The rises counted against the target that can be recoveries."""
+    return [
+        (name, each)
+        for name, each in evidence.against_target.items()
+        if each.rise.value is not None and name not in evidence.unknowing
+    ]
+
+
+def _beside_target(name: str, each: AgainstTarget, rose: str = "rose") -> str:
+    """How a model's share of what the target knows changed, where the target lost some of it."""
+    return (
+        f"{name} {rose} from {each.kept_full.value:.0f} % of the target's at full precision to "
+        f"{each.kept.value:.0f} % under this transform, which costs the target {each.cost:.1f} points: "
+        f"{_shown(each.rise)} points against the target"
+    )
 
 
 def _scored(estimates: Mapping[str, Estimate]) -> list[tuple[str, Estimate]]:

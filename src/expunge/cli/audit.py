@@ -16,6 +16,7 @@ from expunge.cli.options import (
     Seed,
     fields,
 )
+from expunge.cli.speech import say_warning
 from expunge.terminal import Terminal, echo
 
 if TYPE_CHECKING:
@@ -173,11 +174,15 @@ def _calibration(word: str | None, samples: int, length: int, allow_overlap: boo
 
 def _show(job: AuditJob) -> None:
     from expunge.audit.progress import progress_bar
+    from expunge.audit.saved import read_record
     from expunge.audit.table import render
+    from expunge.files import RECORD
     from expunge.report.job import write_page
 
     with progress_bar(Terminal(stderr=True)) as progress:
         summary = job.run(progress)
+    for damaged in read_record(job.output / RECORD).get("measured_again", ()):
+        say_warning(f"{damaged} was changed after it was measured: it was made again.")
     console = Terminal()
     console.print(render(summary, width=console.width))
     found = job.output

@@ -37,9 +37,10 @@ def report(
     """
     from expunge.report.job import ReportJob
 
-    written = ReportJob(
-        runs=tuple(runs), format=form, output=output, reveal=reveal, overwrite=overwrite
-    ).run()
+    job = ReportJob(runs=tuple(runs), format=form, output=output, reveal=reveal, overwrite=overwrite)
+    written = job.run()
+    for warning in job.warnings():
+        say_warning(warning)
     if reveal:
         say_warning("the file holds the texts that were to be forgotten.")
     say_done(str(written))

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, NamedTuple
 
-import pyarrow.parquet as pq
-
 from expunge.audit.plan import FULL, Role
+from expunge.audit.saved import SCORES
+from expunge.audit.store import read_long
 from expunge.audit.summary import read_summary
 from expunge.inspector.shelf import SUMMARY
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
-
-SCORES = "scores.parquet"
 
 
 class Item(NamedTuple):
@@ -48,11 +45,9 @@ def truths(items: Sequence[Item]) -> dict[str, str]:
 
 def _of(audit: Path) -> list[Item]:
     metrics = {each.name for each in read_summary(audit / SUMMARY).metrics if each.lower_is_better}
-    columns = ["model", "role", "transform", "metric", "item", "value", "detail"]
-    rows = pq.read_table(audit / SCORES, columns=columns).to_pylist()
     values: dict[tuple[str, str, str], dict[str, float]] = {}
     texts: dict[tuple[str, str], tuple[str, str]] = {}
-    for row in rows:
+    for row in read_long(audit / SCORES):
         if row["metric"] not in metrics or row["role"] != Role.UNLEARNED or row["value"] is None:
             continue
         texts.setdefault((row["metric"], row["item"]), _texts(row["detail"]))
@@ -71,6 +66,5 @@ def _of(audit: Path) -> list[Item]:
     return list(best.values())
 
 
-def _texts(detail: str) -> tuple[str, str]:
-    found = json.loads(detail)
-    return found.get("prompt") or found.get("question") or "", found.get("truth") or ""
+def _texts(detail: Mapping[str, str]) -> tuple[str, str]:
+    return detail.get("prompt") or detail.get("question") or "", detail.get("truth") or ""

@@ -37,6 +37,7 @@ class Metric(Component):
     ``needs_splits``: the splits of ``Probes`` without which there is nothing to measure.
     ``default``: whether an audit measures it unasked; what is costly or seldom wanted is asked for.
     ``masked``: it can be measured on a masked language model too.
+    ``needs_interval``: a value without an interval says nothing, and none is given.
     ``goes_on``: it continues texts that others read, so it is measured after them and costs little then.
     ``misleads``: when the number says something else than one would think, in a sentence or two.
     ``known_errors``: what public implementations get wrong and this one does not, a sentence each.
@@ -52,6 +53,7 @@ class Metric(Component):
     needs_splits: ClassVar[tuple[str, ...]] = ("forget",)
     default: ClassVar[bool] = True
     goes_on: ClassVar[bool] = False
+    needs_interval: ClassVar[bool] = False
     masked: ClassVar[bool] = False
     misleads: ClassVar[str] = ""
     known_errors: ClassVar[tuple[str, ...]] = ()
@@ -72,6 +74,10 @@ class Metric(Component):
         total_R, count_R = (weights[split] @ np.stack([values_N, np.ones_like(values_N)], axis=1)).T
         mean_R: Floats = total_R / count_R
         return mean_R
+
+    def too_coarse(self, values: Values, control: Values | None = None) -> str | None:  # noqa: ARG002
+        """Why so few items give no value, where single items decide it; ``None`` if they are enough."""
+        return None
 
     def point(self, measured: Measured, control: Measured | None = None) -> float | None:
         """The metric's value on these scores; ``None`` where it is undefined."""

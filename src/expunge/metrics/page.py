@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 PAGE = Path("docs/metrics.md")
 
 HEAD = "page.md"
-"""What the page begins with, beside this file."""
+"""The file whose text the page begins with, beside this one."""
 
 
 def page(cards: Mapping[str, Card]) -> str:
@@ -27,7 +28,7 @@ def page(cards: Mapping[str, Card]) -> str:
     unasked = [card for card in cards.values() if card.default]
     asked = [card for card in cards.values() if not card.default]
     parts = [
-        HEAD,
+        introduction(),
         "## The metrics\n\nMeasured unasked, where what they need is there:\n",
         overview(unasked),
     ]
@@ -38,6 +39,11 @@ def page(cards: Mapping[str, Card]) -> str:
         warnings = (card.misleads, *card.known_errors)
         parts.append(section(card, like=told.setdefault(warnings, card.name) if any(warnings) else None))
     return "\n".join(parts)
+
+
+def introduction() -> str:
+    """How to read a number, and what public evaluations get wrong: what no single metric can say."""
+    return resources.files("expunge.metrics").joinpath(HEAD).read_text(encoding="utf-8")
 
 
 def overview(cards: Sequence[Card]) -> str:

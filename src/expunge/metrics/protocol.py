@@ -7,7 +7,9 @@ tokens as are generated, an AUC near 0 when the forget set is memorised, end tok
 an AUC near 1 then, the first 2,048 tokens of a text, no end token in token-wise attacks. Its shares of 1
 are given here times 100 where MUSE's are, so that one column has one scale.
 
-PrivLeak is the same number under both, and always relative to a retrained model that was measured.
+PrivLeak is always relative to a retrained model that was measured. It is the same number under both only
+where texts have no end token and are no longer than that: the end token of an answer counts under ``muse``
+and not under ``open_unlearning``.
 """
 
 from __future__ import annotations

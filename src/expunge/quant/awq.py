@@ -42,6 +42,7 @@ class AWQ(CalibratedQuantizer):
     """
 
     short: ClassVar[str] = "awq"
+    family: ClassVar[str] = "awq"
 
     scale: ScaleMode = "asymmetric"
     steps: int = Field(default=20, ge=2)

@@ -68,9 +68,12 @@ class Quantizer(Component, ABC):
     """Base of all quantizers; its fields are its settings.
 
     One that is ``calibrated`` decides with the help of text that the model reads, and is refused without.
+    ``family`` names the algorithm or file format (``round to nearest``, ``gptq``, ``gguf``); a report says
+    by it which kinds of reduced precision were tested.
     """
 
     calibrated: ClassVar[bool] = False
+    family: ClassVar[str] = "other"
 
     @property
     @abstractmethod

@@ -30,6 +30,7 @@ class _CodeBook(Quantizer):
     Blocks run through the rows of the flattened [O, I] weight; a shorter last block stands alone.
     """
 
+    family: ClassVar[str] = "bitsandbytes"
     kind: ClassVar[Literal["fp4", "nf4"]]
 
     blocksize: BlockSize = 64
@@ -81,6 +82,8 @@ class BnbInt8(Quantizer):
 
     Source: Dettmers et al. 2022 (arXiv 2208.07339), Sec. 2; the mixed-precision activations are left out.
     """
+
+    family: ClassVar[str] = "bitsandbytes"
 
     @property
     def label(self) -> str:

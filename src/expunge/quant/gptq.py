@@ -35,6 +35,7 @@ class GPTQ(CalibratedQuantizer):
     """
 
     short: ClassVar[str] = "gptq"
+    family: ClassVar[str] = "gptq"
 
     damping: float = Field(default=0.01, gt=0, le=1)
     act_order: bool = True

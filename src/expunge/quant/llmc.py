@@ -96,6 +96,7 @@ class LLMCompressorRTN(LLMCompressor):
     """Round to nearest by llm-compressor."""
 
     algorithm: ClassVar[str] = "RTN"
+    family: ClassVar[str] = "round to nearest"
 
 
 @quantizers.register("llmc-gptq")
@@ -104,3 +105,4 @@ class LLMCompressorGPTQ(LLMCompressor):
 
     calibrated: ClassVar[bool] = True
     algorithm: ClassVar[str] = "GPTQ"
+    family: ClassVar[str] = "gptq"

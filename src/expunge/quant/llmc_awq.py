@@ -36,6 +36,7 @@ class LLMCompressorAWQ(LLMCompressor):
 
     calibrated: ClassVar[bool] = True
     algorithm: ClassVar[str] = "AWQ"
+    family: ClassVar[str] = "awq"
 
     @property
     def grid(self) -> Grid:

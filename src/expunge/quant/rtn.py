@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,8 @@ class RTN(GridQuantizer):
     ``granularity``: one step per tensor, per output row, or per run of ``group_size`` inputs of a
     row (giving ``group_size`` alone is enough). ``scale``: see ``Grid.mode``.
     """
+
+    family: ClassVar[str] = "round to nearest"
 
     bits: int = Field(default=4, ge=2, le=8)
     granularity: Granularity = "row"

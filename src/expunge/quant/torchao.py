@@ -6,7 +6,7 @@ They run through the library's own arithmetic, which is the same on every device
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
@@ -25,6 +25,8 @@ LOWEST, HIGHEST = 0, 15
 @quantizers.register("ao-int8")
 class TorchAOInt8(Quantizer):
     """What ``Int8WeightOnlyConfig`` makes of a weight: one symmetric step per output row, in float32."""
+
+    family: ClassVar[str] = "torchao"
 
     @property
     def label(self) -> str:
@@ -56,6 +58,8 @@ class TorchAOInt4(Quantizer):
     Each group's levels begin at its lowest weight (or at 0), so 0 itself need not be a level. Like the
     library it leaves weights alone whose inputs are not a whole number of groups.
     """
+
+    family: ClassVar[str] = "torchao"
 
     group_size: Literal[32, 64, 128, 256] = 128
 

@@ -36,6 +36,9 @@ class Number(_Part):
     high: float | None = None
     n: int = Field(0, description="items it rests on")
     reason: str | None = None
+    by_split: dict[str, int] | None = Field(
+        None, description="items of each split, where there are several"
+    )
     p: float | None = Field(None, description="of a difference: chance of one as large if there were none")
     p_table: float | None = Field(None, description="of a difference: p for all its table together (Holm)")
     detectable: float | None = Field(None, description="of a difference: the smallest that would be told")
@@ -50,6 +53,18 @@ class ModelFacts(_Part):
     sha256: str
     seeds: tuple[str, ...] = Field((), description="of a recipe: the models it is the mean of")
     command: str = Field("", description="the command line that made it, if expunge did")
+
+
+class ConditionFacts(_Part):
+    """What the models were measured under."""
+
+    label: str
+    kind: str = Field(description="full precision, quantizer or attack; empty where the audit does not say")
+    family: str = Field("", description="of a quantizer: the algorithm or file format")
+    target_retention: dict[str, Number] = Field(
+        {}, description="by metric: percent the target keeps of what it has at full precision"
+    )
+    broken: str | None = Field(None, description="why nothing can be told under it")
 
 
 class MetricFacts(_Part):
@@ -91,6 +106,12 @@ class CellNumbers(_Part):
     recovery: Number | None = Field(None, description="points over the same model at full precision")
     retention: Number | None = Field(None, description="percent of the target under the same transform")
     excess: Number | None = Field(None, description="points over the retrained model, same transform")
+    retention_over_control: Number | None = Field(
+        None, description="percent of what the target has over the retrained model, same transform"
+    )
+    recovery_against_target: Number | None = Field(
+        None, description="points over full precision, had the transform cost the target nothing"
+    )
 
 
 class Untested(_Part):
@@ -108,8 +129,10 @@ class Document(_Part):
     audited: str = Field(description="when the audit began, ISO 8601")
     verdict: str
     certainty: str
+    edited: tuple[str, ...] = Field((), description="files changed after the audit wrote them")
     models: tuple[ModelFacts, ...]
     transforms: tuple[str, ...] = Field(description="full precision first")
+    conditions: tuple[ConditionFacts, ...] = Field((), description="the same, with what is known of each")
     metrics: tuple[MetricFacts, ...]
     model_verdicts: tuple[ModelVerdict, ...]
     verdicts: tuple[CellVerdict, ...]
@@ -125,6 +148,7 @@ def document(run: Run) -> Document:
         audited=str(run.record.get("started", "")),
         verdict=head.verdict,
         certainty=head.certainty,
+        edited=run.edited,
         models=tuple(
             ModelFacts(
                 name=origin.name,
@@ -136,6 +160,10 @@ def document(run: Run) -> Document:
             for origin, model in zip(facts.origins(run), run.models, strict=True)
         ),
         transforms=tuple(run.labels),
+        conditions=tuple(
+            ConditionFacts(**{**column.model_dump(), "kind": column.kind or ""})
+            for column in run.summary.transforms
+        ),
         metrics=tuple(MetricFacts(**metric.model_dump()) for metric in run.summary.metrics),
         model_verdicts=tuple(
             ModelVerdict(model=card.model, outcome=card.outcome, sentence=card.sentence, worst=card.worst)

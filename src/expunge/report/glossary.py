@@ -14,6 +14,10 @@ GLOSSARY = (
         "Recovery",
         "How much more a model knows of the forget set once it is quantized: text that came back.",
     ),
+    (
+        "Against the target",
+        "What a model knows in percent of what the target knows, both rounded alike: all, if that is 100.",
+    ),
     ("Utility", "How well the model still answers what it was to keep."),
     (
         "Interval",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from expunge.audit.blocks import items_in_words
 from expunge.audit.stats import Telling
 from expunge.report.charts.arrows import landmarks
 from expunge.report.numbers import interval, number
@@ -53,7 +54,7 @@ class HeatMap:
 
     metric: MetricBlock
     better: str
-    items: int
+    items: str
     rows: tuple[HeatRow, ...]
     is_open: bool
 
@@ -78,11 +79,11 @@ def _map(run: Run, metric: MetricBlock, *, is_open: bool) -> HeatMap:
         )
         for model in run.models
     ]
-    own = [cell.value.n for (_, _, name), cell in run.cells.items() if name == metric.name]
+    own = [cell.value for (_, _, name), cell in run.cells.items() if name == metric.name]
     return HeatMap(
         metric=metric,
         better=BETTER[metric.lower_is_better],
-        items=max(own, default=0),
+        items=items_in_words(own),
         rows=tuple(rows),
         is_open=is_open,
     )

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import pyarrow.parquet as pq
-
 from expunge.audit.plan import FULL
-from expunge.report.run import SCORES
+from expunge.audit.saved import SCORES, invalid
+from expunge.audit.store import read_long
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Container, Iterable, Iterator, Mapping
 
     from expunge.report.run import Run
 
@@ -62,7 +60,7 @@ def read_items(run: Run) -> list[Item]:
         for column, label in enumerate(labels)
     }
     found: dict[tuple[str, str, str], Item] = {}
-    for row in _rows(run):
+    for row in _rows(run, cells):
         if row["item"] == NO_ITEM:
             continue
         key = (row["metric"], row["split"], row["item"])
@@ -72,7 +70,7 @@ def read_items(run: Run) -> list[Item]:
             item.unscored[cell] = row["unscored"] or "no reason given"
         else:
             item.values[cell] = round(row["value"], 3)
-        _add_texts(item, cell, json.loads(row["detail"]))
+        _add_texts(item, cell, row["detail"])
     return list(found.values())
 
 
@@ -88,9 +86,13 @@ def _add_texts(item: Item, cell: int, detail: Mapping[str, str]) -> None:
         item.said[cell] = said
 
 
-def _rows(run: Run) -> Iterator[dict[str, Any]]:
+def _rows(run: Run, known: Container[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+    """The rows of the Parquet file; all of them of a model and a transform of the summary."""
     path = run.folder / SCORES
     if not path.is_file():
         return
-    for batch in pq.ParquetFile(path).iter_batches():
-        yield from batch.to_pylist()
+    for row in read_long(path):
+        if (row["model"], row["transform"]) not in known or row["metric"] not in run.metrics:
+            place = f"{row['model']!r}, {row['transform']!r}, {row['metric']!r}"
+            raise invalid(path, ValueError(f"summary.json has no model, transform and metric {place}"))
+        yield row

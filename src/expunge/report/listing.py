@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from expunge.audit.saved import SUMMARY
 from expunge.errors import DataError, ExpungeError
 from expunge.files import RECORD
-from expunge.report.run import SUMMARY, read_run
+from expunge.report.run import read_run
 from expunge.report.verdicts import headline
 
 if TYPE_CHECKING:
@@ -86,7 +87,9 @@ def _headline(folder: Path, record: dict[str, Any]) -> str:
     if not (folder / SUMMARY).is_file():
         return "begun and not finished"
     try:
-        return headline(read_run(folder)).verdict
+        run = read_run(folder)
+        changed = f" ({', '.join(run.edited)} was edited)" if run.edited else ""
+        return headline(run).verdict + changed
     except ExpungeError as error:
         return f"cannot be read: {error.why}"
 

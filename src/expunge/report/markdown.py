@@ -28,6 +28,8 @@ def to_markdown(run: Run) -> str:
 def _lines(run: Run) -> Iterator[str]:
     head = headline(run)
     yield from ("## Unlearning audit", "", f"**{plain(head.verdict)}** {plain(head.certainty)}", "")
+    for warning in head.warnings:
+        yield from (f"**{plain(warning)}**", "")
     yield from (f"- {name}: {plain(value)}" for name, value in facts.asked(run, read_items(run)))
     yield ""
     if head.cards:
@@ -43,7 +45,7 @@ def _lines(run: Run) -> Iterator[str]:
 
 def _map(run: Run, found: HeatMap) -> Iterator[str]:
     metric = found.metric
-    about = ", ".join(part for part in (metric.scale, found.better, f"{found.items} items") if part)
+    about = ", ".join(part for part in (metric.scale, found.better, found.items) if part)
     yield from (f"**{plain(metric.title or metric.name)}** ({about}). {plain(metric.definition)}.", "")
     rows = ((row.model, *(_cell(cell) for cell in row.cells)) for row in found.rows)
     yield from table(("", *run.labels), rows)

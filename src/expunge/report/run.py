@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from expunge.audit.plan import FULL, Role
-from expunge.audit.sources import SOURCES
+from expunge.audit.plan import FULL, Kind, Role
+from expunge.audit.saved import (
+    SCORES,
+    SOURCES,
+    SUMMARY,
+    edited_files,
+    is_run_record,
+    read_record,
+    read_sources,
+)
 from expunge.audit.stats import Estimate
 from expunge.audit.summary import CellSummary, MetricBlock, ModelRow, Summary, read_summary
-from expunge.errors import DataError
+from expunge.errors import DataError, RecipeError
 from expunge.files import RECORD
+from expunge.quant.parse import parse_quantizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-SUMMARY, SCORES = "summary.json", "scores.parquet"
 OURS = {"command", "typed", "versions", "hardware", "seconds"}
 """What every record of ours says (``record.make_record``)."""
 NESTED = "audit"
@@ -29,12 +34,16 @@ NESTED = "audit"
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """An audit's folder: its summary, its record, and what is known of where its models came from."""
+    """An audit's folder: its summary, its record, and what is known of where its models came from.
+
+    ``edited`` names the files that are not what the audit wrote.
+    """
 
     folder: Path
     summary: Summary
     record: Mapping[str, Any]
     sources: Mapping[str, Any]
+    edited: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -90,6 +99,36 @@ class Run:
         """The transforms' labels without full precision."""
         return [label for label in self.labels if label != FULL.label]
 
+    @property
+    def quantizers(self) -> list[str]:
+        """The labels of the transforms that reduce the precision."""
+        return [label for label in self.grids if self._kinds[label] is Kind.QUANTIZER]
+
+    @property
+    def attacks(self) -> list[str]:
+        """The labels of the transforms that are attacks."""
+        return [label for label in self.grids if self._kinds[label] is Kind.ATTACK]
+
+    @property
+    def broken(self) -> set[str]:
+        """The labels of the transforms under which the target itself is broken."""
+        return {column.label for column in self.summary.transforms if column.broken is not None}
+
+    def family(self, label: str) -> str:
+        """The family of a quantizer: what the audit says, else what its label stands for."""
+        column = self.summary.column(label)
+        if column is None or column.kind is not None:
+            return "" if column is None else column.family
+        try:
+            return parse_quantizer(label).family
+        except RecipeError:
+            return ""
+
+    @cached_property
+    def _kinds(self) -> dict[str, Kind]:
+        """Before version 3 the kind was not written down, and all there was beside full were quantizers."""
+        return {column.label: column.kind or Kind.QUANTIZER for column in self.summary.transforms}
+
     def holder(self, role: Role) -> str | None:
         """The name of the model that has ``role``, if any."""
         return next((model.name for model in self.models if model.role is role), None)
@@ -102,7 +141,7 @@ class Run:
     def record_of(self, model: str) -> Mapping[str, Any]:
         """The record of the run that made a model; empty where others left a file of that name."""
         record = self.source(model).get("record") or {}
-        return record if record.keys() >= OURS else {}
+        return record if record.keys() >= OURS and is_run_record(record) else {}
 
     @cached_property
     def lead(self) -> str | None:
@@ -149,23 +188,13 @@ def read_run(folder: Path) -> Run:
     """Read an audit's folder.
 
     Raises:
-        DataError: it holds no finished audit, or one that this version cannot read.
+        DataError: it holds no finished audit, or a file that no audit could have written.
     """
     place = find_audit(folder)
-    try:
-        summary = read_summary(place / SUMMARY)
-        record, sources = _json(place / RECORD), _json(place / SOURCES)
-    except (ValueError, ValidationError) as error:
-        raise DataError(
-            f"the audit in {place}",
-            why=f"a file of it cannot be read: {str(error).splitlines()[0]}.",
-            fix="It was made by another version or was changed by hand; repeat the audit.",
-        ) from error
-    return Run(folder=place, summary=summary, record=record, sources=sources)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    value = json.loads(path.read_bytes())
-    return value if isinstance(value, dict) else {}
+    return Run(
+        folder=place,
+        summary=read_summary(place / SUMMARY),
+        record=read_record(place / RECORD),
+        sources=read_sources(place / SOURCES),
+        edited=tuple(edited_files(place, (SUMMARY, SCORES, SOURCES))),
+    )

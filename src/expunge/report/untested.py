@@ -12,23 +12,8 @@ if TYPE_CHECKING:
 
     from expunge.report.run import Run
 
-QUANTIZERS = (
-    "int",
-    "fp4",
-    "nf4",
-    "bnb",
-    "rtn",
-    "gptq",
-    "awq",
-    "gguf",
-    "torchao",
-    "w4a",
-    "w8a",
-    "fp8",
-    "mx",
-)
-"""How the labels of quantizers begin; every other transform is an attack."""
-DEPLOYED = ("gptq", "awq", "gguf")
+DEPLOYED = {"gptq", "awq", "gguf"}
+"""Families of formats that do not round every weight to the nearest value."""
 SAMPLED = ("sampl", "best_of", "extraction_likelihood", "sensitive_extraction")
 MEMBERSHIP = ("auc", "privleak", "membership", "mia")
 
@@ -59,9 +44,9 @@ def unmeasured(run: Run) -> list[Gap]:
 
 
 def _grids(run: Run) -> Iterator[Gap]:
-    if not any(map(_is_quantizer, run.grids)):
+    if not run.quantizers:
         yield Gap("No reduced precision", "rounding a model to 8 or 4 bits can bring the text back.")
-    elif not any(label.lower().startswith(DEPLOYED) for label in run.grids):
+    elif not DEPLOYED & {run.family(label) for label in run.quantizers}:
         yield Gap(
             "GPTQ, AWQ and GGUF files",
             "the grids here round to the nearest value; these formats round otherwise.",
@@ -69,11 +54,18 @@ def _grids(run: Run) -> Iterator[Gap]:
 
 
 def _attacks(run: Run) -> Iterator[Gap]:
-    if all(map(_is_quantizer, run.grids)):
+    if not run.attacks:
         yield Gap(
             "Attacks",
             "nobody tried to train the text back in, to prune the model or to trick it with prompts.",
         )
+
+
+def _broken(run: Run) -> Iterator[Gap]:
+    """What was tested and could not show anything."""
+    for column in run.summary.transforms:
+        if column.broken is not None:
+            yield Gap(f"Anything at {column.label}", column.broken)
 
 
 def _wanted(run: Run) -> Iterator[Gap]:
@@ -133,6 +125,7 @@ def _unscored(run: Run) -> Iterator[Gap]:
 
 _FINDERS: tuple[Callable[[Run], Iterator[Gap]], ...] = (
     _grids,
+    _broken,
     _attacks,
     _wanted,
     _control,
@@ -142,10 +135,6 @@ _FINDERS: tuple[Callable[[Run], Iterator[Gap]], ...] = (
     _wording,
     _unscored,
 )
-
-
-def _is_quantizer(label: str) -> bool:
-    return label.lower().startswith(QUANTIZERS)
 
 
 def _measured(run: Run, *parts: str) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from expunge.audit.plan import FULL
+from expunge.audit.saved import SCORES, SOURCES, SUMMARY
 from expunge.audit.verdict import Outcome
 from expunge.report.numbers import interval, number, plural
 
@@ -30,6 +31,11 @@ EXPLAINED = (Outcome.DID_NOT_FORGET, Outcome.UNUSABLE, Outcome.CANNOT_TELL)
 """Outcomes that a rise of what is known does not explain: the verdict's own reason does."""
 NEXT_TO_NOTHING = 0.05
 """Points that are shown as 0.0."""
+SHOWS = {
+    SUMMARY: "verdicts, numbers and intervals",
+    SCORES: "single items",
+    SOURCES: "where models and texts came from",
+}
 WORDS = {
     Outcome.DID_NOT_FORGET: ("not forgotten", "bad"),
     Outcome.CAME_BACK: ("comes back", "bad"),
@@ -71,6 +77,7 @@ class Headline:
     verdict: str
     certainty: str
     mark: str
+    warnings: tuple[str, ...]
     cards: tuple[Card, ...]
 
 
@@ -82,6 +89,7 @@ def headline(run: Run) -> Headline:
             verdict="No unlearned model was audited.",
             certainty="The audit measured a target or a control alone: there is nothing to judge.",
             mark="open",
+            warnings=edited(run),
             cards=(),
         )
     worst = min(cards, key=lambda each: SEVERITY.index(each.outcome))
@@ -89,26 +97,46 @@ def headline(run: Run) -> Headline:
         verdict=_overall(run, cards, worst),
         certainty=_certainty(worst, cards),
         mark=worst.mark,
+        warnings=edited(run),
         cards=cards,
     )
 
 
+def edited(run: Run) -> tuple[str, ...]:
+    """One sentence for each file of the audit that was changed after the audit wrote it."""
+    return tuple(
+        f"{name} was changed after the audit wrote it: what is shown of {SHOWS.get(name, 'it')} is not "
+        "what was measured. Repeat the audit's command to write it anew."
+        for name in run.edited
+    )
+
+
 def card(run: Run, model: str) -> Card:
-    """The verdict on one model: the worst over all transforms, and where the most came back."""
-    verdicts = {label: run.summary.verdict(model, label) for label in run.labels}
+    """The verdict on one model: the worst over all transforms, and where the most came back.
+
+    What breaks the target itself proves nothing, and is left out.
+    """
+    labels = [label for label in run.labels if label not in run.broken]
+    verdicts = {label: run.summary.verdict(model, label) for label in labels}
     known = {label: verdict for label, verdict in verdicts.items() if verdict is not None}
     outcome = min(
         (each.outcome for each in known.values()), key=SEVERITY.index, default=Outcome.CANNOT_TELL
     )
-    places = [label for label, verdict in known.items() if verdict.outcome is outcome] or run.labels
+    places = [label for label, verdict in known.items() if verdict.outcome is outcome] or labels
     metric = _telling(run, model, places) if outcome is Outcome.CAME_BACK else run.lead
-    cells = {label: run.cell(model, label, metric) for label in run.labels} if metric else {}
-    worst = max(places, key=lambda label: _rise(cells.get(label)))
+    cells = {label: run.cell(model, label, metric) for label in labels} if metric else {}
+    came_back = outcome is Outcome.CAME_BACK
+    worst = max(places, key=lambda label: _rise(cells.get(label), against_target=came_back))
     there = cells.get(worst)
     sentence = _sentence(run, outcome, cells, worst)
-    if outcome in EXPLAINED and worst in known:
+    if worst in known and (
+        outcome in EXPLAINED or (came_back and there is not None and not _is_plain_rise(run, there))
+    ):
         place = "at full precision" if worst == FULL.label else f"at {worst}"
         sentence += f" Why the verdict {place}: {known[worst].reason}"
+    if run.broken:
+        labels_broken = ", ".join(label for label in run.labels if label in run.broken)
+        sentence += f" Nothing can be told at {labels_broken}: there the target itself is broken."
     return Card(
         model=model,
         outcome=outcome,
@@ -124,7 +152,7 @@ def _telling(run: Run, model: str, places: list[str]) -> str | None:
     """The metric that rose by the most times what counts as recovery; the lead one if it rose enough."""
     points: Mapping[str, float] = run.summary.rule.get("points", {})
     risen = {
-        name: max(_rise(run.cell(model, label, name)) for label in places) / least
+        name: max(_rise(run.cell(model, label, name), against_target=True) for label in places) / least
         for name, least in points.items()
         if name in run.metrics
     }
@@ -135,7 +163,7 @@ def _telling(run: Run, model: str, places: list[str]) -> str | None:
 
 def _overall(run: Run, cards: tuple[Card, ...], worst: Card) -> str:
     same = sum(each.outcome is worst.outcome for each in cards)
-    grids = plural(len(run.grids), "reduced precision")
+    tested = _tested(run)
     if len(cards) == 1:
         who, verb = "The unlearned model", "s"
     elif same == len(cards):
@@ -147,10 +175,27 @@ def _overall(run: Run, cards: tuple[Card, ...], worst: Card) -> str:
         Outcome.CAME_BACK: f"{who} give{verb} the forgotten text back once quantized.",
         Outcome.UNUSABLE: f"{who} forgot, but lost too much else to be of use.",
         Outcome.CANNOT_TELL: f"{who} cannot be judged: the measurements leave it open.",
-        Outcome.HELD: f"{who} forgot, and nothing came back at {grids}.",
-        Outcome.FORGOT: f"{who} forgot at full precision. No reduced precision was tested.",
+        Outcome.HELD: f"{who} forgot, and nothing came back {tested}.",
+        Outcome.FORGOT: f"{who} forgot at full precision. {_why_full_alone(run)}",
     }
     return sentences[worst.outcome]
+
+
+def _tested(run: Run) -> str:
+    """What a model was measured under, but for what breaks the target itself."""
+    precisions = sum(label not in run.broken for label in run.quantizers)
+    attacks = sum(label not in run.broken for label in run.attacks)
+    parts = [
+        *([f"at {plural(precisions, 'reduced precision')}"] if precisions or not attacks else []),
+        *([f"under {plural(attacks, 'attack')}"] if attacks else []),
+    ]
+    return " and ".join(parts)
+
+
+def _why_full_alone(run: Run) -> str:
+    if run.grids:
+        return "Nothing else could be tested: what was tried breaks the target itself."
+    return "No reduced precision was tested."
 
 
 def _certainty(worst: Card, cards: tuple[Card, ...]) -> str:
@@ -200,6 +245,20 @@ def _high(cell: CellSummary) -> float | None:
     return cell.recovery.high if cell.recovery is not None else None
 
 
-def _rise(cell: CellSummary | None) -> float:
-    rise = cell.recovery.value if cell is not None and cell.recovery is not None else None
-    return float("-inf") if rise is None else rise
+def _rise(cell: CellSummary | None, *, against_target: bool = False) -> float:
+    """The points a cell has over full precision; counted against the target too, if that is more."""
+    if cell is None:
+        return float("-inf")
+    rises = (cell.recovery, cell.recovery_against_target if against_target else None)
+    return max(
+        (rise.value for rise in rises if rise is not None and rise.value is not None), default=float("-inf")
+    )
+
+
+def _is_plain_rise(run: Run, cell: CellSummary) -> bool:
+    """Whether points over full precision alone show a return, so that they explain it."""
+    rise = cell.recovery
+    if rise is None or rise.value is None or rise.low is None:
+        return False
+    points: Mapping[str, float] = run.summary.rule.get("points", {})
+    return rise.value >= points.get(cell.metric, 0.0) and rise.low > 0

@@ -142,7 +142,7 @@ def _names(run: Run) -> list[str]:
 
 
 def _recipe(run: Run, model: str) -> dict[str, str]:
-    stages = run.record_of(model).get("recipe", {}).get("stages", ())
+    stages = (run.record_of(model).get("recipe") or {}).get("stages", ())
     return {f"{model}: {name}": value for name, value in _leaves(stages, "")}
 
 

@@ -46,6 +46,7 @@ class GGUF(Quantizer):
     the same format and the output head in Q6_K (Q8_0 for Q8_0), as llama.cpp does by default.
     """
 
+    family: ClassVar[str] = "gguf"
     ggml: ClassVar[str]
     """What ggml calls the format."""
 

@@ -1,0 +1,248 @@
+"""The files in an audit's folder, read back and checked: anybody may have changed them since.
+
+What is read is valid or refused by name; nothing is made of a file that no audit could have written.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from expunge.audit.plan import Role
+from expunge.errors import DataError
+from expunge.files import RECORD
+from expunge.record import hash_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+SUMMARY, SCORES, SOURCES = "summary.json", "scores.parquet", "sources.json"
+"""What an audit leaves in its folder beside its record."""
+FILES = "files"
+"""What a record calls the hashes of the files beside it."""
+REPEAT = (
+    "It was changed by hand or by another version. Repeat the audit's command: it is written again from "
+    "what was measured."
+)
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+M = TypeVar("M", bound=BaseModel)
+
+
+class _Loose(BaseModel):
+    """Checks the fields that are read; what else a file holds is kept as it is."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+
+class Hardware(_Loose):
+    """What a run was made on."""
+
+    cores: Count = 0
+    accelerator: str = ""
+
+
+class Cost(_Loose):
+    """What every record says of a run."""
+
+    seconds: Amount = 0.0
+    started: str = ""
+    versions: dict[str, str] = {}
+    hardware: Hardware = Hardware()
+
+
+class Parts(_Loose):
+    """How many parts an audit measured, and of how many."""
+
+    measured: Count = 0
+
+
+class EarlierRun(Cost):
+    """A run that measured a part of the audit before the last one."""
+
+    parts: Parts = Parts()
+
+
+class AuditRecord(EarlierRun):
+    """``record.json`` of an audit; ``files`` are the SHA-256 of the files beside it, by their paths."""
+
+    command: str = ""
+    typed: list[str] = []
+    earlier: list[EarlierRun] = []
+    probes: str = ""
+    max_length: Count | str = ""
+    batch_tokens: Count | str = ""
+    peak_memory_mib: Amount = 0.0
+    files: dict[str, str] = {}
+    measured_again: list[str] = []
+
+
+class Texts(_Loose):
+    """A set of texts that a run was given."""
+
+    examples: Count
+    sha256: str
+
+
+class Stage(_Loose):
+    """One stage of a run that trained."""
+
+    steps: Count = 0
+    weights_that_may_change: Count = 0
+    history: list[dict[str, Any]] | None = None
+
+
+class Recipe(_Loose):
+    """The recipe of a run that trained."""
+
+    title: str = ""
+    stages: list[dict[str, Any]] = []
+
+
+class RunRecord(Cost):
+    """The record beside a checkpoint."""
+
+    command: str
+    typed: list[str]
+    peak_memory_mib: Amount = 0.0
+    forget: Texts | None = None
+    retain: Texts | None = None
+    recipe: Recipe | None = None
+    stages: list[Stage] = []
+
+
+class ModelOrigin(_Loose):
+    """Where a model of the audit came from."""
+
+    name: str
+    role: Role
+    path: str
+    record: dict[str, Any] | None = None
+
+
+class SplitOrigin(_Loose):
+    """Where a split came from, and how much is in it."""
+
+    file: str
+    asked: Count
+    documents: Count
+    groups: Count
+
+
+class AuditSources(_Loose):
+    """``sources.json``."""
+
+    models: list[ModelOrigin] = []
+    splits: dict[str, SplitOrigin] = {}
+
+
+class CoverageGroup(_Loose):
+    """Tensors that a transform treated alike (``coverage.condense``)."""
+
+    changed: bool
+    what: str
+    tensors: Count
+    weights: Count
+    names: list[str] = []
+
+
+class UpdateTotal(_Loose):
+    """How far unlearning moved the weights of a model, over all its tensors."""
+
+    changed: Count | None = None
+    shifts: list[Count] | None = None
+    surviving: float | None = None
+    surviving_error: float | None = None
+
+
+class Diagnosis(_Loose):
+    """What the diagnostics say of a model under a transform (``diagnose``)."""
+
+    shift_edges: list[float] | None = None
+    prediction: str | None = None
+    total: UpdateTotal | None = None
+
+
+COVERAGE = TypeAdapter(list[CoverageGroup])
+DIAGNOSIS = TypeAdapter(Diagnosis)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The record of an audit; empty if there is none.
+
+    Raises:
+        DataError: it is no record of an audit.
+    """
+    return _read(path, AuditRecord)
+
+
+def read_sources(path: Path) -> dict[str, Any]:
+    """Where an audit's models and splits came from; empty if that is not told.
+
+    Raises:
+        DataError: the file says something else.
+    """
+    return _read(path, AuditSources)
+
+
+def is_run_record(record: dict[str, Any]) -> bool:
+    """Whether a record beside a checkpoint can be one of ours: its fields have the right types."""
+    try:
+        RunRecord.model_validate(record)
+    except ValidationError:
+        return False
+    return True
+
+
+def file_hashes(folder: Path, paths: Iterable[Path]) -> dict[str, str]:
+    """The SHA-256 of files below ``folder``, by their paths from there."""
+    return {path.relative_to(folder).as_posix(): hash_file(path) for path in paths}
+
+
+def last_record(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """The record of an audit that goes on, and what is wrong with it: one that cannot be read is replaced."""
+    try:
+        return read_record(folder / RECORD), []
+    except DataError as error:
+        return {}, [f"{RECORD} ({error.why.rstrip('.')})"]
+
+
+def edited_files(folder: Path, names: Iterable[str]) -> list[str]:
+    """Those of the named files of an audit that are not what its record says they were.
+
+    A file that is gone is not named, nor is any where the record keeps no hashes.
+
+    Raises:
+        DataError: the record is none of an audit.
+    """
+    kept = read_record(folder / RECORD).get(FILES, {})
+    paths = {name: folder / name for name in names if name in kept}
+    return [name for name, path in paths.items() if path.is_file() and hash_file(path) != kept[name]]
+
+
+def invalid(path: Path, error: ValueError) -> DataError:
+    """The refusal of a file of an audit that does not hold what an audit writes."""
+    why = str(error).splitlines()[0]
+    if isinstance(error, ValidationError):
+        problems = error.errors(include_url=False, include_input=False, include_context=False)
+        where = ".".join(map(str, problems[0]["loc"]))
+        message = problems[0]["msg"].removeprefix("Value error, ")
+        more = f" ({len(problems) - 1} more of the kind)" if len(problems) > 1 else ""
+        why = f"{where + ': ' if where else ''}{message}{more}"
+    return DataError(
+        f"{path} cannot be read",
+        why=f"{why[:300].rstrip('.')}.",
+        fix=REPEAT,
+    )
+
+
+def _read(path: Path, model: type[M]) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        found = model.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise invalid(path, error) from error
+    return found.model_dump(mode="json", exclude_unset=True)
