@@ -1,14 +1,89 @@
-"""What libraries say to their programmers is kept from those who use this program."""
+"""What libraries say to their programmers, and what they look for elsewhere, is kept from this program.
+
+Some look for optional packages when they are imported: peft imports bitsandbytes, and bitsandbytes asks the
+package ``kernels`` for compiled code from the Hub. Nothing here uses either, so they are not found then.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
 
-LOUD = ("torchao", "torch.utils._pytree", "llmcompressor", "compressed_tensors")
+LOUD = ("torchao", "torch.utils._pytree", "llmcompressor", "compressed_tensors", "bitsandbytes")
 """They warn on import of what an installation lacks and nothing here uses (kernels, a compiler)."""
+NOT_FOUND_BY = {"peft": "bitsandbytes", "bitsandbytes": "kernels"}
+"""By package: one that it imports if it is installed, and that nothing here needs it to have."""
+HUB_KERNELS = "USE_HUB_KERNELS"
+"""With NO, transformers runs its own code and none that is compiled on the Hub."""
 
 
 def quiet_loggers() -> None:
     """Let these libraries log errors only."""
     for name in LOUD:
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def keep_kernels_out() -> None:
+    """Let no library import bitsandbytes on the side, or run compiled code from the Hub.
+
+    To be called before transformers is imported. What the user set in the environment stays, and peft finds
+    bitsandbytes where the user's own code imported that first.
+    """
+    os.environ.setdefault(HUB_KERNELS, "NO")
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+
+
+class _Finder(MetaPathFinder):
+    """Finds the packages of ``NOT_FOUND_BY``, and has each imported without the other one."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname not in NOT_FOUND_BY or (fullname == "peft" and "bitsandbytes" in sys.modules):
+            return None
+        others = [finder for finder in sys.meta_path if not isinstance(finder, _Finder)]
+        specs = (finder.find_spec(fullname, path, target) for finder in others)
+        spec = next((spec for spec in specs if spec is not None), None)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Loader(spec.loader, NOT_FOUND_BY[fullname])
+        return spec
+
+
+class _Loader(Loader):
+    """Another loader, for whose module a package is not installed."""
+
+    def __init__(self, loader: Any, hidden: str) -> None:
+        self._loader = loader
+        self._hidden = hidden
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        module: ModuleType | None = self._loader.create_module(spec)
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        with _hidden(self._hidden):
+            self._loader.exec_module(module)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+
+@contextmanager
+def _hidden(name: str) -> Iterator[None]:
+    """As if a package were not installed."""
+    imported = sys.modules.get(name)
+    sys.modules[name] = None  # type: ignore[assignment] # how Python is told that there is none
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+        if imported is not None:
+            sys.modules[name] = imported

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from expunge.audit import checkpoint as room
 from expunge.audit.checkpoint import Checkpoint
@@ -27,7 +29,7 @@ def checkpoint(folder: Path, content: str = "") -> str:
     """A folder that passes for a checkpoint until it is loaded."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_text(content)
+    save_file({"w": torch.zeros(1)}, folder / "model.safetensors", metadata={"content": content})
     return str(folder)
 
 

@@ -7,6 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from safetensors.torch import load_file, save_file
+
 from expunge.corpus.vocabulary import train_tokenizer
 from tests.cli.conftest import fact, write_rows
 from tests.tiny import tiny, tiny_tokenizer
@@ -85,3 +88,10 @@ def long_text_for_gpt2(home: Path) -> None:
     tiny("gpt2").save_pretrained(home / "gpt2")
     tiny_tokenizer().save_pretrained(home / "gpt2")
     write_rows(home / "long.jsonl", [{"text": "7" * 1000}])
+
+
+def with_packed_weights(home: Path) -> None:
+    """A target of which one layer has integers beside it."""
+    path = home / "target" / "model.safetensors"
+    extra = {"model.layers.0.mlp.up_proj.qweight": torch.ones(3, dtype=torch.int32)}
+    save_file(load_file(path) | extra, path, metadata={"format": "pt"})

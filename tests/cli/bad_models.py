@@ -13,6 +13,7 @@ from tests.cli.bad import (
     larger_tokenizer,
     long_text_for_gpt2,
     text,
+    with_packed_weights,
     without,
 )
 
@@ -74,6 +75,80 @@ MODELS = [
         UNLEARN,
         ("the checkpoint target is incomplete", "3 weights", "down_proj", "config.json belongs"),
         config(intermediate_size=64),
+    ),
+    Bad(
+        "an adapter left beside the weights",
+        UNLEARN,
+        ("target holds whole weights and an adapter", "adapter_config.json", "Move adapter_config.json"),
+        text("target/adapter_config.json", "{}"),
+    ),
+    Bad(
+        "the same in an audit",
+        AUDIT,
+        ("target holds whole weights and an adapter", "adapter_config.json", "Move adapter_config.json"),
+        text("target/adapter_config.json", "{}"),
+    ),
+    Bad(
+        "an index of pickled weights",
+        QUANTIZE,
+        ("model.safetensors.index.json of target", "'pytorch_model.bin'", "in the same folder"),
+        both(
+            without("model.safetensors"),
+            text("target/pytorch_model.bin", ""),
+            text("target/model.safetensors.index.json", '{"weight_map": {"w": "pytorch_model.bin"}}'),
+        ),
+    ),
+    Bad(
+        "an audit of weights elsewhere",
+        AUDIT,
+        (
+            "model.safetensors.index.json of target",
+            "'../retrained/model.safetensors'",
+            "Copy the checkpoint",
+        ),
+        both(
+            without("model.safetensors"),
+            text(
+                "target/model.safetensors.index.json",
+                '{"weight_map": {"w": "../retrained/model.safetensors"}}',
+            ),
+        ),
+    ),
+    Bad(
+        "a vocabulary beyond the weights",
+        UNLEARN,
+        ("config.json of target does not belong", "vocab_size = 1,000,000,000", "of another model"),
+        config(vocab_size=10**9),
+    ),
+    Bad(
+        "an audit of layers beyond the weights",
+        AUDIT,
+        ("config.json of target does not belong", "num_hidden_layers = 1,000,000,000"),
+        config(num_hidden_layers=10**9),
+    ),
+    Bad(
+        "a size that is a word",
+        UNLEARN,
+        ("cannot load the model of target", "hidden_size", "Check that the folder is whole"),
+        config(hidden_size="large"),
+    ),
+    Bad(
+        "no heads",
+        UNLEARN,
+        ("cannot load the model of target", "ZeroDivisionError"),
+        config(num_attention_heads=0, head_dim=None),
+    ),
+    Bad(
+        "generation settings that are no JSON",
+        UNLEARN,
+        ("cannot load the model of target",),
+        text("target/generation_config.json", "{ no json"),
+    ),
+    Bad(
+        "another quantization",
+        UNLEARN,
+        ("target is quantized with gptq", "fp8, bitsandbytes, compressed-tensors", "it was made from"),
+        both(config(quantization_config={"quant_method": "gptq"}), with_packed_weights),
     ),
     Bad(
         "a text longer than the positions of GPT-2",

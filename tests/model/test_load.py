@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig
 
 from expunge.errors import ModelError, OutputError
 from expunge.model.load import (
@@ -130,7 +129,7 @@ def test_a_hub_failure_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: object, **__: object) -> None:
         raise OSError("We couldn't connect to the hub.\nCheck your connection.")
 
-    monkeypatch.setattr(AutoConfig, "from_pretrained", offline)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
     with pytest.raises(ModelError, match=r"model of someone/model: We couldn't connect to the hub\. Check"):
         load_model("someone/model")
 

@@ -23,7 +23,8 @@ from expunge.model.memory import memory_errors
 from expunge.quant.parse import parse_quantizer
 from expunge.record import hash_folder, hash_json
 
-WEIGHTS_AND_WORDS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
+WEIGHTS_AND_WORDS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*/*.jinja", "*.py")
+"""Whatever a model and its tokenizer are read from: weights lie beside config.json (``weight_files``)."""
 NOTES = (RECORD, "coverage.json")
 """Files about a checkpoint, which change nothing of what it says."""
 

@@ -14,7 +14,7 @@ from expunge.files import RECORD, claiming, refuse_existing, replaced_by, write_
 from expunge.model.checkpoint import local_folder
 from expunge.model.contrast import contrasted
 from expunge.model.disk import disk_errors
-from expunge.model.load import hash_model, load_model, load_tokenizer, save_model
+from expunge.model.load import hash_model, load_model, load_tokenizer, require_savable, save_model
 from expunge.model.tensors import Weight
 from expunge.record import Stopwatch, make_record
 
@@ -85,6 +85,7 @@ class MergeJob:
         watch = Stopwatch()
         model = load_model(self.base)
         tokenizer = load_tokenizer(self.base, model=model)
+        require_savable(model, tokenizer)
         source, dtype = hash_model(model), model.dtype
         if requests:
             model.float()

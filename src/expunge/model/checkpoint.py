@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from expunge.errors import ModelError, did_you_mean
+from expunge.errors import ExpungeError, ModelError, did_you_mean
+from expunge.model.sizes import require_plausible
+from expunge.model.weight_files import INDEX, SINGLE, read_headers, read_json, weight_files
 
 PICKLED_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 MERGE_FIX = (
     "Merge it first: peft.AutoPeftModelForCausalLM.from_pretrained(folder).merge_and_unload()"
     ".save_pretrained(new_folder)."
 )
-LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
-"""What transformers and safetensors raise for a checkpoint they cannot read."""
+ADAPTER_CONFIG = "adapter_config.json"
+RUST_PANIC = "PanicException"
+"""What a panic in a library written in Rust arrives as; it derives from ``BaseException``."""
+LONGEST_REASON = 300
+"""Characters of a library's message that a refusal repeats."""
 
 _HEADER_DTYPES = {
     "F64": torch.float64,
@@ -62,36 +69,78 @@ def local_folder(path_or_id: str | Path) -> Path | None:
 
 
 def require_checkpoint(folder: Path) -> None:
-    """Refuse a folder that is not a safetensors checkpoint of a whole model.
+    """Refuse a folder that is not a safetensors checkpoint of one whole model.
 
     Raises:
-        ModelError: it lacks config.json or weights, or holds an adapter or pickled weights only.
+        ModelError: it lacks config.json or weights, holds an adapter or pickled weights only, or an adapter
+            beside the weights; an index or config.json names weights that are not in the folder; or
+            config.json states sizes that the weights cannot have.
     """
+    adapter = (folder / ADAPTER_CONFIG).is_file()
     if not (folder / "config.json").is_file():
-        if (folder / "adapter_config.json").is_file():
-            raise ModelError(
-                f"{folder} holds an adapter, not a model", why="its base model is elsewhere.", fix=MERGE_FIX
-            )
+        if adapter:
+            raise _adapter_alone(folder)
         raise ModelError(
             f"no config.json in {folder}",
             why="without it nothing says what model the weights belong to.",
             fix="Give the folder that save_pretrained wrote.",
         )
-    if any(folder.glob("*.safetensors")):
+    with reading(folder, "model"):
+        config = read_json(folder / "config.json")
+        _refuse_named_weights(folder, config)
+        files = weight_files(folder)
+        require_plausible(config, read_headers(files), folder)
+    if files and not adapter:
         return
-    pickled = sorted(path.name for pattern in PICKLED_WEIGHTS for path in folder.glob(pattern))
-    if pickled:
+    if files:
         raise ModelError(
+            f"{folder} holds whole weights and an adapter",
+            why=f"{ADAPTER_CONFIG} lies beside them: with it some tools load another model than without.",
+            fix=f"Move {ADAPTER_CONFIG} and the adapter's weights elsewhere if they are left over. "
+            "If the adapter is meant, give a checkpoint that it was merged into.",
+        )
+    if adapter:
+        raise _adapter_alone(folder)
+    raise _without_weights(folder)
+
+
+def _adapter_alone(folder: Path) -> ModelError:
+    return ModelError(
+        f"{folder} holds an adapter, not a model", why="its base model is elsewhere.", fix=MERGE_FIX
+    )
+
+
+def _without_weights(folder: Path) -> ModelError:
+    pickled = sorted(path.name for pattern in PICKLED_WEIGHTS for path in folder.glob(pattern))
+    others = sorted(path.name for path in folder.glob("*.safetensors"))
+    if others:
+        return ModelError(
+            f"no weights in {folder}",
+            why=f"there is {others[0]}, but neither {SINGLE} nor {INDEX}, which are what is read.",
+            fix=f"Rename a single file to {SINGLE}, or copy {INDEX} as well.",
+        )
+    if pickled:
+        return ModelError(
             f"{folder} has only pickled weights ({pickled[0]})",
             why="unpickling can run code from the checkpoint; only safetensors is read.",
             fix="Convert it once, where you trust it: AutoModelForCausalLM.from_pretrained(folder)"
             ".save_pretrained(new_folder).",
         )
-    raise ModelError(
+    return ModelError(
         f"no weights in {folder}",
         why="there is no *.safetensors file beside config.json.",
         fix="Give the folder that save_pretrained wrote, or copy it again: it looks unfinished.",
     )
+
+
+def _refuse_named_weights(folder: Path, config: Mapping[str, Any]) -> None:
+    named = config.get("transformers_weights")
+    if named is not None:
+        raise ModelError(
+            f"config.json of {folder} names the file of its weights",
+            why=f"transformers_weights is {str(named)[:80]!r}; only {SINGLE} and {INDEX} are read.",
+            fix=f"Rename the file to {SINGLE} and remove transformers_weights from config.json.",
+        )
 
 
 def source_dtype(folder: str | Path) -> torch.dtype:
@@ -100,16 +149,10 @@ def source_dtype(folder: str | Path) -> torch.dtype:
     Raises:
         ModelError: there is no readable safetensors file.
     """
-    files = sorted(Path(folder).expanduser().glob("*.safetensors"))
     elements: Counter[str] = Counter()
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 - not a mapping, only has keys()
-                    header = tensors.get_slice(name)
-                    elements[header.get_dtype()] += prod(header.get_shape())
-        except (OSError, SafetensorError) as error:
-            raise unreadable(file, "weights", error) from error
+    with reading(folder, "weights"):
+        for header in read_headers(weight_files(Path(folder).expanduser())).values():
+            elements[header.dtype] += prod(header.shape)
     if not elements:
         raise ModelError(
             f"no safetensors weights in {folder}",
@@ -119,9 +162,29 @@ def source_dtype(folder: str | Path) -> torch.dtype:
     return _HEADER_DTYPES[elements.most_common(1)[0][0]]
 
 
-def unreadable(path_or_id: str | Path, what: str, error: Exception) -> ModelError:
+@contextmanager
+def reading(path_or_id: str | Path, what: str) -> Iterator[None]:
+    """Turn whatever a library raises inside the block into a refusal that names ``what`` was being read.
+
+    transformers, safetensors and tokenizers raise errors of any kind for files they cannot make sense of
+    (``TypeError``, ``ZeroDivisionError``, a bare ``Exception``, a Rust panic), so no list of them would be
+    complete.
+
+    Raises:
+        ModelError: something inside failed.
+    """
+    try:
+        yield
+    except ExpungeError:
+        raise
+    except BaseException as error:
+        if isinstance(error, Exception) or type(error).__name__ == RUST_PANIC:
+            raise unreadable(path_or_id, what, error) from error
+        raise  # an interruption
+
+
+def unreadable(path_or_id: str | Path, what: str, error: BaseException) -> ModelError:
     """The refusal for a file that a library could not read."""
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     if "trust_remote_code" in str(error):
         fix = "If you have read that code and trust it, pass --trust-remote-code."
     elif Path(path_or_id).expanduser().is_dir():
@@ -131,4 +194,13 @@ def unreadable(path_or_id: str | Path, what: str, error: Exception) -> ModelErro
             f"Check the path: there is no folder {path_or_id} here. "
             "For a model on the Hub, check its name, your access to it and the network."
         )
-    return ModelError(f"cannot load the {what} of {path_or_id}", why=f"{reason.rstrip('.')}.", fix=fix)
+    return ModelError(f"cannot load the {what} of {path_or_id}", why=f"{_reason(error)}.", fix=fix)
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of a library's message, and the second where the first only announces it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines[:2] if lines and lines[0].endswith(":") else lines[:1])
+    if not isinstance(error, OSError | ValueError | RuntimeError) or not text:
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return (text[:LONGEST_REASON] + " ..." if len(text) > LONGEST_REASON else text).rstrip(".")

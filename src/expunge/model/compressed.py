@@ -6,22 +6,17 @@ Shapes: O outputs, I inputs of a linear layer, G groups of a row.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from expunge.errors import ModelError
 from expunge.model.packing import unpack
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from transformers import PreTrainedModel
+from expunge.model.weight_files import weight_files
 
 METHOD = "compressed-tensors"
 PACKED = "pack-quantized"
@@ -38,16 +33,12 @@ class Scheme(NamedTuple):
     group_size: int | None
 
 
-def packed_scheme(folder: Path) -> Scheme | None:
-    """How a checkpoint's packed integers are to be read; ``None`` if it holds none of compressed-tensors.
+def packed_scheme(folder: Path, stored: Mapping[str, Any]) -> Scheme:
+    """How a checkpoint's packed integers are to be read; ``stored`` is its ``quantization_config``.
 
     Raises:
         ModelError: it holds something that cannot be turned into the floats that would be deployed.
     """
-    config = json.loads((folder / "config.json").read_bytes())
-    stored = config.get("quantization_config") if isinstance(config, dict) else None
-    if not isinstance(stored, dict) or stored.get("quant_method") != METHOD:
-        return None
     groups = stored.get("config_groups")
     schemes = list(groups.values()) if isinstance(groups, dict) else []
     if stored.get("format") != PACKED or len(schemes) != 1 or not isinstance(schemes[0], dict):
@@ -66,30 +57,9 @@ def packed_scheme(folder: Path) -> Scheme | None:
     )
 
 
-def load_packed(
-    folder: Path, scheme: Scheme, *, dtype: str, trust_remote_code: bool
-) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """The model of a packed checkpoint with plain weights, and what transformers says of loading it."""
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    del config.quantization_config
-    with torch.device("meta"):
-        kind = type(AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code))
-    state = dict(floats(folder, scheme))
-    model, info = kind.from_pretrained(
-        None,
-        config=config,
-        state_dict=state,
-        dtype=config.dtype if dtype == "auto" else dtype,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
-    )
-    model.name_or_path = str(folder)
-    return model, info
-
-
 def floats(folder: Path, scheme: Scheme) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of a packed checkpoint by the name it has in the model, one after another."""
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder):
         with safe_open(path, framework="pt") as tensors:
             names = set(tensors.keys())
             for name in sorted(names):

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 import expunge.model.contrast  # noqa: F401 - makes transformers know it
 from expunge.errors import ModelError
-from expunge.files import MayReplace, nothing, writing
+from expunge.files import MayReplace, nothing, write_json, writing
 from expunge.model.arch import unmerged_adapters
-from expunge.model.checkpoint import (
-    LOADING_ERRORS,
-    local_folder,
-    require_checkpoint,
-    source_dtype,
-    unreadable,
+from expunge.model.checkpoint import local_folder, reading, require_checkpoint, source_dtype
+from expunge.model.downloaded import downloaded
+from expunge.model.masked import auto_class, declares_masked, is_masked, refuse_masked
+from expunge.model.quantized import (
+    declared,
+    forget_quantization,
+    is_quantized,
+    require_readable,
+    stored_floats,
 )
-from expunge.model.compressed import load_packed, packed_scheme
-from expunge.model.masked import auto_class, declares_masked, refuse_masked
+from expunge.model.sizes import require_fitting
+from expunge.model.weight_files import read_headers, read_json, weight_files
+from expunge.model.written import require_same
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,6 +40,8 @@ __all__ = ["check_vocabulary", "hash_model", "load_model", "load_tokenizer", "sa
 LoadDtype = Literal["auto", "float32", "bfloat16"]
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+GENERATION = "generation_config.json"
+SETTINGS = "configuration or tokenizer, which the result would be saved with,"
 
 
 def load_model(
@@ -47,40 +56,66 @@ def load_model(
 
     ``dtype="auto"`` keeps the dtype it was saved in; ``device=None`` leaves it on the CPU. Only
     safetensors weights are read, and a checkpoint that lacks a weight is refused, because the
-    missing one would be filled with random numbers. A folder of packed integers (compressed-tensors) is
-    read as the floats they stand for. It is a causal one; with ``masked`` it may fill in blanks instead.
+    missing one would be filled with random numbers. Quantized weights (fp8 with scales per block,
+    bitsandbytes, packed integers of compressed-tensors) are read as the floats they stand for, and weights
+    that config.json merely calls quantized as they are stored; the model has plain weights either way.
+    It is a causal one; with ``masked`` it may fill in blanks instead.
 
     Raises:
         ModelError: the folder, its configuration or its weights are missing, incomplete or unreadable,
             or the model is of the wrong kind.
     """
     folder = local_folder(path_or_id)
-    if folder is not None:
-        require_checkpoint(folder)
-    try:
-        scheme = None if folder is None else packed_scheme(folder)
-        if folder is not None and scheme is not None:
-            model, info = load_packed(folder, scheme, dtype=dtype, trust_remote_code=trust_remote_code)
-        else:
-            source = str(folder or path_or_id)
-            config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-            if declares_masked(config) and not masked:  # before a gigabyte is read for nothing
-                raise refuse_masked(path_or_id)
-            model, info = auto_class(config).from_pretrained(
-                source,
-                dtype=dtype,
-                use_safetensors=True,
-                trust_remote_code=trust_remote_code,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # to name them in the refusal below
-            )
-    except LOADING_ERRORS as error:
-        raise unreadable(path_or_id, "model", error) from error
-    _require_complete(path_or_id, info)
-    if getattr(model, "quantization_method", None) == "bitsandbytes":
-        model = model.dequantize()
+    with reading(path_or_id, "model"):
+        folder = folder or downloaded(str(path_or_id))
+        model = _read(folder, path_or_id, dtype=dtype, trust_remote_code=trust_remote_code, masked=masked)
     model.eval()
     return model if device is None else model.to(device)
+
+
+def _read(
+    folder: Path, path_or_id: str | Path, *, dtype: LoadDtype, trust_remote_code: bool, masked: bool
+) -> PreTrainedModel:
+    stated = folder / "config.json"
+    if not masked and stated.is_file() and declares_masked(read_json(stated)):
+        raise refuse_masked(path_or_id)  # before a gigabyte is read for nothing
+    require_checkpoint(folder)
+    headers = read_headers(weight_files(folder))
+    settings = declared(read_json(stated))
+    packed = settings is not None and is_quantized(headers)
+    if settings is not None and packed:
+        require_readable(folder, settings)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    forget_quantization(config)
+    with torch.device("meta"):
+        skeleton = auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
+    require_fitting(skeleton, headers, folder)
+    options: dict[str, Any] = {
+        "config": config,
+        "dtype": dtype,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # to name them in the refusal below
+    }
+    if settings is not None and packed:
+        target = config.dtype if dtype == "auto" else getattr(torch, dtype)
+        state = stored_floats(folder, settings, headers, skeleton=skeleton, dtype=target)
+        model, info = type(skeleton).from_pretrained(None, state_dict=state, **options)
+        model.name_or_path = model.config.name_or_path = str(folder)
+    else:
+        model, info = auto_class(config).from_pretrained(
+            str(folder), use_safetensors=True, trust_remote_code=trust_remote_code, **options
+        )
+    _require_complete(path_or_id, info)
+    _set_generation_config(model, folder)
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def _set_generation_config(model: Any, folder: Path) -> None:
+    """What the folder says of generating, which transformers passes over where it cannot read it."""
+    path = folder / GENERATION
+    if path.is_file() and model.can_generate():
+        model.generation_config = GenerationConfig.from_dict(dict(read_json(path)))
 
 
 def load_tokenizer(
@@ -101,12 +136,10 @@ def load_tokenizer(
             why=f"none of {', '.join(TOKENIZER_FILES)} is there.",
             fix="Copy the files of the tokenizer it was trained with into it.",
         )
-    try:
+    with reading(path_or_id, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(
             str(folder or path_or_id), trust_remote_code=trust_remote_code
         )
-    except LOADING_ERRORS as error:
-        raise unreadable(path_or_id, "tokenizer", error) from error
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise ModelError(
@@ -158,26 +191,92 @@ def save_model(
     *,
     state: dict[str, torch.Tensor] | None = None,
     may_replace: MayReplace = nothing,
+    quantization: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write model and tokenizer as safetensors into ``folder``: whole, or not at all.
+    """Write model and tokenizer as safetensors into ``folder``: whole and verified, or not at all.
+
+    What was written is read again and compared with ``model`` before the folder appears.
 
     ``state``: tensors to write instead of the model's own. ``may_replace``: see ``expunge.files.writing``;
-    by default an empty folder at most.
+    by default an empty folder at most. ``quantization``: what config.json is to say of how they are stored;
+    read as floats they are ``model``.
 
     Raises:
-        ModelError: the model wears an adapter that is not merged.
+        ModelError: the model wears an adapter that is not merged, is quantized itself, or what was written
+            is not the model.
         OutputError: the folder cannot be written.
     """
+    _require_plain(model, folder)
+    with writing(Path(folder), may_replace=may_replace) as scratch:
+        _write(model, tokenizer, scratch, state, quantization)
+        again = load_model(scratch, trust_remote_code=_has_own_code(model), masked=is_masked(model))
+        require_same(model, again, Path(folder))
+
+
+def require_savable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    """Refuse, before hours of work, a model whose configuration or tokenizer cannot be written.
+
+    Raises:
+        ModelError: it wears an adapter, is quantized, or one of its files cannot be written.
+    """
+    _require_plain(model, "a folder")
+    with TemporaryDirectory() as scratch, reading(model.config.name_or_path or "the model", SETTINGS):
+        _write(model, tokenizer, Path(scratch), {}, None)
+
+
+def _write(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    folder: Path,
+    state: dict[str, torch.Tensor] | None,
+    quantization: Mapping[str, Any] | None,
+) -> None:
+    with _saving_any_generation_config(model, folder):
+        model.save_pretrained(folder, state_dict=state)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    if quantization is not None:
+        path = folder / "config.json"
+        write_json(path, {**read_json(path), "quantization_config": quantization})
+
+
+@contextmanager
+def _saving_any_generation_config(model: Any, folder: Path) -> Iterator[None]:
+    """Keep what a checkpoint says of generating as it is.
+
+    transformers reads contradictory settings (a temperature without sampling), ignores them when it
+    generates, and refuses to save them.
+    """
+    settings = getattr(model, "generation_config", None)
+    if settings is None:
+        yield
+        return
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = settings
+    if (folder / GENERATION).is_file():
+        settings.to_json_file(folder / GENERATION)
+
+
+def _require_plain(model: Any, folder: str | Path) -> None:
     if unmerged_adapters(model) or hasattr(model, "peft_config"):
         raise ModelError(
             f"cannot save a model with an adapter to {folder}",
             why="the folder would hold the adapter, not the weights that were unlearned.",
             fix="Merge it first: model = model.merge_and_unload().",
         )
-    with writing(Path(folder), may_replace=may_replace) as scratch:
-        model.save_pretrained(scratch, state_dict=state)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(scratch)
+    if getattr(model, "hf_quantizer", None) is not None:
+        raise ModelError(
+            f"cannot save a quantized model to {folder}",
+            why="transformers would store it in the form it was loaded from.",
+            fix="Load it with expunge.model.load.load_model, which gives it plain weights.",
+        )
+
+
+def _has_own_code(model: Any) -> bool:
+    return bool(getattr(model.config, "auto_map", None))
 
 
 def hash_model(model: nn.Module) -> str:

@@ -20,9 +20,11 @@ def is_masked(model: nn.Module) -> bool:
     return type(unwrap(model)).__name__.endswith(MASKED)
 
 
-def declares_masked(config: AutoConfig) -> bool:
-    """Whether a checkpoint says that it was saved from a model that fills in blanks."""
-    return any(name.endswith(MASKED) for name in getattr(config, "architectures", None) or ())
+def declares_masked(config: Any) -> bool:
+    """Whether a configuration, or what config.json holds, is of a model that fills in blanks."""
+    stated = config if isinstance(config, dict) else vars(config)
+    named = stated.get("architectures")
+    return isinstance(named, list) and any(str(name).endswith(MASKED) for name in named)
 
 
 def auto_class(config: AutoConfig) -> Any:

@@ -5,21 +5,22 @@ Shapes: O outputs, I inputs of a linear layer.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig
 from transformers.pytorch_utils import Conv1D
 
 from expunge.model.arch import linear_layers, unwrap
-from expunge.model.checkpoint import require_checkpoint, unreadable
+from expunge.model.checkpoint import reading, require_checkpoint
 from expunge.model.masked import auto_class
+from expunge.model.quantized import declared
+from expunge.model.weight_files import read_headers, read_json, weight_files
 
 
 class Weight(NamedTuple):
@@ -52,16 +53,14 @@ def on_disk(folder: Path) -> Weights | None:
         ModelError: the folder is no checkpoint, or a file cannot be read.
     """
     require_checkpoint(folder)
-    try:
-        config = json.loads((folder / "config.json").read_bytes())
-        if "quantization_config" in config or "auto_map" in config:
+    with reading(folder, "weights"):
+        config = read_json(folder / "config.json")
+        if declared(config) is not None or "auto_map" in config:
             return None
         with torch.device("meta"):
             known = AutoConfig.from_pretrained(folder)
             skeleton = auto_class(known).from_config(known)
-        places = dict(_places(folder))
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise unreadable(folder, "weights", error) from error
+        places = {name: header.path for name, header in read_headers(weight_files(folder)).items()}
     if any(name not in places for name, _ in skeleton.named_parameters()):
         return None
     return _described(skeleton, lambda name: partial(_read, places[name], name))
@@ -90,14 +89,6 @@ def _described(model: nn.Module, load: Callable[[str], Callable[[], Tensor]]) ->
 
 def _turned(read: Callable[[], Tensor]) -> Tensor:
     return read().t()
-
-
-def _places(folder: Path) -> list[tuple[str, Path]]:
-    found = []
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as tensors:
-            found += [(name, path) for name in tensors.keys()]  # noqa: SIM118 - not a mapping
-    return found
 
 
 def _read(path: Path, name: str) -> Tensor:

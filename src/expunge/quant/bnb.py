@@ -1,7 +1,8 @@
 """The formats bitsandbytes deploys: FP4 and NF4 code books, and the weights of LLM.int8().
 
-They run through the library's own CPU functions in float32, so the result is the same on every
-machine. ``load_in_4bit=True`` without further settings, which the literature calls "RTN 4-bit", is FP4.
+The library decides on the codes, in float32 on the CPU. The values they stand for are computed here
+(``model.code_books``), because its own CPU kernel for them is wrong for some widths on CPUs with AVX-512.
+``load_in_4bit=True`` without further settings, which the literature calls "RTN 4-bit", is FP4.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 
 from expunge.errors import MissingExtraError
+from expunge.model.code_books import dequantize_codes, unpack_nibbles
 from expunge.quant import quantizers
 from expunge.quant.base import Quantized, Quantizer
 from expunge.quant.grid import Grid
@@ -54,12 +56,10 @@ class _CodeBook(Quantizer):
         # Without the compiler, which the library would set to work for every shape anew.
         with torch.compiler.set_stance("force_eager"):
             packed, state = functional.quantize_4bit(weight, blocksize=self.blocksize, quant_type=self.kind)
-            # The library takes a weight of one or two numbers for a transposed one; put its shape right.
-            dequantized_OI = functional.dequantize_4bit(packed, state).reshape(weight.shape)
-        pairs = torch.stack((packed >> 4, packed & 0xF), dim=-1).reshape(-1)
-        codes_OI = pairs[: weight.numel()].reshape(weight.shape).to(torch.int16)
+        codes_OI = unpack_nibbles(packed, weight.shape)
+        dequantized_OI = dequantize_codes(codes_OI, state.absmax, state.code, blocksize=self.blocksize)
         codes_OI[codes_OI == NEGATIVE_ZERO[self.kind]] = 0
-        return Quantized(codes_OI.to(weight_OI.device), dequantized_OI.to(weight_OI.device))
+        return Quantized(codes_OI.to(weight_OI.device, torch.int16), dequantized_OI.to(weight_OI.device))
 
 
 @quantizers.register("fp4")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 from expunge.errors import RecipeError
 from expunge.files import RECORD, claiming, refuse_existing, replaced_by, write_json, writing
 from expunge.model.disk import disk_errors
-from expunge.model.load import hash_model, load_model, load_tokenizer
+from expunge.model.load import hash_model, load_model, load_tokenizer, require_savable
 from expunge.quant.calibration import SELF, CalibrationSource, text_of_file, unread
 from expunge.quant.formats import WRITERS, Order, choose_format
 from expunge.quant.gguf.export import SUFFIX, export_gguf, gguf_quantizer
@@ -87,6 +87,7 @@ class QuantizeJob:
         watch = Stopwatch()
         model = load_model(self.model, trust_remote_code=self.trust_remote_code)
         tokenizer = load_tokenizer(self.model, model=model, trust_remote_code=self.trust_remote_code)
+        require_savable(model, tokenizer)
         source = hash_model(model)
         calibration = None if text is None else text.tokens(model, tokenizer)
         may_replace = replaced_by(overwrite=self.overwrite)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from expunge.errors import RecipeError, did_you_mean
-from expunge.files import write_json
 from expunge.model.compressed import BITS, METHOD
 from expunge.model.load import hash_model, save_model
 from expunge.quant import bnb_store
@@ -27,7 +25,6 @@ from expunge.quant.gridded import GridQuantizer
 from expunge.quant.llmc_awq import LLMCompressorAWQ
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from expunge.quant.base import Quantizer, TensorCoverage
@@ -102,18 +99,24 @@ def write_compressed(order: Order, folder: Path) -> Written:
     divided = set(factors(model, packed))
     coverage = tuple(_told(tensor, order.calibration, divided) for tensor in quantizer.coverage(model))
     stored = deploy(model, packed)
-    _save(order, folder, packed_state(model, stored), quantization_config(model, stored))
+    save_model(
+        model,
+        order.tokenizer,
+        folder,
+        state=packed_state(model, stored),
+        quantization=quantization_config(model, stored),
+    )
     return Written(coverage, hash_model(model))
 
 
 def write_bitsandbytes(order: Order, folder: Path) -> Written:
     """Packed weights as bitsandbytes has them."""
     quantizer = bnb_store.require_bitsandbytes(order.quantizer)
-    with quantizer.applied(order.model) as transformed:
-        written = Written(transformed.coverage, hash_model(order.model))
     state = bnb_store.stored_state(order.model, quantizer)
-    _save(order, folder, state, bnb_store.bitsandbytes_config(order.model, quantizer))
-    return written
+    config = bnb_store.bitsandbytes_config(order.model, quantizer)
+    with quantizer.applied(order.model) as transformed:
+        save_model(order.model, order.tokenizer, folder, state=state, quantization=config)
+        return Written(transformed.coverage, hash_model(order.model))
 
 
 WRITERS: dict[str, Callable[[Order, Path], Written]] = {
@@ -129,10 +132,3 @@ def _told(tensor: TensorCoverage, calibration: Calibration | None, divided: set[
     if tensor.name.rpartition(".")[0] in divided:
         return replace(tensor, why_not=f"{tensor.why_not}, divided by the factors of the layers after it")
     return tensor
-
-
-def _save(order: Order, folder: Path, state: dict[str, Tensor], stored: dict[str, Any]) -> None:
-    save_model(order.model, order.tokenizer, folder, state=state)
-    path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    write_json(path, config | {"quantization_config": stored})

@@ -33,7 +33,7 @@ from expunge.files import (
     writing,
 )
 from expunge.model.disk import disk_errors
-from expunge.model.load import hash_model, save_model
+from expunge.model.load import hash_model, require_savable, save_model
 from expunge.model.memory import memory_errors
 from expunge.record import Stopwatch, hash_json, make_record
 from expunge.train.bar import no_other_bars
@@ -159,6 +159,7 @@ def _carry_out(
     for stage in request.recipe.stages:
         stage.check(request.corpus)
     model, tokenizer = load()
+    require_savable(model, tokenizer)
     dtype = model.dtype if request.save_dtype == "source" else getattr(torch, request.save_dtype)
     facts = request.facts(hash_model(model))
     partial = _claim_partial(output, facts, overwrite=overwrite)
