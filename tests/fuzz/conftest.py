@@ -30,7 +30,3 @@ def world(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Path:
         named = [word.replace("out", f"out{number}") for word in command]
         sandbox.run(copy, named, warm=True)
     return folder
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "fuzz: malformed inputs by the thousand; run with make fuzz")

@@ -122,6 +122,4 @@ class Sandbox:
 
     def close(self) -> None:
         """End the zygote."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=30)
+        self._process.communicate(timeout=30)

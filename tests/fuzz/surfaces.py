@@ -139,14 +139,10 @@ RECIPE = {
 }
 YAML = (
     *"2026-01-01|2026-99-99|!!python/object:os.system {}|!!binary //8=|&a [*a]|*b|{[a]: 1}".split("|"),
-    *"{{a: b}: c}|? [a]\n: b|<<: *a|1:30:00|12:99|.nan|.inf|0x10|0b2|0o99|1_000|1e400|~|\t- a|{a: 1, a: 2}".split(
-        "|"
-    ),
-    *"!!set {a, b}|!!omap [a: 1]|!!timestamp x|!!int x|!!float x|!!bool x|!!str 1|!!null x|!!map [1]".split(
-        "|"
-    ),
-    *"!!seq {a: 1}|!|%YAML 9.9|---\n---\n|a: b: c|'|\"\\x|@|`|>-|=|&a|-|?".split("|"),
-    *("- " * 3000 + "a", "[" * 20_000, "{a: " * 5000),
+    *"{{a: b}: c}|? [a]\n: b|<<: *a|1:30:00|12:99|.nan|.inf|0x10|0b2|0o99|1_000|1e400|~".split("|"),
+    *"\t- a|{a: 1, a: 2}|!!set {a, b}|!!omap [a: 1]|!!timestamp x|!!int x|!!float x|!!bool x".split("|"),
+    *"!!str 1|!!null x|!!map [1]|!!seq {a: 1}|!|%YAML 9.9|---\n---\n|a: b: c|'|\"\\x|@|`|>-|=".split("|"),
+    *("&a", "-", "?", "- " * 3000 + "a", "[" * 20_000, "{a: " * 5000),
 )
 LAUGHS = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9) if n else '1'}]" for n in range(12))
 KEYS = (

@@ -22,6 +22,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, cast
 
+from expunge.cli import main as cli
+
 ROOM = 3 << 30
 """Bytes of address space that a child may take beyond the zygote's: a bound that protects the machine."""
 LARGEST_FILE = 1 << 30
@@ -32,6 +34,7 @@ DIED = 70
 
 def serve(requests: TextIO, answers: TextIO) -> None:
     """Carry out requests until the other side closes the pipe."""
+    cli.quiet_libraries()
     for line in requests:
         request = json.loads(line)
         answer = carry_out(request)
@@ -111,8 +114,6 @@ def in_child(request: dict[str, Any], streams: Path, notes: dict[str, Any]) -> i
         module, _, name = request["call"].partition(":")
         cast("Callable[..., object]", getattr(importlib.import_module(module), name))(*request["with"])
         return 0
-    from expunge.cli import main as cli
-
     before = cli._report_bug
 
     def report_bug(error: Exception, *, debug: bool) -> None:
@@ -120,7 +121,6 @@ def in_child(request: dict[str, Any], streams: Path, notes: dict[str, Any]) -> i
         before(error, debug=debug)
 
     cli._report_bug = report_bug
-    cli.quiet_libraries()
     code = cli.main(request["argv"])
     if request.get("warm"):
         notes["modules"] = [name for name in sys.modules if not name.startswith("__")]

@@ -286,3 +286,22 @@ def test_what_the_work_raises_is_raised_to_the_listener() -> None:
 
     with pytest.raises(DataError):
         list(streamed(work))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "[" * 5000 + "]" * 5000,
+        '{"models": 7}',
+        '{"models": [{"name": "a"}]}',
+        '{"models": [{"name": "a", "role": "owner", "path": "x"}]}',
+        '{"models": [{"name": [], "role": "target", "path": {}}]}',
+    ],
+)
+def test_sources_that_no_audit_writes_are_refused(content: str, audit: Path, tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_bytes((audit / "summary.json").read_bytes())
+    (tmp_path / "sources.json").write_text(content)
+    with pytest.raises(DataError, match=r"sources\.json"):
+        open_shelf([tmp_path])

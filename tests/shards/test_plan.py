@@ -6,8 +6,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from expunge.errors import DataError
+from expunge.shards.manifest import Manifest
 from expunge.shards.plan import Cut, Row, content_of, number_of, plan_rows, spread_owners
 from expunge.types import Example
 
@@ -92,3 +94,38 @@ def test_numbers_are_functions_of_their_key() -> None:
     assert number_of(1, "a") == number_of(1, "a") != number_of(1, "b")
     assert number_of("ab", "c") != number_of("a", "bc")
     assert 0 <= number_of("x") < 1 << 63
+
+
+def changed(**row: object) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = [
+        {"id": str(n), "group": None, "content": "c", "near": None, "shard": n % 2, "slice": 0}
+        for n in range(4)
+    ]
+    rows[3] |= row
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("rows", "cut", "complaint"),
+    [
+        (changed(shard=2), {}, "lies outside"),
+        (changed(slice=3), {}, "lies outside"),
+        (changed(shard=-1), {}, "greater than or equal to 0"),
+        (changed(id="0"), {}, "the same id"),
+        (changed(), {"shards": 3}, "shard 2 has no rows"),
+        ([], {}, "has no rows"),
+        (changed(), {"shards": 10**9}, "less than or equal to"),
+        (changed(), {"slices": 10**9}, "less than or equal to"),
+    ],
+)
+def test_a_manifest_whose_rows_do_not_fit_its_cut_is_refused(
+    rows: list[dict[str, object]], cut: dict[str, int], complaint: str
+) -> None:
+    Manifest.model_validate(whole(changed(), {}))
+    with pytest.raises(ValidationError, match=complaint):
+        Manifest.model_validate(whole(rows, cut))
+
+
+def whole(rows: list[dict[str, object]], cut: dict[str, int]) -> dict[str, object]:
+    start = {"folder": "start", "weights": "0", "tokenizer": "0"}
+    return {"cut": {"shards": 2, "slices": 2} | cut, "training": {}, "start": start, "rows": rows}

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from expunge.corpus.writer import write_examples
 from expunge.errors import DataError
 from expunge.record import hash_json
+from expunge.train.gathering import recorded
 from expunge.train.ledger import BEGINNING, LEDGER, Entry, check_model, following, read_ledger, write_ledger
 from expunge.train.recipe import load_recipe
 from expunge.train.requests import Earlier, Requests, find_requests, hash_set, metric_of
@@ -165,3 +167,47 @@ def test_earlier_sets_are_found_where_they_lay_or_where_they_are_now(tmp_path: P
 def test_a_set_with_questions_is_judged_by_them() -> None:
     assert metric_of(FORGET) == "KnowMem"
     assert metric_of([one for one in FORGET if one.is_document]) == "VerMem"
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"\xff\xfe{}", "not UTF-8"),
+        (b"[" * 5000 + b"]" * 5000 + b"\n", "line 1 is not an entry"),
+        (b"{}\r{}\n", "line 1 is not an entry"),
+        (b"\n", "line 1 is not an entry"),
+    ],
+)
+def test_a_ledger_that_is_no_list_of_entries_is_refused(
+    content: bytes, complaint: str, tmp_path: Path
+) -> None:
+    (tmp_path / LEDGER).write_bytes(content)
+    with pytest.raises(DataError, match=complaint):
+        read_ledger(tmp_path)
+
+
+def test_a_metric_that_judges_no_request_is_refused() -> None:
+    with pytest.raises(ValidationError, match="metric"):
+        entry([], metric="ROUGE")
+
+
+@pytest.mark.parametrize(
+    ("record", "complaint"),
+    [
+        (b"", "Expecting value"),
+        (b"[]", "settings"),
+        (b"[" * 5000 + b"]" * 5000, "nested"),
+        (b"\xff", "UTF-8"),
+        (b'{"requests": []}', "result_sha256"),
+        (b'{"result_sha256": "result 1", "requests": [{"number": 1}]}', "requests.0"),
+        (b'{"result_sha256": 7, "requests": []}', "result_sha256"),
+    ],
+)
+def test_a_record_that_does_not_say_how_requests_stand_is_refused(
+    record: bytes, complaint: str, tmp_path: Path
+) -> None:
+    write_ledger(chain(1), tmp_path)
+    (tmp_path / "record.json").write_bytes(record)
+    with pytest.raises(DataError) as refused:
+        recorded(tmp_path)
+    assert complaint in refused.value.why

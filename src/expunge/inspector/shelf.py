@@ -10,14 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
-
 from expunge.audit.plan import Role
-from expunge.audit.sources import SOURCES, record_beside
+from expunge.audit.saved import SOURCES, read_sources
+from expunge.audit.sources import record_beside
 from expunge.errors import DataError, ModelError, did_you_mean
 from expunge.model.checkpoint import local_folder, require_checkpoint
-from expunge.parsing import load_json
-from expunge.registry import explain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,45 +120,14 @@ def _audit_in(folder: Path) -> Path | None:
 def _of_audit(audit: Path) -> tuple[list[Openable], list[str]]:
     found: list[Openable] = []
     lost: list[str] = []
-    for each in _sources(audit / SOURCES):
-        path = Path(each.path)
+    for each in read_sources(audit / SOURCES).get("models", ()):
+        path = Path(each["path"])
         if not (path / CONFIG).is_file():
-            lost.append(each.name)
+            lost.append(each["name"])
             continue
-        found.append(_openable(each.name, each.role, path))
+        found.append(_openable(each["name"], Role(each["role"]), path))
     target = next((each.path for each in found if each.role is Role.TARGET), None)
     return [replace(each, target=target) if each.role is Role.UNLEARNED else each for each in found], lost
-
-
-class _Source(BaseModel):
-    """What is read here of a model in an audit's sources."""
-
-    name: str
-    role: Role
-    path: str
-
-
-class _Sources(BaseModel):
-    models: list[_Source]
-
-
-def _sources(path: Path) -> list[_Source]:
-    """The models of an audit as its folder names them; none where it does not say.
-
-    Raises:
-        DataError: the file is not one that an audit writes.
-    """
-    if not path.is_file():
-        return []
-    try:
-        return _Sources.model_validate(load_json(path.read_bytes())).models
-    except ValueError as error:
-        reason = explain(error) if isinstance(error, ValidationError) else f"{error}."
-        raise DataError(
-            str(path),
-            why=f"an audit writes it otherwise: {reason}",
-            fix="Repeat the audit, or name the checkpoint folders instead of it.",
-        ) from error
 
 
 def _of_checkpoint(path: Path) -> list[Openable]:
