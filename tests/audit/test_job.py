@@ -14,6 +14,7 @@ from expunge.audit.grid import Audit
 from expunge.audit.job import AuditJob
 from expunge.audit.plan import Role
 from expunge.audit.repeats import SAME
+from expunge.audit.sources import write_sources
 from expunge.errors import DataError, ModelError, OutputError, RecipeError
 from expunge.record import Stopwatch, make_record
 from tests.tiny import tiny, tiny_tokenizer
@@ -225,7 +226,7 @@ def test_a_model_is_loaded_with_its_tokenizer_on_the_best_device(
 def test_what_models_and_probes_came_from_is_kept(
     job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
 ) -> None:
-    monkeypatch.setattr(Audit, "run", lambda *_, **__: "summary")
+    monkeypatch.setattr(Audit, "run", lambda self, **_: write_sources(self.folder, self.sources))
     record = make_record(command="unlearn", watch=Stopwatch())
     (tmp_path / "unlearned" / "record.json").write_text(json.dumps(record))
     target = checkpoint(tmp_path / "target")

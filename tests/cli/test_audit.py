@@ -47,6 +47,22 @@ def test_what_comes_back_is_told_without_a_target(owner: Path) -> None:
     assert cell["recovery"]["told"] in ("differs", "same", "cannot tell")
 
 
+def test_an_edited_cell_is_named_and_measured_again(owner: Path) -> None:
+    asked = (*ALONE, "--metric", "knowmem_forget")
+    assert expunge(*asked).code == 0
+    before = summary_of(owner / "out")
+    (cell,) = (owner / "out" / "cells").glob("*.parquet")
+    cell.write_bytes(cell.read_bytes()[:100])
+    said = expunge(*asked)
+    assert said.code == 0
+    (line,) = (line for line in said.err.splitlines() if line.startswith("warning"))
+    assert line == (
+        f"warning target · full · knowmem_forget (cells/{cell.name}) was changed after it was measured: "
+        "it was made again."
+    )
+    assert summary_of(owner / "out") == before
+
+
 def test_metrics_by_name(owner: Path) -> None:
     said = expunge(*ALONE, "--metric", "knowmem_forget", "--metric", "utility")
     assert said.code == 0, said.err

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from expunge.audit.saved import file_hashes
 from tests.cli.conftest import expunge
 from tests.report.made import Made
 
@@ -31,7 +33,20 @@ def test_revealing_is_said_aloud(audit: Path) -> None:
     said = expunge("report", "runs/audit", "--reveal")
     assert said.code == 0
     assert "warning the file holds the texts that were to be forgotten." in said.err
-    assert "secret witness" in (audit / "report.html").read_text()
+    assert said.out == "done runs/audit/report-revealed.html\n"
+    assert "secret witness" in (audit / "report-revealed.html").read_text()
+    assert not (audit / "report.html").exists()
+
+
+def test_an_edited_file_of_the_audit_is_said_aloud(audit: Path) -> None:
+    record = json.loads((audit / "record.json").read_text())
+    record["files"] = file_hashes(audit, [audit / "scores.parquet", audit / "summary.json"])
+    (audit / "record.json").write_text(json.dumps(record))
+    assert "warning" not in expunge("report", "runs/audit").err
+    (audit / "summary.json").write_text((audit / "summary.json").read_text() + "\n")
+    said = expunge("report", "runs/audit", "--format", "csv")
+    assert said.code == 0
+    assert "warning summary.json was changed after the audit wrote it" in said.err
 
 
 def test_two_runs_side_by_side(audit: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,57 @@ def test_the_audits_page_is_masked(run: Run) -> None:
     assert "witness" not in page
     revealed = ReportJob(runs=(run.folder,), reveal=True).run()
     assert "witness" in revealed.read_text()
+
+
+def test_the_page_with_texts_leaves_the_one_to_share_and_is_its_owner_s_alone(
+    run: Run, tmp_path: Path
+) -> None:
+    masked = write_page(run.folder)
+    before = masked.read_bytes()
+    job = ReportJob(runs=(run.folder,), reveal=True)
+    revealed = job.run()
+    assert (revealed.name, masked.read_bytes()) == ("report-revealed.html", before)
+    assert stat.S_IMODE(revealed.stat().st_mode) == 0o600
+    assert job.run() == revealed
+    assert stat.S_IMODE(revealed.stat().st_mode) == 0o600
+    elsewhere = ReportJob(runs=(run.folder,), reveal=True, output=tmp_path).run()
+    assert elsewhere == tmp_path / "report-revealed.html"
+    assert stat.S_IMODE(elsewhere.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("form", NAMES)
+def test_what_the_program_did_not_write_is_kept(run: Run, form: Format) -> None:
+    mine = run.folder / NAMES[form]
+    if form in ("png", "svg"):
+        mine.mkdir()
+        (mine / "holiday.png").write_text("mine")
+    else:
+        mine.write_text("mine, and not a report")
+    with pytest.raises(OutputError, match="not a report as expunge wrote it"):
+        ReportJob(runs=(run.folder,), format=form).run()
+    assert mine.is_dir() or mine.read_text() == "mine, and not a report"
+    assert ReportJob(runs=(run.folder,), format=form, overwrite=True).run() == mine
+    assert ReportJob(runs=(run.folder,), format=form).run() == mine
+
+
+def test_an_edited_model_card_is_kept(run: Run) -> None:
+    job = ReportJob(runs=(run.folder,), format="md")
+    card = job.run()
+    card.write_text(card.read_text().replace("## Unlearning audit", "## My model"))
+    with pytest.raises(OutputError, match="already exists"):
+        job.run()
+
+
+def test_a_link_is_no_report(run: Run, tmp_path: Path) -> None:
+    page = write_page(run.folder).rename(tmp_path / "page.html")
+    (run.folder / "report.html").symlink_to(page)
+    with pytest.raises(OutputError, match="already exists"):
+        write_page(run.folder)
+
+
+def test_a_page_of_two_runs_is_replaced_like_any_other(run: Run) -> None:
+    job = ReportJob(runs=(run.folder, run.folder))
+    assert job.run() == job.run() == run.folder / "side-by-side.html"
 
 
 def test_two_runs(run: Run, tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ What is read is valid or refused by name; nothing is made of a file that no audi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from expunge.audit.plan import Role
 from expunge.errors import DataError
@@ -164,6 +164,22 @@ class Diagnosis(_Loose):
     prediction: str | None = None
     total: UpdateTotal | None = None
 
+    @model_validator(mode="after")
+    def _bars_fit_their_edges(self) -> Self:
+        shifts = self.total.shifts if self.total is not None else None
+        if shifts and len(shifts) != len(self.shift_edges or ()) + 1:
+            raise ValueError("total.shifts: one more number is needed than shift_edges has")
+        return self
+
+
+class CalibrationFacts(_Loose):
+    """The text a quantizer was calibrated on (``CalibrationSource.facts``)."""
+
+    name: str
+    samples: Count
+    length: Count
+    seed: int
+
 
 COVERAGE = TypeAdapter(list[CoverageGroup])
 DIAGNOSIS = TypeAdapter(Diagnosis)
@@ -202,7 +218,7 @@ def file_hashes(folder: Path, paths: Iterable[Path]) -> dict[str, str]:
 
 
 def last_record(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """The record of an audit that goes on, and what is wrong with it: one that cannot be read is replaced."""
+    """The record of an audit that goes on, and what is wrong with it; one that cannot be read is empty."""
     try:
         return read_record(folder / RECORD), []
     except DataError as error:

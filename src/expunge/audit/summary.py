@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from expunge.audit.advice import LeftOut, Want
 from expunge.audit.plan import FULL, Kind, Role
-from expunge.audit.saved import COVERAGE, DIAGNOSIS, invalid
+from expunge.audit.saved import COVERAGE, DIAGNOSIS, CalibrationFacts, invalid
 from expunge.audit.stats import Estimate
 from expunge.audit.verdict import Verdict
 from expunge.files import write_json
@@ -60,6 +60,13 @@ class TransformColumn(_Frozen):
     family: str = ""
     target_retention: dict[str, Estimate] = {}
     broken: str | None = None
+
+    @field_validator("calibration")
+    @classmethod
+    def _calibration_is_read_back(cls, facts: dict[str, Any] | None) -> dict[str, Any] | None:
+        if facts is not None:
+            CalibrationFacts.model_validate(facts)
+        return facts
 
 
 class MetricBlock(_Frozen):
@@ -192,6 +199,8 @@ class Summary(_Frozen):
         names = {metric.name for metric in self.metrics}
         if FULL.label not in labels:
             raise ValueError(f"transforms: {FULL.label!r} is missing")
+        if any(column.label == FULL.label and column.broken is not None for column in self.transforms):
+            raise ValueError("transforms: full precision breaks no model")
         rows = [("cells", row.model, row.transform) for row in self.cells]
         rows += [("verdicts", row.model, row.transform) for row in self.verdicts]
         for kind, model, label in rows:

@@ -25,7 +25,7 @@ def report(
         bool, typer.Option("--reveal", help="Show the texts of the items: not for everybody's eyes.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what is already at --output.")
+        bool, typer.Option("--overwrite", help="Replace whatever is already there.")
     ] = False,
 ) -> None:
     """Write the report of an audit: one HTML file that needs nothing else.

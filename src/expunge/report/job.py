@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from expunge.errors import OutputError, RecipeError
 from expunge.files import require_writable, write_text, write_with
 from expunge.report.run import Run, read_run
+from expunge.report.verdicts import edited
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,14 +26,18 @@ NAMES: dict[Format, str] = {
     "svg": "figures-svg",
 }
 """What a report is called in the audit's folder."""
+REVEALED = "report-revealed.html"
+"""The page that shows texts has another name, so that it never takes the place of the one to share."""
+SIDE_BY_SIDE = "side-by-side.html"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportJob:
     """A report of one run, or of two side by side (HTML only).
 
-    ``output``: a file, or a folder to put it in; default: the (first) audit's folder. ``reveal`` puts
-    the texts of the items into the HTML file, which must then not be shared with those who may not
+    ``output``: a file, or a folder to put it in; default: the (first) audit's folder, where an earlier
+    report is replaced and nothing else without ``overwrite``. ``reveal`` puts the texts of the items into
+    the HTML file, which then only its owner can read, and which must not be shared with those who may not
     read the forget set.
     """
 
@@ -52,10 +58,37 @@ class ReportJob:
         self._check()
         target = self._target()
         runs = [read_run(folder) for folder in self.runs]
-        target = target or runs[0].folder / (NAMES[self.format] if len(runs) == 1 else "side-by-side.html")
+        target = target or self._default(runs[0].folder)
         if self.format in ("png", "svg"):
             return _figures(runs[0], target, self.format)
-        write_text(target, self._text(runs))
+        text = self._text(runs)
+        if self.reveal:
+            _write_private(target, text)
+        else:
+            write_text(target, text)
+        return target
+
+    def warnings(self) -> list[str]:
+        """What a reader of the report must know of the files it was drawn from: those that were edited."""
+        return [text for folder in self.runs for text in edited(read_run(folder))]
+
+    @property
+    def _name(self) -> str:
+        if self.reveal:
+            return REVEALED
+        return NAMES[self.format] if len(self.runs) == 1 else SIDE_BY_SIDE
+
+    def _default(self, folder: Path) -> Path:
+        """Where the report goes if nothing else is asked: never over what no report is."""
+        from expunge.report.ours import is_report
+
+        target = folder / self._name
+        if os.path.lexists(target) and not self.overwrite and not is_report(target, self.format):
+            raise OutputError(
+                f"{target} already exists",
+                why="it is not a report as expunge wrote it, and is not written over unless you say so.",
+                fix="Move it away, choose another --output, or pass --overwrite to replace it.",
+            )
         return target
 
     def _check(self) -> None:
@@ -82,7 +115,7 @@ class ReportJob:
         """The file asked for, if any; refused before anything is read."""
         if self.output is None:
             return None
-        target = self.output / NAMES[self.format] if self.output.is_dir() else self.output
+        target = self.output / self._name if self.output.is_dir() else self.output
         require_writable(target)
         if target.exists() and not self.overwrite:
             raise OutputError(
@@ -95,13 +128,14 @@ class ReportJob:
     def _text(self, runs: list[Run]) -> str:
         from expunge.report.document import document, to_csv
         from expunge.report.markdown import to_markdown
+        from expunge.report.ours import signed
         from expunge.report.page import render, render_two
 
         if len(runs) == 2:
             return render_two(*runs)
         writers: dict[str, Callable[[Run], str]] = {
             "html": lambda run: render(run, reveal=self.reveal),
-            "md": to_markdown,
+            "md": lambda run: signed(to_markdown(run)),
             "csv": to_csv,
             "json": lambda run: json.dumps(document(run).model_dump(mode="json"), indent=2) + "\n",
         }
@@ -111,6 +145,17 @@ class ReportJob:
 def write_page(folder: Path) -> Path:
     """The masked page of a finished audit, in its folder: what the audit and the demo leave."""
     return ReportJob(runs=(folder,)).run()
+
+
+def _write_private(target: Path, text: str) -> None:
+    """Write a file that nobody but its owner can read, whole or not at all."""
+
+    def save(path: Path) -> None:
+        path.touch(mode=0o600)
+        path.write_text(text, encoding="utf-8")
+
+    write_with(target, save)
+    target.chmod(0o600)
 
 
 def _figures(run: Run, folder: Path, suffix: str) -> Path:

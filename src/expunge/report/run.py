@@ -18,9 +18,8 @@ from expunge.audit.saved import (
 )
 from expunge.audit.stats import Estimate
 from expunge.audit.summary import CellSummary, MetricBlock, ModelRow, Summary, read_summary
-from expunge.errors import DataError, RecipeError
+from expunge.errors import DataError
 from expunge.files import RECORD
-from expunge.quant.parse import parse_quantizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -115,14 +114,12 @@ class Run:
         return {column.label for column in self.summary.transforms if column.broken is not None}
 
     def family(self, label: str) -> str:
-        """The family of a quantizer: what the audit says, else what its label stands for."""
+        """The family of a quantizer: what the audit says; before version 3 its label alone told."""
         column = self.summary.column(label)
         if column is None or column.kind is not None:
             return "" if column is None else column.family
-        try:
-            return parse_quantizer(label).family
-        except RecipeError:
-            return ""
+        name = label.removeprefix("llmc-")
+        return next((family for family in ("gptq", "awq", "gguf") if name.startswith(family)), "")
 
     @cached_property
     def _kinds(self) -> dict[str, Kind]:
