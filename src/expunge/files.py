@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -27,6 +28,7 @@ FREE_SPACE_FIX = "Free some space or choose another folder with --output."
 
 OWN = ".expunge-"
 """Stands in the name of every folder and lock that a run puts beside its output: nobody else's has it."""
+LEFTOVER = re.compile(rf"\.(?P<name>.+){re.escape(OWN)}[a-z0-9_]{{8}}")
 MayReplace = Callable[[Path], bool]
 """Whether what lies at a path may be replaced."""
 
@@ -105,7 +107,7 @@ def claiming(target: Path, *, beside: Path | None = None, shared: bool = False) 
     Raises:
         OutputError: another run holds it, or nothing can be written there.
     """
-    require_writable(target)
+    _refuse_unwritable(target)
     with ExitStack() as stack:
         try:
             for parent in [each for each in target.absolute().parents if not each.exists()][::-1]:
@@ -150,6 +152,14 @@ def remove_leftovers(target: Path, *, beside: Path | None = None) -> None:
             shutil.rmtree(folder, ignore_errors=True)
         finally:
             unlock(lock)
+
+
+def remove_leftovers_in(folder: Path) -> None:
+    """Remove what killed runs left beside anything in ``folder``; see ``remove_leftovers``."""
+    if folder.is_dir():
+        matches = [LEFTOVER.fullmatch(path.name) for path in folder.iterdir()]
+        for name in {match["name"] for match in matches if match is not None}:
+            remove_leftovers(folder / name)
 
 
 def discard(folder: Path) -> None:
@@ -369,9 +379,16 @@ def refuse_link(path: Path) -> None:
 def require_writable(target: Path) -> None:
     """Refuse a path that nothing can be written to; nothing is created to find out.
 
+    What killed runs left beside it is removed.
+
     Raises:
         OutputError: a file stands where a folder would have to be, or the folder may not be written to.
     """
+    _refuse_unwritable(target)
+    remove_leftovers(target)
+
+
+def _refuse_unwritable(target: Path) -> None:
     folder = next(parent for parent in target.absolute().parents if os.path.lexists(parent))
     if not folder.is_dir():
         why = f"{folder} is not a folder."

@@ -20,7 +20,7 @@ from expunge.audit.saved import FILES, last_record
 from expunge.audit.store import AnyPart, Cell, CellStore, NotePart, write_long
 from expunge.corpus.readers import read_examples
 from expunge.errors import RecipeError
-from expunge.files import RECORD, claiming, make_private, temporary_folder, write_json
+from expunge.files import RECORD, claiming, make_private, remove_leftovers_in, temporary_folder, write_json
 from expunge.model.memory import memory_errors
 from expunge.record import Stopwatch, make_record
 
@@ -87,6 +87,9 @@ class Assault:
         """Measure what is missing; write ``scores.parquet``, ``summary.json`` and ``record.json``."""
         watch = Stopwatch()
         make_private(self.folder)
+        make_private(self.store.folder)
+        remove_leftovers_in(self.folder)
+        remove_leftovers_in(self.store.folder)
         for _, own in groupby(self.missing, key=lambda part: part.source.name):
             self._measure(list(own))
         self._tell("")

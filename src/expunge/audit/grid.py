@@ -18,7 +18,7 @@ from expunge.audit.saved import FILES, SCORES, SUMMARY, file_hashes, last_record
 from expunge.audit.sources import SOURCES, write_sources
 from expunge.audit.store import Cell, CellStore
 from expunge.audit.witnesses import Witnesses
-from expunge.files import RECORD, make_private, write_json
+from expunge.files import RECORD, make_private, remove_leftovers_in, write_json
 from expunge.model.workers import worker_pool
 from expunge.record import Stopwatch, make_record
 from expunge.score.observer import Observer
@@ -77,7 +77,9 @@ class Audit:
         """
         watch = Stopwatch()
         make_private(self.folder)
-        make_private(self.folder / "cells")
+        make_private(self.store.folder)
+        remove_leftovers_in(self.folder)
+        remove_leftovers_in(self.store.folder)
         every = self.all_parts()
         last, unreadable = last_record(self.folder)
         damaged = unreadable + self.store.discard_damaged(every, last.get(FILES, {}))

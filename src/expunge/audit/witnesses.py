@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from expunge.audit.loaded import Loaded
 from expunge.audit.parts import CONTROL, DIAGNOSTICS
 from expunge.audit.plan import Role
+from expunge.files import remove_leftovers_in
 from expunge.metrics.beside import BesideControl, Witness
 from expunge.record import hash_json
 
@@ -69,6 +70,7 @@ class Witnesses:
         """Give the room back."""
         if self.folder.is_symlink():
             return
+        remove_leftovers_in(self.folder)
         for path in self.folder.glob("*.safetensors"):
             if OWN_NAMES.fullmatch(path.name):
                 path.unlink(missing_ok=True)
