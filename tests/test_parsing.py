@@ -92,6 +92,7 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("!!float .", "float"),
         ("!!map 3", "expected a mapping"),
         ("a: =", "constructor"),
+        (r'a: "\ud800"', "half a character"),
         ("a: \0", "special characters"),
         ("#" * (MAX_YAML_CHARACTERS + 1), "characters"),
     ],

@@ -67,7 +67,8 @@ def load_yaml(text: str) -> Any:
 
     Raises:
         ParseError: it is malformed or longer than ``MAX_YAML_CHARACTERS``, a mapping has a key twice or one
-            that is not text, a whole number is too long, or there are too many values or levels.
+            that is not text, a whole number is too long, there are too many values or levels, or half a
+            character.
     """
     if len(text) > MAX_YAML_CHARACTERS:
         raise ParseError(f"it has {len(text):,} characters; {MAX_YAML_CHARACTERS:,} are read at most")
@@ -86,6 +87,10 @@ def load_yaml(text: str) -> Any:
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise ParseError(" ".join(str(error).split()) or type(error).__name__) from error
     _check_nesting(value, most=MAX_YAML_VALUES)
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ParseError("it holds half a character (a lone surrogate), which no file can store") from error
     return value
 
 

@@ -21,6 +21,14 @@ MUSE = {"knowmem": {"forget_qa": ROWS, "retain_qa": ROWS[:1]}, "raw": {"forget":
 CARD = "---\nconfigs:\n{}---\n"
 
 
+class Undecodable:
+    """A dataset whose second row needs a decoder that is not installed."""
+
+    def __iter__(self) -> Any:
+        yield {"text": "a"}
+        raise ImportError("To support decoding images, please install 'Pillow'.")
+
+
 class Hub:
     """What ``load_dataset`` was asked, answered from memory."""
 
@@ -31,6 +39,10 @@ class Hub:
         self.asked.append((name, config, split, revision))
         if name == "org/absent":
             raise datasets.exceptions.DatasetNotFoundError("Dataset 'org/absent' doesn't exist on the Hub.")
+        if name == "org/broken":
+            raise datasets.exceptions.DatasetGenerationError("An error occurred while generating it.")
+        if name == "org/undecodable":
+            return Undecodable()
         if name == "org/offline":
             raise ConnectionError("Couldn't reach the Hub")
         if config not in MUSE:
@@ -73,6 +85,8 @@ def test_the_only_split_needs_no_name_and_several_do(hub: Hub) -> None:
     [
         ("org/absent", {}, "dataset 'org/absent': the Hub could not give it: .*doesn't exist"),
         ("org/absent@v2", {}, "dataset 'org/absent' at revision v2"),
+        ("org/broken", {}, "dataset 'org/broken': the Hub could not give it: An error occurred"),
+        ("org/undecodable", {}, "org/undecodable, row 2: it cannot be read: ImportError: To support"),
         ("org/offline", {}, "Couldn't reach the Hub.*without a network, download it first"),
         ("org/muse", {}, "pick one among.*'knowmem', 'raw'"),
         ("org/muse", {"config": "raw", "split": "retain"}, "Unknown split 'retain'"),
@@ -148,3 +162,11 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingExtraError, match=r'pip install "expunge\[hub\]"'):
         read_examples("org/name")
+
+
+@pytest.mark.parametrize("state", ["{}", "[]", "{", "null", '{"_data_files": [{"filename": 3}]}'])
+def test_a_damaged_saved_dataset_is_refused(tmp_path: Path, state: str) -> None:
+    datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "one")
+    (tmp_path / "one" / "state.json").write_text(state)
+    with pytest.raises(DataError, match="the saved dataset is damaged"):
+        read_examples(tmp_path / "one")

@@ -129,7 +129,7 @@ def test_a_nested_parquet_table_is_read(tmp_path: Path) -> None:
         ("forget.csv", b"text,person\n,b\n", "forget.csv, row 1: its 'text' is empty"),
         ("forget.csv", b'text\n"a" b\n', "forget.csv, line 2: not CSV"),
         ("forget.csv", b"", "forget.csv: it holds no examples"),
-        ("forget.parquet", b"PAR1 not really", "forget.parquet: not a Parquet file"),
+        ("forget.parquet", b"PAR1 not really", "forget.parquet: not a Parquet file that can be read"),
         (
             "forget.jsonl",
             b'{"text": "a", "text": "b"}',
@@ -268,3 +268,20 @@ def test_a_parquet_value_that_cannot_be_read_is_named_with_its_row(tmp_path: Pat
 def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "forget.jsonl")
     assert "it is no regular file" in refusal(tmp_path / "forget.jsonl")
+
+
+SHARED = Path(__file__).parents[3] / "shared" / "cases" / "data"
+"""Files that failed, where they lie beside the repository; the tests above make inputs of the same kinds."""
+
+
+def test_files_that_once_failed_are_refused_by_name() -> None:
+    for path in sorted(SHARED.glob("data_*")):
+        fields = {"place": "label"} if "number_digits" in path.name else None
+        assert refusal(path, fields=fields).startswith(str(path))
+
+
+def test_a_number_of_many_digits_is_refused_where_it_is_asked_for(tmp_path: Path) -> None:
+    row = {"question": "a", "answer": "b", "label": "9" * 6000}
+    path = jsonl(tmp_path / "forget.jsonl", [row])
+    assert "its 'label' is text, not a whole number" in refusal(path, fields={"place": "label"})
+    assert read_examples(path)[0].completion == "b"  # a column that nobody asked for is nobody's

@@ -121,6 +121,14 @@ def test_a_row_that_is_no_object_is_named(job: FairJob) -> None:
         job.run()
 
 
+def test_a_row_without_a_group_is_named(job: FairJob) -> None:
+    made = rows(10, 0)
+    del made[3]["group"]
+    write(job.calibration, made)
+    with pytest.raises(DataError, match=r"fit.jsonl, row 4: it has no 'group'"):
+        job.run()
+
+
 def test_data_to_decide_needs_no_label(job: FairJob) -> None:
     assert job.data is not None
     write(job.data, [{**row, "label": None} for row in rows(5, 0)])

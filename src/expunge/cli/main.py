@@ -31,6 +31,7 @@ from expunge.cli import (
     shards,
     unlearn,
 )
+from expunge.cli.advice import fitting, typed_verb
 from expunge.errors import ExpungeError, OutputError, printable, shortened
 from expunge.quiet import quiet_loggers
 from expunge.terminal import Terminal, echo, message_panel
@@ -124,13 +125,13 @@ def main(arguments: list[str]) -> int:
     try:
         return _carried_out([argument for argument in arguments if argument != DEBUG])
     except ExpungeError as error:
-        _report(error, debug=debug)
+        _report(error, arguments, debug=debug)
         return REFUSED
     except OSError as error:  # a path that is too long, a folder that may not be read, a full disk
-        _report(_refusal(error), debug=debug)
+        _report(_refusal(error), arguments, debug=debug)
         return REFUSED
     except MemoryError:
-        _report(OUT_OF_MEMORY, debug=debug)
+        _report(OUT_OF_MEMORY, arguments, debug=debug)
         return REFUSED
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
@@ -172,10 +173,11 @@ def _report_interruption() -> None:
     Terminal(stderr=True).print("\nInterrupted. Repeat the same command to go on from the last checkpoint.")
 
 
-def _report(error: ExpungeError, *, debug: bool) -> None:
+def _report(error: ExpungeError, arguments: list[str], *, debug: bool) -> None:
     if debug:
         traceback.print_exc()
-    _show([(error.what, "bold"), (error.why, ""), (error.fix, "green")], title="refused")
+    fix = fitting(error.fix, typed_verb(typer.main.get_command(app), arguments))
+    _show([(error.what, "bold"), (error.why, ""), (fix, "green")], title="refused")
 
 
 def _report_bug(error: BaseException, *, debug: bool) -> None:

@@ -81,10 +81,12 @@ def read_parquet(path: Path) -> Iterator[Row]:
             for row in _rows_of(batch, path, number):
                 number += 1
                 yield Row(f"{path}, row {number}", f"{path.stem}:{number}", row)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the file system
+            raise
         raise DataError(
             str(path),
-            why=f"not a Parquet file: {error}.",
+            why=f"not a Parquet file that can be read: {error}.",
             fix="Write it again, or give it its real ending.",
         ) from error
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+UNREADABLE = (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError)
+"""What ``datasets`` raises over files that are damaged or that it has no decoder for."""
 SAVED = ("dataset_dict.json", "dataset_info.json")
 
 
@@ -26,7 +28,7 @@ def hub_rows(name: str, *, config: str | None, split: str | None, revision: str 
     datasets = _library(name)
     try:
         loaded = datasets.load_dataset(name, config, split=split, revision=revision)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (*UNREADABLE, datasets.exceptions.DatasetsError) as error:
         at = f" at revision {revision}" if revision else ""
         raise DataError(
             f"dataset {name!r}{at}",
@@ -48,10 +50,10 @@ def saved_rows(folder: Path, *, split: str | None) -> Iterator[Row]:
     datasets = _library(str(folder))
     try:
         loaded = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError) as error:
+    except (*UNREADABLE, datasets.exceptions.DatasetsError) as error:
         raise DataError(
             str(folder),
-            why=f"the saved dataset is damaged: {error}.",
+            why=f"the saved dataset is damaged: {type(error).__name__}: {error}.",
             fix="Save it again with save_to_disk.",
         ) from error
     if split is not None and not isinstance(loaded, Mapping):
@@ -69,8 +71,16 @@ def _dataset_rows(loaded: Any, *, name: str, stem: str, split: str | None) -> It
         loaded = loaded[split]
     label = f"{stem}/{split}" if split else stem
     where = f"{name}, split {split}" if split else name
-    for number, values in enumerate(loaded, 1):
-        yield Row(f"{where}, row {number}", f"{label}:{number}", values)
+    number = 0
+    try:
+        for number, values in enumerate(loaded, 1):
+            yield Row(f"{where}, row {number}", f"{label}:{number}", values)
+    except UNREADABLE as error:
+        raise DataError(
+            f"{where}, row {number + 1}",
+            why=f"it cannot be read: {type(error).__name__}: {error}.",
+            fix="Correct the row, or save the dataset without the column that holds it.",
+        ) from error
 
 
 def the_split(name: str, splits: list[str], wanted: str | None) -> str:

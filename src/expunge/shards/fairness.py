@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, cast, get_args
 
 import numpy as np
 
-from expunge.corpus.formats import READERS
-from expunge.corpus.rows import kind
+from expunge.corpus.formats import READERS, Reader
+from expunge.corpus.rows import Row, kind
 from expunge.errors import DataError, RecipeError, did_you_mean
 from expunge.files import claim_file, nothing, write_text
 from expunge.shards.fair import (
@@ -139,7 +139,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             fix="Give what 'shards predict' wrote.",
         )
     rows = []
-    for row in reader(path):
+    for row in _read(reader, path):
         if not isinstance(row.values, dict):
             raise DataError(
                 row.where,
@@ -150,6 +150,15 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if not rows:
         raise DataError(str(path), why="it holds no rows.", fix="Check that this is the right file.")
     return rows
+
+
+def _read(reader: Reader, path: Path) -> list[Row]:
+    try:
+        return list(reader(path))
+    except OSError as error:
+        raise DataError(
+            str(path), why=f"{error.strerror or error}.", fix="Check that the file can be read."
+        ) from error
 
 
 def table_of(path: Path, ballots: Ballots, names: Sequence[str]) -> Table:
