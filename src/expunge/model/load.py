@@ -210,7 +210,7 @@ def save_model(
     with writing(Path(folder), may_replace=may_replace) as scratch:
         _write(model, tokenizer, scratch, state, quantization)
         again = load_model(scratch, trust_remote_code=_has_own_code(model), masked=is_masked(model))
-        require_same(model, again, Path(folder))
+        require_same(model, again, Path(folder).name)
 
 
 def require_savable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:

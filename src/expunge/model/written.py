@@ -12,7 +12,6 @@ Shapes: B sequences, T positions, V vocabulary.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +23,7 @@ from expunge.model.arch import vocabulary
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+ON_CPU = "cpu"
 TOKENS = 8
 """Positions that both models are asked about."""
 CLOSE = {torch.float64: 1e-6, torch.float32: 1e-4}
@@ -31,10 +31,11 @@ CLOSE = {torch.float64: 1e-6, torch.float32: 1e-4}
 CLOSE_IN_HALF = 2e-2
 
 
-def require_same(model: nn.Module, again: nn.Module, folder: Path) -> None:
+def require_same(model: nn.Module, again: nn.Module, name: str) -> None:
     """Refuse a written checkpoint, read as ``again``, that is not the ``model`` it was written from.
 
     All tensors are compared bit for bit, then the logits of a few tokens on the device of ``model``.
+    ``name`` is what the refusal calls the checkpoint.
 
     Raises:
         ModelError: a tensor or the logits differ.
@@ -42,17 +43,17 @@ def require_same(model: nn.Module, again: nn.Module, folder: Path) -> None:
     ours, theirs = model.state_dict(), again.state_dict()
     absent = sorted(ours.keys() ^ theirs.keys())
     if absent:
-        raise _differs(folder, f"{absent[0]} is in one of them only ({len(absent)} tensors)")
+        raise _differs(name, f"{absent[0]} is in one of them only ({len(absent)} tensors)")
     changed = [name for name, tensor in ours.items() if not same_values(tensor, theirs[name])]
     if changed:
-        raise _differs(folder, f"{len(changed)} of {len(ours)} tensors differ, {changed[0]} first")
+        raise _differs(name, f"{len(changed)} of {len(ours)} tensors differ, {changed[0]} first")
     with evaluating(model, again), torch.no_grad():
         tokens_BT = probe_tokens(model)
         here = _logits(model, tokens_BT)
         there = _logits_with(again, ours, tokens_BT)
     if not close(here, there):
         apart = float((here.float() - there.float()).abs().max())
-        raise _differs(folder, f"its weights are the same, but its logits are up to {apart:.3g} apart")
+        raise _differs(name, f"its weights are the same, but its logits are up to {apart:.3g} apart")
 
 
 def same_values(ours: Tensor, theirs: Tensor) -> bool:
@@ -106,13 +107,14 @@ def _logits_with(again: nn.Module, tensors: dict[str, Tensor], tokens_BT: Tensor
     They hold the same numbers as its own, so what remains to differ is what its configuration made of it.
     What it computes itself (the frequencies of rotary positions, say) is small and is moved.
     """
-    if tokens_BT.device.type == "cpu":
+    if tokens_BT.device.type == ON_CPU:
         return _logits(again, tokens_BT)
     for module in again.modules():
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(tokens_BT.device))
     options = {"input_ids": tokens_BT, "use_cache": False}
-    logits_BTV: Tensor = torch.func.functional_call(again, tensors, kwargs=options).logits
+    answer: Any = torch.func.functional_call(again, tensors, kwargs=options, tie_weights=False)
+    logits_BTV: Tensor = answer.logits
     return logits_BTV
 
 
@@ -120,9 +122,9 @@ def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def _differs(folder: Path, why: str) -> ModelError:
+def _differs(name: str, why: str) -> ModelError:
     return ModelError(
-        f"the checkpoint written to {folder} is not the model in memory",
+        f"the checkpoint written to {name} is not the model in memory",
         why=f"{why}. It was removed again.",
         fix="Please report it with the name of the model; transformers may save this one in another way.",
     )
