@@ -41,8 +41,11 @@ REQUESTED = (
     tuple("audit two --forget forget.jsonl --metric probability -o out".split()),
     tuple("runs .".split()),
 )
+ADAPTER = tuple("merge target --subtract adapted -o out".split())
+LAYERS = tuple("merge target --fuse layers -o out".split())
+SWAP = ("unlearn", "target", *SETS, *"-r whp --set stages.1.anchors=anchors.json -o out".split())
 OTHERS = (
-    tuple("merge target --out out".split()),
+    *(ADAPTER, LAYERS),
     tuple("ledger two".split()),
     tuple("attack one --target target -a prune".split()),
 )
@@ -62,7 +65,7 @@ OPTIONS = {
     "report": "--format",
     "runs": "",
     "inspect": "--port --budget --host",
-    "merge": "--add --subtract --contrast --keep --fuse --out",
+    "merge": "--add --subtract --contrast --keep --fuse",
     "ledger": "--gather",
     "attack": "--attack --retrained --forget --retain --probes --metric",
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz.commands import FAIR, MODEL, PLAN, REPORTS
+from tests.fuzz.commands import ADAPTER, FAIR, LAYERS, MODEL, PLAN, REPORTS, SWAP
 from tests.fuzz.sandbox import Sandbox
 
 
@@ -26,7 +26,7 @@ def world(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Path:
     sandbox.call("tests.fuzz.world:build", str(folder))
     copy = tmp_path_factory.mktemp("copy") / "world"
     shutil.copytree(folder, copy)
-    for number, command in enumerate((*MODEL, *PLAN, FAIR, *REPORTS)):
+    for number, command in enumerate((*MODEL, *PLAN, FAIR, *REPORTS, ADAPTER, LAYERS, SWAP)):
         named = [word.replace("out", f"out{number}") for word in command]
         sandbox.run(copy, named, warm=True)
     return folder

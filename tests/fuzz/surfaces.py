@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.fuzz import tables, values
 from tests.fuzz.commands import (
+    ADAPTER,
     ANCHORS,
     ANNOTATE,
     ASK,
@@ -20,6 +21,7 @@ from tests.fuzz.commands import (
     DEAL,
     FAIR,
     FINETUNE,
+    LAYERS,
     MODEL,
     NUMBERS,
     OPTIONS,
@@ -30,6 +32,7 @@ from tests.fuzz.commands import (
     REQUESTED,
     RESUME,
     SPECS,
+    SWAP,
     UNLEARN,
 )
 from tests.fuzz.values import RAW, WORDS, Draw
@@ -211,9 +214,13 @@ def options(world: Path) -> st.SearchStrategy[Input]:
 
 
 DATA = ("target", "forget.jsonl", "retain.jsonl")
-EVERYTHING = (*DATA, "one", "two", "audit", "plan", "start", "votes.jsonl", "anchors.json", "second.jsonl")
+EVERYTHING = (
+    *DATA,
+    *"one two audit plan start votes.jsonl anchors.json second.jsonl adapted layers".split(),
+)
 PARTED = ("parts", *DATA[1:])
 AUDITED = ("audit", "one", *DATA)
+ADAPTED, LAYERED, SWAPPED = ("target", "adapted"), ("target", "layers"), (*DATA, "anchors.json")
 PLANNED = ("plan", "start", "forget.jsonl")
 ASKED = ("two", *DATA, "second.jsonl")
 
@@ -244,6 +251,9 @@ SURFACES = (
     Surface("template", DATA, 30, of_files("target/chat_template.jinja", values.broken_template, *MODEL)),
     Surface("weights", DATA, 50, of_files("target/model.safetensors", tables.broken_tensors, *MODEL)),
     Surface("index", PARTED, 40, of_files("parts/model*", header_or_index, *PARTS)),
+    Surface("adapter", ADAPTED, 40, of_files("adapted/adapter*", header_or_index, ADAPTER)),
+    Surface("layers", LAYERED, 30, of_files("layers/requests/*", tables.broken_tensors, LAYERS)),
+    Surface("anchors", SWAPPED, 20, of_files("anchors.json", values.broken_json, SWAP)),
     Surface("run-json", ("audit",), 90, of_files("audit/*.json", values.broken_json, *REPORTS)),
     Surface(
         "run-scores", ("audit",), 70, of_files("audit/scores.parquet", tables.broken_parquet, *REPORTS)

@@ -9,7 +9,7 @@ import sqlite3
 from pathlib import Path
 
 from expunge.cli.main import main
-from tests.fuzz.commands import AUDIT, QUICK
+from tests.fuzz.commands import AUDIT, QUICK, SETS
 from tests.shards import plans
 from tests.tiny import BYTES_VOCAB, tiny, tiny_tokenizer, with_lora
 
@@ -36,6 +36,8 @@ def build(folder: str) -> None:
     expunge("unlearn", "target", "--forget", "forget.jsonl", "-r", "ga", *QUICK, "-o", "one")
     (home / "second.jsonl").write_text(lines(rows[3:4]))
     expunge("unlearn", "one", "--forget", "second.jsonl", "-r", "ga", *QUICK, "-o", "two")
+    eul = ("-r", "eul", *QUICK, "--set", "rank=2")
+    expunge("unlearn", "target", *SETS, *eul, "-o", "layers")
     expunge(*AUDIT, "-o", "audit")
     plans.train(plans.plan(home))
     settle(home / "plan" / "ledger.sqlite")

@@ -8,7 +8,6 @@ floating-point parameter (buffers, packed integers) has no part in it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -16,17 +15,27 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from pydantic import BaseModel, PositiveFloat, PositiveInt
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from expunge.errors import ModelError
-from expunge.model.checkpoint import unreadable
+from expunge.model.checkpoint import reading
 from expunge.model.load import load_model
 from expunge.model.tensors import Weight, in_memory, on_disk
+from expunge.model.weight_files import read_json
 
 ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_PREFIX = "base_model.model."
+
+
+class _Lora(BaseModel):
+    """What is read here of an adapter's settings."""
+
+    r: PositiveInt
+    lora_alpha: PositiveFloat
+    use_rslora: bool = False
 
 
 class Part(NamedTuple):
@@ -76,12 +85,9 @@ class WeightDelta:
             ModelError: it is not a plain LoRA adapter, and its sum is not ``(alpha / rank) B A``.
         """
         path = folder / ADAPTER_WEIGHTS
-        try:
-            config = json.loads((folder / ADAPTER).read_bytes())
-            with safe_open(path, framework="pt") as tensors:
-                shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
-        except (OSError, ValueError, SafetensorError) as error:
-            raise unreadable(folder, "adapter", error) from error
+        with reading(folder, "adapter"), safe_open(path, framework="pt") as tensors:
+            config = read_json(folder / ADAPTER)
+            shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
         odd = [
             key
             for key in ("use_dora", "alpha_pattern", "rank_pattern", "modules_to_save")
@@ -93,13 +99,17 @@ class WeightDelta:
                 why=f"it is not plain LoRA ({', '.join(odd) or config.get('peft_type')}).",
                 fix="Merge it into its base and give the merged checkpoint.",
             )
-        rank = config["r"]
-        scale = config["lora_alpha"] / (rank**0.5 if config.get("use_rslora") else rank)
-        parts = {}
-        for down in (name for name in shapes if name.endswith(".lora_A.weight")):
-            up = down.replace(".lora_A.", ".lora_B.")
-            name = down.removeprefix(ADAPTER_PREFIX).replace(".lora_A.weight", ".weight")
-            parts[name] = Part((shapes[up][0], shapes[down][1]), partial(_product, path, up, down, scale))
+        with reading(folder, "adapter"):
+            lora = _Lora.model_validate(config)
+            scale = lora.lora_alpha / (lora.r**0.5 if lora.use_rslora else lora.r)
+            parts = {}
+            for down in (name for name in shapes if name.endswith(".lora_A.weight")):
+                up = down.replace(".lora_A.", ".lora_B.")
+                (rows, inner), (rank, columns) = shapes[up], shapes[down]
+                if inner != rank:
+                    raise ValueError(f"the ranks of {up} and {down} differ")
+                name = down.removeprefix(ADAPTER_PREFIX).replace(".lora_A.weight", ".weight")
+                parts[name] = Part((rows, columns), partial(_product, path, up, down, scale))
         return cls(parts)
 
     def scaled(self, factor: float) -> WeightDelta:

@@ -11,10 +11,10 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from pydantic import BaseModel, NonNegativeInt
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -22,7 +22,8 @@ from expunge.corpus.checks import normalised
 from expunge.edit.fusion import RIDGE, Behind, fused_maps
 from expunge.edit.layers import merge_map
 from expunge.errors import ModelError
-from expunge.model.checkpoint import unreadable
+from expunge.model.checkpoint import reading
+from expunge.parsing import load_json
 from expunge.types import Example
 
 REQUESTS = "requests"
@@ -71,23 +72,20 @@ class Request:
             ModelError: it cannot be read.
         """
         about = _about(path)
-        try:
-            with safe_open(path, framework="pt") as tensors:
-                present = set(tensors.keys())
-                layers = {
-                    name: Behind(
-                        down_RH=tensors.get_tensor(f"{name}/down"),
-                        up_HR=tensors.get_tensor(f"{name}/up"),
-                        gram_HH=tensors.get_tensor(f"{name}/gram"),
-                        tokens=about["tokens"],
-                        kept_HH=tensors.get_tensor(f"{name}/kept") if f"{name}/kept" in present else None,
-                        kept_tokens=about["kept_tokens"],
-                    )
-                    for name in about["names"]
-                }
-        except (OSError, KeyError, ValueError, SafetensorError) as error:
-            raise unreadable(path, "request", error) from error
-        return cls(layers=layers, base=about["base"], texts=frozenset(about["texts"]))
+        with reading(path, "request"), safe_open(path, framework="pt") as tensors:
+            present = set(tensors.keys())
+            layers = {
+                name: Behind(
+                    down_RH=tensors.get_tensor(f"{name}/down"),
+                    up_HR=tensors.get_tensor(f"{name}/up"),
+                    gram_HH=tensors.get_tensor(f"{name}/gram"),
+                    tokens=about.tokens,
+                    kept_HH=tensors.get_tensor(f"{name}/kept") if f"{name}/kept" in present else None,
+                    kept_tokens=about.kept_tokens,
+                )
+                for name in about.names
+            }
+        return cls(layers=layers, base=about.base, texts=frozenset(about.texts))
 
 
 def hashes(examples: Iterable[Example]) -> frozenset[str]:
@@ -121,7 +119,7 @@ def forgotten(results: Iterable[Path]) -> frozenset[str]:
     Raises:
         ModelError: a result holds no request.
     """
-    return frozenset[str]().union(*(_about(path)["texts"] for path in _files(results)))
+    return frozenset[str]().union(*(_about(path).texts for path in _files(results)))
 
 
 def require_base(requests: Iterable[Request], base: str) -> None:
@@ -156,8 +154,9 @@ def merge_requests(
             why="keep draws the map to nothing on retain text, and no Gram matrix of any is there.",
             fix="Run the recipe eul with keep above 0, or leave keep out.",
         )
-    for name, map_HH in fused_maps(layers, ridge=ridge, keep=keep):
-        merge_map(model, name, map_HH)
+    with reading("the requests", "layers"):  # whose names and sizes need not be those of the model
+        for name, map_HH in fused_maps(layers, ridge=ridge, keep=keep):
+            merge_map(model, name, map_HH)
 
 
 def _files(results: Iterable[Path]) -> Iterator[Path]:
@@ -172,11 +171,16 @@ def _files(results: Iterable[Path]) -> Iterator[Path]:
         yield from paths
 
 
-def _about(path: Path) -> dict[str, Any]:
+class _About(BaseModel):
     """All that is no tensor in a request's file."""
-    try:
-        with safe_open(path, framework="pt") as tensors:
-            about: dict[str, Any] = json.loads((tensors.metadata() or {})[ABOUT])
-    except (OSError, KeyError, ValueError, SafetensorError) as error:
-        raise unreadable(path, "request", error) from error
-    return about
+
+    names: list[str]
+    base: str
+    texts: list[str]
+    tokens: NonNegativeInt
+    kept_tokens: NonNegativeInt
+
+
+def _about(path: Path) -> _About:
+    with reading(path, "request"), safe_open(path, framework="pt") as tensors:
+        return _About.model_validate(load_json((tensors.metadata() or {}).get(ABOUT, "")))

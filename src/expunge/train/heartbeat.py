@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import TypeAdapter, ValidationError
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 FILE = "progress.json"
@@ -41,13 +42,15 @@ class Beat(NamedTuple):
     steps: int
 
 
+_BEAT = TypeAdapter(Beat)
+
+
 def last_beat(partial: Path) -> Beat | None:
     """How far the run behind a ``.partial`` folder is, if it has begun to train."""
     beats = sorted(partial.glob(f"stage-*/{FILE}"))
     if not beats:
         return None
     try:
-        found = json.loads(beats[-1].read_text(encoding="utf-8"))
-    except FileNotFoundError:  # the run finished between the look and the read
+        return _BEAT.validate_json(beats[-1].read_bytes())
+    except (FileNotFoundError, ValidationError):  # the run finished between the look and the read
         return None
-    return Beat(found["step"], found["steps"])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pydantic import TypeAdapter
+
 from expunge.files import write_json
+from expunge.train.unfinished import read_unfinished
 
 
 class Sample(NamedTuple):
@@ -16,6 +18,9 @@ class Sample(NamedTuple):
     prompt: int
     answer: tuple[int, ...]
     reward: float
+
+
+_SAMPLES = TypeAdapter(list[tuple[int, tuple[int, ...], float]])
 
 
 def quantiles(rewards: Sequence[float], parts: int) -> list[int]:
@@ -39,5 +44,4 @@ def write_samples(samples: Sequence[Sample], path: Path) -> None:
 
 def read_samples(path: Path) -> list[Sample]:
     """The samples of a round."""
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return [Sample(prompt, tuple(answer), reward) for prompt, answer, reward in found]
+    return [Sample(*sample) for sample in read_unfinished(path, _SAMPLES)]

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 import yaml
+from pydantic import TypeAdapter
 
 from expunge.errors import ExpungeError, OutputError, ScopeViolationError, TrainingError
 from expunge.files import (
@@ -41,6 +42,7 @@ from expunge.train.checkpoints import COMPLETE
 from expunge.train.recipe import Recipe
 from expunge.train.requests import Account
 from expunge.train.state import Corpus, State
+from expunge.train.unfinished import read_unfinished
 from expunge.types import Example
 
 REQUEST = "request.json"
@@ -234,7 +236,7 @@ def _claim_partial(output: Path, facts: dict[str, Any], *, overwrite: bool) -> P
     refuse_link(partial)
     request = partial / REQUEST
     if request.exists() and not overwrite:
-        if hash_json(json.loads(request.read_text(encoding="utf-8"))) != hash_json(facts):
+        if hash_json(read_unfinished(request, TypeAdapter(dict[str, Any]))) != hash_json(facts):
             raise OutputError(
                 f"an unfinished run is in {partial}",
                 why="it was started with another recipe, model, data or seed, so it cannot be continued.",

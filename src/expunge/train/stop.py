@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, TypeAdapter, model_validator
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -19,6 +18,9 @@ from expunge.train.gauge import Gauge
 from expunge.train.memorised import Memorised
 from expunge.train.stages import DataNeed
 from expunge.train.state import Corpus, State
+from expunge.train.unfinished import read_unfinished
+
+_HISTORY = TypeAdapter(list[dict[str, Any]])
 
 HISTORY = "stop.json"
 """In the working folder: what was measured so far."""
@@ -115,7 +117,7 @@ class StopWhen(TrainerCallback):
     def on_train_begin(self, _: TrainingArguments, state: TrainerState, *__: Any, **___: Any) -> None:
         """Take over what was measured up to the checkpoint that the run goes on from."""
         if state.global_step and self._file.exists():
-            known = json.loads(self._file.read_text(encoding="utf-8"))
+            known = read_unfinished(self._file, _HISTORY)
             self.history = [found for found in known if found["epoch"] <= round(state.epoch or 0)]
 
     def on_epoch_end(

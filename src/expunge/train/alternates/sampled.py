@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter
 
 from expunge.errors import DataError
 from expunge.files import write_json
@@ -14,6 +13,9 @@ from expunge.score.said import end_tokens
 from expunge.score.sample import sample_answers
 from expunge.train.alternates import Alternates, Asked, alternates
 from expunge.train.state import State
+from expunge.train.unfinished import read_unfinished
+
+_ANSWERS = TypeAdapter(list[list[str]])
 
 FILE = "alternates.json"
 """Where a run keeps what was sampled, so that going on gives the same bytes."""
@@ -43,8 +45,7 @@ class SampledAnswers(Alternates):
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, self._sampled(asked, state))
-        found: list[list[str]] = json.loads(path.read_text())
-        return found
+        return read_unfinished(path, _ANSWERS)
 
     def _sampled(self, asked: Sequence[Asked], state: State) -> list[list[str]]:
         wanted = [one for one in asked for _ in range(self.count)]

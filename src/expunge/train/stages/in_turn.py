@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from contextlib import nullcontext
 from dataclasses import replace
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import PositiveInt, model_validator
+from pydantic import PositiveInt, TypeAdapter, model_validator
 from torch import nn
 
 from expunge.edit.delta import every
@@ -24,7 +23,10 @@ from expunge.train.checkpoints import COMPLETE, remove_checkpoints
 from expunge.train.stages import stages
 from expunge.train.stages.unlearn import Unlearn
 from expunge.train.state import State
+from expunge.train.unfinished import read_unfinished
 from expunge.types import Example
+
+_FACTS = TypeAdapter(dict[str, Any])
 
 WEIGHTS, FACTS = "after.safetensors", "facts.json"
 """What a part that is done leaves in its folder: its facts, and the weights until the next part is done."""
@@ -117,7 +119,7 @@ def _done(workdir: Path, count: int) -> list[_Done]:
     """The parts that an earlier, killed run has finished."""
     folders = [_folder(workdir, place) for place in range(count)]
     finished = [folder for folder in folders if (folder / COMPLETE).exists()]
-    return [_Done(folder, json.loads((folder / FACTS).read_text(encoding="utf-8"))) for folder in finished]
+    return [_Done(folder, read_unfinished(folder / FACTS, _FACTS)) for folder in finished]
 
 
 def _finish(model: nn.Module, done: list[_Done]) -> None:
