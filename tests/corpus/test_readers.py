@@ -271,7 +271,7 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
 
 
 SHARED = Path(__file__).parents[3] / "shared" / "cases" / "data"
-"""Files that failed, where they lie beside the repository; the tests above make inputs of the same kinds."""
+"""Files that once failed, where they lie beside the repository; the tests above make their like."""
 
 
 def test_files_that_once_failed_are_refused_by_name() -> None:

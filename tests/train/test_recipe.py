@@ -183,6 +183,16 @@ def test_one_of_several_stages_is_named(two: str) -> None:
         ("=3", "not of the form key=value"),
         ("learning_rate.peak=3", "'learning_rate' has no settings inside it"),
         ("title={", "not YAML"),
+        ("learning_rate=" + "9" * 5000, "not YAML .*5,000 digits"),
+        ("title=" + "[" * 2000, "not YAML .*nested"),
+        ("title=2020-01-01\n1: 2", "not YAML"),
+        ("title=!!set {a}", "not YAML .*tag"),
+        ("title={1: 2}", "not YAML .*key 1 is not text"),
+        ("forget={name: npo, name: ga}", "not YAML .*'name' is given 2 times"),
+        ("stages.\u00b2=1", "'\u00b2' has no settings inside it"),
+        ("stages." + "9" * 5000 + "=1", "has no settings inside it"),
+        (".".join(["a"] * 5000) + "=1", "its path has 5000 parts"),
+        ("epochs=100001", "epochs: input should be less than or equal to 100000"),
         ("reference=adapter_off", "needs adapters to switch off"),
         ("accumulation=3", "does not split into 3 equal pieces"),
     ],
@@ -197,6 +207,18 @@ def test_a_file_that_is_no_recipe_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(RecipeError, match=r"bad\.yaml"):
         load_recipe(str(tmp_path / "bad.yaml"))
+
+
+def test_a_setting_inside_a_plain_value_of_a_list_is_refused() -> None:
+    with pytest.raises(RecipeError, match="'0' has no settings inside it"):
+        load_recipe("npo_klr", ["stages=[.inf]", "stages.0.epochs=1"])
+
+
+def test_a_recipe_of_too_many_stages_is_refused(tmp_path: Path) -> None:
+    text = "name: x\ntitle: x\npaper: x\nstages: [" + "{name: unlearn, forget: ga}," * 101 + "]"
+    (tmp_path / "long.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=r"stages: tuple should have at most 100 items"):
+        load_recipe(str(tmp_path / "long.yaml"))
 
 
 def test_overrides_leave_the_shipped_recipe_alone() -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
-
-import click
+from typing import Any, NamedTuple
 
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 SENTENCE = re.compile(r"(?<=[.;])\s+")
@@ -23,8 +21,11 @@ class Verb(NamedTuple):
     options: frozenset[str]
 
 
-def typed_verb(command: click.Command, arguments: Sequence[str]) -> Verb:
-    """The verb that arguments begin with; options of the program itself may stand before it."""
+def typed_verb(command: Any, arguments: Sequence[str]) -> Verb:
+    """The verb that arguments begin with; options of the program itself may stand before it.
+
+    ``command`` is the program's, as ``typer.main.get_command`` gives it.
+    """
     names: list[str] = []
     for argument in arguments:
         inside = getattr(command, "commands", {})
