@@ -26,8 +26,8 @@ demo: $(INSTALLED) ## unlearn, quantize and audit the built-in model: one table,
 .PHONY: test
 test: check test-fast ## lints, types, floors and the fast tests; what CI runs
 
-.PHONY: check lint types floors
-check: lint types floors ## ruff, mypy --strict and the floors, without tests
+.PHONY: check lint types floors site
+check: lint types floors site ## ruff, mypy --strict, the floors and the documentation site, without tests
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check
@@ -38,6 +38,9 @@ types: $(INSTALLED)
 
 floors: $(INSTALLED)
 	$(BIN)/lint-imports
+
+site: $(INSTALLED) ## build the documentation site into build/site; a broken link or reference is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 .PHONY: test-fast
 test-fast: $(INSTALLED) ## the fast tests alone

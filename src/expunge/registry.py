@@ -17,7 +17,7 @@ T = TypeVar("T", bound=Component)
 
 
 class Registry(Generic[T]):
-    """Components of one kind, found by importing every module of ``package`` on first use.
+    """Components of one kind, found by importing every module below ``package`` on first use.
 
     A third party adds to it through the entry-point group ``<package>`` (for instance
     ``expunge.forget``): each entry point names a module, which registers itself on import.
@@ -91,8 +91,8 @@ class Registry(Generic[T]):
             return
         self._discovered = True
         package = importlib.import_module(self.package)
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{self.package}.{module.name}")
+        for module in pkgutil.walk_packages(package.__path__, prefix=f"{self.package}."):
+            importlib.import_module(module.name)
         for plugin in entry_points(group=self.package):
             plugin.load()
 

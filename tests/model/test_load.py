@@ -134,6 +134,27 @@ def test_a_hub_failure_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
         load_model("someone/model")
 
 
+def test_of_the_hub_only_what_is_read_is_fetched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[list[str]] = []
+
+    def snapshot(name: str, *, allow_patterns: list[str], revision: str | None = None) -> str:
+        assert name == "someone/model"
+        assert revision in (None, folder.name)  # of one commit, whatever is published meanwhile
+        fetched.append(allow_patterns)
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    assert hash_model(load_model("someone/model")) == hash_model(load_model(folder))
+    assert not any("safetensors" in pattern for pattern in fetched[0])
+    assert "model.safetensors" in fetched[1]
+    fetched.clear()
+    listed = {"metadata": {}, "weight_map": {"a": "pytorch_model.bin"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(listed))
+    with pytest.raises(ModelError, match="cannot be followed"):
+        load_model("someone/model")
+    assert len(fetched) == 1
+
+
 def test_no_tokenizer_in_the_folder(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ModelError, match=r"no tokenizer in .*Copy the files"):

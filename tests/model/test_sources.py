@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from expunge.errors import ModelError
 from expunge.model.fp8 import scaled
 from expunge.model.load import hash_model, load_model, save_model
+from tests.stored import claim, store_in_fp8
 from tests.tiny import HIDDEN, LAYERS, VOCAB, tiny
 
 if TYPE_CHECKING:
@@ -43,8 +44,6 @@ FAMILIES = (
     *("llama", "qwen2", "qwen3", "gpt2", "gpt_neox", "phi", "phi3", "mistral", "gemma2", "gemma3_text"),
     *("granite", *OTHERS),
 )
-ROWS, COLUMNS = 8, 8
-"""Of a block that shares a scale."""
 
 
 def model_of(arch: str, dtype: torch.dtype = torch.float32) -> Any:
@@ -65,39 +64,6 @@ def logits(model: nn.Module) -> torch.Tensor:
 def plainly(folder: Path) -> Any:
     """The model as transformers itself reads it."""
     return AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
-
-
-def is_projection(name: str) -> bool:
-    return ".layers." in name and name.endswith(("_proj.weight", ".w1.weight", ".w2.weight", ".w3.weight"))
-
-
-def store_in_fp8(folder: Path) -> None:
-    """The linear layers of a checkpoint in 8-bit floats with a scale per block of 8 × 8."""
-    stored = {}
-    for name, weight in load_file(folder / "model.safetensors").items():
-        if not is_projection(name):
-            stored[name] = weight
-            continue
-        outputs, inputs = weight.shape
-        blocks = weight.float().reshape(outputs // ROWS, ROWS, inputs // COLUMNS, COLUMNS)
-        scale = blocks.abs().amax(dim=(1, 3)) / 448
-        codes = blocks / scale[:, None, :, None]
-        stored[name] = codes.reshape(outputs, inputs).to(torch.float8_e4m3fn)
-        stored[f"{name}_scale_inv"] = scale
-    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
-    claim(
-        folder,
-        quant_method="fp8",
-        activation_scheme="dynamic",
-        weight_block_size=[ROWS, COLUMNS],
-        modules_to_not_convert=["lm_head"],
-    )
-
-
-def claim(folder: Path, **settings: Any) -> None:
-    """Let config.json say that the weights are quantized."""
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": settings}))
 
 
 def require_plain_folder(folder: Path) -> None:
@@ -222,3 +188,39 @@ def test_what_cannot_be_read_is_refused_by_name(method: str, part: str, tmp_path
         ModelError, match=f"is quantized with {method}: .*Give the checkpoint it was made from"
     ):
         load_model(tmp_path)
+
+
+OWN_CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+
+class OwnConfig(LlamaConfig):
+    model_type = "own_llama"
+
+class OwnModel(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+def test_a_model_of_its_own_code_is_verified_by_that_code(tmp_path: Path) -> None:
+    tiny("llama").save_pretrained(tmp_path / "source")
+    path = tmp_path / "source" / "config.json"
+    classes = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+    own = {"model_type": "own_llama", "architectures": ["OwnModel"], "auto_map": classes}
+    path.write_text(json.dumps(json.loads(path.read_text()) | own))
+    (tmp_path / "source" / "own.py").write_text(OWN_CODE)
+    with pytest.raises(ModelError, match="--trust-remote-code"):
+        load_model(tmp_path / "source")
+    model = load_model(tmp_path / "source", trust_remote_code=True)
+    save_model(model, None, tmp_path / "out")
+    assert hash_model(load_model(tmp_path / "out", trust_remote_code=True)) == hash_model(model)
+
+
+def test_code_that_was_not_run_on_loading_is_not_run_to_verify(tmp_path: Path) -> None:
+    tiny("llama").save_pretrained(tmp_path / "source")
+    path = tmp_path / "source" / "config.json"
+    classes = {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": classes}))
+    (tmp_path / "source" / "evil.py").write_text("raise SystemExit('ran')")
+    model = load_model(tmp_path / "source")
+    save_model(model, None, tmp_path / "out")
+    assert hash_model(load_model(tmp_path / "out")) == hash_model(model)

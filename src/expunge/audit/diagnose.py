@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from expunge.audit.plan import Loader, Transform
 from expunge.files import RECORD
 from expunge.model.precision import WeightPrecision
 from expunge.model.tensors import Weights
+from expunge.parsing import load_json
 from expunge.quant.base import Quantizer
 from expunge.quant.buckets import diagnose as compare_weights
 from expunge.quant.pair import NotAPairError
@@ -70,7 +70,7 @@ def _stages_of(folder: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        record = json.loads(path.read_bytes())
+        record = load_json(path.read_bytes())
     except ValueError:
         return []
     recipe = record.get("recipe") if isinstance(record, dict) else None

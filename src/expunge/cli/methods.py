@@ -1,4 +1,4 @@
-"""``expunge methods``: the recipes, and the YAML of one."""
+"""``expunge methods``: the recipes, the YAML of one, and the components that recipes are made of."""
 
 from __future__ import annotations
 
@@ -8,24 +8,43 @@ import typer
 from rich import box
 from rich.syntax import Syntax
 from rich.table import Table
+from rich.text import Text
 
 from expunge.terminal import Terminal
 
 
 def methods(
     name: Annotated[
-        str | None, typer.Argument(help="Show this recipe's YAML. Without it: list all.")
+        str | None,
+        typer.Argument(
+            help="A recipe, to show its YAML; with --settings a component. Without it: list all."
+        ),
     ] = None,
     long: Annotated[
         bool, typer.Option("--long", "-l", help="Also what each does, and its source in full.")
     ] = False,
+    axes: Annotated[
+        bool,
+        typer.Option("--axes", help="List losses, scopes, adversaries, stages, quantizers and attacks."),
+    ] = False,
+    settings: Annotated[
+        bool, typer.Option("--settings", help="With NAME of a component (npo, lora, gcg): its settings.")
+    ] = False,
 ) -> None:
-    """List the methods, or show one as the YAML it is.
+    """List the methods, show the YAML of one, or list the components that methods are made of.
 
-    Save what it prints, change it, and pass the file to [bold]unlearn --recipe[/].
+    Save the printed YAML, change it, and pass the file to [bold]unlearn --recipe[/].
 
     Example:  expunge methods npo_klr_sure > mine.yaml
+
+    Example:  expunge methods --axes; expunge methods npo --settings
     """
+    if axes:
+        _print_axes()
+        return
+    if settings:
+        _print_settings(name)
+        return
     from expunge.catalogue import recipe_text
 
     console = Terminal()
@@ -37,7 +56,9 @@ def methods(
             typer.echo(text, nl=False)  # byte for byte: it is meant to be saved
         return
     console.print(_table(long=long))
-    console.print("A method is forget loss × retain loss × scope × adversary, or stages.")
+    console.print(
+        "A method is forget loss × retain loss × scope × adversary, or stages: --axes lists them."
+    )
 
 
 def _table(*, long: bool) -> Table:
@@ -54,6 +75,48 @@ def _table(*, long: bool) -> Table:
         about = [recipe["title"], recipe["paper"]] if long else [cited(recipe)]
         table.add_row(known, made_of(recipe), needs, *about)
     return table
+
+
+def _print_axes() -> None:
+    from expunge.train.axes import AXES, members
+
+    console = Console()
+    for kind in AXES:
+        table = Table(
+            title=kind, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False
+        )
+        table.add_column("name", no_wrap=True)
+        table.add_column("what it does", overflow="fold")
+        table.add_column("settings", overflow="fold", style="dim")
+        for member in members(kind):
+            fields = ", ".join(
+                f"{setting.name}={setting.default}" if setting.default else setting.name
+                for setting in member.settings
+            )
+            table.add_row(member.name, Text(member.summary.replace("``", "")), Text(fields))
+        console.print(table)
+    console.print("expunge methods NAME --settings explains the settings of one.")
+
+
+def _print_settings(name: str | None) -> None:
+    from expunge.errors import RecipeError
+    from expunge.train.axes import find_members
+
+    if name is None:
+        raise RecipeError(
+            "--settings without a name",
+            why="it shows the settings of one component.",
+            fix="Name one, for instance: expunge methods npo --settings; --axes lists them.",
+        )
+    console = Console()
+    for member in find_members(name):
+        console.print(Text.assemble((member.name, "bold"), f" ({member.kind}): {member.summary}"))
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+        for heading in ("setting", "type", "default", "meaning"):
+            table.add_column(heading, overflow="fold")
+        for setting in member.settings:
+            table.add_row(*map(Text, setting))
+        console.print(table)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -23,7 +23,7 @@ from expunge.errors import ModelError
 from expunge.model.checkpoint import reading
 from expunge.model.load import load_model
 from expunge.model.tensors import Weight, in_memory, on_disk
-from expunge.model.weight_files import read_json
+from expunge.model.weight_files import read_headers, read_json
 
 ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -85,9 +85,9 @@ class WeightDelta:
             ModelError: it is not a plain LoRA adapter, and its sum is not ``(alpha / rank) B A``.
         """
         path = folder / ADAPTER_WEIGHTS
-        with reading(folder, "adapter"), safe_open(path, framework="pt") as tensors:
+        with reading(folder, "adapter"):
             config = read_json(folder / ADAPTER)
-            shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
+            shapes = {name: header.shape for name, header in read_headers([path]).items()}
         odd = [
             key
             for key in ("use_dora", "alpha_pattern", "rank_pattern", "modules_to_save")

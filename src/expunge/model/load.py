@@ -209,7 +209,7 @@ def save_model(
     _require_plain(model, folder)
     with writing(Path(folder), may_replace=may_replace) as scratch:
         _write(model, tokenizer, scratch, state, quantization)
-        again = load_model(scratch, trust_remote_code=_has_own_code(model), masked=is_masked(model))
+        again = load_model(scratch, trust_remote_code=_runs_own_code(model), masked=is_masked(model))
         require_same(model, again, Path(folder).name)
 
 
@@ -275,8 +275,9 @@ def _require_plain(model: Any, folder: str | Path) -> None:
         )
 
 
-def _has_own_code(model: Any) -> bool:
-    return bool(getattr(model.config, "auto_map", None))
+def _runs_own_code(model: Any) -> bool:
+    """Whether the class of a model came with its checkpoint; config.json may name code that was not run."""
+    return type(model).__module__.startswith("transformers_modules")
 
 
 def hash_model(model: nn.Module) -> str:

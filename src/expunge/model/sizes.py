@@ -43,7 +43,7 @@ def require_plausible(config: Mapping[str, Any], headers: Mapping[str, Header], 
     for key, value in _integers(config):
         if _NOT_A_SIZE.search(key):
             continue
-        if _REPEATED.search(key) and not _SIZE.search(key.replace("hidden_layers", "layers")):
+        if _REPEATED.search(key) and not _SIZE.search(key.replace("hidden_", "")):
             limit = repeated
         elif _SIZE.search(key):
             limit = elements

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from expunge.audit.saved import SUMMARY
 from expunge.errors import DataError, ExpungeError
 from expunge.files import RECORD
+from expunge.parsing import load_json
 from expunge.report.run import read_run
 from expunge.report.verdicts import headline
 
@@ -73,7 +73,7 @@ def _listed(folder: Path) -> Listed | None:
 
 def _record(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(path.read_bytes())
+        record = load_json(path.read_bytes())
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
