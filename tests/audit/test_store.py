@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -62,6 +63,17 @@ def test_a_cell_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
         store.write(FACTS, Cell(SCORES, []))
     assert not store.has(FACTS)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_texts_are_readable_by_their_owner_alone(tmp_path: Path) -> None:
+    store = CellStore(tmp_path / "cells")
+    store.write(FACTS, Cell(SCORES, []))
+    store.write_note(FACTS, "a text")
+    write_long(tmp_path / "scores.parquet", [])
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+    assert modes.pop("cells") == 0o700
+    assert len(modes) == 3
+    assert set(modes.values()) == {0o600}
 
 
 def test_notes(tmp_path: Path) -> None:

@@ -299,6 +299,22 @@ def test_what_no_run_wrote_is_not_overwritten(checkpoint: Path, tmp_path: Path) 
     assert output.read_text() == "mine"
 
 
+def test_an_export_that_was_killed_can_be_repeated(checkpoint: Path, tmp_path: Path) -> None:
+    output, record = tmp_path / "model.gguf", tmp_path / "model.record.json"
+    record.write_text(json.dumps({"command": "quantize"}))  # which earlier versions wrote first
+    scratch = tmp_path / ".model.gguf.expunge-a1b2c3d4"
+    scratch.mkdir()
+    (scratch / output.name).write_bytes(b"half")
+    job = {"model": str(checkpoint), "to": "gguf-q4_k", "output": output}
+    QuantizeJob(**job).run()
+    assert json.loads(record.read_text())["result_sha256"] == hash_file(output)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", output.name, record.name]
+    output.unlink()
+    record.write_text("mine")
+    with pytest.raises(OutputError, match=r"model\.record\.json already exists"):
+        QuantizeJob(**job).run()
+
+
 def test_other_formats_into_a_file_are_refused(checkpoint: Path, tmp_path: Path) -> None:
     output = tmp_path / "model.gguf"
     with pytest.raises(RecipeError, match=r"int4 into a \.gguf file.*gguf-q4_k"):

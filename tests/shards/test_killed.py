@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from expunge.errors import OutputError
 from expunge.shards.building import Build
 from expunge.shards.executors import Here
 from expunge.shards.folder import LOCK, PlanFolder, locked
@@ -108,6 +111,43 @@ def test_what_a_killed_run_left_half_written_is_removed(tmp_path: Path) -> None:
     train(made)
     assert not half.parent.exists()
     assert problems(made) == []
+
+
+@pytest.mark.parametrize("behind", ["shard-001", SLICE, f".{SLICE}.expunge-a1b2c3d4", ".lock"])
+def test_a_symbolic_link_is_refused_and_what_is_behind_it_stays(behind: str, tmp_path: Path) -> None:
+    made = plan(tmp_path)
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "thesis.txt").write_text("years")
+    link = made.shard(1) if behind == "shard-001" else made.shard(1) / behind
+    if link.is_dir():
+        shutil.rmtree(link)
+    link.symlink_to(victim / "thesis.txt" if behind == ".lock" else victim)
+    with pytest.raises(OutputError, match="is a symbolic link"):
+        train(made)
+    assert (victim / "thesis.txt").read_text() == "years"
+
+
+def test_what_no_run_wrote_stays_and_is_named(tmp_path: Path) -> None:
+    made = plan(tmp_path)
+    mine = made.shard(0) / "thesis.txt"
+    mine.write_text("years")
+    (made.shard(0) / "slices").mkdir()
+    train(made)
+    assert mine.read_text() == "years"
+    assert problems(made) == [
+        f"shard 0: {name} belongs to no slice as they are now" for name in ("slices", "thesis.txt")
+    ]
+
+
+def test_texts_are_readable_by_their_owner_alone(tmp_path: Path) -> None:
+    made = plan(tmp_path)
+    train(made)
+    delete(made, "e5")
+    for shard in range(2):
+        assert stat.S_IMODE(made.shard(shard).stat().st_mode) == 0o700
+        for texts in made.shard(shard).glob("*.jsonl"):
+            assert stat.S_IMODE(texts.stat().st_mode) == 0o600
 
 
 def test_two_at_once_are_refused(tmp_path: Path) -> None:

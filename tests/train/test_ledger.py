@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from expunge.corpus.writer import write_examples
 from expunge.errors import DataError
+from expunge.files import RECORD
 from expunge.record import hash_json
 from expunge.train.gathering import recorded
 from expunge.train.ledger import BEGINNING, LEDGER, Entry, check_model, following, read_ledger, write_ledger
@@ -96,6 +97,27 @@ def test_a_tampered_ledger_is_refused(
     path.write_text("".join(f"{line}\n" for line in tamper(path.read_text().splitlines())))
     with pytest.raises(DataError, match=complaint):
         read_ledger(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("record", "refused"),
+    [
+        ({"requests": [{"number": 1}, {"number": 2}]}, True),
+        ({"requests": []}, False),
+        ({"requests": 2}, False),  # a merge counts its layers there
+        ({"command": "finetune"}, False),
+        ([], False),
+    ],
+)
+def test_a_ledger_that_is_missing_beside_a_record_of_requests_is_refused(
+    record: Any, refused: bool, tmp_path: Path
+) -> None:
+    (tmp_path / RECORD).write_text(json.dumps(record))
+    if refused:
+        with pytest.raises(DataError, match=r"missing, and record\.json tells of 2 requests.*away"):
+            read_ledger(tmp_path)
+    else:
+        assert read_ledger(tmp_path) == ()
 
 
 def test_a_ledger_cut_off_is_that_of_other_weights(tmp_path: Path) -> None:

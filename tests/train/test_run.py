@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from expunge.errors import DataError, OutputError, TrainingError
-from expunge.files import RECORD
+from expunge.files import RECORD, claiming
 from expunge.model.load import hash_model, load_model, load_tokenizer
 from expunge.score.observer import Observer
+from expunge.train import run as train_run
 from expunge.train.heartbeat import Heartbeat
 from expunge.train.recipe import load_recipe
 from expunge.train.run import Request, carry_out, describe
@@ -200,3 +201,74 @@ def test_a_corpus_no_stage_can_use_is_refused_before_anything_is_loaded(tmp_path
     with pytest.raises(DataError, match="no retain set"):
         carry_out(request, load, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_run_that_was_killed_before_it_tidied_up_is_tidied_up(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    run(unlearn(**ONE_EPOCH), output, keep_partial=True)
+    with pytest.raises(OutputError, match="already exists"):
+        run(unlearn(**ONE_EPOCH), output)
+    assert names(tmp_path) == {"out"}
+
+
+def test_the_unfinished_run_of_another_request_stays_beside_a_result(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    run(unlearn(**ONE_EPOCH), output, keep_partial=True)
+    request = output.with_name("out.partial") / "request.json"
+    request.write_text(json.dumps(json.loads(request.read_text()) | {"seed": 7}))
+    with pytest.raises(OutputError, match="already exists"):
+        run(unlearn(**ONE_EPOCH), output)
+    assert names(tmp_path) == {"out", "out.partial"}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_that_appears_during_a_run_is_not_replaced(
+    overwrite: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    write = train_run._write
+
+    def appears(target: Path, *given: Any, **settings: Any) -> None:
+        target.mkdir()
+        (target / "thesis.txt").write_text("years")
+        write(target, *given, **settings)
+
+    monkeypatch.setattr(train_run, "_write", appears)
+    with pytest.raises(OutputError, match=r"appeared while this run was working.*out\.finished: move it"):
+        run(unlearn(**ONE_EPOCH), output, overwrite=overwrite)
+    assert names(output) == {"thesis.txt"}
+    assert names(tmp_path) == {"out", "out.finished"}
+    assert load_model(tmp_path / "out.finished") is not None
+
+
+def test_a_second_run_on_one_output_is_refused(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    with claiming(output), pytest.raises(OutputError, match="out is in use"):
+        run(unlearn(**ONE_EPOCH), output)
+    run(unlearn(**ONE_EPOCH), output)
+    assert names(tmp_path) == {"out"}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_partial_folder_with_something_else_in_it_is_left_alone(overwrite: bool, tmp_path: Path) -> None:
+    partial = tmp_path / "out.partial"
+    partial.mkdir()
+    (partial / "request.json").write_text("{}")
+    (partial / "thesis.txt").write_text("years")
+    with pytest.raises(OutputError, match=r"out\.partial"):
+        run(unlearn(**ONE_EPOCH), tmp_path / "out", overwrite=overwrite)
+    assert names(partial) == {"request.json", "thesis.txt"}
+
+
+def test_a_partial_folder_behind_a_link_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "request.json").write_text("{}")
+    (tmp_path / "out.partial").symlink_to(tmp_path / "mine")
+    with pytest.raises(OutputError, match="is a symbolic link"):
+        run(unlearn(**ONE_EPOCH), tmp_path / "out", overwrite=True)
+    assert names(tmp_path / "mine") == {"request.json"}
+
+
+def test_what_a_run_writes_has_one_mode(tmp_path: Path) -> None:
+    run(unlearn(**ONE_EPOCH), tmp_path / "out")
+    assert len({path.stat().st_mode for path in (tmp_path / "out").iterdir()}) == 1

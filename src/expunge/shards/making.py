@@ -76,7 +76,7 @@ def make_plan(output: Path, examples: list[Example], job: PlanJob) -> dict[str, 
         manifest = Manifest(cut=job.cut, training=job.training, start=start, rows=tuple(rows))
     except ValidationError as error:
         raise RecipeError("the plan", why=explain(error), fix="Change its settings.") from error
-    with writing(output, may_replace=nothing) as folder:
+    with writing(output, may_replace=nothing, private=True) as folder:  # it holds the texts
         write_plan(folder, manifest, examples)
         if inside:
             save_model(model, tokenizer, folder / START)
