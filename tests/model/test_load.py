@@ -177,6 +177,13 @@ def test_a_tokenizer_without_padding_pads_with_its_end(folder: Path) -> None:
         load_tokenizer(folder)
 
 
+def test_a_tokenizer_that_fails_on_any_text_is_refused(folder: Path) -> None:
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": [256]}))
+    with pytest.raises(ModelError, match="cannot load the tokenizer"):
+        load_tokenizer(folder)
+
+
 def test_a_tokenizer_of_another_model_is_refused(folder: Path) -> None:
     larger = tiny_tokenizer(all_bytes=True)
     larger.save_pretrained(folder)

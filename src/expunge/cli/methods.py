@@ -80,7 +80,7 @@ def _table(*, long: bool) -> Table:
 def _print_axes() -> None:
     from expunge.train.axes import AXES, members
 
-    console = Console()
+    console = Terminal()
     for kind in AXES:
         table = Table(
             title=kind, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False
@@ -108,7 +108,7 @@ def _print_settings(name: str | None) -> None:
             why="it shows the settings of one component.",
             fix="Name one, for instance: expunge methods npo --settings; --axes lists them.",
         )
-    console = Console()
+    console = Terminal()
     for member in find_members(name):
         console.print(Text.assemble((member.name, "bold"), f" ({member.kind}): {member.summary}"))
         table = Table(box=box.SIMPLE_HEAD, show_edge=False)

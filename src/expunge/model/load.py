@@ -148,6 +148,8 @@ def load_tokenizer(
                 fix='Set one in its tokenizer_config.json, for instance "eos_token": "</s>".',
             )
         tokenizer.pad_token = tokenizer.eos_token
+    with reading(path_or_id, "tokenizer"):  # a setting of a wrong type fails only when a text is read
+        tokenizer.decode(tokenizer("A text.", verbose=False)["input_ids"])
     if model is not None:
         check_vocabulary(model, tokenizer)
     return tokenizer
