@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from expunge import files
+from expunge import files, scratch
 from expunge.errors import ModelError, OutputError
 from expunge.files import (
-    OWN,
     RECORD,
     KeptError,
     MayReplace,
@@ -22,13 +22,13 @@ from expunge.files import (
     nothing,
     refuse_existing,
     replaced_by,
-    temporary_folder,
     write_json,
     write_text,
     write_with,
     writing,
 )
 from expunge.renames import ASIDE
+from expunge.scratch import OWN, temporary_folder
 
 
 def names(folder: Path) -> list[str]:
@@ -124,7 +124,7 @@ def test_a_folder_that_may_not_be_written_is_refused_in_words(
     def denied(**_: Any) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(files.tempfile, "mkdtemp", denied)  # root may write anywhere
+    monkeypatch.setattr(scratch.tempfile, "mkdtemp", denied)  # root may write anywhere
     with pytest.raises(OutputError, match=r"cannot write .*notes.txt: Permission denied\."):
         write_text(tmp_path / "notes.txt", "x")
     assert names(tmp_path) == []
@@ -235,18 +235,20 @@ def test_what_appears_during_a_run_is_not_replaced_and_the_result_is_kept(
     overwrite: bool, tmp_path: Path
 ) -> None:
     target = tmp_path / "out"
-    for number, kept in enumerate(["out.finished", "out.finished-2"]):
 
-        def work(path: Path, *, appears: bool = number == 0) -> None:
-            mkdir_with(path, RECORD)
-            if appears:
-                mkdir_with(target, "thesis.txt")
+    def work(path: Path) -> None:
+        mkdir_with(path, RECORD)
+        mkdir_with(target, "thesis.txt")
 
+    for kept in ("out.finished", "out.finished-2"):
         with pytest.raises(KeptError, match=rf"appeared while this run was working.*lies in .*{kept}:"):
             write_over(target, work, replaced_by(overwrite=overwrite))
         assert names(target) == ["thesis.txt"]
         assert names(tmp_path / kept) == [RECORD]
-    assert names(tmp_path) == ["out", "out.finished", "out.finished-2"]
+        with pytest.raises(OutputError, match="out already exists"):
+            write_over(target, work, replaced_by(overwrite=overwrite))  # refused before the work
+        shutil.rmtree(target)
+    assert names(tmp_path) == ["out.finished", "out.finished-2"]
 
 
 def test_a_file_that_appears_is_not_replaced_either(tmp_path: Path) -> None:
@@ -386,7 +388,7 @@ def test_private_files_are_nobody_elses(tmp_path: Path) -> None:
 
 
 def test_temporary_folders_of_killed_runs_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(scratch.tempfile, "tempdir", str(tmp_path))
     dead(tmp_path / "replay", "weights")
     with temporary_folder("replay") as folder:
         assert names(tmp_path) == [folder.name]

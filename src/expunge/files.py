@@ -7,10 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
-import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
@@ -18,17 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from expunge.errors import OutputError
-from expunge.locks import Held, lock_file, lock_folder, unlock
-from expunge.renames import ASIDE, exchange, rename_onto_nothing
+from expunge.locks import Held, lock_file
+from expunge.renames import exchange, rename_onto_nothing
+from expunge.scratch import OWN, remove_leftovers, scratch_folder, set_modes
 
 RECORD = "record.json"
 """What every finished run leaves in its folder."""
 FREE_SPACE_FIX = "Free some space or choose another folder with --output."
 
 
-OWN = ".expunge-"
-"""Stands in the name of every folder and lock that a run puts beside its output: nobody else's has it."""
-LEFTOVER = re.compile(rf"\.(?P<name>.+){re.escape(OWN)}[a-z0-9_]{{8}}")
 MayReplace = Callable[[Path], bool]
 """Whether what lies at a path may be replaced."""
 
@@ -78,14 +72,15 @@ def writing(
     Raises:
         KeptError: the finished work cannot take its name, because something is there that may not be
             replaced; it is kept, and the error says where.
-        OutputError: the folder cannot be written, or the disk is full.
+        OutputError: something is there before the block, the folder cannot be written, or the disk is full.
     """
+    _refuse_occupied(target, may_replace)
     try:
         target.parent.mkdir(mode=0o700 if private else 0o777, parents=True, exist_ok=True)
         remove_leftovers(target, beside=beside)
-        with _scratch(target) as folder:
+        with scratch_folder(target) as folder:
             yield folder / target.name
-            _set_modes(folder, private=private)
+            set_modes(folder, private=private)
             _finish(folder / target.name, target, may_replace, beside)
     except KeptError:
         raise
@@ -129,39 +124,6 @@ def claiming(target: Path, *, beside: Path | None = None, shared: bool = False) 
         yield
 
 
-def remove_leftovers(target: Path, *, beside: Path | None = None) -> None:
-    """Remove what killed runs left beside ``target``, and put back or complete what they were replacing.
-
-    Folders of runs that go on are locked, and left alone.
-    """
-    try:
-        folders = [each for each in target.parent.iterdir() if each.name.startswith(f".{target.name}{OWN}")]
-    except FileNotFoundError:
-        return
-    for folder in folders:
-        if not folder.is_dir() or folder.is_symlink():
-            continue
-        try:
-            lock = lock_folder(folder)
-        except (Held, OSError):  # of a run that goes on, of another user, or just removed
-            continue
-        if lock is None:  # nobody can tell whether it is in use
-            continue
-        try:
-            _recover(folder, target, beside)
-            shutil.rmtree(folder, ignore_errors=True)
-        finally:
-            unlock(lock)
-
-
-def remove_leftovers_in(folder: Path) -> None:
-    """Remove what killed runs left beside anything in ``folder``; see ``remove_leftovers``."""
-    if folder.is_dir():
-        matches = [LEFTOVER.fullmatch(path.name) for path in folder.iterdir()]
-        for name in {match["name"] for match in matches if match is not None}:
-            remove_leftovers(folder / name)
-
-
 def discard(folder: Path) -> None:
     """Remove a folder that a run made for itself; a kill meanwhile leaves all of it or nothing.
 
@@ -171,7 +133,7 @@ def discard(folder: Path) -> None:
     refuse_link(folder)
     try:
         remove_leftovers(folder)
-        with _scratch(folder) as scratch:
+        with scratch_folder(folder) as scratch:
             folder.rename(scratch / "removed")
     except OSError as error:
         raise OutputError(
@@ -179,44 +141,20 @@ def discard(folder: Path) -> None:
         ) from error
 
 
-@contextmanager
-def temporary_folder(name: str) -> Iterator[Path]:
-    """A folder among the system's temporary files; what killed runs left of that ``name`` goes."""
-    target = Path(tempfile.gettempdir()) / name
-    remove_leftovers(target)
-    with _scratch(target) as folder:
-        yield folder
-
-
 def make_private(folder: Path) -> None:
     """Create a folder that nobody but the user can look into; one that is there stays as it is."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
-@contextmanager
-def _scratch(target: Path) -> Iterator[Path]:
-    """A locked folder beside ``target``, removed at the end."""
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}{OWN}", dir=target.parent))
-        try:
-            lock = lock_folder(folder)
-        except (Held, FileNotFoundError):  # another run took it for a leftover before it was locked
-            continue
-        break
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        unlock(lock)
-
-
-def _recover(folder: Path, target: Path, beside: Path | None) -> None:
-    """Put back what a killed run had moved aside; complete a pair of which one file is in its place."""
-    with suppress(FileExistsError, FileNotFoundError):
-        rename_onto_nothing(folder / (target.name + ASIDE), target)
-    if beside is not None and not (folder / target.name).exists() and target.is_file():
-        with suppress(FileNotFoundError):
-            (folder / beside.name).replace(beside)
+def _refuse_occupied(target: Path, may_replace: MayReplace) -> None:
+    """Refuse before the work what would be refused after it."""
+    is_empty = target.is_dir() and not target.is_symlink() and not any(target.iterdir())
+    if os.path.lexists(target) and not is_empty and not may_replace(target):
+        raise OutputError(
+            f"{target} already exists",
+            why="it is not written over.",
+            fix="Choose another place, or move it away.",
+        )
 
 
 def _finish(source: Path, target: Path, may_replace: MayReplace, beside: Path | None) -> None:
@@ -264,20 +202,6 @@ def _keep(source: Path, target: Path) -> Path:
             rename_onto_nothing(source, kept)
             break
     return kept
-
-
-def _set_modes(folder: Path, *, private: bool) -> None:
-    """Give everything in ``folder`` the mode of a new file, as the umask has it: some libraries do not."""
-    file_mode, folder_mode = 0o600, 0o700
-    if not private:
-        probe = folder / ".mode"
-        probe.touch()
-        file_mode = stat.S_IMODE(probe.stat().st_mode)
-        folder_mode = file_mode | (file_mode & 0o444) >> 2
-        probe.unlink()
-    for path in folder.rglob("*"):
-        if not path.is_symlink():
-            path.chmod(folder_mode if path.is_dir() else file_mode)
 
 
 def _remove_empty(folder: Path) -> None:

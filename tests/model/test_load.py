@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from expunge.errors import ModelError, OutputError
+from expunge.files import anything
 from expunge.model.load import (
     check_vocabulary,
     hash_model,
@@ -215,10 +216,13 @@ def test_saving_is_whole_or_not_at_all(folder: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(broken, "save_pretrained", full)
     with pytest.raises(OutputError, match="No space left"):
-        save_model(broken, tiny_tokenizer(), folder)
+        save_model(broken, tiny_tokenizer(), folder, may_replace=anything)
     assert hash_model(load_model(folder)) == before
     assert [path.name for path in folder.parent.iterdir()] == ["target"]
-    save_model(tiny("llama", seed=1), tiny_tokenizer(), folder)
+    with pytest.raises(OutputError, match="already exists"):
+        save_model(tiny("llama", seed=1), tiny_tokenizer(), folder)
+    assert hash_model(load_model(folder)) == before
+    save_model(tiny("llama", seed=1), tiny_tokenizer(), folder, may_replace=anything)
     assert hash_model(load_model(folder)) == hash_model(tiny("llama", seed=1)) != before
 
 

@@ -20,9 +20,10 @@ from expunge.audit.saved import FILES, last_record
 from expunge.audit.store import AnyPart, Cell, CellStore, NotePart, write_long
 from expunge.corpus.readers import read_examples
 from expunge.errors import RecipeError
-from expunge.files import RECORD, claiming, make_private, remove_leftovers_in, temporary_folder, write_json
+from expunge.files import RECORD, claiming, make_private, write_json
 from expunge.model.memory import memory_errors
 from expunge.record import Stopwatch, make_record
+from expunge.scratch import remove_leftovers_in, temporary_folder
 
 if TYPE_CHECKING:
     from torch import nn

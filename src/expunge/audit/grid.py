@@ -18,10 +18,11 @@ from expunge.audit.saved import FILES, SCORES, SUMMARY, file_hashes, last_record
 from expunge.audit.sources import SOURCES, write_sources
 from expunge.audit.store import Cell, CellStore
 from expunge.audit.witnesses import Witnesses
-from expunge.files import RECORD, make_private, remove_leftovers_in, write_json
+from expunge.files import RECORD, make_private, write_json
 from expunge.model.workers import worker_pool
 from expunge.record import Stopwatch, make_record
 from expunge.score.observer import Observer
+from expunge.scratch import remove_leftovers_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

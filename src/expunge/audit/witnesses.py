@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from expunge.audit.loaded import Loaded
 from expunge.audit.parts import CONTROL, DIAGNOSTICS
 from expunge.audit.plan import Role
-from expunge.files import remove_leftovers_in
 from expunge.metrics.beside import BesideControl, Witness
 from expunge.record import hash_json
+from expunge.scratch import remove_leftovers_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

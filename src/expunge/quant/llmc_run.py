@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from expunge.errors import MissingExtraError, ModelError
-from expunge.files import temporary_folder
 from expunge.model.arch import architecture, linear_layers, weight_oi
 from expunge.quant.packed import Packed
+from expunge.scratch import temporary_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,9 +19,10 @@ from pydantic import ValidationError
 from expunge.corpus.readers import read_examples
 from expunge.corpus.writer import write_examples
 from expunge.errors import OutputError
-from expunge.files import OWN, make_private, refuse_link, writing
+from expunge.files import make_private, refuse_link, writing
 from expunge.locks import NO_FOLLOW
 from expunge.registry import explain
+from expunge.scratch import OWN
 from expunge.shards.ledger import Ledger
 from expunge.shards.manifest import Manifest
 from expunge.shards.plan import Row

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from expunge.errors import OutputError
-from expunge.files import temporary_folder
 from expunge.model.load import hash_model, load_model, load_tokenizer
 from expunge.record import hash_file
+from expunge.scratch import temporary_folder
 from expunge.shards.building import Build, unfinished
 from expunge.shards.executors import Executor, executor_for
 from expunge.shards.folder import LOCK, OPTIMIZER, WEIGHTS, PlanFolder, write_plan

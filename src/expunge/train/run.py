@@ -27,7 +27,6 @@ from expunge.files import (
     make_private,
     refuse_existing,
     refuse_link,
-    remove_leftovers,
     replaced_by,
     write_json,
     write_text,
@@ -37,6 +36,7 @@ from expunge.model.disk import disk_errors
 from expunge.model.load import hash_model, require_savable, save_model
 from expunge.model.memory import memory_errors
 from expunge.record import Stopwatch, hash_json, make_record
+from expunge.scratch import remove_leftovers
 from expunge.train.bar import no_other_bars
 from expunge.train.checkpoints import COMPLETE
 from expunge.train.recipe import Recipe
