@@ -19,6 +19,7 @@ from expunge.audit.attacked_parts import AttackPlan, parse_attack
 from expunge.audit.attacked_results import AttackRow, AttackSummary
 from expunge.audit.attacked_table import attack_tables
 from expunge.audit.plan import AuditPlan, ModelSource, Role
+from expunge.audit.saved import read_record
 from expunge.audit.stats import Estimate, Telling
 from expunge.errors import DataError, RecipeError
 from expunge.metrics.exact_memorisation import ExactMemorisation
@@ -143,6 +144,22 @@ def test_of_a_half_that_is_known_the_other_is_asked_about(as_target: tuple[Shelf
     whole = summary.row(SMALL["benign"], "probability", "unlearned")
     assert (half.before.n, half.after.n) == (len(asked), len(asked))
     assert whole.after.n == len(FORGET)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "json"])
+def test_a_damaged_file_of_an_attack_is_made_again(tmp_path: Path, suffix: str) -> None:
+    attack = SMALL["in_context"]
+    first = carried_out(Shelf().plan(attack), tmp_path)
+    for path in sorted((tmp_path / "cells").glob(f"*.{suffix}")):
+        path.write_bytes(path.read_bytes()[:-20])
+    again = carried_out(Shelf().plan(attack), tmp_path)
+    assert again == first
+    record = read_record(tmp_path / "record.json")
+    assert record["measured_again"]
+    assert all(f".{suffix})" in each for each in record["measured_again"])
+    shelf = Shelf()
+    carried_out(shelf.plan(attack), tmp_path)
+    assert shelf.loaded == []
 
 
 def test_a_finished_audit_loads_nothing_and_one_that_was_stopped_goes_on(tmp_path: Path) -> None:

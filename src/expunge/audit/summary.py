@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from expunge.audit.advice import LeftOut, Want
 from expunge.audit.plan import FULL, Kind, Role
@@ -189,28 +189,6 @@ class Summary(_Frozen):
             DIAGNOSIS.validate_python(remark.content)
         return remarks
 
-    @model_validator(mode="after")
-    def _names_are_known(self) -> Self:
-        """Cells and verdicts are of models, transforms and metrics of this audit; recovery has its zero."""
-        RuleFacts.model_validate(self.rule)
-        BootstrapFacts.model_validate(self.bootstrap)
-        models = {model.name for model in self.models}
-        labels = {column.label for column in self.transforms}
-        names = {metric.name for metric in self.metrics}
-        if FULL.label not in labels:
-            raise ValueError(f"transforms: {FULL.label!r} is missing")
-        if any(column.label == FULL.label and column.broken is not None for column in self.transforms):
-            raise ValueError("transforms: full precision breaks no model")
-        rows = [("cells", row.model, row.transform) for row in self.cells]
-        rows += [("verdicts", row.model, row.transform) for row in self.verdicts]
-        for kind, model, label in rows:
-            if model not in models or label not in labels:
-                raise ValueError(f"{kind}: there is no model {model!r} or transform {label!r}")
-        unknown = {cell.metric for cell in self.cells} - names
-        if unknown:
-            raise ValueError(f"cells: there is no metric {min(unknown)!r}")
-        return self
-
     def cell(self, model: str, transform: str, metric: str) -> CellSummary:
         """One cell.
 
@@ -232,6 +210,31 @@ class Summary(_Frozen):
         return next(rows, None)
 
 
+def require_consistent(summary: Summary) -> None:
+    """Check what no field can check alone: cells and verdicts are of what the summary names.
+
+    Raises:
+        ValueError: they are not, or full precision is missing or said to be broken.
+    """
+    RuleFacts.model_validate(summary.rule)
+    BootstrapFacts.model_validate(summary.bootstrap)
+    models = {model.name for model in summary.models}
+    labels = {column.label for column in summary.transforms}
+    names = {metric.name for metric in summary.metrics}
+    if FULL.label not in labels:
+        raise ValueError(f"transforms: {FULL.label!r} is missing")
+    if any(column.label == FULL.label and column.broken is not None for column in summary.transforms):
+        raise ValueError("transforms: full precision breaks no model")
+    rows = [("cells", row.model, row.transform) for row in summary.cells]
+    rows += [("verdicts", row.model, row.transform) for row in summary.verdicts]
+    for kind, model, label in rows:
+        if model not in models or label not in labels:
+            raise ValueError(f"{kind}: there is no model {model!r} or transform {label!r}")
+    unknown = {cell.metric for cell in summary.cells} - names
+    if unknown:
+        raise ValueError(f"cells: there is no metric {min(unknown)!r}")
+
+
 def write_summary(path: Path, summary: Summary) -> None:
     """Write a summary as JSON, whole or not at all."""
     write_json(path, summary.model_dump(mode="json"))
@@ -244,6 +247,8 @@ def read_summary(path: Path) -> Summary:
         DataError: the file is no such summary.
     """
     try:
-        return Summary.model_validate_json(path.read_bytes())
-    except ValidationError as error:
+        summary = Summary.model_validate_json(path.read_bytes())
+        require_consistent(summary)
+    except ValueError as error:
         raise invalid(path, error) from error
+    return summary
