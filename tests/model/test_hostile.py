@@ -46,7 +46,7 @@ def list_in_index(folder: Path, file: Any) -> None:
     [
         "pytorch_model.bin",
         "../other/model.safetensors",
-        "/tmp/model.safetensors",
+        "/elsewhere/model.safetensors",
         "sub/model.safetensors",
         "..\\model.safetensors",
         ".safetensors",
