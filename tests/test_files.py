@@ -393,3 +393,9 @@ def test_temporary_folders_of_killed_runs_go(tmp_path: Path, monkeypatch: pytest
     with temporary_folder("replay") as folder:
         assert names(tmp_path) == [folder.name]
     assert names(tmp_path) == []
+
+
+def test_half_a_surrogate_pair_is_written_as_an_escape(tmp_path: Path) -> None:
+    value = {"\udcff": "Zürich \ud800"}
+    write_json(tmp_path / "odd.json", value)
+    assert json.loads((tmp_path / "odd.json").read_bytes()) == value

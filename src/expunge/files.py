@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
@@ -229,6 +230,8 @@ def write_json(
 ) -> None:
     """Write ``value`` as readable JSON, whole or not at all; see ``writing``."""
     text = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n"
+    if not text.isascii():  # half a surrogate pair, which only an escape can write
+        text = re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text)
     write_text(target, text, may_replace=may_replace, private=private)
 
 

@@ -131,3 +131,10 @@ def test_what_cannot_be_aligned_is_refused(tmp_path: Path) -> None:
             read_anchors(path)
     path.write_text(json.dumps({"Mira": "Jo"}))
     assert read_anchors(path) == Anchors({"Mira": "Jo"})
+
+
+@pytest.mark.parametrize("anchors", [{"Ada": "x" * 1001}, {"x" * 1001: "Ada"}])
+def test_a_text_in_place_of_a_term_is_refused(anchors: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "anchors.json").write_text(json.dumps(anchors))
+    with pytest.raises(DataError, match="longer than 1000 characters"):
+        read_anchors(tmp_path / "anchors.json")

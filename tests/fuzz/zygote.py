@@ -35,6 +35,7 @@ DIED = 70
 def serve(requests: TextIO, answers: TextIO) -> None:
     """Carry out requests until the other side closes the pipe."""
     cli.quiet_libraries()
+    cli._command()
     for line in requests:
         request = json.loads(line)
         answer = carry_out(request)

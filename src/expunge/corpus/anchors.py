@@ -74,6 +74,10 @@ class Anchors:
         return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, forms))})(?!\w)")
 
 
+LONGEST = 1000
+"""Characters of a term or its replacement: every mention in a text is replaced."""
+
+
 def read_anchors(path: Path) -> Anchors:
     """The anchored terms in a JSON file.
 
@@ -89,4 +93,10 @@ def read_anchors(path: Path) -> Anchors:
     for term, value in found.items():
         if not isinstance(value, str) or not term.strip() or not value.strip():
             raise DataError(f"anchors {path}", why=f"{term!r} has no replacement that is text.", fix=FIX)
+        if max(len(term), len(value)) > LONGEST:
+            raise DataError(
+                f"anchors {path}",
+                why=f"{term[:40]!r} or its replacement is longer than {LONGEST} characters.",
+                fix="Anchors are names and short terms: leave out what is longer.",
+            )
     return Anchors(found)
