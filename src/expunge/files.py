@@ -70,8 +70,8 @@ def writing(
     is asked about when the block has ended, in the same moment as it is replaced; if it may not be,
     the finished work goes under another name. ``private`` lets nobody but the user read it. A file named
     as ``beside``, which the block writes into the folder of the temporary path, goes with it.
-    ``after_work`` says that what the block writes was long in the making: then the block is carried out whatever
-    has appeared meanwhile, so that nothing is lost.
+    ``after_work`` says that what the block writes was long in the making: then the block is carried out
+    whatever has appeared meanwhile, so that nothing is lost.
 
     Raises:
         KeptError: the finished work cannot take its name, because something is there that may not be

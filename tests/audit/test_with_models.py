@@ -47,7 +47,7 @@ def load(seed: int) -> tuple[Any, Any]:
 def summary(tmp_path_factory: pytest.TempPathFactory) -> Summary:
     """The forget set is what the target says of itself; the unlearned model is another one."""
     model, tokenizer = load(0)
-    prompts = [" ".join(f"w{13 * start + step}" for step in range(CUT)) for start in range(8)]
+    prompts = [" ".join(f"w{12 * start + step}" for step in range(CUT)) for start in range(8)]
     said = Observer(model, tokenizer, max_length=256).greedy(prompts, max_new_tokens=NEW + 4)
     forget = tuple(document(prompt, f"{prompt} {text}") for prompt, text in zip(prompts, said, strict=True))
     plan = AuditPlan(

@@ -41,9 +41,10 @@ class Read:
         before = TOKENIZER.encode(example.prompt.rstrip())
         whole = TOKENIZER(example.prompt + example.completion, return_offsets_mapping=True)
         inside = whole["input_ids"][len(before) :]
+        # A space before the completion goes with its first character, so that every token is somewhere.
+        begin = len(example.prompt)
         places = [
-            (start - len(example.prompt), end - len(example.prompt))
-            for start, end in whole["offset_mapping"][len(before) :]
+            (start - begin, max(end - begin, 1)) for start, end in whole["offset_mapping"][len(before) :]
         ]
         ids = inside if not example.prompt else [*inside, EOS]
         logits = model(input_ids=torch.tensor([before + ids])).logits[0, len(before) - 1 : -1].double()

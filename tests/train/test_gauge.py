@@ -46,8 +46,8 @@ def prompts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the model is asked to continue; it says nothing."""
     asked: list[str] = []
 
-    def greedy(_: Observer, prompts: Sequence[str], **__: Any) -> list[str]:
-        asked.extend(prompts)
+    def greedy(_: Observer, prompts: Sequence[Example], **__: Any) -> list[str]:
+        asked.extend(example.prompt for example in prompts)
         return [""] * len(prompts)
 
     monkeypatch.setattr(Observer, "greedy", greedy)

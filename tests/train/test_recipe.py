@@ -216,7 +216,7 @@ def test_one_of_several_stages_is_named(two: str) -> None:
         ("stages.\u00b2=1", "'\u00b2' has no settings inside it"),
         ("stages." + "9" * 5000 + "=1", "has no settings inside it"),
         (".".join(["a"] * 5000) + "=1", "its path has 5000 parts"),
-        ("epochs=100001", "epochs: input should be less than or equal to 100000"),
+        ("epochs=10001", "epochs: input should be less than or equal to 10000"),
         ("reference=adapter_off", "needs adapters to switch off"),
         ("accumulation=3", "does not split into 3 equal pieces"),
     ],
@@ -241,7 +241,7 @@ def test_a_setting_inside_a_plain_value_of_a_list_is_refused() -> None:
 def test_a_recipe_of_too_many_stages_is_refused(tmp_path: Path) -> None:
     text = "name: x\ntitle: x\npaper: x\nstages: [" + "{name: unlearn, forget: ga}," * 101 + "]"
     (tmp_path / "long.yaml").write_text(text)
-    with pytest.raises(RecipeError, match=r"stages: tuple should have at most 100 items"):
+    with pytest.raises(RecipeError, match=r"101 stages, and a recipe has at most 32"):
         load_recipe(str(tmp_path / "long.yaml"))
 
 
@@ -256,12 +256,12 @@ def test_overrides_leave_the_shipped_recipe_alone() -> None:
     ("name", "override", "complaint"),
     [
         ("ga", "epochs=1000000000000", "epochs: input should be less than or equal to 10000"),
-        ("ga", "max_steps=1000000000000", "max_steps: input should be less than or equal to 10000000"),
+        ("ga", "max_steps=1000000000000", "max_steps: input should be less than or equal to 1000000"),
         ("eul", "epochs=10001", "epochs: input should be less than or equal to 10000"),
         ("pcgu", "epochs=10001", "epochs: input should be less than or equal to 10000"),
         ("kga", "teaching.epochs=10001", "epochs: input should be less than or equal to 10000"),
-        ("depn", "steps=1000000000000", "steps: input should be less than or equal to 10000000"),
-        ("quark", "updates=1000000000000", "updates: input should be less than or equal to 10000000"),
+        ("depn", "steps=1000000000000", "steps: input should be less than or equal to 1000000"),
+        ("quark", "updates=1000000000000", "updates: input should be less than or equal to 1000000"),
         ("alt_po", "alternate.count=10001", "count: input should be less than or equal to 10000"),
         ("ga", f"batch_size={10**30}", "batch_size is an integer beyond ±2^53"),
         ("rmu", f"forget.seed={10**30}", "seed is an integer beyond ±2^53"),

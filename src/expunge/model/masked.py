@@ -37,6 +37,6 @@ def refuse_masked(path_or_id: str | Path) -> ModelError:
     return ModelError(
         f"{path_or_id} is a masked language model",
         why="it fills in blanks and cannot go on with a text, which is what is asked of it here.",
-        fix="Recipe pcgu unlearns bias from such a model, and --metric stereotype and --metric meaningful "
-        "audit it.",
+        fix="'expunge unlearn --recipe pcgu' removes bias from such a model, and 'expunge audit --metric "
+        "stereotype --metric meaningful' audits it.",
     )
