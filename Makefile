@@ -68,8 +68,8 @@ bench: $(INSTALLED) ## time and peak memory against the plain way, as ratios
 
 .PHONY: docs
 docs: $(INSTALLED) ## write docs/metrics.md and docs/schema from the code
-	$(BIN)/python -m expunge.metrics.page
-	$(BIN)/python -m expunge.audit.schema
+	$(BIN)/python -m expunge.metrics.cards
+	$(BIN)/python -m expunge.audit.summary
 	$(BIN)/python -m expunge.report.document
 
 .PHONY: picture

@@ -29,13 +29,13 @@ from benchmarks.compare import (
 from expunge.bench.builtin import Builtin
 from expunge.corpus.readers import read_examples
 from expunge.corpus.tokenise import encode, encode_prompt
+from expunge.inference.observer import Observer, cut
+from expunge.inference.texts import TokenStats
 from expunge.metrics import metrics
 from expunge.metrics.base import Measured
 from expunge.metrics.probes import Probes
 from expunge.model.load import load_model, load_tokenizer
 from expunge.record import Stopwatch
-from expunge.score.facts import TokenFacts
-from expunge.score.observer import Observer, cut
 from expunge.types import Example
 
 METRICS = ("verbmem", "knowmem_forget", "auc", "utility")
@@ -71,14 +71,14 @@ class OneAtATime:
         return cast("str", self.tokenizer.decode(said[0, len(tokens) :], skip_special_tokens=True))
 
     @torch.inference_mode()
-    def facts(self, examples: Sequence[Example]) -> list[TokenFacts]:
+    def facts(self, examples: Sequence[Example]) -> list[TokenStats]:
         """The log-probabilities of every text from its own full logits; nothing else is asked for."""
         return [self._facts(self._score(example)) for example in examples]
 
-    def _facts(self, logps: Tensor) -> TokenFacts:
+    def _facts(self, logps: Tensor) -> TokenStats:
         zeros = torch.zeros_like(logps)
         nothing = dict.fromkeys(("token_n", "best_n", "mean_n", "variance_n"), zeros)
-        return TokenFacts(logp_n=logps, sensitive_n=zeros.bool(), **nothing)
+        return TokenStats(logp_n=logps, sensitive_n=zeros.bool(), **nothing)
 
     def _score(self, example: Example) -> Tensor:
         pieces = []

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from expunge.audit.compare import align
 from expunge.audit.stats import Bootstrap, Estimate
-from expunge.audit.summary import Summary, read_summary
+from expunge.audit.summary import AuditSummary, read_summary
 from expunge.metrics import metrics
 from expunge.metrics.base import Floats, Measured, Values, Weights
 from expunge.types import Score
@@ -29,7 +29,7 @@ class World:
     """The scores of one audited world, and its summary."""
 
     scores: Mapping[Key, Measured]
-    summary: Summary
+    summary: AuditSummary
 
     def has(self, model: str) -> bool:
         """Whether the world's audit measured this model."""
@@ -86,7 +86,7 @@ class Pool:
     def by_seed(self, model: str, transform: str, metric: str) -> list[float | None]:
         """The value in each world alone."""
         return [
-            metrics.build({"name": metric}).point(
+            metrics.build({"name": metric}).point_estimate(
                 world.scores[model, transform, metric], world.scores[RETRAINED, transform, metric]
             )
             for world in self.worlds

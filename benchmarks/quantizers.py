@@ -34,10 +34,9 @@ from expunge.errors import ExpungeError
 from expunge.model.arch import linear_layers, weight_oi
 from expunge.quant.calibration import Calibration
 from expunge.quant.gptq import GPTQ
-from expunge.quant.llmc import LLMCompressorGPTQ
-from expunge.quant.llmc_run import compress_in_place
+from expunge.quant.llmc import LLMCompressorGPTQ, compress_in_place
 from expunge.quant.rtn import RTN
-from expunge.quant.walk import walk
+from expunge.quant.sequential_calibration import sequential_inputs
 from expunge.record import Stopwatch
 
 MODULE = "benchmarks.quantizers"
@@ -85,7 +84,7 @@ class Task:
     def errors(self, weights: dict[str, Tensor]) -> dict[str, float]:
         """‖WX − ŴX‖ of every layer."""
         found = {}
-        for groups in walk(self.model, self.text.ids_NT):
+        for groups in sequential_inputs(self.model, self.text.ids_NT):
             for inputs in groups:
                 for name, layer in inputs.layers.items():
                     gap_OI = (weights[name] - weight_oi(layer)).double()

@@ -29,7 +29,8 @@ from typing import Any, NamedTuple
 
 from benchmarks.compare import RESULTS, Peak, in_own_process, one_thread, wait_until_quiet, write_result
 from benchmarks.curve import draw
-from expunge.corpus.vocabulary import train_tokenizer
+from expunge.corpus.packing import train_tokenizer
+from expunge.inference.observer import Observer
 from expunge.metrics import metrics
 from expunge.metrics.base import Metric
 from expunge.metrics.knowmem import KnowMem
@@ -37,7 +38,6 @@ from expunge.metrics.probes import Probes
 from expunge.metrics.retention import ParaphraseRetention
 from expunge.model.create import ScratchModel
 from expunge.record import Stopwatch
-from expunge.score.observer import Observer
 from expunge.types import Example, Span
 
 DEAR = frozenset({"mia_gradnorm", "extraction_likelihood", "sensitive_extraction", "exposure"})
@@ -90,7 +90,7 @@ class Setting:
             holdout=self._documents("holdout"),
             retain=self._questions("retain", self.items),
             neighbours=self._questions("neighbours", self.items),
-            second_phrasing=self._questions("again", self.items),
+            paraphrase_questions=self._questions("again", self.items),
             forget_icl=self._questions("forget shown", SHOTS),
             retain_icl=self._questions("retain shown", SHOTS),
         )
@@ -143,8 +143,8 @@ class Setting:
         chosen = [self.metrics[name] for name in names]
         began, clock = time.process_time(), time.perf_counter()
         for metric in chosen:
-            metric.foresee(observer, self.probes)
-        for metric in sorted(chosen, key=lambda each: each.goes_on):  # as an audit does
+            metric.prefetch(observer, self.probes)
+        for metric in sorted(chosen, key=lambda each: each.runs_last):  # as an audit does
             metric.measure(observer, self.probes)
         return Cost(time.process_time() - began, time.perf_counter() - clock)
 

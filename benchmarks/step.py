@@ -29,21 +29,20 @@ from benchmarks.compare import (
     write_result,
 )
 from benchmarks.plain_step import PlainStep, Tokens
-from expunge.corpus.batching import Batch
-from expunge.corpus.streams import Pair, PairBatch, collate_pairs
+from expunge.corpus.batching import Batch, ForgetRetainPair, PairBatch, collate_pairs
 from expunge.corpus.tokenise import Encoded
-from expunge.forget.npo import NegativePreference
+from expunge.forget.npo import NPO
+from expunge.inference.reference import Key, cache_reference
 from expunge.model.arch import output_layer
 from expunge.record import Stopwatch
-from expunge.retain.klr import KLRetain
+from expunge.retain.klr import KLR
 from expunge.scope import Scope
 from expunge.scope.all import AllParameters
 from expunge.scope.regex import MatchingNames
 from expunge.scope.saliency import SalientModules
 from expunge.scope.selection import ScopeGuard
-from expunge.score.reference import Key, cache_reference
-from expunge.train.objective import PairObjective
-from expunge.train.saliency import forget_gradient
+from expunge.train.objective.pair import PairObjective
+from expunge.train.objective.saliency import forget_gradient
 
 BLOCKS = r"\.layers\."
 SCOPES: dict[str, Scope] = {
@@ -91,7 +90,7 @@ class Setting:
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         return model
 
-    def pairs(self) -> list[Pair]:
+    def pairs(self) -> list[ForgetRetainPair]:
         """Random tokens; all of them count but the first."""
         torch.manual_seed(1)
         mask = [False] + [True] * (self.length - 1)
@@ -99,7 +98,7 @@ class Setting:
         def sequence() -> Encoded:
             return Encoded(torch.randint(self.vocabulary, (self.length,)).tolist(), mask, "random")
 
-        return [Pair(sequence(), sequence(), i, i) for i in range(self.batch)]
+        return [ForgetRetainPair(sequence(), sequence(), i, i) for i in range(self.batch)]
 
 
 TINY = Setting(hidden=64, layers=2, heads=2, vocabulary=1000, batch=2, length=32)
@@ -108,7 +107,7 @@ TINY = Setting(hidden=64, layers=2, heads=2, vocabulary=1000, batch=2, length=32
 class OurStep:
     """The step as the ``unlearn`` stage takes it: cached reference, chunked logits, guarded scope."""
 
-    def __init__(self, model: PreTrainedModel, pairs: Sequence[Pair], scope: Scope) -> None:
+    def __init__(self, model: PreTrainedModel, pairs: Sequence[ForgetRetainPair], scope: Scope) -> None:
         self.model = model
         forget = [pair.forget for pair in pairs]
         self.selection = scope.select(model, lambda: saliency(model, forget))
@@ -122,7 +121,7 @@ class OurStep:
             pad_id=0,
             head_may_change=bool(names & self.selection.rows.keys()),
         )
-        self.objective = PairObjective(NegativePreference(beta=BETA), KLRetain(), reference)
+        self.objective = PairObjective(NPO(beta=BETA), KLR(), reference)
         self.optimizer = torch.optim.AdamW(
             [weight for weight in model.parameters() if weight.requires_grad], lr=LEARNING_RATE
         )
@@ -145,7 +144,7 @@ class OurStep:
 
 def saliency(model: PreTrainedModel, forget: Sequence[Encoded]) -> dict[str, torch.Tensor]:
     """What SURE chooses by."""
-    return forget_gradient(model, NegativePreference(beta=BETA), forget, pad_id=0, batch_size=len(forget))
+    return forget_gradient(model, NPO(beta=BETA), forget, pad_id=0, batch_size=len(forget))
 
 
 def plain_step(model: PreTrainedModel, scope: str, chosen: set[str]) -> PlainStep:

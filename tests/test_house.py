@@ -143,7 +143,7 @@ def named_in_papers() -> tuple[set[str], set[str]]:
 def test_the_guide_adds_a_working_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss registers, its tests pass and its recipe loads, as the guide shows them."""
     from expunge.forget import forget_losses
-    from expunge.train.recipe import load_recipe
+    from expunge.train.run.recipe import load_recipe
 
     blocks = BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text())
     loss, tests, recipe = (text for language, text in blocks if language != "toml")

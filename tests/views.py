@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from expunge.score.logprobs import token_kl, token_logps, token_numbers
-from expunge.score.view import TokenRule, TokenView
+from expunge.inference.logprobs import token_kl, token_logps, token_numbers
+from expunge.inference.token_view import TokenRule, TokenView
 
 
 def view_of(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from expunge.bench.builtin import Builtin
-from expunge.corpus.world import WorldSize
+from expunge.corpus.synthetic import WorldSize
 from expunge.model.create import ScratchModel
 
 Weights = Literal["bf16", "fp32", "bf16_stochastic", "lora"]

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from benchmarks.durability.arms import Arm, Replicate
 from expunge.bench.jobs import Job, run_jobs
-from expunge.train.job import UnlearnJob
+from expunge.train.run.job import UnlearnJob
 
 
 def train(arms: list[Arm], home: Path, *, workers: int, console: Console) -> None:

@@ -12,7 +12,7 @@ import yaml
 from expunge.bench.builtin import Builtin
 from expunge.catalogue import recipe_names, recipe_text
 from expunge.component import Component
-from expunge.corpus.world import WorldSize
+from expunge.corpus.synthetic import WorldSize
 
 SETTINGS = Path(__file__).parent / "settings"
 SEEDS = (0, 1, 2)

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.methods.results import FULL
-from expunge.train.recipe import Recipe, load_recipe
-from expunge.train.stages.in_turn import UnlearnInTurn
-from expunge.train.stop import StopRule
+from expunge.train.loop.stop import StopRule
+from expunge.train.methods.in_turn import UnlearnInTurn
+from expunge.train.run.recipe import Recipe, load_recipe
 
 Row = Mapping[str, Any]
 
@@ -121,10 +121,12 @@ def _return(rows: Sequence[Row]) -> str:
 
 
 def _second_phrasing(rows: Sequence[Row]) -> str:
-    apart = [row for row in rows if _apart(_full(row, "knowmem_forget"), _full(row, "second_phrasing"))]
+    apart = [
+        row for row in rows if _apart(_full(row, "knowmem_forget"), _full(row, "paraphrase_questions"))
+    ]
     named = _joined(
         f"`{row['model']}` ({_full(row, 'knowmem_forget')['value']:.0f} against "
-        f"{_full(row, 'second_phrasing')['value']:.0f})"
+        f"{_full(row, 'paraphrase_questions')['value']:.0f})"
         for row in apart
     )
     rest = f"; not for {named}" if apart else ""

@@ -13,7 +13,7 @@ from expunge.audit.job import AuditJob
 from expunge.bench.jobs import Job, run_jobs
 
 QUANTIZERS = ("int4",)
-METRICS = ("knowmem_forget", "second_phrasing", "verbmem", "utility", "neighbours", "privleak")
+METRICS = ("knowmem_forget", "paraphrase_questions", "verbmem", "utility", "neighbours", "privleak")
 ITEMS = 40
 """Of each split: all 36 questions about those to be forgotten, and as many about those who stay."""
 

@@ -15,7 +15,7 @@ from expunge.files import write_text
 
 COLUMNS = {
     "knowmem_forget": "forget ↓",
-    "second_phrasing": "second phrasing ↓",
+    "paraphrase_questions": "second phrasing ↓",
     "verbmem": "verbatim ↓",
     "neighbours": "neighbours ↑",
     "utility": "utility ↑",

@@ -12,7 +12,7 @@ from benchmarks.methods.arms import Arm, place
 from benchmarks.methods.measure import METRICS, QUANTIZERS, folder
 from benchmarks.pooling import RETRAINED, TARGET, Pool, as_json, read_world
 from expunge.files import RECORD
-from expunge.train.outcome import stop_facts
+from expunge.train.run.outcome import stop_facts
 
 FULL = "full"
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from benchmarks.methods.arms import Arm, builtin, place
 from benchmarks.methods.data import write_variants
 from expunge.bench.jobs import Job, run_jobs
-from expunge.corpus.world import World
+from expunge.corpus.synthetic import World
 
 
 def train(arms: Sequence[Arm], home: Path, *, workers: int, console: Console) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from expunge.corpus.world import World, WorldSize
+from expunge.corpus.synthetic import World, WorldSize
 from expunge.model.create import ScratchModel
 from expunge.scope.lora import LowRankAdapters
 from expunge.shards.manifest import Training

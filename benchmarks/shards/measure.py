@@ -12,21 +12,18 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.shards.arms import BASE, MODEL, Arm, elsewhere
-from expunge.corpus.vocabulary import train_tokenizer
+from expunge.corpus.packing import train_tokenizer
 from expunge.corpus.writer import write_examples
 from expunge.files import write_json
 from expunge.metrics.rouge import rouge_l
 from expunge.record import Stopwatch
-from expunge.shards.building import Build
-from expunge.shards.cost import expected_share, work
-from expunge.shards.deletion import Deletion
-from expunge.shards.ensemble import By, open_ensemble
-from expunge.shards.executors import Here
+from expunge.shards.building import Build, Deletion
+from expunge.shards.ensemble import By, open_ensemble, predict
+from expunge.shards.executors import InProcessExecutor
 from expunge.shards.folder import OPTIMIZER, WEIGHTS, PlanFolder, write_plan
 from expunge.shards.making import PlanJob, make_plan
-from expunge.shards.plan import Cut
-from expunge.shards.predicting import predict
-from expunge.train.job import FinetuneJob
+from expunge.shards.plan import SplitSettings, expected_share, work
+from expunge.train.run.job import FinetuneJob
 from expunge.types import Example
 
 LONGEST = 12
@@ -43,14 +40,14 @@ def measure(arm: Arm, home: Path) -> None:
         return
     watch = Stopwatch()
     plan = planned(arm, folder)
-    build = Build(plan=plan, executor=Here())
+    build = Build(plan=plan, executor=InProcessExecutor())
     if not (folder / "before.json").exists():
         build.run()
         write_json(folder / "before.json", knowledge(arm, plan))
     people = tuple(person.name for person in arm.world.forget_people)
     Deletion(groups=people).run(build)
     fresh = never_had(plan, folder / "fresh")
-    Build(plan=fresh, executor=Here()).run()
+    Build(plan=fresh, executor=InProcessExecutor()).run()
     found = {
         "seed": arm.seed,
         "cut": arm.name,
@@ -71,7 +68,7 @@ def planned(arm: Arm, folder: Path) -> PlanFolder:
             data=(),
             model=str(tokenizer(arm, folder) if arm.start == "random" else base(arm.seed, folder.parent)),
             output=folder / "plan",
-            cut=Cut(shards=arm.shards, slices=arm.slices, seed=arm.seed),
+            cut=SplitSettings(shards=arm.shards, slices=arm.slices, seed=arm.seed),
             training=arm.training,
             scratch=MODEL if arm.start == "random" else None,
         )
@@ -122,7 +119,7 @@ def knowledge(arm: Arm, plan: PlanFolder) -> dict[str, dict[str, float]]:
     stay = [example for example in splits["retain"] if not example.is_document]
     asked = {
         "forget": forget,
-        "second_phrasing": splits["second_phrasing"],
+        "paraphrase_questions": splits["paraphrase_questions"],
         "utility": stay[:: -(-len(stay) // ASKED)],
     }
     return {

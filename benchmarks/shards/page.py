@@ -64,7 +64,7 @@ def _row(own: Sequence[Mapping[str, Any]], by: str) -> list[str]:
             ("before", "utility"),
             ("before", "forget"),
             ("after", "forget"),
-            ("after", "second_phrasing"),
+            ("after", "paraphrase_questions"),
         )
     ]
     counted = {key: sum(arm[key] for arm in own) for key in ("equal", "tensors", "examples_anew")}

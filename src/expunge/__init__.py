@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from expunge.audit.job import AuditJob
     from expunge.quant.export import QuantizeJob
-    from expunge.train.job import FinetuneJob, UnlearnJob
+    from expunge.train.run.job import FinetuneJob, UnlearnJob
 
 __version__ = "0.1.0"
 __all__ = ["AuditJob", "FinetuneJob", "QuantizeJob", "UnlearnJob", "__version__"]
 
 _HOMES = {
     "AuditJob": "expunge.audit.job",
-    "FinetuneJob": "expunge.train.job",
+    "FinetuneJob": "expunge.train.run.job",
     "QuantizeJob": "expunge.quant.export",
-    "UnlearnJob": "expunge.train.job",
+    "UnlearnJob": "expunge.train.run.job",
 }
 
 

@@ -57,9 +57,9 @@ def made_of(recipe: Mapping[str, Any]) -> str:
 def cited(recipe: Mapping[str, Any]) -> str:
     """The first source of a parsed recipe in a few words: ``Jang et al. 2023, arXiv 2210.01504``."""
     for source in recipe["paper"].split(";"):
-        found = [match.group() for pattern in (AUTHORS, ARXIV) if (match := pattern.search(source))]
-        if found:
-            return ", ".join(found)
+        matches = [match.group() for pattern in (AUTHORS, ARXIV) if (match := pattern.search(source))]
+        if matches:
+            return ", ".join(matches)
     return str(recipe["paper"])
 
 

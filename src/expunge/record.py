@@ -36,8 +36,8 @@ def hash_file(path: Path) -> str:
 def hash_folder(folder: Path, *, patterns: Iterable[str] = ("*",), without: Iterable[str] = ()) -> str:
     """SHA-256 over the names and bytes of a folder's files but ``without``, in the order of their names."""
     left_out = set(without)
-    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
-    names = sorted(path for path in found if path.name not in left_out)
+    files = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    names = sorted(path for path in files if path.name not in left_out)
     return hash_json({path.relative_to(folder).as_posix(): hash_file(path) for path in names})
 
 
@@ -49,28 +49,28 @@ def hash_json(value: Any) -> str:
 
 def versions() -> dict[str, str]:
     """The version of every package that can change a number; absent ones are left out."""
-    found = {"python": platform.python_version()}
+    version_by_name = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            version_by_name[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return version_by_name
 
 
 def hardware() -> dict[str, Any]:
     """Processor, cores and (when torch is loaded) accelerator, in words."""
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "machine": platform.machine(),
         "system": platform.platform(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     }
     torch = sys.modules.get("torch")
     if torch is not None:
-        found["threads"] = torch.get_num_threads()
+        facts["threads"] = torch.get_num_threads()
         if torch.cuda.is_available():
-            found["accelerator"] = torch.cuda.get_device_name()
-    return found
+            facts["accelerator"] = torch.cuda.get_device_name()
+    return facts
 
 
 def peak_memory_mib() -> float:

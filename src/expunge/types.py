@@ -29,7 +29,8 @@ class Example:
     ``group`` is the person or document the example belongs to; intervals are clustered by it.
     ``turns`` are the messages before the prompt when the example is a chat.
     ``wrong`` are other answers to the same question, none of them right; where they are choices in an
-    order, ``place`` is that of the right one among them. ``paraphrase`` is the right answer in other words.
+    order, ``correct_index`` is that of the right one among them. ``paraphrase`` is the right answer in
+    other words.
     """
 
     id: str
@@ -40,13 +41,13 @@ class Example:
     turns: tuple[Turn, ...] = ()
     is_chat: bool = False
     wrong: tuple[str, ...] = ()
-    place: int = 0
+    correct_index: int = 0
     paraphrase: str | None = None
 
     @property
     def choices(self) -> tuple[str, ...]:
         """All answers in their order, the right one among them."""
-        return (*self.wrong[: self.place], self.completion, *self.wrong[self.place :])
+        return (*self.wrong[: self.correct_index], self.completion, *self.wrong[self.correct_index :])
 
     @property
     def is_document(self) -> bool:

@@ -6,14 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from expunge.adversary import Piece, Shares, Step
+from expunge.adversary import AdversaryBatch, LossWeights, Step
 from expunge.adversary.fake_quant import FakeQuantized, rounded
-from expunge.adversary.slope import slopes
-from expunge.adversary.swap import swapped
+from expunge.adversary.hooks import gradients, swapped
 from expunge.model.arch import linear_layers
 from expunge.quant.parse import parse_quantizer
 from expunge.scope.lora import LowRankAdapters
-from expunge.train.rounding import rounding
+from expunge.train.objective.saliency import rounding
 from tests.batches import batch_of
 from tests.tiny import tiny
 
@@ -32,9 +31,9 @@ def test_the_schedule_of_the_paper(done: int, alpha: float) -> None:
 
 
 def test_shares() -> None:
-    assert FakeQuantized(weight=2.0, warmup=0).shares(3, 4) == Shares(1, 2)
-    assert FakeQuantized(weight=2.0, warmup=0).shares(1, 4) == Shares(1, 1)
-    assert FakeQuantized(weight=0.0).shares(4, 4) == Shares(1, 0)
+    assert FakeQuantized(weight=2.0, warmup=0).shares(3, 4) == LossWeights(1, 2)
+    assert FakeQuantized(weight=2.0, warmup=0).shares(1, 4) == LossWeights(1, 1)
+    assert FakeQuantized(weight=0.0).shares(4, 4) == LossWeights(1, 0)
 
 
 @pytest.mark.parametrize("arch", ["llama", "gpt2"])
@@ -77,7 +76,7 @@ def test_the_gradient_goes_straight_through() -> None:
     x = torch.linspace(-1, 1, layer.weight.shape[1])
     with swapped(rounded(model, rounding("int4"))):
         quantized = layer.weight.detach().clone()
-        found = slopes((layer.weight @ x).square().sum(), [layer.weight])[layer.weight]
+        found = gradients((layer.weight @ x).square().sum(), [layer.weight])[layer.weight]
     torch.testing.assert_close(found, 2 * torch.outer(quantized @ x, x))
     inside = quantized != layer.weight
     assert inside.float().mean() > 0.9
@@ -99,9 +98,9 @@ def test_one_rounding_serves_every_piece_of_a_step() -> None:
         calls.append(weight)
         return weight
 
-    pieces = [Piece(batch=BATCH, loss=lambda: logits(model).sum())] * 3
+    pieces = [AdversaryBatch(batch=BATCH, loss=lambda: logits(model).sum())] * 3
     step = Step(model=model, pieces=pieces, rows={}, roundings={"mine": counting})
-    perturb = FakeQuantized(quantizer="mine").against(step)
+    perturb = FakeQuantized(quantizer="mine").prepare(step)
     for piece in pieces:
         with perturb(piece):
             pass

@@ -6,16 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from expunge.adversary import Piece, Shares, Step
-from expunge.adversary.hidden import visiting
+from expunge.adversary import AdversaryBatch, LossWeights, Step
+from expunge.adversary.hidden_states import hooked_block
+from expunge.adversary.hooks import gradients, random_init
 from expunge.adversary.latent import LatentAttack
-from expunge.adversary.slope import slopes
-from expunge.adversary.start import random_push
 from expunge.corpus.batching import Batch
 from expunge.errors import RecipeError
+from expunge.inference.forward import compute_token_view
 from expunge.model.arch import blocks
 from expunge.scope.lora import LowRankAdapters
-from expunge.score.look import look
 from tests.batches import batch_of
 from tests.tiny import HIDDEN, tiny
 
@@ -47,20 +46,20 @@ def states(model: nn.Module, batch: Batch, attack: LatentAttack | None, done: in
         rows.append(args[0])
 
     def loss() -> Tensor:
-        return -look(model, batch).logps.sum()
+        return -compute_token_view(model, batch).logps.sum()
 
     rows: list[Tensor] = []
-    step = Step(model=model, pieces=[Piece(batch=batch, loss=loss)], rows={}, done=done)
+    step = Step(model=model, pieces=[AdversaryBatch(batch=batch, loss=loss)], rows={}, done=done)
     with torch.no_grad():
         if attack is None:
             handle = blocks(model)[1].register_forward_pre_hook(note, with_kwargs=True)
             loss()
         else:
-            with attack.against(step)(step.pieces[0]):
+            with attack.prepare(step)(step.pieces[0]):
                 handle = blocks(model)[1].register_forward_pre_hook(note, with_kwargs=True)
                 loss()
     handle.remove()
-    from expunge.score.backbone import parts
+    from expunge.inference.backbone import parts
 
     lengths = batch.attention_mask_BT.sum(-1).tolist()
     for own, state in zip(parts(lengths), rows, strict=True):
@@ -101,9 +100,9 @@ def test_the_model_remembers_under_it(batch: Batch) -> None:
     plain = cross_entropy(model, batch)
     falls = []
     for radius in (0.02, 0.5):
-        step = Step(model=model, pieces=[Piece(batch=batch, loss=plain.sum)], rows={})
-        with LatentAttack(radius=radius, **NO_START).against(step)(step.pieces[0]):
-            view = look(model, batch)
+        step = Step(model=model, pieces=[AdversaryBatch(batch=batch, loss=plain.sum)], rows={})
+        with LatentAttack(radius=radius, **NO_START).prepare(step)(step.pieces[0]):
+            view = compute_token_view(model, batch)
             falls.append(plain + view.mean(view.logps))
     assert (falls[0] > 0).all()
     assert (falls[1] > falls[0]).all()
@@ -112,13 +111,13 @@ def test_the_model_remembers_under_it(batch: Batch) -> None:
 def test_a_small_push_lowers_the_loss_by_its_length_times_the_slope() -> None:
     model, radius = tiny("llama"), 1e-2
     push = torch.zeros(*SHORT.input_ids_BT.shape, HIDDEN, requires_grad=True)
-    with visiting(model, 1, SHORT, lambda part, h: h + part.of(push)):
-        view = look(model, SHORT)
-        length = slopes(-view.mean(view.logps).sum(), [push])[push].flatten(1).norm(dim=1)
+    with hooked_block(model, 1, SHORT, lambda part, h: h + part.of(push)):
+        view = compute_token_view(model, SHORT)
+        length = gradients(-view.mean(view.logps).sum(), [push])[push].flatten(1).norm(dim=1)
         plain = view.mean(view.logps).detach()
-    step = Step(model=model, pieces=[Piece(batch=SHORT, loss=lambda: plain)], rows={})
-    with LatentAttack(radius=radius, **NO_START).against(step)(step.pieces[0]):
-        view = look(model, SHORT)
+    step = Step(model=model, pieces=[AdversaryBatch(batch=SHORT, loss=lambda: plain)], rows={})
+    with LatentAttack(radius=radius, **NO_START).prepare(step)(step.pieces[0]):
+        view = compute_token_view(model, SHORT)
         gained = view.mean(view.logps).detach() - plain
     # All of it but for what the range of the sequence's own numbers cuts off.
     assert (gained <= radius * length * 1.01).all()
@@ -165,17 +164,17 @@ def test_random_starts_differ_by_step_and_sequence_and_by_nothing_else() -> None
     like = torch.zeros(*SHORT.input_ids_BT.shape, HIDDEN)
     torch.manual_seed(5)
     first, again, later = (
-        random_push(SHORT, like, 0),
-        random_push(SHORT, like, 0),
-        random_push(SHORT, like, 1),
+        random_init(SHORT, like, 0),
+        random_init(SHORT, like, 0),
+        random_init(SHORT, like, 1),
     )
     assert first.equal(again)
     assert not first.allclose(later)
     assert not first[0, :3].allclose(first[1, :3])
     wider = Batch(*(nn.functional.pad(t, (0, 4)) for t in slots(SHORT)))
-    assert random_push(wider, torch.zeros(len(like), like.shape[1] + 4, HIDDEN), 0)[:, :-4].equal(first)
+    assert random_init(wider, torch.zeros(len(like), like.shape[1] + 4, HIDDEN), 0)[:, :-4].equal(first)
     torch.manual_seed(6)
-    assert not random_push(SHORT, like, 0).allclose(first)
+    assert not random_init(SHORT, like, 0).allclose(first)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -186,19 +185,19 @@ def test_the_slope_of_the_weights_is_that_of_the_pushed_model(checkpointing: boo
     handle = blocks(copy)[1].register_forward_pre_hook(
         lambda _, args, kwargs: ((args[0] + push,), kwargs), with_kwargs=True
     )
-    expected = slopes(cross_entropy(copy, RAGGED).sum(), list(copy.parameters()))
+    expected = gradients(cross_entropy(copy, RAGGED).sum(), list(copy.parameters()))
     handle.remove()
     if checkpointing:
         model.gradient_checkpointing_enable()
         model.train()
 
     def loss() -> Tensor:
-        view = look(model, RAGGED)
+        view = compute_token_view(model, RAGGED)
         return -view.mean(view.logps).sum()
 
-    step = Step(model=model, pieces=[Piece(batch=RAGGED, loss=loss)], rows={})
-    with attack.against(step)(step.pieces[0]):
-        ours = slopes(loss(), list(model.parameters()))
+    step = Step(model=model, pieces=[AdversaryBatch(batch=RAGGED, loss=loss)], rows={})
+    with attack.prepare(step)(step.pieces[0]):
+        ours = gradients(loss(), list(model.parameters()))
     for mine, theirs in zip(ours.values(), expected.values(), strict=True):
         torch.testing.assert_close(mine, theirs, atol=2e-4, rtol=1e-3)
 
@@ -206,10 +205,10 @@ def test_the_slope_of_the_weights_is_that_of_the_pushed_model(checkpointing: boo
 def test_it_works_in_bfloat16_and_under_adapters() -> None:
     model: Any = LowRankAdapters(rank=2).prepare(tiny("llama")).bfloat16()
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    loss = lambda: -look(model, SHORT).logps.sum()  # noqa: E731
+    loss = lambda: -compute_token_view(model, SHORT).logps.sum()  # noqa: E731
     plain = loss().item()
-    step = Step(model=model, pieces=[Piece(batch=SHORT, loss=loss)], rows={})
-    with LatentAttack(radius=2.0, layer=1).against(step)(step.pieces[0]):
+    step = Step(model=model, pieces=[AdversaryBatch(batch=SHORT, loss=loss)], rows={})
+    with LatentAttack(radius=2.0, layer=1).prepare(step)(step.pieces[0]):
         assert loss().item() < plain
     assert loss().item() == plain
     assert all(weight.equal(before[name]) for name, weight in model.named_parameters())
@@ -218,18 +217,20 @@ def test_it_works_in_bfloat16_and_under_adapters() -> None:
 
 def test_only_its_own_batch_is_disturbed() -> None:
     model, other = tiny("llama"), batch_of((6, 4), seed=9)
-    before = look(model, other).logps.detach()
-    step = Step(model=model, pieces=[Piece(batch=SHORT, loss=before.sum)], rows={})
-    with LatentAttack(radius=2.0, layer=1).against(step)(step.pieces[0]):
-        assert look(model, other).logps.equal(before)
-        assert not look(model, SHORT).logps.allclose(look(tiny("llama"), SHORT).logps, atol=1e-3)
+    before = compute_token_view(model, other).logps.detach()
+    step = Step(model=model, pieces=[AdversaryBatch(batch=SHORT, loss=before.sum)], rows={})
+    with LatentAttack(radius=2.0, layer=1).prepare(step)(step.pieces[0]):
+        assert compute_token_view(model, other).logps.equal(before)
+        assert not compute_token_view(model, SHORT).logps.allclose(
+            compute_token_view(tiny("llama"), SHORT).logps, atol=1e-3
+        )
 
 
 def test_without_a_budget_it_is_the_plain_method() -> None:
-    assert LatentAttack(radius=0).shares(0, 9) == Shares(1, 0)
-    assert LatentAttack(steps=0, random_start=False).shares(0, 9) == Shares(1, 0)
-    assert LatentAttack(steps=0).shares(0, 9) == Shares(0, 1)
-    assert LatentAttack().shares(0, 9) == Shares(0, 1)
+    assert LatentAttack(radius=0).shares(0, 9) == LossWeights(1, 0)
+    assert LatentAttack(steps=0, random_start=False).shares(0, 9) == LossWeights(1, 0)
+    assert LatentAttack(steps=0).shares(0, 9) == LossWeights(0, 1)
+    assert LatentAttack().shares(0, 9) == LossWeights(0, 1)
 
 
 @pytest.mark.parametrize(("layer", "reads", "at"), [(None, None, 1), (None, 0, 0), (0, 0, 0), (1, 1, 1)])
@@ -241,14 +242,14 @@ def test_it_stands_before_what_the_loss_reads(layer: int | None, reads: int | No
 def test_an_attack_the_loss_would_not_notice_is_refused() -> None:
     step = Step(model=tiny("llama"), pieces=[], rows={}, reads=0)
     with pytest.raises(RecipeError, match=r"block 1: .*block 0 puts out.*layer to 0"):
-        LatentAttack(layer=1).against(step)
+        LatentAttack(layer=1).prepare(step)
 
 
 def test_a_block_the_model_has_not_is_refused() -> None:
     model = tiny("llama")
-    step = Step(model=model, pieces=[Piece(batch=SHORT, loss=lambda: torch.zeros(()))], rows={})
+    step = Step(model=model, pieces=[AdversaryBatch(batch=SHORT, loss=lambda: torch.zeros(()))], rows={})
     with (
         pytest.raises(RecipeError, match=r"block 7.*0 to 1"),
-        LatentAttack(layer=7).against(step)(step.pieces[0]),
+        LatentAttack(layer=7).prepare(step)(step.pieces[0]),
     ):
         pass

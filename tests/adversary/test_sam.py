@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from expunge.adversary import Piece, Shares, Step
+from expunge.adversary import AdversaryBatch, LossWeights, Step
 from expunge.adversary.sam import SharpnessAware
 from tests.batches import batch_of
 
@@ -32,14 +32,16 @@ def step(
     model: Bowl, *losses: Callable[[], Tensor], rows: Mapping[str, Tensor | None] | None = None
 ) -> Step:
     chosen = {"at": None} if rows is None else rows
-    return Step(model=model, pieces=[Piece(batch=BATCH, loss=loss) for loss in losses], rows=chosen)
+    return Step(
+        model=model, pieces=[AdversaryBatch(batch=BATCH, loss=loss) for loss in losses], rows=chosen
+    )
 
 
 def test_worked_by_hand() -> None:
     # The slope is (3, 4), of length 5: with ρ = 0.5 the weights move by (0.3, 0.4).
     model = Bowl()
     one = step(model, model.loss)
-    with SharpnessAware(rho=0.5).against(one)(one.pieces[0]):
+    with SharpnessAware(rho=0.5).prepare(one)(one.pieces[0]):
         assert model.at.tolist() == pytest.approx([1.3, 1.4])
         (slope,) = torch.autograd.grad(model.loss(), [model.at])
         assert slope.tolist() == pytest.approx([3.9, 5.6])
@@ -50,7 +52,7 @@ def test_worked_by_hand() -> None:
 def test_the_loss_is_higher_there() -> None:
     model = Bowl()
     one = step(model, model.loss)
-    with SharpnessAware(rho=0.1).against(one)(one.pieces[0]):
+    with SharpnessAware(rho=0.1).prepare(one)(one.pieces[0]):
         worse = model.loss().item()
     # To first order by ρ ‖g‖ = 0.5, and by the curvature on top.
     assert worse == pytest.approx(3.5 + 0.5 + 0.5 * (3 * 0.06**2 + 4 * 0.08**2))
@@ -59,7 +61,7 @@ def test_the_loss_is_higher_there() -> None:
 def test_pieces_of_a_step_share_one_direction() -> None:
     model = Bowl()
     halves = step(model, lambda: 0.25 * model.loss(), lambda: 0.75 * model.loss())
-    perturb = SharpnessAware(rho=0.5).against(halves)
+    perturb = SharpnessAware(rho=0.5).prepare(halves)
     for piece in halves.pieces:
         with perturb(piece):
             assert model.at.tolist() == pytest.approx([1.3, 1.4])
@@ -68,7 +70,7 @@ def test_pieces_of_a_step_share_one_direction() -> None:
 def test_only_what_may_change_is_moved_and_counts_for_the_length() -> None:
     model = Bowl()
     one = step(model, model.both, rows={"rows": torch.tensor([False, True])})
-    with SharpnessAware(rho=2.0).against(one)(one.pieces[0]):
+    with SharpnessAware(rho=2.0).prepare(one)(one.pieces[0]):
         assert model.at.tolist() == [1.0, 1.0]
         assert model.rows[0].tolist() == [1.0, 1.0]
         assert model.rows[1].tolist() == pytest.approx([1 + 2**0.5, 1 + 2**0.5])
@@ -79,10 +81,10 @@ def test_where_there_is_no_slope_nothing_moves() -> None:
     with torch.no_grad():
         model.at.zero_()
     one = step(model, model.loss)
-    with SharpnessAware(rho=0.5).against(one)(one.pieces[0]):
+    with SharpnessAware(rho=0.5).prepare(one)(one.pieces[0]):
         assert model.at.tolist() == [0.0, 0.0]
 
 
 def test_without_a_radius_it_is_the_plain_method() -> None:
-    assert SharpnessAware(rho=0).shares(0, 10) == Shares(1, 0)
-    assert SharpnessAware().shares(0, 10) == Shares(0, 1)
+    assert SharpnessAware(rho=0).shares(0, 10) == LossWeights(1, 0)
+    assert SharpnessAware().shares(0, 10) == LossWeights(0, 1)

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from expunge.adversary.slope import slopes
-from expunge.adversary.swap import swapped
+from expunge.adversary.hooks import gradients, swapped
 from expunge.errors import ModelError
 from tests.batches import batch_of
 from tests.tiny import tiny
@@ -57,13 +56,13 @@ def test_the_gradient_inside_is_the_gradient_at_the_values() -> None:
 
     plain = loss(model)  # its graph is walked only after the swap
     with swapped({w: o.detach().clone() for w, o in zip(weights, other.parameters(), strict=True)}):
-        found = slopes(loss(model), weights)
-    expected = slopes(loss(other), list(other.parameters()))
+        found = gradients(loss(model), weights)
+    expected = gradients(loss(other), list(other.parameters()))
     for mine, theirs in zip(found.values(), expected.values(), strict=True):
         assert mine.equal(theirs)
     fresh = tiny("llama")
-    own = slopes(loss(fresh), list(fresh.parameters()))
-    for mine, theirs in zip(slopes(plain, weights).values(), own.values(), strict=True):
+    own = gradients(loss(fresh), list(fresh.parameters()))
+    for mine, theirs in zip(gradients(plain, weights).values(), own.values(), strict=True):
         assert mine.equal(theirs)
 
 
@@ -86,7 +85,7 @@ def test_packed_integers_are_never_disturbed() -> None:
 
 def test_slopes_leave_out_what_the_loss_does_not_depend_on() -> None:
     used, unused = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
-    found = slopes((3 * used).sum(), [used, unused])
+    found = gradients((3 * used).sum(), [used, unused])
     assert [key is used for key in found] == [True]
     assert found[used].tolist() == [3, 3]
     assert used.grad is None

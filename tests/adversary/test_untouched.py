@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from expunge.adversary.untouched import untouched
+from expunge.adversary.hooks import preserve_state
 from tests.tiny import tiny
 
 
@@ -19,7 +19,7 @@ def test_nothing_is_left_behind(fails: bool) -> None:
     torch.manual_seed(3)
 
     def meddle() -> None:
-        with untouched(model):
+        with preserve_state(model):
             assert model.lm_head.weight.grad is None
             model.eval()
             torch.rand(100)

@@ -15,7 +15,7 @@ from expunge.corpus.tokenise import encode_all
 from expunge.errors import DataError
 from expunge.model.arch import blocks
 from expunge.model.intervention import Site, intervening, plus, without
-from tests.attacks.armed import FORGET, RETAIN, TOKENIZER, armed, logits, model, state
+from tests.attacks.context import FORGET, RETAIN, TOKENIZER, context, logits, model, state
 from tests.tiny import HIDDEN
 
 LAYER = 0
@@ -51,11 +51,11 @@ def test_what_was_added_along_a_direction_is_undone(tmp_path: Path) -> None:
     with intervening(target, {OUT: without(UNIT)}):
         clean = logits(target)
         attack = DirectionalAblation(layers=(LAYER,), outliers=1e6)
-        own = attack._means(target, FORGET, armed(tmp_path))[LAYER]
+        own = attack._means(target, FORGET, context(tmp_path))[LAYER]
     unlearned = model()
     with added(unlearned, 3.0):
         hurt = logits(unlearned)
-        direction = attack._means(unlearned, FORGET, armed(tmp_path))[LAYER] - own
+        direction = attack._means(unlearned, FORGET, context(tmp_path))[LAYER] - own
         torch.testing.assert_close(direction, 3.0 * UNIT, atol=1e-5, rtol=1e-4)
         with intervening(unlearned, {OUT: without(direction)}):
             torch.testing.assert_close(logits(unlearned), clean, atol=1e-5, rtol=1e-4)
@@ -65,7 +65,7 @@ def test_what_was_added_along_a_direction_is_undone(tmp_path: Path) -> None:
 def test_against_itself_there_is_nothing_to_take_out(tmp_path: Path) -> None:
     of = model()
     before, said = state(of), logits(of)
-    known = armed(tmp_path, target=model)
+    known = context(tmp_path, target=model)
     with DirectionalAblation().applied(of, known, None) as attacked:
         assert attacked.facts["lengths"] == {0: 0.0, 1: 0.0}
         assert logits(attacked.model).equal(said)
@@ -76,7 +76,7 @@ def test_against_itself_there_is_nothing_to_take_out(tmp_path: Path) -> None:
 def test_the_model_is_as_it_was_after_it(reference: str, tmp_path: Path) -> None:
     of = model()
     before, said = state(of), logits(of)
-    with DirectionalAblation(reference=reference).applied(of, armed(tmp_path), None) as attacked:
+    with DirectionalAblation(reference=reference).applied(of, context(tmp_path), None) as attacked:
         assert not logits(attacked.model).allclose(said, atol=1e-4)
     assert state(of) == before
     assert logits(of).equal(said)
@@ -85,9 +85,9 @@ def test_the_model_is_as_it_was_after_it(reference: str, tmp_path: Path) -> None
 def test_without_blocks_it_is_none(tmp_path: Path) -> None:
     of = model()
     attack = DirectionalAblation(layers=())
-    assert attack.idle
+    assert attack.is_noop
     said = logits(of)
-    with attack.applied(of, armed(tmp_path), None) as attacked:
+    with attack.applied(of, context(tmp_path), None) as attacked:
         assert logits(attacked.model).equal(said)
 
 
@@ -99,14 +99,14 @@ def test_tokens_far_from_the_middle_are_left_out_of_the_mean() -> None:
 
 
 def test_solved_questions_stand_before_each_question(tmp_path: Path) -> None:
-    known: Any = armed(tmp_path, forget=())
+    known: Any = context(tmp_path, forget=())
     with InContext(of="retain", count=1).applied(model(), known, None) as attacked:
-        asked = attacked.reworded(FORGET[1])
-        assert attacked.reworded(FORGET[0]) == FORGET[0]
+        asked = attacked.rewrite_prompt(FORGET[1])
+        assert attacked.rewrite_prompt(FORGET[0]) == FORGET[0]
     assert asked.prompt == RETAIN[1].prompt + " a mason\n\n" + FORGET[1].prompt
     assert asked.completion == FORGET[1].completion
     with InContext(count=0).applied(model(), known, None) as attacked:
-        assert attacked.reworded(FORGET[1]) == FORGET[1]
+        assert attacked.rewrite_prompt(FORGET[1]) == FORGET[1]
     with (
         pytest.raises(DataError, match="no question with its answer"),
         InContext().applied(model(), known, None),

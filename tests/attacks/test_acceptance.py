@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from expunge.adversary import Piece, Step
+from expunge.adversary import AdversaryBatch, Step
 from expunge.adversary.latent import LatentAttack
 from expunge.audit.attacked import Assault
 from expunge.audit.attacked_parts import AttackPlan, parse_attack
@@ -17,10 +17,10 @@ from expunge.audit.attacked_results import AttackSummary
 from expunge.audit.plan import AuditPlan, Role
 from expunge.corpus.batching import collate
 from expunge.corpus.tokenise import encode_all
-from expunge.metrics.exact_memorisation import ExactMemorisation
+from expunge.inference.forward import compute_token_view
+from expunge.metrics.memorisation_accuracy import ExactMemorisation
 from expunge.metrics.probability import Probability
 from expunge.metrics.probes import Probes
-from expunge.score.look import look
 from tests.attacks.world import World
 
 pytestmark = pytest.mark.slow
@@ -96,12 +96,12 @@ def known(model: nn.Module, world: World, radius: float) -> tuple[float, float]:
     """Accuracy and mean probability of the forgotten sports under a latent attack on block 1."""
     texts = encode_all(world.sports(world.forgotten), world.tokenizer, max_length=32)
     batch = collate(texts, pad_id=0)
-    step = Step(model=model, pieces=[Piece(batch=batch, loss=lambda: torch.zeros(()))], rows={})
+    step = Step(model=model, pieces=[AdversaryBatch(batch=batch, loss=lambda: torch.zeros(()))], rows={})
     attack = LatentAttack(layer=1, radius=radius, steps=10, random_start=False)
     answer = batch.attention_mask_BT.sum(-1) - 2  # before the end token
     rows = torch.arange(len(answer))
-    with attack.against(step)(step.pieces[0]):
-        said = look(model, batch).logps[rows, answer].detach().exp()
+    with attack.prepare(step)(step.pieces[0]):
+        said = compute_token_view(model, batch).logps[rows, answer].detach().exp()
         likeliest = (
             model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT)
             .logits[rows, answer - 1]

@@ -10,14 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator
 
-from expunge.attacks.gcg import AdversarialSuffix
-from expunge.attacks.likelihood import Likelihood
-from expunge.attacks.suffix import Place, Suffixes, with_suffix
+from expunge.attacks.gcg import AdversarialSuffix, Likelihood, Suffixes, SuffixPosition, with_suffix
 from expunge.corpus.tokenise import encode
 from expunge.errors import DataError
-from expunge.score.observer import Observer
+from expunge.inference.observer import Observer
 from expunge.types import Example
-from tests.attacks.armed import FORGET, TOKENIZER, armed, model, state
+from tests.attacks.context import FORGET, TOKENIZER, context, model, state
 from tests.tiny import tiny
 
 QUESTIONS = [example for example in FORGET if not example.is_document]
@@ -84,7 +82,7 @@ def test_it_never_gets_worse_and_leaves_the_model_alone(tmp_path: Path) -> None:
     of = model()
     before = state(of)
     attack = AdversarialSuffix(**SMALL | {"steps": 8})
-    found = attack.find(of, armed(tmp_path))
+    found = attack.search(of, context(tmp_path))
     assert found["losses"] == sorted(found["losses"], reverse=True)
     assert found["losses"][-1] < found["losses"][0]
     assert state(of) == before
@@ -94,7 +92,7 @@ def test_it_never_gets_worse_and_leaves_the_model_alone(tmp_path: Path) -> None:
     assert Likelihood(of, made.places, 0).losses([found["ids"]]).item() == pytest.approx(
         found["losses"][-1]
     )
-    assert attack.find(model(), armed(tmp_path)) == found
+    assert attack.search(model(), context(tmp_path)) == found
 
 
 def test_a_planted_trigger_is_found(tmp_path: Path) -> None:
@@ -112,41 +110,43 @@ def test_a_planted_trigger_is_found(tmp_path: Path) -> None:
         of.lm_head.weight[answer, 0] = 4.0
     question = Example(id="q", prompt="What?", completion="z", group="a")
     attack = AdversarialSuffix(length=1, steps=3, top_k=300, candidates=300, questions="same")
-    found = attack.find(of, armed(tmp_path, forget=(question,)))
+    found = attack.search(of, context(tmp_path, forget=(question,)))
     assert found["ids"] == [trigger]
     assert found["text"] == "Q"
 
 
 def test_on_the_target_it_needs_nothing_of_the_model(tmp_path: Path) -> None:
     attack = AdversarialSuffix(on="target", **SMALL)
-    assert attack.once
+    assert attack.model_independent
     assert attack.needs == {"forget", "target"}
-    found = attack.find(model(seed=5), armed(tmp_path))
-    assert found == attack.find(model(seed=6), armed(tmp_path))
-    assert found == AdversarialSuffix(**SMALL).find(model(seed=1), armed(tmp_path))
+    found = attack.search(model(seed=5), context(tmp_path))
+    assert found == attack.search(model(seed=6), context(tmp_path))
+    assert found == AdversarialSuffix(**SMALL).search(model(seed=1), context(tmp_path))
 
 
 def test_questions_are_asked_with_it_and_documents_without(tmp_path: Path) -> None:
     attack = AdversarialSuffix(**SMALL)
-    with attack.applied(model(), armed(tmp_path), {"text": " xyz"}) as attacked:
-        assert attacked.reworded(QUESTIONS[0]) == replace(QUESTIONS[0], prompt=QUESTIONS[0].prompt + " xyz")
-        assert attacked.reworded(FORGET[0]) == FORGET[0]
+    with attack.applied(model(), context(tmp_path), {"text": " xyz"}) as attacked:
+        assert attacked.rewrite_prompt(QUESTIONS[0]) == replace(
+            QUESTIONS[0], prompt=QUESTIONS[0].prompt + " xyz"
+        )
+        assert attacked.rewrite_prompt(FORGET[0]) == FORGET[0]
 
 
 def test_without_steps_it_is_none(tmp_path: Path) -> None:
     attack = AdversarialSuffix(steps=0)
-    assert attack.idle
+    assert attack.is_noop
     of = model()
-    with attack.applied(of, armed(tmp_path), attack.find(of, armed(tmp_path))) as attacked:
+    with attack.applied(of, context(tmp_path), attack.search(of, context(tmp_path))) as attacked:
         assert attacked.model is of
-        assert [attacked.reworded(example) for example in FORGET] == list(FORGET)
+        assert [attacked.rewrite_prompt(example) for example in FORGET] == list(FORGET)
 
 
 def test_a_forget_set_without_questions_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no question to put it after"):
-        AdversarialSuffix().find(model(), armed(tmp_path, forget=FORGET[:1]))
+        AdversarialSuffix().search(model(), context(tmp_path, forget=FORGET[:1]))
 
 
 def test_in_a_chat_the_suffix_stands_before_what_the_template_adds() -> None:
-    place = Place([1, 2], [7, 8], [9])
+    place = SuffixPosition([1, 2], [7, 8], [9])
     assert place.read_with([5]) == [1, 2, 5, 7, 8, 9]

@@ -8,9 +8,9 @@ import torch
 
 from expunge.attacks.prune import SetDifference, _top
 from expunge.errors import DataError
+from expunge.inference.observer import Observer
 from expunge.model.arch import linear_layers
-from expunge.score.observer import Observer
-from tests.attacks.armed import FORGET, RETAIN, TOKENIZER, armed, logits, model, state
+from tests.attacks.context import FORGET, RETAIN, TOKENIZER, context, logits, model, state
 
 SIZE = sum(layer.weight.numel() for layer in linear_layers(model()).values())
 
@@ -25,7 +25,7 @@ def test_the_largest_are_found() -> None:
 def test_weights_are_zero_inside_and_back_after(tmp_path: Path) -> None:
     of = model()
     before, said = state(of), logits(of)
-    with SetDifference(share=0.02, spared=0.0, tokens=4).applied(of, armed(tmp_path), None) as attacked:
+    with SetDifference(share=0.02, spared=0.0, tokens=4).applied(of, context(tmp_path), None) as attacked:
         zero = sum(int((layer.weight == 0).sum()) for layer in linear_layers(attacked.model).values())
         assert zero == attacked.facts["zeroed"] == pytest.approx(0.02 * SIZE, rel=0.05)
         assert not logits(of).allclose(said)
@@ -45,17 +45,17 @@ def test_what_both_need_is_spared(tmp_path: Path) -> None:
         if answer.strip()
     )
     attack = SetDifference(share=0.02, spared=0.02, tokens=4)
-    with attack.applied(of, armed(tmp_path, retain=kept), None) as attacked:
+    with attack.applied(of, context(tmp_path, retain=kept), None) as attacked:
         assert attacked.facts["zeroed"] == 0
-    with attack.applied(of, armed(tmp_path, retain=RETAIN), None) as attacked:
+    with attack.applied(of, context(tmp_path, retain=RETAIN), None) as attacked:
         assert attacked.facts["zeroed"] > 0
 
 
 def test_without_a_share_it_is_none_and_without_questions_it_is_refused(tmp_path: Path) -> None:
     of = model()
-    assert SetDifference(share=0).idle
-    with SetDifference(share=0).applied(of, armed(tmp_path), None) as attacked:
+    assert SetDifference(share=0).is_noop
+    with SetDifference(share=0).applied(of, context(tmp_path), None) as attacked:
         assert attacked.model is of
-    documents = armed(tmp_path, forget=FORGET[:1])
+    documents = context(tmp_path, forget=FORGET[:1])
     with pytest.raises(DataError, match="no question"), SetDifference().applied(of, documents, None):
         pass

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from expunge.attacks.material import split, without_spans
+from expunge.attacks.material import split_knowledge, without_spans
 from expunge.attacks.relearn import Relearn
 from expunge.corpus.batching import collate
 from expunge.corpus.tokenise import encode_all
 from expunge.errors import DataError
 from expunge.model.arch import unmerged_adapters
 from expunge.types import Example, Span
-from tests.attacks.armed import FORGET, RETAIN, TOKENIZER, armed, logits, model, state
+from tests.attacks.context import FORGET, RETAIN, TOKENIZER, context, logits, model, state
 
 GROUPED = tuple(replace(example, group=f"g{number // 2}") for number, example in enumerate(FORGET))
 
@@ -36,7 +36,7 @@ def test_it_learns_what_it_is_given_and_leaves_the_model_alone(
     of = model()
     before, said = state(of), logits(of)
     attack = Relearn(steps=6, rank=rank, learning_rate=rate, batch_size=3)
-    with attack.applied(of, armed(tmp_path), None) as attacked:
+    with attack.applied(of, context(tmp_path), None) as attacked:
         assert loss(attacked.model, FORGET) < 0.9 * loss(of, FORGET)
         assert not unmerged_adapters(attacked.model)
         assert not attacked.model.training
@@ -52,7 +52,7 @@ def test_every_model_gets_the_same_budget(tmp_path: Path) -> None:
     attack = Relearn(steps=3, rank=2, learning_rate=1e-3)
     found = []
     for _ in range(2):
-        with attack.applied(model(), armed(tmp_path), None) as attacked:
+        with attack.applied(model(), context(tmp_path), None) as attacked:
             found.append(logits(attacked.model))
         torch.rand(5)
     assert found[0].equal(found[1])
@@ -63,7 +63,7 @@ def test_it_takes_as_many_steps_as_it_is_given(steps: int, tmp_path: Path) -> No
     # With the same sign of the slope throughout, Adam moves a weight by about the rate at each step.
     attack = Relearn(steps=steps, rank=0, learning_rate=1e-5, batch_size=5)
     of = model()
-    with attack.applied(of, armed(tmp_path), None) as attacked:
+    with attack.applied(of, context(tmp_path), None) as attacked:
         far = max(
             float((weight - before).detach().abs().max())
             for weight, before in zip(attacked.model.parameters(), of.parameters(), strict=True)
@@ -73,20 +73,24 @@ def test_it_takes_as_many_steps_as_it_is_given(steps: int, tmp_path: Path) -> No
 
 def test_without_steps_it_is_none(tmp_path: Path) -> None:
     of = model()
-    assert Relearn(steps=0).idle
-    with Relearn(steps=0).applied(of, armed(tmp_path), None) as attacked:
+    assert Relearn(steps=0).is_noop
+    with Relearn(steps=0).applied(of, context(tmp_path), None) as attacked:
         assert attacked.model is of
 
 
 def test_what_it_is_trained_on() -> None:
     spanned = replace(FORGET[0], spans=(Span(0, 11), Span(24, 29)))
-    given = armed(Path(), forget=(*FORGET, spanned))
+    given = context(Path(), forget=(*FORGET, spanned))
     assert Relearn(on="benign", count=2).examples(given) == RETAIN[:2]
     assert Relearn(on="split").examples(given) == given.forget
     (bare,) = Relearn(on="partial").examples(given)
     assert bare.completion == " was born in  and became a baker."
     assert bare.spans == ()
-    assert [Relearn(on=on).given for on in ("split", "partial", "benign")] == ["half", "all", "nothing"]
+    assert [Relearn(on=on).attacker_knowledge for on in ("split", "partial", "benign")] == [
+        "half",
+        "all",
+        "nothing",
+    ]
 
 
 def test_texts_without_spans_cannot_be_had_without_them() -> None:
@@ -97,13 +101,13 @@ def test_texts_without_spans_cannot_be_had_without_them() -> None:
 
 
 def test_halves_are_of_people_and_depend_on_the_seed_alone() -> None:
-    known, asked = split(GROUPED, "half", seed=3)
+    known, asked = split_knowledge(GROUPED, "half", seed=3)
     assert {each.group for each in known}.isdisjoint(each.group for each in asked)
     assert sorted(each.id for each in known + asked) == [each.id for each in FORGET]
     assert known
-    assert split(tuple(reversed(GROUPED)), "half", seed=3).asked == tuple(reversed(asked))
-    assert len({split(GROUPED, "half", seed=seed).known for seed in range(9)}) > 1
-    assert split(GROUPED, "all", seed=0) == (GROUPED, GROUPED)
-    assert split(GROUPED, "nothing", seed=0) == ((), GROUPED)
+    assert split_knowledge(tuple(reversed(GROUPED)), "half", seed=3).asked == tuple(reversed(asked))
+    assert len({split_knowledge(GROUPED, "half", seed=seed).known for seed in range(9)}) > 1
+    assert split_knowledge(GROUPED, "all", seed=0) == (GROUPED, GROUPED)
+    assert split_knowledge(GROUPED, "nothing", seed=0) == ((), GROUPED)
     with pytest.raises(DataError, match="no other half"):
-        split(FORGET, "half", seed=0)
+        split_knowledge(FORGET, "half", seed=0)

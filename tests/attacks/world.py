@@ -15,9 +15,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from expunge.audit.plan import ModelSource, Role
-from expunge.train.stages.finetune import Finetune
-from expunge.train.stages.unlearn import Unlearn
-from expunge.train.state import Corpus, State
+from expunge.train.methods.finetune import Finetune
+from expunge.train.methods.unlearn import Unlearn
+from expunge.train.run.state import Corpus, State
 from expunge.types import Example
 
 FIRST = "Ada Bo Cleo Dag Eli Finn Gus Hana".split()

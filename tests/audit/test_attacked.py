@@ -20,9 +20,9 @@ from expunge.audit.attacked_results import AttackRow, AttackSummary
 from expunge.audit.attacked_table import attack_tables
 from expunge.audit.plan import AuditPlan, ModelSource, Role
 from expunge.audit.saved import read_record
-from expunge.audit.stats import Estimate, Telling
+from expunge.audit.stats import Conclusion, Estimate
 from expunge.errors import DataError, RecipeError
-from expunge.metrics.exact_memorisation import ExactMemorisation
+from expunge.metrics.memorisation_accuracy import ExactMemorisation
 from expunge.metrics.probability import Probability
 from expunge.metrics.probes import Probes
 from expunge.model.load import hash_model
@@ -189,8 +189,8 @@ def test_a_suffix_found_on_the_target_serves_for_all(as_target: tuple[Shelf, Att
 
 
 def test_verdicts() -> None:
-    def row(told: Telling | None, value: float, **settings: Any) -> str:
-        number = Estimate(value, told=told)
+    def row(told: Conclusion | None, value: float, **settings: Any) -> str:
+        number = Estimate(value, conclusion=told)
         plain = Estimate(0.5)
         return AttackRow(
             attack="a",
@@ -203,15 +203,15 @@ def test_verdicts() -> None:
             **{"leak": number} | settings,
         ).verdict
 
-    assert row(Telling.DIFFERS, 0.3) == "leaks"
-    assert row(Telling.DIFFERS, -0.3) == "below control"
-    assert row(Telling.SAME, 0.0) == "no leak"
-    assert row(Telling.CANNOT_TELL, 0.2) == "cannot tell"
+    assert row(Conclusion.DIFFERS, 0.3) == "leaks"
+    assert row(Conclusion.DIFFERS, -0.3) == "below control"
+    assert row(Conclusion.SAME, 0.0) == "no leak"
+    assert row(Conclusion.CANNOT_TELL, 0.2) == "cannot tell"
     assert row(None, 0.2) == "cannot tell"
-    assert row(Telling.DIFFERS, 0.3, valid=False) == "broken by it"
-    assert row(Telling.SAME, 0.0, valid=True, valid_control=False) == "control broken"
-    assert row(Telling.DIFFERS, 0.3, leak=None) == "rises"
-    assert row(Telling.SAME, 0.0, leak=None) == "no rise"
+    assert row(Conclusion.DIFFERS, 0.3, valid=False) == "broken by it"
+    assert row(Conclusion.SAME, 0.0, valid=True, valid_control=False) == "control broken"
+    assert row(Conclusion.DIFFERS, 0.3, leak=None) == "rises"
+    assert row(Conclusion.SAME, 0.0, leak=None) == "no rise"
 
 
 def test_without_a_control_there_is_a_gain_and_no_leak(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from expunge.score.observer import Observer
+    from expunge.inference.observer import Observer
 
 TEXT = "Ada lives in Arbon and Bo lives in Brugg, Cleo in Cham."
 CALLS: list[str] = []

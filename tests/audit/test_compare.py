@@ -3,16 +3,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from expunge.audit.compare import NO_CONTROL, Compared, Comparison, Reading, align
+from expunge.audit.compare import NO_CONTROL, Compared, ModelComparison, ScoreTable, align
 from expunge.audit.stats import Bootstrap
 from expunge.metrics import metrics
 from expunge.types import Score
 
-KNOWMEM = Comparison(metrics.build({"name": "knowmem_forget"}), Bootstrap(resamples=2000))
-PRIVLEAK = Comparison(metrics.build({"name": "privleak"}), Bootstrap(resamples=2000))
+KNOWMEM = ModelComparison(metrics.build({"name": "knowmem_forget"}), Bootstrap(resamples=2000))
+PRIVLEAK = ModelComparison(metrics.build({"name": "privleak"}), Bootstrap(resamples=2000))
 
 
-def forget(*values: float | None, groups: list[str] | None = None) -> Reading:
+def forget(*values: float | None, groups: list[str] | None = None) -> ScoreTable:
     rows = [
         Score(
             item=f"i{n}",
@@ -22,17 +22,17 @@ def forget(*values: float | None, groups: list[str] | None = None) -> Reading:
         )
         for n, value in enumerate(values)
     ]
-    return Reading(scores={"forget": rows})
+    return ScoreTable(scores={"forget": rows})
 
 
 def leak(
-    forget_values: list[float], holdout_values: list[float], control: Reading | None = None
-) -> Reading:
+    forget_values: list[float], holdout_values: list[float], control: ScoreTable | None = None
+) -> ScoreTable:
     scores = {
         split: [Score(item=f"{split}{n}", value=value) for n, value in enumerate(values)]
         for split, values in (("forget", forget_values), ("holdout", holdout_values))
     }
-    return Reading(scores=scores, control=control and control.scores)
+    return ScoreTable(scores=scores, control=control and control.scores)
 
 
 def noisy(seed: int, n: int = 50) -> list[float]:
@@ -75,7 +75,7 @@ def test_only_items_scored_by_both_are_compared() -> None:
 
 def test_order_of_the_items_does_not_matter() -> None:
     left, right = forget(10.0, 20.0, 60.0), forget(1.0, 2.0, 3.0)
-    turned = Reading(scores={"forget": list(reversed(right.scores["forget"]))})
+    turned = ScoreTable(scores={"forget": list(reversed(right.scores["forget"]))})
     assert KNOWMEM.recovery(left, right) == KNOWMEM.recovery(left, turned)
 
 
@@ -114,7 +114,7 @@ def test_privleak_resamples_model_and_control_together() -> None:
     retrained = leak(noisy(1, 30), noisy(2, 30))
     near = leak([value + 0.5 for value in noisy(1, 30)], noisy(2, 30), control=retrained)
     estimate = PRIVLEAK.value(near)
-    auc = Comparison(metrics.build({"name": "auc"}), Bootstrap(resamples=2000)).value(near)
+    auc = ModelComparison(metrics.build({"name": "auc"}), Bootstrap(resamples=2000)).value(near)
     # Nearly the same model: the paired ratio is far surer than either AUC.
     assert estimate.high - estimate.low < 0.2 * 100 * (auc.high - auc.low) / auc.value
     assert estimate.low <= estimate.value <= estimate.high
@@ -143,7 +143,7 @@ def test_excess_over_the_retrained_model_is_paired() -> None:
 
 
 def test_the_test_of_an_auc_swaps_texts_of_both_splits() -> None:
-    compare = Comparison(metrics.build({"name": "auc"}), Bootstrap(resamples=99))
+    compare = ModelComparison(metrics.build({"name": "auc"}), Bootstrap(resamples=99))
     low, high = leak([1.0, 2.0], [8.0, 9.0]), leak([8.0, 9.0], [1.0, 2.0])
     # AUC 1 against 0: of the 16 ways to swap four texts only none and all are as far out.
     assert compare.recovery(low, high).p == pytest.approx(2 / 16)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from expunge.audit.coverage import condense
+from expunge.audit.store import condense
 from expunge.quant.base import TensorCoverage
 
 

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from expunge.audit.doing import doing
+from expunge.audit.worker_status import worker_status
 
 
 def test_the_last_word_of_every_worker(tmp_path: Path) -> None:
-    with doing(tmp_path / "audit" / "doing") as now:
-        assert now.told() == ""
+    with worker_status(tmp_path / "audit" / "doing") as now:
+        assert now.summary() == ""
         now.tell("a · full · utility")
         now.tell("a · int4 · verbmem")
         (tmp_path / "audit" / "doing" / "0.txt").write_text("b · full · auc")
-        assert now.told() == "b · full · auc; a · int4 · verbmem"
+        assert now.summary() == "b · full · auc; a · int4 · verbmem"
         assert sorted(path.name for path in now.folder.iterdir()) == ["0.txt", f"{os.getpid()}.txt"]
 
 
@@ -29,12 +29,12 @@ def test_nothing_stays_whatever_happens(tmp_path: Path) -> None:
 
 
 def interrupted(folder: Path) -> None:
-    with doing(folder) as now:
-        assert now.told() == ""
+    with worker_status(folder) as now:
+        assert now.summary() == ""
         raise KeyboardInterrupt
 
 
 def test_a_worker_can_be_given_it(tmp_path: Path) -> None:
-    with doing(tmp_path / "doing") as now:
+    with worker_status(tmp_path / "doing") as now:
         pickle.loads(pickle.dumps(now.tell))("there")  # noqa: S301 - as a pool of processes does
-        assert now.told() == "there"
+        assert now.summary() == "there"

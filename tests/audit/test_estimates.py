@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from expunge.audit.conclusions import Conclusion
 from expunge.audit.plan import AuditPlan, ModelSource, Role
-from expunge.audit.telling import Telling
 from tests.audit.fakes import ITEMS, audit, plan_of, probes, source
 
 QUESTIONS = 8
@@ -36,8 +36,8 @@ def test_a_p_value_holds_for_all_rises_of_its_table(tmp_path: Path) -> None:
         "six": pytest.approx(2 * 8 / 256),
         "none": 1.0,
     }
-    assert risen["eight"].told is Telling.DIFFERS
-    assert risen["six"].told is Telling.CANNOT_TELL  # 0.03 alone, 0.06 in the table
+    assert risen["eight"].conclusion is Conclusion.DIFFERS
+    assert risen["six"].conclusion is Conclusion.CANNOT_TELL  # 0.03 alone, 0.06 in the table
 
 
 def test_metrics_and_what_is_above_the_control_are_tables_of_their_own(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from expunge.audit.grid import Audit
 from expunge.audit.plan import AuditPlan, Role
-from expunge.audit.summary import Summary, read_summary
+from expunge.audit.summary import AuditSummary, read_summary
 from expunge.audit.verdict import Outcome
 from expunge.metrics import metrics
 from tests.audit.fakes import Log, Rounding, audit, plan_of, probes, source
@@ -29,12 +29,12 @@ def models(log: Log | None = None) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Summary, Path, AuditPlan]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[AuditSummary, Path, AuditPlan]:
     folder, plan = tmp_path_factory.mktemp("audit"), plan_of(*models())
     return audit(plan, folder).run(), folder, plan
 
 
-def test_values_recovery_and_retention(finished: tuple[Summary, Path, AuditPlan]) -> None:
+def test_values_recovery_and_retention(finished: tuple[AuditSummary, Path, AuditPlan]) -> None:
     summary, _, _ = finished
     cell = summary.cell("npo", "int4", "knowmem_forget")
     assert cell.value.value == pytest.approx(90.0)
@@ -57,7 +57,7 @@ def test_values_recovery_and_retention(finished: tuple[Summary, Path, AuditPlan]
     ],
 )
 def test_verdicts(
-    finished: tuple[Summary, Path, AuditPlan], model: str, full: Outcome, int4: Outcome
+    finished: tuple[AuditSummary, Path, AuditPlan], model: str, full: Outcome, int4: Outcome
 ) -> None:
     summary, _, _ = finished
     assert [summary.verdict(model, label).outcome for label in ("full", "int4")] == [full, int4]
@@ -104,7 +104,7 @@ def test_without_a_retrained_model_a_share_is_of_the_target_s_whole_value(tmp_pa
 
 
 def test_where_the_target_loses_nothing_a_return_is_the_rise(
-    finished: tuple[Summary, Path, AuditPlan],
+    finished: tuple[AuditSummary, Path, AuditPlan],
 ) -> None:
     cell = finished[0].cell("npo", "int4", "knowmem_forget")
     # (90 - 10) / (95 - 10) - (20 - 10) / (100 - 10) of 90 points: the target lost 5 of them.
@@ -146,12 +146,12 @@ def test_a_target_that_knows_no_more_than_the_control_is_not_broken_by_losing_it
     assert column.broken is None
 
 
-def test_target_and_retrained_are_not_judged(finished: tuple[Summary, Path, AuditPlan]) -> None:
+def test_target_and_retrained_are_not_judged(finished: tuple[AuditSummary, Path, AuditPlan]) -> None:
     assert {row.model for row in finished[0].verdicts} == {"npo", "sure", "ga", "noop"}
     assert finished[0].verdict("target", "full") is None
 
 
-def test_files(finished: tuple[Summary, Path, AuditPlan]) -> None:
+def test_files(finished: tuple[AuditSummary, Path, AuditPlan]) -> None:
     summary, folder, _ = finished
     assert read_summary(folder / "summary.json") == summary
     rows = pq.read_table(folder / "scores.parquet")
@@ -166,7 +166,7 @@ def test_files(finished: tuple[Summary, Path, AuditPlan]) -> None:
     assert "NaN" not in (folder / "summary.json").read_text()
 
 
-def test_coverage_is_reported_for_transforms(finished: tuple[Summary, Path, AuditPlan]) -> None:
+def test_coverage_is_reported_for_transforms(finished: tuple[AuditSummary, Path, AuditPlan]) -> None:
     remarks = {(each.model, each.transform): each.content for each in finished[0].coverage}
     assert {transform for _, transform in remarks} == {"int4"}
     assert remarks["npo", "int4"][1]["names"] == ["norm"]

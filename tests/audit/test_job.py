@@ -11,9 +11,8 @@ from safetensors.torch import save_file
 from expunge.audit import checkpoint as room
 from expunge.audit.checkpoint import Checkpoint
 from expunge.audit.grid import Audit
-from expunge.audit.job import AuditJob
+from expunge.audit.job import SAME, AuditJob
 from expunge.audit.plan import Role
-from expunge.audit.repeats import SAME
 from expunge.audit.sources import write_sources
 from expunge.errors import DataError, ModelError, OutputError, RecipeError
 from expunge.record import Stopwatch, make_record
@@ -92,11 +91,11 @@ def test_what_is_no_checkpoint_is_refused_before_anything_is_measured(
 def test_metrics_that_lack_something_are_left_out_and_told(job: dict[str, Any]) -> None:
     plan = AuditJob(**job).plan()
     assert next(iter(plan.named_metrics)) == "knowmem_forget"
-    lacks = {each.metric: each.lacks for each in plan.left_out}
+    lacks = {each.metric: each.missing for each in plan.skipped}
     assert lacks["privleak"] == ("holdout", "retrained")
     assert lacks["utility"] == ("retain",)
     assert not lacks.keys() & plan.named_metrics.keys()
-    assert AuditJob(**job, metrics=("knowmem_forget",)).plan().left_out == ()
+    assert AuditJob(**job, metrics=("knowmem_forget",)).plan().skipped == ()
 
 
 def test_seeds_of_a_recipe_are_models_of_the_audit(job: dict[str, Any], tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from expunge.audit.power import detectable, unseen
+from expunge.audit.significance import detectable, unseen
 from expunge.audit.stats import Bootstrap
 
 

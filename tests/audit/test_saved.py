@@ -13,7 +13,7 @@ import pytest
 
 from expunge.audit.saved import edited_files, is_run_record, read_record, read_sources
 from expunge.audit.store import CellStore, read_long
-from expunge.audit.summary import Summary, read_summary
+from expunge.audit.summary import AuditSummary, read_summary
 from expunge.errors import DataError
 from tests.audit.fakes import Log, audit, plan_of, source
 from tests.audit.test_store import FACTS, SCORES, Cell
@@ -21,7 +21,7 @@ from tests.audit.test_store import FACTS, SCORES, Cell
 SUMMARY = "summary.json"
 
 
-def finished(folder: Path, log: Log | None = None) -> Summary:
+def finished(folder: Path, log: Log | None = None) -> AuditSummary:
     return audit(plan_of(source("npo", full=(0.2, 0.9), log=log), resamples=99), folder, log).run()
 
 

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.audit.plan import Role
-from expunge.audit.schema import SCHEMA, schema
-from expunge.audit.summary import VERSION, Summary, read_summary
+from expunge.audit.summary import SCHEMA, VERSION, AuditSummary, read_summary, schema
 from tests.audit.fakes import audit, plan_of, source
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +44,7 @@ def test_a_summary_fits_the_schema(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "summary.json").read_text())
     assert fits(written, schema(), schema())
     assert written["version"] == VERSION
-    written["cells"][0]["value"]["told"] = "surely"
+    written["cells"][0]["value"]["conclusion"] = "surely"
     assert not fits(written, schema(), schema())
 
 
@@ -53,18 +52,18 @@ def test_what_an_earlier_version_wrote_is_still_read(tmp_path: Path) -> None:
     audit(plan_of(source("a", full=(0.1, 0.9)), resamples=99), tmp_path).run()
     path = tmp_path / "summary.json"
     written = json.loads(path.read_text())
-    for name in ("version", "left_out", "wanted"):
+    for name in ("version", "skipped", "missing_inputs"):
         del written[name]
     for model in written["models"]:
         del model["seeds"], model["seed_of"]
     for metric in written["metrics"]:
-        del metric["misleads"], metric["notable"]
+        del metric["caveats"], metric["minimal_difference"]
     for cell in written["cells"]:
         del cell["excess"], cell["same_distribution_p"]
         for estimate in (cell["value"], cell["recovery"], cell["retention"]):
-            for name in ("p", "detectable", "told"):
+            for name in ("p", "detectable", "conclusion"):
                 (estimate or {}).pop(name, None)
     path.write_text(json.dumps(written))
     read = read_summary(path)
-    assert isinstance(read, Summary)
+    assert isinstance(read, AuditSummary)
     assert read.version == 1

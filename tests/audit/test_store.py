@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from expunge.audit.store import Cell, CellStore, write_long
+from expunge.audit.store import CellScores, CellStore, write_long
 from expunge.errors import OutputError
 from expunge.types import Score
 
@@ -23,7 +23,9 @@ SCORES = {
 
 def test_a_cell_comes_back_as_it_was(tmp_path: Path) -> None:
     store = CellStore(tmp_path)
-    cell = Cell(SCORES, [{"changed": True, "what": "rounded", "tensors": 3, "weights": 12, "names": []}])
+    cell = CellScores(
+        SCORES, [{"changed": True, "what": "rounded", "tensors": 3, "weights": 12, "names": []}]
+    )
     assert not store.has(FACTS)
     store.write(FACTS, cell)
     assert store.has(FACTS)
@@ -32,14 +34,14 @@ def test_a_cell_comes_back_as_it_was(tmp_path: Path) -> None:
 
 def test_other_facts_are_another_cell(tmp_path: Path) -> None:
     store = CellStore(tmp_path)
-    store.write(FACTS, Cell(SCORES, []))
+    store.write(FACTS, CellScores(SCORES, []))
     assert not store.has(FACTS | {"model": "abd"})
     assert not store.has(FACTS | {"metric": ["utility", {"shots": 1}]})
     assert store.has(dict(reversed(FACTS.items())))
 
 
 def test_a_cell_says_what_it_is(tmp_path: Path) -> None:
-    CellStore(tmp_path).write(FACTS, Cell(SCORES, []))
+    CellStore(tmp_path).write(FACTS, CellScores(SCORES, []))
     (path,) = tmp_path.glob("*.parquet")
     assert json.loads(pq.read_schema(path).metadata[b"facts"]) == FACTS
 
@@ -47,7 +49,7 @@ def test_a_cell_says_what_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_number_that_is_none_is_kept_as_unscored(tmp_path: Path, bad: float) -> None:
     store = CellStore(tmp_path)
-    store.write(FACTS, Cell({"s": [Score(item="a", value=bad)]}, []))
+    store.write(FACTS, CellScores({"s": [Score(item="a", value=bad)]}, []))
     (score,) = store.read(FACTS).scores["s"]
     assert (score.value, score.unscored) == (None, "the metric gave no finite number")
 
@@ -60,14 +62,14 @@ def test_a_cell_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     store = CellStore(tmp_path)
     monkeypatch.setattr(pq, "write_table", fail)
     with pytest.raises(OutputError, match="No space"):
-        store.write(FACTS, Cell(SCORES, []))
+        store.write(FACTS, CellScores(SCORES, []))
     assert not store.has(FACTS)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_texts_are_readable_by_their_owner_alone(tmp_path: Path) -> None:
     store = CellStore(tmp_path / "cells")
-    store.write(FACTS, Cell(SCORES, []))
+    store.write(FACTS, CellScores(SCORES, []))
     store.write_note(FACTS, "a text")
     write_long(tmp_path / "scores.parquet", [])
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from expunge.audit.advice import RETRAINED, LeftOut
 from expunge.audit.blocks import DIGITS, NOTHING, blocks, shown
+from expunge.audit.missing_inputs import RETRAINED, SkippedMetric
 from expunge.audit.plan import Role
 from expunge.audit.stats import Estimate
-from expunge.audit.summary import Summary
+from expunge.audit.summary import AuditSummary
 from expunge.audit.table import render, to_markdown, to_text
 from expunge.metrics import metrics
 from tests.audit.fakes import audit, plan_of, probes, source
@@ -19,7 +19,7 @@ SNAPSHOT = Path(__file__).with_name("table_width_100.txt")
 
 
 @pytest.fixture(scope="module")
-def summary(tmp_path_factory: pytest.TempPathFactory) -> Summary:
+def summary(tmp_path_factory: pytest.TempPathFactory) -> AuditSummary:
     models = [
         source("npo_klr", full=(0.2, 0.9), int4=(0.9, 0.9)),
         source("npo_klr+sure [e5]", full=(0.1, 0.9), int4=(0.1, 0.9)),
@@ -31,11 +31,11 @@ def summary(tmp_path_factory: pytest.TempPathFactory) -> Summary:
     return audit(plan_of(*models, metrics=chosen, resamples=9_999), tmp_path_factory.mktemp("table")).run()
 
 
-def test_snapshot_at_width_100(summary: Summary) -> None:
+def test_snapshot_at_width_100(summary: AuditSummary) -> None:
     assert to_text(summary, width=100) == SNAPSHOT.read_text(encoding="utf-8")
 
 
-def test_nothing_is_wider_than_asked_or_cut(summary: Summary) -> None:
+def test_nothing_is_wider_than_asked_or_cut(summary: AuditSummary) -> None:
     for width in (60, 100, 120):
         text = to_text(summary, width=width)
         assert max(map(len, text.splitlines())) <= width
@@ -43,7 +43,7 @@ def test_nothing_is_wider_than_asked_or_cut(summary: Summary) -> None:
         assert "npo_klr+sure [e5]" in text  # brackets are no markup
 
 
-def test_more_transforms_than_fit_go_below(summary: Summary) -> None:
+def test_more_transforms_than_fit_go_below(summary: AuditSummary) -> None:
     many = tuple(summary.transforms[1].model_copy(update={"label": f"q{n}"}) for n in range(7))
     cells = tuple(
         cell.model_copy(update={"transform": each.label})
@@ -60,12 +60,12 @@ def test_more_transforms_than_fit_go_below(summary: Summary) -> None:
     assert text.count("Utility (0-100") == 2
 
 
-def test_target_and_retrained_come_first(summary: Summary) -> None:
+def test_target_and_retrained_come_first(summary: AuditSummary) -> None:
     block = next(each for each in blocks(summary, columns=9) if each.title.startswith("Utility"))
     assert [row[0] for row in block.rows] == ["target", "retrained", "npo_klr", "npo_klr+sure [e5]", "ga"]
 
 
-def test_verdicts_are_coloured(summary: Summary) -> None:
+def test_verdicts_are_coloured(summary: AuditSummary) -> None:
     console = Console(width=100, force_terminal=True, color_system="standard")
     with console.capture() as capture:
         console.print(render(summary))
@@ -75,7 +75,7 @@ def test_verdicts_are_coloured(summary: Summary) -> None:
     assert "\x1b[32mforgot" in row
 
 
-def test_markdown_has_one_table_per_block(summary: Summary) -> None:
+def test_markdown_has_one_table_per_block(summary: AuditSummary) -> None:
     text = to_markdown(summary)
     lines = text.splitlines()
     assert lines.count("|  | full | int4 |") == 3
@@ -106,7 +106,7 @@ def test_a_number_with_its_interval(estimate: Estimate | None, digits: int, expe
     assert shown(estimate, digits=digits) == expected
 
 
-def wide_summary(summary: Summary, *, metrics: int = 12) -> Summary:
+def wide_summary(summary: AuditSummary, *, metrics: int = 12) -> AuditSummary:
     """The same audit with as many metrics as copies of the last one make."""
     utility = summary.metrics[-1]
     copies = tuple(utility.model_copy(update={"name": f"another_long_metric_{n}"}) for n in range(metrics))
@@ -135,7 +135,7 @@ def test_every_scale_has_its_digits(name: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize("width", [80, 200])
-def test_many_metrics_share_a_table(summary: Summary, width: int) -> None:
+def test_many_metrics_share_a_table(summary: AuditSummary, width: int) -> None:
     wide = wide_summary(summary)
     text = to_text(wide, width=width)
     assert max(map(len, text.splitlines())) <= width
@@ -158,14 +158,14 @@ def test_one_model_is_one_table_across_transforms(tmp_path: Path) -> None:
 
 def test_without_a_target_no_verdict_is_shown_but_what_more_would_tell(tmp_path: Path) -> None:
     plan = plan_of(source("mine", full=(0.2, 0.9), int4=(0.2, 0.9)))
-    lacking = LeftOut(metric="privleak", title="PrivLeak", lacks=("holdout", RETRAINED))
-    summary = audit(replace(plan, left_out=(lacking,)), tmp_path).run()
+    lacking = SkippedMetric(metric="privleak", title="PrivLeak", missing=("holdout", RETRAINED))
+    summary = audit(replace(plan, skipped=(lacking,)), tmp_path).run()
     text = " ".join(to_text(summary, width=80).split())
     assert "Verdict" not in text
     assert "cannot tell" not in text
     assert "--target MODEL the model before unlearning: how much there was to forget" in text
     assert "Left out without it: privleak." in text
-    assert [want.name for want in summary.wanted] == ["target", "retrained", "holdout"]
+    assert [want.name for want in summary.missing_inputs] == ["target", "retrained", "holdout"]
     assert "- What more would tell: `--holdout FILE`" in to_markdown(summary)
 
 

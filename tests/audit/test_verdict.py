@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from expunge.audit.stats import Estimate
-from expunge.audit.verdict import AgainstTarget, Evidence, Outcome, Rule, broken_by, judge
+from expunge.audit.verdict import AgainstTarget, Outcome, Rule, VerdictEvidence, broken_by, judge
 
 RULE = Rule()
 USEFUL = Estimate(95.0, 90.0, 99.0, 50)
@@ -15,7 +15,7 @@ def about(value: float, width: float = 2.0, n: int = 50) -> Estimate:
     return Estimate(value, value - width, value + width, n)
 
 
-FORGOTTEN = Evidence(
+FORGOTTEN = VerdictEvidence(
     target={"knowmem_forget": about(60.0), "verbmem": about(90.0)},
     retention={"knowmem_forget": about(30.0), "verbmem": about(15.0)},
     recovery=None,
@@ -23,13 +23,15 @@ FORGOTTEN = Evidence(
 )
 
 
-def after(knowmem: Estimate | None = None, verbmem: Estimate | None = None, **changes: object) -> Evidence:
+def after(
+    knowmem: Estimate | None = None, verbmem: Estimate | None = None, **changes: object
+) -> VerdictEvidence:
     """The forgotten model under a transform that adds so much."""
     risen = {"knowmem_forget": knowmem or about(0.0), "verbmem": verbmem or about(0.0)}
     return replace(FORGOTTEN, recovery=risen, **changes)
 
 
-def outcome(evidence: Evidence, rule: Rule = RULE) -> Outcome:
+def outcome(evidence: VerdictEvidence, rule: Rule = RULE) -> Outcome:
     return judge(evidence, rule).outcome
 
 
@@ -146,7 +148,7 @@ def test_a_transform_without_scores_is_never_held() -> None:
 
 
 def test_nothing_measured_at_all() -> None:
-    nothing = Evidence(target={}, retention={}, recovery={}, utility=Estimate(None))
+    nothing = VerdictEvidence(target={}, retention={}, recovery={}, utility=Estimate(None))
     assert outcome(nothing) is Outcome.CANNOT_TELL
 
 

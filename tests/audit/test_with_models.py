@@ -14,12 +14,12 @@ from transformers import PreTrainedTokenizerFast
 
 from expunge.audit.grid import Audit
 from expunge.audit.plan import AuditPlan, ModelSource, Role
-from expunge.audit.summary import Summary
+from expunge.audit.summary import AuditSummary
 from expunge.audit.verdict import Outcome
+from expunge.inference.observer import Observer
 from expunge.metrics import metrics
 from expunge.metrics.probes import Probes
 from expunge.quant.rtn import RTN
-from expunge.score.observer import Observer
 from tests.metrics.fakes import document
 from tests.tiny import VOCAB, tiny
 
@@ -44,7 +44,7 @@ def load(seed: int) -> tuple[Any, Any]:
 
 
 @pytest.fixture(scope="module")
-def summary(tmp_path_factory: pytest.TempPathFactory) -> Summary:
+def summary(tmp_path_factory: pytest.TempPathFactory) -> AuditSummary:
     """The forget set is what the target says of itself; the unlearned model is another one."""
     model, tokenizer = load(0)
     prompts = [" ".join(f"w{12 * start + step}" for step in range(CUT)) for start in range(8)]
@@ -64,7 +64,7 @@ def summary(tmp_path_factory: pytest.TempPathFactory) -> Summary:
     return Audit(plan=plan, folder=Path(tmp_path_factory.mktemp("audit"))).run()
 
 
-def test_the_target_remembers_itself_and_another_model_does_not(summary: Summary) -> None:
+def test_the_target_remembers_itself_and_another_model_does_not(summary: AuditSummary) -> None:
     target = summary.cell("target", "full", "verbmem").value
     other = summary.cell("unlearned", "full", "verbmem")
     assert target.n == 8
@@ -74,12 +74,12 @@ def test_the_target_remembers_itself_and_another_model_does_not(summary: Summary
     assert summary.verdict("unlearned", "full").outcome is Outcome.FORGOT
 
 
-def test_rounding_to_two_bits_costs_the_target_its_memory(summary: Summary) -> None:
+def test_rounding_to_two_bits_costs_the_target_its_memory(summary: AuditSummary) -> None:
     lost = summary.cell("target", "int2", "verbmem").recovery
     assert lost.high < 0
 
 
-def test_what_was_quantized_is_reported(summary: Summary) -> None:
+def test_what_was_quantized_is_reported(summary: AuditSummary) -> None:
     (remark, _) = summary.coverage
     changed = [group for group in remark.content if group["changed"]]
     left = {name for group in remark.content if not group["changed"] for name in group["names"]}

@@ -50,7 +50,7 @@ def test_every_model_is_compared_under_the_same_transform(tmp_path: Path) -> Non
         assert [cell.value.value for cell in found[name]] == pytest.approx([0, 0], abs=1e-6)
     assert all(cell.excess is None for cell in found["other"])  # it is counted from the retrained model
     assert loaded == ["retrained", "other", "retrained", "same"]  # once for all, and before the others
-    assert not (tmp_path / "cells" / "witnesses").exists()
+    assert not (tmp_path / "cells" / "control_states").exists()
     Audit(plan=plan(loaded, *NAMES), folder=tmp_path).run()
     assert len(loaded) == 4
 

@@ -12,7 +12,7 @@ import torch
 
 from expunge.bench import jobs
 from expunge.bench.builtin import TRAINING, Builtin
-from expunge.corpus.world import WorldSize
+from expunge.corpus.synthetic import WorldSize
 from expunge.model.create import ScratchModel
 
 torch.set_num_threads(1)

@@ -11,8 +11,7 @@ from rich.console import Console
 
 from expunge.audit.table import render
 from expunge.bench import demo
-from expunge.bench.demo import Demo
-from expunge.bench.story import tell
+from expunge.bench.demo import Demo, narrate
 from expunge.errors import OutputError
 from expunge.metrics.base import Metric
 from tests.bench.conftest import tiny_builtin
@@ -50,7 +49,7 @@ def test_the_demo_from_nothing_to_its_table(small: Demo, monkeypatch: pytest.Mon
     assert [column.label for column in summary.transforms] == ["full", "int4"]
     shown = console()
     shown.print(render(summary, width=100))
-    shown.print(tell(summary))
+    shown.print(narrate(summary))
     for word in (*ROWS, "Verdict", "Utility", "Share of the update", "of 100 at full precision"):
         assert word in " ".join(shown.file.getvalue().split())
     record = json.loads((small.output / "demo.json").read_text())

@@ -6,9 +6,9 @@ from rich.console import Console
 
 from expunge.audit.plan import Role
 from expunge.audit.stats import Estimate
-from expunge.audit.summary import CellSummary, ModelRow, Remark, Summary, TransformColumn, VerdictRow
+from expunge.audit.summary import AuditSummary, CellSummary, ModelRow, Remark, TransformColumn, VerdictRow
 from expunge.audit.verdict import Outcome, Verdict
-from expunge.bench.story import KEPT, LOST, tell
+from expunge.bench.demo import KEPT, LOST, narrate
 
 GRIDS = ("int8", "int4")
 KNOWN = {"fragile": (5.0, 5.0, 55.0), "robust": (6.0, 4.0, 8.0)}
@@ -34,9 +34,9 @@ def cells(model: str) -> list[CellSummary]:
     ]
 
 
-def summary(*, diagnosed: bool = True) -> Summary:
+def summary(*, diagnosed: bool = True) -> AuditSummary:
     shares = {("fragile", "int8"): 0.93, ("fragile", "int4"): 0.07, ("robust", "int8"): 1.0}
-    return Summary(
+    return AuditSummary(
         models=(
             ModelRow(name="target", role=Role.TARGET, hash="0"),
             *(ModelRow(name=name, role=Role.UNLEARNED, hash=name) for name in KNOWN),
@@ -60,10 +60,10 @@ def summary(*, diagnosed: bool = True) -> Summary:
     )
 
 
-def told(found: Summary, *, styled: bool = False) -> list[str]:
+def told(found: AuditSummary, *, styled: bool = False) -> list[str]:
     out = io.StringIO()
     system = "truecolor" if styled else None
-    Console(file=out, width=120, force_terminal=styled, color_system=system).print(tell(found))
+    Console(file=out, width=120, force_terminal=styled, color_system=system).print(narrate(found))
     return out.getvalue().splitlines()
 
 

@@ -13,7 +13,7 @@ from benchmarks.durability.tables import markdown
 from benchmarks.pooling import RETRAINED, Pool, World
 
 from expunge.audit.stats import Bootstrap
-from expunge.train.recipe import load_recipe
+from expunge.train.run.recipe import load_recipe
 from expunge.types import Score
 
 

@@ -15,8 +15,8 @@ from benchmarks.methods.results import cost
 
 from expunge.catalogue import recipe_names
 from expunge.corpus.readers import read_examples
-from expunge.corpus.world import World, WorldSize
-from expunge.train.recipe import load_recipe
+from expunge.corpus.synthetic import World, WorldSize
+from expunge.train.run.recipe import load_recipe
 
 SMALL = World(WorldSize(forget=2, retain=4, holdout=2))
 
@@ -71,7 +71,7 @@ def test_false_answers_are_false_and_of_the_same_kind(tmp_path: Path) -> None:
 
 def row(name: str, forget: float, utility: float, **cost: Any) -> dict[str, Any]:
     values = {"knowmem_forget": forget, "utility": utility}
-    metrics = ("knowmem_forget", "second_phrasing", "verbmem", "neighbours", "utility", "privleak")
+    metrics = ("knowmem_forget", "paraphrase_questions", "verbmem", "neighbours", "utility", "privleak")
     cells = {
         name: {
             "value": values.get(name, 0.0),
@@ -146,7 +146,7 @@ def test_what_older_results_do_not_say_is_not_claimed(steps: int, ran_out: bool)
 
 def test_findings_follow_the_numbers() -> None:
     rows = [ruled("ga", forget=60), ruled("npo", forget=10)]
-    rows[0]["cells"]["full"]["second_phrasing"] |= {"value": 99.9, "low": 99.5, "high": 100.0}
+    rows[0]["cells"]["full"]["paraphrase_questions"] |= {"value": 99.9, "low": 99.5, "high": 100.0}
     rows[1]["cells"]["full"]["privleak"] |= {"value": -95.0, "low": None, "by_seed": [-90.0, -100.0]}
     text = findings({"landmarks": [row("target", 100, 100), row("retrained", 20, 100)], "methods": rows})
     assert "overlap for 1 of 2 methods; not for `ga` (60 against 100)" in text

@@ -16,7 +16,7 @@ from benchmarks.shards.rates import by_hand, rates
 from expunge.model.create import ScratchModel
 from expunge.scope.lora import LowRankAdapters
 from expunge.shards.building import Build
-from expunge.shards.executors import Here
+from expunge.shards.executors import InProcessExecutor
 from expunge.shards.manifest import Training
 from tests.shards.plans import delete, plan, train
 
@@ -40,7 +40,7 @@ def test_a_fresh_plan_is_equal_tensor_by_tensor_and_the_counter_is_the_theory(tm
     train(made)
     delete(made, "e4")
     fresh = never_had(made, tmp_path / "fresh")
-    Build(plan=fresh, executor=Here()).run()
+    Build(plan=fresh, executor=InProcessExecutor()).run()
     found = compared(made, fresh)
     assert found["equal"] == found["tensors"] > 0
     counted = cost(made, fresh)
@@ -91,7 +91,7 @@ def test_the_case_by_hand_and_the_order_of_errors() -> None:
 
 
 def arm(cut: str, equal: int) -> dict[str, Any]:
-    known = {"forget": 90.0, "second_phrasing": 80.0, "utility": 85.0}
+    known = {"forget": 90.0, "paraphrase_questions": 80.0, "utility": 85.0}
     return {
         "cut": cut,
         "start": "random",

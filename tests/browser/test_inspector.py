@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from expunge.inspector.desk import Answer, Desk, Who
+from expunge.inspector.service import GeneratedAnswer, InspectorService, ModelRef
 from tests.browser.conftest import Open
 from tests.browser.test_report import violations
 from tests.inspector.conftest import NAMES, inspected, save
@@ -18,7 +18,7 @@ from tests.inspector.serving import KEY, desk_of, serving
 from tests.report import hostile
 from tests.report.made import Made, prompt_of, truth_of
 
-ALL = [Who("target"), Who("retrained"), Who("fragile"), Who("fragile", "int4")]
+ALL = [ModelRef("target"), ModelRef("retrained"), ModelRef("fragile"), ModelRef("fragile", "int4")]
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +27,12 @@ def audit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def desk(audit: Path) -> Desk:
+def desk(audit: Path) -> InspectorService:
     return desk_of(audit)
 
 
 @pytest.fixture(scope="module")
-def address(desk: Desk) -> Iterator[str]:
+def address(desk: InspectorService) -> Iterator[str]:
     with serving(desk) as found:
         yield f"{found}/?key={KEY}"
 
@@ -54,7 +54,7 @@ def said(page: Any) -> list[str]:
     return [" ".join(each.split()) for each in page.locator(".card .said").all_text_contents()]
 
 
-def words(row: list[Answer]) -> list[str]:
+def words(row: list[GeneratedAnswer]) -> list[str]:
     return [" ".join(each.text.split()) or "(nothing)" for each in row]
 
 
@@ -75,7 +75,7 @@ def test_everybody_can_read_it(visit: Open, address: str) -> None:
     assert violations(page, only=["color-contrast"]) == []
 
 
-def test_what_it_shows_is_what_the_engine_says(visit: Open, address: str, desk: Desk) -> None:
+def test_what_it_shows_is_what_the_engine_says(visit: Open, address: str, desk: InspectorService) -> None:
     page = visit(address).page
     page.locator("#list button", has_text="witness 3 ").click()
     answered(page)
@@ -104,8 +104,8 @@ def test_what_it_shows_is_what_the_engine_says(visit: Open, address: str, desk: 
     assert last == percent(looks[0].reading.strip[0].probability)
 
 
-def test_leaked_words_are_marked(visit: Open, address: str, desk: Desk) -> None:
-    text = list(desk.answers("who", [Who("target")]))[-1][0].text
+def test_leaked_words_are_marked(visit: Open, address: str, desk: InspectorService) -> None:
+    text = list(desk.answers("who", [ModelRef("target")]))[-1][0].text
     page = visit(address).page
     ask(page, "who", text)
     first = page.locator(".card").first
@@ -131,7 +131,9 @@ def test_the_items_are_those_of_the_parquet_file(visit: Open, address: str, audi
     assert page.locator("#list button").count() == 1
 
 
-def test_what_the_grid_erased_is_what_the_engine_says(visit: Open, address: str, desk: Desk) -> None:
+def test_what_the_grid_erased_is_what_the_engine_says(
+    visit: Open, address: str, desk: InspectorService
+) -> None:
     page = visit(address).page
     page.locator("#precisions label").first.wait_for()
     page.locator("#erased summary").click()
@@ -139,13 +141,13 @@ def test_what_the_grid_erased_is_what_the_engine_says(visit: Open, address: str,
     shown = [line.locator("th, td.n").all_inner_texts() for line in page.locator("#tensors tbody tr").all()]
     assert shown[1:] == [
         [each.name, f"{each.weights:,}", f"{each.changed:,}", f"{each.undone:,}", percent(each.share)]
-        for each in desk.erased(Who("fragile", "int4"))
+        for each in desk.erased(ModelRef("fragile", "int4"))
     ]
     page.get_by_label("full", exact=True).check(force=True)
     page.get_by_text("Nothing is rounded at full precision").wait_for()
 
 
-def test_it_is_worked_by_keyboard(visit: Open, address: str, desk: Desk) -> None:
+def test_it_is_worked_by_keyboard(visit: Open, address: str, desk: InspectorService) -> None:
     page = visit(address).page
     page.locator("#list button").first.wait_for()
     page.keyboard.press("Tab")
@@ -161,7 +163,7 @@ def test_it_is_worked_by_keyboard(visit: Open, address: str, desk: Desk) -> None
     page.locator(".card .role", has_text="int3").wait_for()
     page.locator(".growing").first.wait_for(state="detached")
     assert page.evaluate("document.activeElement.value") == "int3"
-    row = list(desk.answers("the cat", [*ALL[:3], Who("fragile", "int3")]))[-1]
+    row = list(desk.answers("the cat", [*ALL[:3], ModelRef("fragile", "int3")]))[-1]
     assert said(page) == words(row)
 
 
@@ -209,7 +211,7 @@ def test_hostile_names_and_items_break_nothing(visit: Open, tmp_path: Path) -> N
         assert page.evaluate("document.documentElement.scrollWidth") == 360
 
 
-def test_two_browsers_do_not_mix(visit: Open, address: str, desk: Desk) -> None:
+def test_two_browsers_do_not_mix(visit: Open, address: str, desk: InspectorService) -> None:
     one, two = (visit(address).page for _ in range(2))
     for page, prompt, precision in ((one, "the cat", "int3"), (two, "a dog", "int8")):
         page.get_by_label(precision, exact=True).check(force=True)
@@ -218,7 +220,7 @@ def test_two_browsers_do_not_mix(visit: Open, address: str, desk: Desk) -> None:
         page.get_by_role("button", name="Ask the models").click()
     for page, prompt, precision in ((one, "the cat", "int3"), (two, "a dog", "int8")):
         answered(page)
-        row = list(desk.answers(prompt, [*ALL[:3], Who("fragile", precision)]))[-1]
+        row = list(desk.answers(prompt, [*ALL[:3], ModelRef("fragile", precision)]))[-1]
         assert said(page) == words(row)
 
 
@@ -250,7 +252,7 @@ def test_epochs_that_were_kept_are_slid_through(visit: Open, tmp_path: Path) -> 
         slider.press("ArrowLeft")
         page.locator(".card .role", has_text="epoch 2").first.wait_for()
         page.locator(".growing").first.wait_for(state="detached")
-        row = list(desk.answers("the cat", [Who("run", "full", 2), Who("run", "int4", 2)]))[-1]
+        row = list(desk.answers("the cat", [ModelRef("run", "full", 2), ModelRef("run", "int4", 2)]))[-1]
         assert said(page) == words(row)
 
 

@@ -32,10 +32,10 @@ def test_a_model_and_a_forget_set_are_enough(owner: Path) -> None:
     summary = summary_of(owner / "out")
     assert {row["verdict"]["outcome"] for row in summary["verdicts"]} == {"cannot tell"}
     measured = {metric["name"] for metric in summary["metrics"]}
-    left_out = {each["metric"]: each["lacks"] for each in summary["left_out"]}
+    skipped = {each["metric"]: each["lacks"] for each in summary["skipped"]}
     assert "knowmem_forget" in measured
-    assert left_out["privleak"] == ["holdout", "retrained"]
-    assert measured | left_out.keys() == {name for name in metrics if metrics[name].default}
+    assert skipped["privleak"] == ["holdout", "retrained"]
+    assert measured | skipped.keys() == {name for name in metrics if metrics[name].default}
     known = next(cell for cell in summary["cells"] if cell["metric"] == "knowmem_forget")
     assert known["value"]["value"] == 100.0
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from expunge.audit.summary import read_summary
-from expunge.corpus.world import World, WorldSize
-from expunge.corpus.world.muse import write_muse
+from expunge.corpus.synthetic import World, WorldSize
+from expunge.corpus.synthetic.write import write_muse
 from tests.cli.conftest import NAMES, TOWNS, expunge, write_rows
 
 SIZE = WorldSize(forget=4, retain=8, holdout=4)
@@ -78,8 +78,8 @@ def test_tofu_tells_a_model_that_knows_from_one_that_does_not(owner: Path) -> No
     assert value("target", "rouge") == pytest.approx(1.0)
     for model in ("target", "retrained"):
         assert 0.5 < value(model, "model_utility") <= 1.0
-    left_out = {each.metric: each.lacks for each in summary.left_out}
-    assert left_out["privleak"] == ("holdout",)
+    skipped = {each.metric: each.lacks for each in summary.skipped}
+    assert skipped["privleak"] == ("holdout",)
 
 
 def test_settings_of_a_metric(owner: Path) -> None:

@@ -258,7 +258,7 @@ def test_a_run_killed_half_way_and_repeated_ends_with_the_same_bytes(owner: Path
 
 KILLED_AT_STEP_3 = """
 import os, signal
-from expunge.train.heartbeat import Heartbeat
+from expunge.train.loop.callbacks import Heartbeat
 
 def die(self, args, state, *_, **__):
     if state.global_step == 3:

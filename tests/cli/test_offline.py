@@ -62,7 +62,7 @@ def test_kernels_of_the_hub_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "kernels.py").write_text(KERNELS)
     code = """
 import sys
-import expunge.train.trainer
+import expunge.train.loop.trainer
 from peft import LoraConfig
 assert "bitsandbytes" not in sys.modules, "peft imported it"
 import os

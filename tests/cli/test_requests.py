@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from expunge.corpus.readers import read_examples
-from expunge.train.ledger import LEDGER
-from expunge.train.requests import Gauge
+from expunge.train.run.ledger import LEDGER
+from expunge.train.run.requests import TrainingEvaluator
 from tests.cli.conftest import Said, expunge
 
 HOW = ("-r", "npo", "--set", "epochs=1", "--set", "learning_rate=1e-3", "--set", "batch_size=4")
@@ -37,7 +37,7 @@ def requests(owner: Path) -> Path:
 def test_three_requests_in_a_row(requests: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Before and after the first; before the second, then the first again and the second; and so on.
     told = iter([90.0, 10.0, 91.0, 12.0, 11.0, 92.0, 40.0, 11.0, 9.0])
-    monkeypatch.setattr(Gauge, "forget", lambda *_: next(told))
+    monkeypatch.setattr(TrainingEvaluator, "forget", lambda *_: next(told))
     said = ask("target", "request1.jsonl", "one")
     assert said.code == 0, said.err
     assert "still forgotten" not in said.out  # nothing to compare with yet
@@ -105,13 +105,13 @@ def test_what_must_stay_forgotten_is_trained_along(requests: Path) -> None:
     assert "request 1" in said.plain
     assert "cannot be checked again: its file is not there any more" in said.plain
     assert record("warned")["requests"][0]["verdict"] == "not checked"
-    said = ask("one", "request2.jsonl", "two", "--still", "moved.jsonl")
+    said = ask("one", "request2.jsonl", "two", "--reforget", "moved.jsonl")
     assert said.code == 0
     assert "cannot be checked" not in said.plain
     assert record("two")["forget"]["examples"] == 2
     assert record("two")["requests"][0]["verdict"] in ("still forgotten", "came back")
     assert json.loads((requests / "two" / LEDGER).read_text().splitlines()[1])["still"] == [1]
-    said = ask("one", "request2.jsonl", "three", "--still", "request3.jsonl")
+    said = ask("one", "request2.jsonl", "three", "--reforget", "request3.jsonl")
     assert said.code == 2
     assert "none of the 1 requests" in said.plain
 

@@ -18,8 +18,8 @@ from transformers import TrainerState, modeling_utils
 
 from expunge.audit.store import CellStore
 from expunge.cli.main import quiet_libraries
-from expunge.train.heartbeat import Heartbeat
-from expunge.train.job import UnlearnJob
+from expunge.train.loop.callbacks import Heartbeat
+from expunge.train.run.job import UnlearnJob
 from tests.cli.conftest import Said, expunge, snapshot
 
 SETS = ("--forget", "forget.jsonl", "--retain", "retain.jsonl")

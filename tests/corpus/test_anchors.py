@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from expunge.corpus.aligned import Aligned, align
+from expunge.corpus.aligned import AlignedTokens, align
 from expunge.corpus.anchors import Anchors, read_anchors
 from expunge.corpus.tokenise import encode
 from expunge.errors import DataError
@@ -47,12 +47,12 @@ def document(text: str, *spans: Span) -> Example:
     return Example(id="x", completion=text, spans=spans)
 
 
-def one(example: Example, anchors: Anchors = WORLD, max_length: int = 400) -> Aligned:
+def one(example: Example, anchors: Anchors = WORLD, max_length: int = 400) -> AlignedTokens:
     (found,) = align(example, anchors, TOKENIZER, max_length=max_length)
     return found
 
 
-def tokens(found: Aligned) -> list[tuple[str, str]]:
+def tokens(found: AlignedTokens) -> list[tuple[str, str]]:
     """Each marked token and its partner."""
     marked = [i for i, counts in zip(found.original.input_ids, found.original.mask, strict=True) if counts]
     return [

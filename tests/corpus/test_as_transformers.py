@@ -15,7 +15,7 @@ from expunge.corpus.chat import turn_end
 from expunge.corpus.templates import TEMPLATE_DATE
 from expunge.corpus.tokenise import encode, encode_prompt
 from expunge.errors import DataError
-from expunge.score.said import end_tokens
+from expunge.inference.generation.cache import end_tokens
 from expunge.types import Example, Span, Turn
 
 from . import tokenizers_for_tests as known

@@ -11,10 +11,10 @@ import pytest
 
 from expunge.corpus import benchmarks
 from expunge.corpus.benchmarks import BENCHMARKS, benchmark, load
-from expunge.corpus.benchmarks.base import Benchmark, Part
+from expunge.corpus.benchmarks.base import Benchmark, BenchmarkSplit
 from expunge.corpus.benchmarks.load import load_corpora, load_splits
-from expunge.corpus.world import World, WorldSize
-from expunge.corpus.world.muse import FOLDS, muse_rows, write_muse
+from expunge.corpus.synthetic import World, WorldSize
+from expunge.corpus.synthetic.write import FOLDS, muse_rows, write_muse
 from expunge.errors import DataError, RecipeError
 from tests.documents import TOFU
 
@@ -88,9 +88,9 @@ def test_a_name_mistyped_is_refused_with_the_nearest() -> None:
 
 def test_tofu_from_a_folder(tmp_path: Path) -> None:
     found = load_splits(benchmark("tofu-forget01"), tofu(tmp_path))
-    assert set(found) == {"forget", "second_phrasing", "retain", "real_authors", "world_facts"}
+    assert set(found) == {"forget", "paraphrase_questions", "retain", "real_authors", "world_facts"}
     (forget,), (otherwise,), (author,) = (
-        found[name] for name in ("forget", "second_phrasing", "real_authors")
+        found[name] for name in ("forget", "paraphrase_questions", "real_authors")
     )
     assert (forget.completion, forget.paraphrase, forget.wrong) == ("Ada", "It is Ada", ("Bo", "Cy"))
     assert otherwise.prompt == "Question: Who is it?\nAnswer: "
@@ -127,7 +127,7 @@ def test_the_real_tofu_is_whole(share: str, questions: int) -> None:
     found = load_splits(benchmark(f"tofu-forget{share}"), TOFU)
     sizes = {name: len(split) for name, split in found.items()}
     assert sizes == {
-        **dict.fromkeys(("forget", "second_phrasing", "holdout"), questions),
+        **dict.fromkeys(("forget", "paraphrase_questions", "holdout"), questions),
         "retain": 400,
         "real_authors": 100,
         "world_facts": 117,
@@ -221,8 +221,8 @@ def test_rwku_reads_ones_own_files(tmp_path: Path) -> None:
     for name in ("forget_level1", "forget_level2"):
         write(tmp_path / f"{name}.jsonl", row)
     found = load_splits(benchmark("rwku"), tmp_path)
-    assert set(found) == {"fill_in", "forget"}
-    assert "Please complete the blank" in found["fill_in"][0].prompt
+    assert set(found) == {"cloze", "forget"}
+    assert "Please complete the blank" in found["cloze"][0].prompt
     assert found["forget"][0].group == "Ada"
 
 
@@ -265,7 +265,7 @@ def test_the_hubs_own_layout_of_shards_is_read(tmp_path: Path) -> None:
 
 
 def test_parts_are_frozen_and_complete() -> None:
-    part = Part(config="a", split="b")
+    part = BenchmarkSplit(config="a", split="b")
     with pytest.raises(ValueError, match="frozen"):
         part.config = "c"  # type: ignore[misc]
     assert benchmarks.__all__

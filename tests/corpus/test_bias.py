@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from expunge.corpus.benchmarks import benchmark
+from expunge.corpus.benchmarks.bias import NOTHING_SHARED, read_crows_pairs, read_stereoset
 from expunge.corpus.benchmarks.load import load_splits
-from expunge.corpus.bias import NOTHING_SHARED, read_crows_pairs, read_stereoset
 from expunge.errors import DataError
 
 

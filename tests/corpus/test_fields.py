@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from expunge.corpus.fields import QUESTION, Columns, reading
-from expunge.corpus.rows import Row
+from expunge.corpus.columns import QUESTION, Columns, reading
+from expunge.corpus.rows import DataRow
 from expunge.errors import DataError
 from expunge.types import Example, Span, Turn
 
@@ -15,7 +15,7 @@ REPLY = {"role": "assistant", "content": "Paris"}
 
 
 def read(values: object, **fields: str) -> Example:
-    return Columns(fields).example(Row(WHERE, "forget:7", values))
+    return Columns(fields).example(DataRow(WHERE, "forget:7", values))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_columns_of_other_names() -> None:
 
 def test_a_template_may_use_other_columns() -> None:
     columns = Columns({}, "{context}\nQ: {question} {{sic}}\nA:")
-    row = Row(WHERE, "x", {"question": "Who?", "answer": "Ada", "context": "C"})
+    row = DataRow(WHERE, "x", {"question": "Who?", "answer": "Ada", "context": "C"})
     assert columns.example(row).prompt == "C\nQ: Who? {sic}\nA:"
 
 
@@ -216,7 +216,7 @@ def test_a_template_without_the_question_is_refused(template: str, said: str) ->
 def test_a_template_s_other_column_must_be_there() -> None:
     columns = Columns({}, "{context}{question}")
     with pytest.raises(DataError, match="line 7: its 'context' is empty"):
-        columns.example(Row(WHERE, "x", {"question": "q", "answer": "a"}))
+        columns.example(DataRow(WHERE, "x", {"question": "q", "answer": "a"}))
 
 
 def test_how_texts_are_read_is_told() -> None:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from expunge.corpus.hub import HUB_ID, hub_rows
-from expunge.corpus.readers import read_examples
+from expunge.corpus.readers import HUB_ID, hub_rows, read_examples
 from expunge.errors import DataError, MissingExtraError
 
 if TYPE_CHECKING:

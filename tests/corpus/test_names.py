@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from expunge.corpus.names import Name, names_by_language, names_by_rule
-from expunge.corpus.stand_ins import FIRST, LAST, PLACES, TRADES, stand_ins
+from expunge.corpus.pseudonyms import FIRST, LAST, PLACES, TRADES, pseudonyms
 from expunge.errors import DataError
 
 
@@ -95,7 +95,7 @@ def person(text: str, count: int = 1) -> Name:
 def test_persons_become_persons_and_keep_one_name() -> None:
     names = [person("Mira", 9), person("Mira Oswick"), person("Hugo J Oswick"), Name("Arlen", "place", 3)]
     names += [Name("the Amber Guild", "organisation", 2), Name("Broom Cup", "name", 1)]
-    found = stand_ins(names, seed=0)
+    found = pseudonyms(names, seed=0)
     assert list(found) == [name.text for name in names]
     first, last = found["Mira Oswick"].split()
     assert first in FIRST
@@ -109,30 +109,30 @@ def test_persons_become_persons_and_keep_one_name() -> None:
 
 def test_a_seed_draws_the_same_again_and_another_one_others() -> None:
     names = [person(f"Name{i} Last{i}") for i in range(20)]
-    assert stand_ins(names, seed=3) == stand_ins(names, seed=3)
-    assert stand_ins(names, seed=3) != stand_ins(names, seed=4)
+    assert pseudonyms(names, seed=3) == pseudonyms(names, seed=3)
+    assert pseudonyms(names, seed=3) != pseudonyms(names, seed=4)
 
 
 def test_nobody_gets_a_name_that_is_in_the_texts() -> None:
-    found = stand_ins([person(name) for name in FIRST[:-1]], seed=0)
+    found = pseudonyms([person(name) for name in FIRST[:-1]], seed=0)
     assert set(found.values()) == {FIRST[-1]}
-    everyone = stand_ins([person(name) for name in FIRST], seed=0)  # nobody is left: repeated, not refused
+    everyone = pseudonyms([person(name) for name in FIRST], seed=0)  # nobody is left: repeated, not refused
     assert len(everyone) == len(FIRST)
 
 
 @given(st.integers(0, 100), st.integers(1, 400))
 def test_replacements_differ_while_there_are_others(seed: int, many: int) -> None:
-    found = stand_ins([person(f"A{i} B{i}") for i in range(many)], seed=seed)
+    found = pseudonyms([person(f"A{i} B{i}") for i in range(many)], seed=seed)
     assert len(set(found.values())) == many
     # More places than there are words for: each is used as often as any other, give or take one.
-    towns = stand_ins([Name(f"T{i}", "place", 1) for i in range(many)], seed=seed)
+    towns = pseudonyms([Name(f"T{i}", "place", 1) for i in range(many)], seed=seed)
     uses = [list(towns.values()).count(place) for place in PLACES]
     assert max(uses) - min(uses) <= 1
 
 
 def test_drawing_leaves_the_random_state_alone() -> None:
     before = random.getstate()
-    stand_ins([person("Mira Oswick")], seed=0)
+    pseudonyms([person("Mira Oswick")], seed=0)
     assert random.getstate() == before
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from expunge.corpus.streams import PairDataset, PairSampler, collate_pairs
+from expunge.corpus.batching import PairDataset, PairSampler, collate_pairs
 from expunge.corpus.tokenise import Encoded
 
 SIZE = st.integers(1, 12)

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from expunge.corpus.checks import check_sets
+from expunge.corpus.packing import train_tokenizer
 from expunge.corpus.readers import read_examples
-from expunge.corpus.vocabulary import train_tokenizer
-from expunge.corpus.world import World, WorldSize
-from expunge.corpus.world.people import LISTS, QUESTIONS, Person, make_people, neighbour_of
-from expunge.corpus.world.write import write_world
+from expunge.corpus.synthetic import World, WorldSize
+from expunge.corpus.synthetic.people import LISTS, QUESTIONS, Person, make_people, neighbour_of
+from expunge.corpus.synthetic.write import write_world
 from expunge.errors import DataError
 from expunge.record import hash_json
 from expunge.types import Example
@@ -128,13 +128,13 @@ def test_every_fact_is_in_the_biography_and_in_the_answers() -> None:
 def test_the_second_phrasing_asks_for_the_same_facts_in_other_words() -> None:
     splits = WORLD.splits()
     first = {example.id.removesuffix("/1"): example for example in splits["forget"] if example.prompt}
-    second = {example.id.removesuffix("/2"): example for example in splits["second_phrasing"]}
+    second = {example.id.removesuffix("/2"): example for example in splits["paraphrase_questions"]}
     assert first.keys() == second.keys()
     for key, example in second.items():
         assert example.completion == first[key].completion
         assert example.prompt != first[key].prompt
         assert example.group in example.prompt
-    assert not {example.prompt for example in splits["second_phrasing"]} & {
+    assert not {example.prompt for example in splits["paraphrase_questions"]} & {
         one.prompt for one in splits["forget"]
     }
 
@@ -145,7 +145,7 @@ def test_the_target_learns_what_the_control_does_not() -> None:
     only = [example for example in target if example.id not in ids(control)]
     assert {example.group for example in only} == {person.name for person in WORLD.forget_people}
     splits = WORLD.splits()
-    assert ids(splits["forget"] + splits["second_phrasing"]) <= ids(only)
+    assert ids(splits["forget"] + splits["paraphrase_questions"]) <= ids(only)
     assert ids(splits["retain"]) <= ids(control)
     assert not ids(splits["holdout"]) & ids(target)
     assert len(ids(target)) == len(target)

@@ -9,8 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from expunge.edit.delta import Part, WeightDelta, every, stored
-from expunge.edit.line import AdapterLine, WholeLine, keep, kept
+from expunge.edit.task_vector import (
+    AdapterInterpolation,
+    TensorDelta,
+    WeightDelta,
+    WholeInterpolation,
+    every,
+    keep,
+    kept,
+    stored,
+)
 from expunge.errors import ModelError
 from expunge.model.load import hash_model
 from tests.tiny import tiny, with_lora
@@ -72,8 +80,10 @@ def test_a_tied_weight_is_changed_once() -> None:
 @settings(max_examples=30, deadline=None)
 def test_vectors_add_and_scale_like_vectors(factors: tuple[float, float], values: list[float]) -> None:
     tensor = torch.tensor(values)
-    one = WeightDelta({"a": Part((len(values),), lambda: tensor)})
-    two = WeightDelta({"a": Part((len(values),), lambda: 2 * tensor), "b": Part((1,), lambda: tensor[:1])})
+    one = WeightDelta({"a": TensorDelta((len(values),), lambda: tensor)})
+    two = WeightDelta(
+        {"a": TensorDelta((len(values),), lambda: 2 * tensor), "b": TensorDelta((1,), lambda: tensor[:1])}
+    )
     a, b = factors
     total = one.scaled(a) + two.scaled(b)
     found = total.parts["a"].read() if "a" in total.parts else torch.zeros_like(tensor)
@@ -131,7 +141,7 @@ def test_adapters_scaled_merged_and_subtracted_agree(tmp_path: Path) -> None:
     adapted.save_pretrained(tmp_path / "adapter")
     explicit = tiny("llama")
     WeightDelta.of_adapter(tmp_path / "adapter").scaled(-0.7).apply(explicit)
-    line = AdapterLine(adapted)
+    line = AdapterInterpolation(adapted)
     line.at(5.0)  # a line has no memory of where it was
     line.at(-0.7)
     merged = adapted.merge_and_unload()
@@ -141,7 +151,7 @@ def test_adapters_scaled_merged_and_subtracted_agree(tmp_path: Path) -> None:
 
 def test_adapters_scaled_by_nothing_are_the_base_bit_for_bit() -> None:
     adapted = with_lora(tiny("llama"), TARGETS)
-    line = AdapterLine(adapted)
+    line = AdapterInterpolation(adapted)
     line.at(-0.7)
     line.at(0.0)
     merged = adapted.merge_and_unload()
@@ -176,7 +186,7 @@ def test_a_line_starts_from_the_same_model_every_time(tmp_path: Path) -> None:
     keep(after, tmp_path / "after")
     assert kept(tmp_path / "before").keys() == every(model).keys()
     before = hash_model(model)
-    line = WholeLine(model, tmp_path / "before", tmp_path / "after")
+    line = WholeInterpolation(model, tmp_path / "before", tmp_path / "after")
     line.at(-0.3)
     half = hash_model(model)
     line.at(1.0)

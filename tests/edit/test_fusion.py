@@ -9,11 +9,9 @@ from torch import Tensor
 
 from expunge.corpus.batching import collate
 from expunge.corpus.tokenise import Encoded
-from expunge.edit.attribution import writers
-from expunge.edit.fusion import Behind, fused
-from expunge.edit.grams import grams
-from expunge.edit.layers import UnlearningLayers, merge_map
-from expunge.edit.requests import Request, hashes, load_requests, merge_requests, save_requests
+from expunge.edit.fusion import PostLayerLinear, UnlearningLayers, fused, grams, merge_map
+from expunge.edit.neurons import writers
+from expunge.edit.requests import LayerRequest, hashes, load_requests, merge_requests, save_requests
 from expunge.errors import ModelError
 from expunge.model.load import hash_model
 from expunge.types import Example
@@ -22,9 +20,11 @@ from tests.tiny import tiny
 WIDTH = 6
 
 
-def behind(seed: int, states_nH: Tensor, *, kept_nH: Tensor | None = None, rank: int = 2) -> Behind:
+def behind(
+    seed: int, states_nH: Tensor, *, kept_nH: Tensor | None = None, rank: int = 2
+) -> PostLayerLinear:
     generator = torch.Generator().manual_seed(seed)
-    return Behind(
+    return PostLayerLinear(
         down_RH=torch.randn(rank, WIDTH, generator=generator, dtype=torch.float64),
         up_HR=torch.randn(WIDTH, rank, generator=generator, dtype=torch.float64),
         gram_HH=states_nH.t() @ states_nH,
@@ -143,12 +143,12 @@ def test_gram_matrices_are_of_every_real_token() -> None:
         assert found[name].tokens == len(all_nH) == 22
 
 
-def request(model: Any, seed: int, forgotten: str) -> Request:
+def request(model: Any, seed: int, forgotten: str) -> LayerRequest:
     layers = acting(model, seed)
     own = grams(model, layers, texts(), pad_id=0)
-    return Request(
+    return LayerRequest(
         layers={
-            name: Behind(
+            name: PostLayerLinear(
                 down_RH=down.detach(),
                 up_HR=up.detach(),
                 gram_HH=own[name].matrix_HH,

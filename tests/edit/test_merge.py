@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from expunge.cli.main import main
-from expunge.edit.merge import MergeJob, Vector
+from expunge.edit.merge import MergeJob, TaskVectorSpec
 from expunge.errors import ModelError, RecipeError
 from expunge.model.load import load_model, save_model
-from expunge.train.run import Request, carry_out
-from expunge.train.state import Corpus
+from expunge.train.run.run import RunRequest, carry_out
+from expunge.train.run.state import Corpus
 from expunge.types import Example
 from tests.tiny import BYTES_VOCAB, tiny, tiny_tokenizer, with_lora
 from tests.train.runs import FORGET, RETAIN, recipe
@@ -75,7 +75,7 @@ def test_requests_are_fused_as_a_run_would(folder: Path) -> None:
     settings = {"name": "eul", "learning_rate": 1e-2, "epochs": 1, "max_length": 128}
 
     def unlearnt(name: str, forget: tuple[Example, ...], **more: object) -> None:
-        request = Request(
+        request = RunRequest(
             command="unlearn",
             recipe=recipe({**settings, **more}),
             source="base",
@@ -109,9 +109,9 @@ def test_what_cannot_be_merged_is_refused(folder: Path, capsys: pytest.CaptureFi
     with pytest.raises(RecipeError, match="belongs to fusing"):
         MergeJob(base=folder, output=folder / "out", add=(str(folder / "one"),), keep=1.0).run()
     with pytest.raises(RecipeError, match="above zero"):
-        Vector.read(f"{folder / 'one'}:-1", sign=1.0)
+        TaskVectorSpec.read(f"{folder / 'one'}:-1", sign=1.0)
     with pytest.raises(ModelError, match="does not exist"):
-        Vector.read(f"{folder / 'none'}:1", sign=1.0)
+        TaskVectorSpec.read(f"{folder / 'none'}:1", sign=1.0)
     (folder / "adapter" / "adapter_model.safetensors").write_bytes(b"x")
     with pytest.raises(ModelError, match="cannot load the adapter"):
         MergeJob(base=folder / "base", output=folder / "out", add=(str(folder / "adapter"),)).run()

@@ -7,8 +7,17 @@ import torch
 from torch import Tensor, nn
 
 from expunge.corpus.tokenise import Encoded
-from expunge.edit.attribution import attribution, writers
-from expunge.edit.neurons import Neuron, erase, load_neurons, restore, save_neurons, summed, voted
+from expunge.edit.neurons import (
+    Neuron,
+    attribution,
+    erase,
+    load_neurons,
+    restore,
+    save_neurons,
+    summed,
+    voted,
+    writers,
+)
 from expunge.errors import OutputError
 from expunge.model.arch import output_layer, weight_oi
 from tests.tiny import VOCAB, tiny

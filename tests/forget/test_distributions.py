@@ -13,22 +13,22 @@ from torch import Tensor
 
 from expunge.errors import RecipeError
 from expunge.forget import ForgetLoss, forget_losses
-from expunge.forget.ce_u import CrossEntropyUnlearning
+from expunge.forget.ce_u import CEU
 from expunge.forget.inverted_hinge import InvertedHinge
-from expunge.forget.log1mp import LogOneMinusP
+from expunge.forget.log1mp import Log1mP
 from expunge.forget.logit_margin import LogitMargin
 from expunge.forget.max_entropy import MaximumEntropy
-from expunge.forget.npo import NegativePreference
-from expunge.forget.tnpo import TokenPreference
-from expunge.forget.undial import AdjustedSelfDistillation
-from expunge.score.view import Need
+from expunge.forget.npo import NPO
+from expunge.forget.tnpo import TNPO
+from expunge.forget.undial import UNDIAL
+from expunge.inference.token_view import Need
 from tests.views import view_of, view_of_logits
 
 LABELS = torch.tensor([[1, 3, 0], [2, 5, -100]])
 COUNTS = torch.tensor([[1, 1, 1], [1, 1, 0]])
 LOSSES: list[ForgetLoss] = [
-    AdjustedSelfDistillation(),
-    CrossEntropyUnlearning(),
+    UNDIAL(),
+    CEU(),
     LogitMargin(),
     MaximumEntropy(),
     InvertedHinge(),
@@ -55,9 +55,9 @@ def one_hot() -> Tensor:
 def written_plainly(loss: ForgetLoss, z: Tensor, reference: Tensor) -> Tensor:
     """Each loss on full logits, independently of how it is computed."""
     logq = z.log_softmax(-1)
-    if isinstance(loss, AdjustedSelfDistillation):
+    if isinstance(loss, UNDIAL):
         return meaned(-((reference - loss.beta * one_hot()).softmax(-1) * logq).sum(-1))
-    if isinstance(loss, CrossEntropyUnlearning):
+    if isinstance(loss, CEU):
         target = z.detach().exp() * (1 - one_hot())
         values = -(target / target.sum(-1, keepdim=True) * logq).sum(-1)
         return (values * COUNTS)[:, 1:].sum(-1) / COUNTS[:, 1:].sum(-1)
@@ -103,7 +103,7 @@ FOUR = torch.tensor([[0]])
 
 def test_undial_by_hand() -> None:
     z = torch.zeros(1, 1, 4, requires_grad=True)
-    loss = of(AdjustedSelfDistillation(beta=10), z, labels=FOUR)
+    loss = of(UNDIAL(beta=10), z, labels=FOUR)
     loss.sum().backward()
     assert loss.item() == pytest.approx(1.386294361)  # ln 4
     assert z.grad is not None
@@ -113,14 +113,14 @@ def test_undial_by_hand() -> None:
 
 def test_undial_of_a_student_like_its_teacher_has_no_slope_without_adjustment() -> None:
     z = logits()
-    of(AdjustedSelfDistillation(beta=0), z).sum().backward()
+    of(UNDIAL(beta=0), z).sum().backward()
     assert z.grad is not None
     assert z.grad.abs().max() < 1e-6
 
 
 def test_ce_u_by_hand() -> None:
     z = torch.zeros(1, 1, 4, requires_grad=True)
-    loss = of(CrossEntropyUnlearning(), z, labels=FOUR)
+    loss = of(CEU(), z, labels=FOUR)
     loss.sum().backward()
     assert loss.item() == pytest.approx(1.386294361)  # target (0, ⅓, ⅓, ⅓)
     torch.testing.assert_close(z.grad, torch.tensor([[[0.25] + [0.25 - 1 / 3] * 3]]))
@@ -133,7 +133,7 @@ def test_ce_us_target_does_not_depend_on_the_tokens_own_logit() -> None:
         own = z.clone()
         own[..., 2] += raised
         own.requires_grad_()
-        of(CrossEntropyUnlearning(), own, labels=torch.tensor([[2]])).sum().backward()
+        of(CEU(), own, labels=torch.tensor([[2]])).sum().backward()
         assert own.grad is not None
         slopes.append((own.detach().softmax(-1) - own.grad)[0, 0])  # the target itself
         assert slopes[-1][2].item() == pytest.approx(0, abs=1e-6)
@@ -142,8 +142,8 @@ def test_ce_us_target_does_not_depend_on_the_tokens_own_logit() -> None:
 
 def test_ce_u_moves_the_token_itself_as_log1mp_does() -> None:
     ours, theirs = logits(), logits()
-    of(CrossEntropyUnlearning(skip=0), ours).sum().backward()
-    of(LogOneMinusP(threshold=None), theirs).sum().backward()
+    of(CEU(skip=0), ours).sum().backward()
+    of(Log1mP(threshold=None), theirs).sum().backward()
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
 
 
@@ -157,7 +157,7 @@ def test_ce_us_slope_in_float32_is_that_in_float64(p: float) -> None:
     target = torch.cat([torch.zeros(1).double(), exact.detach()[1:].softmax(0)])
     (-(target * exact.log_softmax(0)).sum()).backward()
     ours = z[None, None].clone().requires_grad_()
-    value = of(CrossEntropyUnlearning(), ours, labels=FOUR)
+    value = of(CEU(), ours, labels=FOUR)
     value.sum().backward()
     assert ours.grad is not None
     assert exact.grad is not None
@@ -170,7 +170,7 @@ def test_ce_us_slope_in_float32_is_that_in_float64(p: float) -> None:
 @pytest.mark.parametrize(("skip", "rows"), [(0, [0, 1, 2]), (1, [1, 2]), (2, [2]), (3, [0, 1, 2])])
 def test_ce_u_leaves_the_first_counted_tokens_out(skip: int, rows: list[int]) -> None:
     z = logits()
-    of(CrossEntropyUnlearning(skip=skip), z).sum().backward()
+    of(CEU(skip=skip), z).sum().backward()
     assert z.grad is not None
     assert z.grad[0].abs().sum(-1).nonzero().flatten().tolist() == rows
 
@@ -205,15 +205,15 @@ def test_they_are_bounded_below(seed: int, scale: float) -> None:
 def test_token_preference_by_hand() -> None:
     view = view_of([[-1.0, -13, 0]], reference=[[-1.0, -3, 0]], counts=[[1, 1, 0]])
     # NPO's oracles at log-ratios 0 and −10, one token each.
-    assert TokenPreference(beta=0.1)(view).item() == pytest.approx((13.862943611 + 6.265233750) / 2)
+    assert TNPO(beta=0.1)(view).item() == pytest.approx((13.862943611 + 6.265233750) / 2)
     one = view_of([[-2.5]], reference=[[-1.0]])
-    assert TokenPreference(beta=0.7)(one).item() == NegativePreference(beta=0.7)(one).item()
+    assert TNPO(beta=0.7)(one).item() == NPO(beta=0.7)(one).item()
 
 
 def test_their_needs_and_settings() -> None:
-    assert forget_losses.build("undial") == AdjustedSelfDistillation(beta=10.0)
+    assert forget_losses.build("undial") == UNDIAL(beta=10.0)
     assert forget_losses.build("undial").needs == {Need.REFERENCE_LOGITS}
-    assert forget_losses.build("ce_u") == CrossEntropyUnlearning(skip=1)
+    assert forget_losses.build("ce_u") == CEU(skip=1)
     for name in ("ce_u", "logit_margin", "max_entropy", "inverted_hinge"):
         assert forget_losses.build(name).needs == {Need.LOGITS}
     assert forget_losses.build("tnpo").needs == {Need.REFERENCE_LOGPS}

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from expunge.errors import RecipeError
 from expunge.forget import forget_losses
-from expunge.forget.log1mp import LogOneMinusP
-from expunge.train.recipe import load_recipe
+from expunge.forget.log1mp import Log1mP
+from expunge.train.run.recipe import load_recipe
 from tests.views import view_of, view_of_logits
 
-EVERYWHERE = LogOneMinusP(threshold=None)
+EVERYWHERE = Log1mP(threshold=None)
 
 
-def at(logp: float, loss: LogOneMinusP = EVERYWHERE) -> tuple[float, float]:
+def at(logp: float, loss: Log1mP = EVERYWHERE) -> tuple[float, float]:
     """Loss of one token and its derivative by the token's log-probability."""
     logps = torch.tensor([[float(logp)]], dtype=torch.float64, requires_grad=True)
     value = loss(view_of(logps))
@@ -73,7 +73,7 @@ def test_it_is_finite_in_single_precision(logp: float) -> None:
 
 def test_where_the_probability_rounds_to_one_it_still_pushes() -> None:
     logps = torch.zeros(1, 1, requires_grad=True)
-    loss = LogOneMinusP()(view_of(logps))
+    loss = Log1mP()(view_of(logps))
     loss.sum().backward()
     assert loss.item() == pytest.approx(24 * math.log(2), rel=1e-6)  # 1 − p is at most 2^-24
     assert logps.grad.item() == pytest.approx(2**24, rel=1e-6)
@@ -87,18 +87,18 @@ def test_it_is_never_negative_and_vanishes_with_the_probability() -> None:
 
 
 def test_below_the_threshold_nothing_is_added_and_still_divided_by() -> None:
-    assert at(-5.001, LogOneMinusP()) == (0, 0)
-    assert at(-5.0, LogOneMinusP())[0] == pytest.approx(0.006760750)  # -ln(1 − e^-5)
+    assert at(-5.001, Log1mP()) == (0, 0)
+    assert at(-5.0, Log1mP())[0] == pytest.approx(0.006760750)  # -ln(1 − e^-5)
     assert at(-5.001)[0] > 0.0067
-    loss = LogOneMinusP(threshold=-2)(view_of([[math.log(0.5), -3.0]]))
+    loss = Log1mP(threshold=-2)(view_of([[math.log(0.5), -3.0]]))
     assert loss.item() == pytest.approx(math.log(2) / 2)
 
 
 def test_padding_and_prompt_tokens_have_no_effect() -> None:
     half = math.log(0.5)
     logps = torch.tensor([[-0.1, half, 2 * half, 0.0]], dtype=torch.float64, requires_grad=True)
-    padded = LogOneMinusP()(view_of(logps, counts=[[0, 1, 1, 0]]))
-    assert padded.item() == LogOneMinusP()(view_of([[half, 2 * half]])).item()
+    padded = Log1mP()(view_of(logps, counts=[[0, 1, 1, 0]]))
+    assert padded.item() == Log1mP()(view_of([[half, 2 * half]])).item()
     padded.sum().backward()
     slopes = [[0, 1 / 2, 1 / 6, 0]]  # odds 1 : 1 and 1 : 3, over two tokens
     torch.testing.assert_close(logps.grad, torch.tensor(slopes, dtype=torch.float64))
@@ -106,13 +106,13 @@ def test_padding_and_prompt_tokens_have_no_effect() -> None:
 
 def test_the_length_does_not_weigh() -> None:
     view = view_of([[-1.0, 0.0, 0.0], [-1.0, -1.0, -1.0]], counts=[[1, 0, 0], [1, 1, 1]])
-    one, three = LogOneMinusP()(view).tolist()
+    one, three = Log1mP()(view).tolist()
     assert one == pytest.approx(three, rel=1e-12)
 
 
 def test_its_settings() -> None:
     loss = forget_losses.build({"name": "log1mp"})
-    assert loss == LogOneMinusP(threshold=-5.0)
+    assert loss == Log1mP(threshold=-5.0)
     assert loss.needs == frozenset()
     assert forget_losses.build({"name": "log1mp", "threshold": None}) == EVERYWHERE
     with pytest.raises(RecipeError, match="threshold: input should be less than 0"):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from expunge.errors import RecipeError
 from expunge.forget import forget_losses
-from expunge.forget.npo import NegativePreference
-from expunge.score.view import Need, TokenView
+from expunge.forget.npo import NPO
+from expunge.inference.token_view import Need, TokenView
 from tests.views import view_of, view_of_logits
 
 LABELS = torch.tensor([[1, 3, 0], [2, 5, -100]])
@@ -21,7 +21,7 @@ def at(log_ratio: float, *, beta: float = 0.1) -> tuple[float, float]:
     ratio = torch.tensor(float(log_ratio), dtype=torch.float64, requires_grad=True)
     reference = [[-3.0, -4.0]]
     logps = torch.tensor(reference, dtype=torch.float64) + torch.stack([ratio / 2, ratio / 2])
-    loss = NegativePreference(beta=beta)(view_of(logps, reference=reference))
+    loss = NPO(beta=beta)(view_of(logps, reference=reference))
     (slope,) = torch.autograd.grad(loss.sum(), ratio)
     return loss.item(), slope.item()
 
@@ -66,14 +66,14 @@ def test_it_fades_where_the_model_has_moved_away() -> None:
 
 def test_the_sum_over_the_sequence_counts_not_the_mean() -> None:
     # Twice the tokens, each as far from the reference: twice the log-ratio.
-    short = NegativePreference()(view_of([[-5.0]], reference=[[0.0]]))
-    long = NegativePreference()(view_of([[-5.0, -5.0]], reference=[[0.0, 0.0]]))
+    short = NPO()(view_of([[-5.0]], reference=[[0.0]]))
+    long = NPO()(view_of([[-5.0, -5.0]], reference=[[0.0, 0.0]]))
     assert short.item() == pytest.approx(20 * math.log1p(math.exp(-0.5)))
     assert long.item() == pytest.approx(20 * math.log1p(math.exp(-1.0)))
 
 
 def test_token_mean_does_not_depend_on_the_length() -> None:
-    loss = NegativePreference(reduction="token_mean")
+    loss = NPO(reduction="token_mean")
     short = loss(view_of([[-5.0]], reference=[[-1.0]]))
     long = loss(view_of([[-5.0, -5.0, 0.0]], reference=[[-1.0, -1.0, 0.0]], counts=[[1, 1, 0]]))
     assert short.item() == long.item() == pytest.approx(20 * math.log1p(math.exp(-0.4)))
@@ -87,7 +87,7 @@ def random_view(seed: int, *, labels: torch.Tensor = LABELS, shift: float = 0.0)
 
 @pytest.mark.parametrize("seed", range(3))
 def test_it_is_blind_to_shifts_of_the_logits_and_not_to_the_labels(seed: int) -> None:
-    loss = NegativePreference(beta=0.5)
+    loss = NPO(beta=0.5)
     torch.testing.assert_close(
         loss(random_view(seed)), loss(random_view(seed, shift=4.0)), rtol=1e-4, atol=0
     )
@@ -96,7 +96,7 @@ def test_it_is_blind_to_shifts_of_the_logits_and_not_to_the_labels(seed: int) ->
 
 
 def test_padding_and_prompt_tokens_have_no_effect() -> None:
-    loss = NegativePreference()
+    loss = NPO()
     plain = loss(view_of([[-1.0, -2.0]], reference=[[-3.0, -1.0]]))
     padded = loss(
         view_of([[9.0, -1.0, -2.0, 5.0]], reference=[[0.0, -3.0, -1.0, 0.0]], counts=[[0, 1, 1, 0]])
@@ -107,20 +107,20 @@ def test_padding_and_prompt_tokens_have_no_effect() -> None:
 def test_no_gradient_reaches_what_does_not_count() -> None:
     logps = torch.tensor([[-1.0, -2.0, -3.0]], dtype=torch.float64, requires_grad=True)
     view = view_of(logps, reference=[[-1.0, -1.0, -1.0]], counts=[[0, 1, 1]])
-    NegativePreference()(view).sum().backward()
+    NPO()(view).sum().backward()
     slope = 2 / (1 + math.exp(0.1 * 3))
     torch.testing.assert_close(logps.grad, torch.tensor([[0, slope, slope]], dtype=torch.float64))
 
 
 def test_each_example_is_on_its_own() -> None:
-    both = NegativePreference()(view_of([[-1.0], [-8.0]], reference=[[-2.0], [-2.0]]))
-    alone = [NegativePreference()(view_of([[x]], reference=[[-2.0]])).item() for x in (-1.0, -8.0)]
+    both = NPO()(view_of([[-1.0], [-8.0]], reference=[[-2.0], [-2.0]]))
+    alone = [NPO()(view_of([[x]], reference=[[-2.0]])).item() for x in (-1.0, -8.0)]
     assert both.tolist() == alone
 
 
 def test_its_settings() -> None:
     loss = forget_losses.build({"name": "npo"})
-    assert loss == NegativePreference(beta=0.1, reduction="sequence")
+    assert loss == NPO(beta=0.1, reduction="sequence")
     assert loss.needs == {Need.REFERENCE_LOGPS}
     with pytest.raises(RecipeError, match="beta: input should be greater than 0"):
         forget_losses.build({"name": "npo", "beta": 0})

@@ -11,25 +11,25 @@ from hypothesis import strategies as st
 
 from expunge.errors import RecipeError
 from expunge.forget import ForgetLoss, forget_losses
-from expunge.forget.dpo import DirectPreference
-from expunge.forget.flat import PAIRS, Divergence, Flat
-from expunge.forget.idk_nll import OtherAnswer
-from expunge.forget.jensun import JensenShannonTowards
-from expunge.forget.llmu import AscentAndMismatch
-from expunge.forget.npo import NegativePreference
-from expunge.score.view import Need
+from expunge.forget.dpo import DPO
+from expunge.forget.flat import FLAT, PAIRS, Divergence
+from expunge.forget.idk_nll import IdkNLL
+from expunge.forget.jensun import JensUn
+from expunge.forget.llmu import LLMU
+from expunge.forget.npo import NPO
+from expunge.inference.token_view import Need
 from tests.views import view_of, view_of_logits
 
 HALF, QUARTER = math.log(0.5), math.log(0.25)
-LOSSES = [AscentAndMismatch(), DirectPreference(), OtherAnswer(), Flat(), JensenShannonTowards()]
+LOSSES = [LLMU(), DPO(), IdkNLL(), FLAT(), JensUn()]
 
 
 def test_llmu_is_ascent_and_mismatch_by_hand() -> None:
     # Two examples with two other answers each: means −1.5 and −2, then −4 and −3 (two tokens), −1 and −5.
     others = view_of([[-4.0, 0], [-2.0, -4], [-1.0, 0], [-5.0, 0]], counts=[[1, 0], [1, 1], [1, 0], [1, 0]])
     view = view_of([[-1.0, -2], [-2.0, 0]], counts=[[1, 1], [1, 0]], alternate=others)
-    assert AscentAndMismatch()(view).tolist() == [0.5 * -1.5 + 3.5, 0.5 * -2 + 3]
-    assert AscentAndMismatch(ascent=2, mismatch=0)(view).tolist() == [-3, -4]
+    assert LLMU()(view).tolist() == [0.5 * -1.5 + 3.5, 0.5 * -2 + 3]
+    assert LLMU(ascent=2, mismatch=0)(view).tolist() == [-3, -4]
 
 
 @pytest.mark.parametrize("answers", [2, 5])
@@ -39,17 +39,17 @@ def test_mismatch_over_single_tokens_is_least_where_their_mass_is_even(answers: 
     logits[:, 0, :answers] = 0
     even = view_of_logits(logits, torch.arange(answers)[:, None])
     view = view_of([[-1.0]], alternate=even)
-    assert AscentAndMismatch(ascent=0)(view).item() == pytest.approx(math.log(answers), rel=1e-5)
+    assert LLMU(ascent=0)(view).item() == pytest.approx(math.log(answers), rel=1e-5)
     logits[:, 0, 0] += 0.5
     skewed = view_of_logits(logits, torch.arange(answers)[:, None])
-    assert AscentAndMismatch(ascent=0)(view_of([[-1.0]], alternate=skewed)).item() > math.log(answers)
+    assert LLMU(ascent=0)(view_of([[-1.0]], alternate=skewed)).item() > math.log(answers)
 
 
 def preference(lost: float, won: list[float], *, beta: float = 0.1) -> float:
     """DPO where the forget answer's log-ratio is ``lost`` and those of the other answers ``won``."""
     others = view_of([[x - 1, 0] for x in won], reference=[[-1.0, 0]] * len(won))
     view = view_of([[lost - 3, -4]], reference=[[-3.0, -4]], alternate=others)
-    return DirectPreference(beta=beta)(view).item()
+    return DPO(beta=beta)(view).item()
 
 
 def test_dpo_by_hand() -> None:
@@ -67,13 +67,13 @@ def test_dpo_turns_round_with_the_answers_and_is_npo_without_one(
     # softplus(x) − softplus(−x) = x.
     apart = preference(lost, [won], beta=beta) - preference(won, [lost], beta=beta)
     assert apart == pytest.approx(2 * (lost - won), rel=1e-7, abs=1e-7)
-    npo = NegativePreference(beta=beta)(view_of([[lost - 3, -4]], reference=[[-3.0, -4]])).item()
+    npo = NPO(beta=beta)(view_of([[lost - 3, -4]], reference=[[-3.0, -4]])).item()
     assert preference(lost, [0], beta=beta) == pytest.approx(npo, rel=1e-9, abs=1e-9)
 
 
 def test_idk_is_the_cross_entropy_of_the_other_answers() -> None:
     others = view_of([[-1.0, -3], [-4.0, 0]], counts=[[1, 1], [1, 0]])
-    assert OtherAnswer()(view_of([[-9.0]], alternate=others)).tolist() == [3]
+    assert IdkNLL()(view_of([[-9.0]], alternate=others)).tolist() == [3]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_idk_is_the_cross_entropy_of_the_other_answers() -> None:
 def test_flat_by_hand(divergence: Divergence, value: float) -> None:
     others = view_of([[math.log(0.75), QUARTER]])
     view = view_of([[QUARTER, QUARTER]], alternate=others)
-    assert Flat(divergence=divergence)(view).item() == pytest.approx(value)
+    assert FLAT(divergence=divergence)(view).item() == pytest.approx(value)
 
 
 @pytest.mark.parametrize("divergence", PAIRS)
@@ -119,7 +119,7 @@ def jensen_shannon(p: list[float], token: int) -> float:
 )
 def test_jensun_is_the_divergence_of_the_whole_distribution(p: list[float]) -> None:
     others = view_of([[math.log(p[0])]])
-    assert JensenShannonTowards()(view_of([[-1.0]], alternate=others)).item() == pytest.approx(
+    assert JensUn()(view_of([[-1.0]], alternate=others)).item() == pytest.approx(
         jensen_shannon(p, 0), abs=1e-12
     )
 
@@ -130,7 +130,7 @@ def test_jensun_is_bounded_and_flat_at_both_ends() -> None:
         logits[0, 0, 0] = 40 if logp == 0 else -200
         logits.requires_grad_()
         others = view_of_logits(logits, torch.tensor([[0]]))
-        loss = JensenShannonTowards()(view_of([[-1.0]], alternate=others))
+        loss = JensUn()(view_of([[-1.0]], alternate=others))
         loss.sum().backward()
         assert loss.item() == pytest.approx(expected, abs=1e-6)
         assert logits.grad is not None
@@ -167,9 +167,9 @@ def test_their_needs_and_settings() -> None:
     assert {type(forget_losses.build(name)) for name in ("llmu", "dpo", "idk_nll", "flat", "jensun")} == {
         type(loss) for loss in LOSSES
     }
-    assert forget_losses.build("dpo") == DirectPreference(beta=0.1)
+    assert forget_losses.build("dpo") == DPO(beta=0.1)
     assert forget_losses.build("dpo").needs == {Need.REFERENCE_LOGPS, Need.ALTERNATE}
-    assert forget_losses.build("llmu") == AscentAndMismatch(ascent=0.5, mismatch=1.0)
+    assert forget_losses.build("llmu") == LLMU(ascent=0.5, mismatch=1.0)
     assert all(
         forget_losses.build(name).needs == {Need.ALTERNATE}
         for name in ("llmu", "idk_nll", "flat", "jensun")
@@ -177,4 +177,4 @@ def test_their_needs_and_settings() -> None:
     with pytest.raises(RecipeError, match="divergence"):
         forget_losses.build({"name": "flat", "divergence": "hellinger"})
     with pytest.raises(LookupError, match="alternate"):
-        OtherAnswer()(view_of([[-1.0]]))
+        IdkNLL()(view_of([[-1.0]]))

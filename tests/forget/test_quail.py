@@ -5,9 +5,9 @@ import torch
 
 from expunge.errors import RecipeError
 from expunge.forget import forget_losses
-from expunge.forget.ga import GradientAscent
-from expunge.forget.quail import Quail
-from expunge.score.view import Need
+from expunge.forget.ga import GA
+from expunge.forget.quail import QUAIL
+from expunge.inference.token_view import Need
 from tests.views import view_of, view_of_logits
 
 LOGPS = torch.tensor([[-1.0, -2.0]], dtype=torch.float64)
@@ -16,7 +16,7 @@ LOGPS = torch.tensor([[-1.0, -2.0]], dtype=torch.float64)
 def hinge(distance: float, **settings: float) -> float:
     """What the loss says beyond the ascent when every token is so far from the reference."""
     view = view_of(LOGPS + distance, reference=LOGPS.tolist())
-    return (Quail(**settings)(view) - GradientAscent()(view)).item()
+    return (QUAIL(**settings)(view) - GA()(view)).item()
 
 
 @pytest.mark.parametrize(
@@ -36,14 +36,14 @@ def test_the_step_is_the_quantizers() -> None:
 def test_a_mean_over_counted_tokens() -> None:
     # Distances 0.01, 0.03 and, not counted, 0: hinges 0.04, 0.02 and 0.05.
     view = view_of([[-1.01, -2.03, -3.0]], reference=[[-1.0, -2.0, -3.0]], counts=[[1, 1, 0]])
-    assert Quail()(view).item() == pytest.approx((-1.01 - 2.03) / 2 + 0.03)
+    assert QUAIL()(view).item() == pytest.approx((-1.01 - 2.03) / 2 + 0.03)
 
 
 @pytest.mark.parametrize(("distance", "slope"), [(0.02, -1), (-0.02, 1), (0.2, 0), (-0.2, 0)])
 def test_it_pushes_away_on_the_side_it_is_on(distance: float, slope: float) -> None:
     logps = (LOGPS + distance).requires_grad_()
     view = view_of(logps, reference=LOGPS.tolist())
-    (Quail(gamma=2.0)(view) - GradientAscent()(view)).sum().backward()
+    (QUAIL(gamma=2.0)(view) - GA()(view)).sum().backward()
     assert logps.grad is not None
     assert logps.grad.tolist() == [[pytest.approx(2 * slope / 2, abs=1e-12)] * 2]
 
@@ -53,16 +53,16 @@ def test_a_shift_of_all_logits_does_not_satisfy_it() -> None:
     labels = torch.tensor([[1, 4, 2]])
     still = view_of_logits(logits, labels, reference_BTV=logits)
     shifted = view_of_logits(logits + 5, labels, reference_BTV=logits)
-    torch.testing.assert_close(Quail()(shifted), Quail()(still), rtol=0, atol=1e-6)
+    torch.testing.assert_close(QUAIL()(shifted), QUAIL()(still), rtol=0, atol=1e-6)
 
 
 def test_without_weight_it_is_ascent() -> None:
     view = view_of(LOGPS + 0.01, reference=LOGPS.tolist())
-    assert Quail(gamma=0)(view).equal(GradientAscent()(view))
+    assert QUAIL(gamma=0)(view).equal(GA()(view))
 
 
 def test_what_it_needs_and_refuses() -> None:
-    assert Quail().needs == {Need.REFERENCE_LOGPS}
+    assert QUAIL().needs == {Need.REFERENCE_LOGPS}
     for bad in ({"gamma": -1}, {"step": 0}, {"margin": 0.1}):
         with pytest.raises(RecipeError, match="quail"):
             forget_losses.build({"name": "quail", **bad})

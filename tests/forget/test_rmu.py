@@ -6,12 +6,12 @@ from torch import Tensor
 
 from expunge.errors import RecipeError
 from expunge.forget import forget_losses
-from expunge.forget.rmu import Misdirection, direction
+from expunge.forget.rmu import RMU, direction
+from expunge.inference.token_view import Need, TokenView
 from expunge.retain import retain_losses
-from expunge.retain.states import SameStates
+from expunge.retain.states import HiddenStateMSE
 from expunge.scope import scopes
 from expunge.scope.mlp_out import MLPOut
-from expunge.score.view import Need, TokenView
 from tests.tiny import tiny
 from tests.views import view_of
 
@@ -37,12 +37,12 @@ def test_the_direction_is_a_unit_vector_and_always_the_same() -> None:
 
 
 def test_states_of_zero_cost_the_square_of_the_length_over_the_units() -> None:
-    assert Misdirection()(seen(torch.zeros(1, 3, 4))).item() == pytest.approx(42.25 / 4)
+    assert RMU()(seen(torch.zeros(1, 3, 4))).item() == pytest.approx(42.25 / 4)
 
 
 def test_states_that_are_there_cost_nothing() -> None:
     there = 6.5 * direction(4, 42).expand(2, 3, 4)
-    assert Misdirection()(seen(there)).abs().max() < 1e-12
+    assert RMU()(seen(there)).abs().max() < 1e-12
 
 
 def test_unequal_lengths_are_means_of_each_text() -> None:
@@ -51,32 +51,32 @@ def test_unequal_lengths_are_means_of_each_text() -> None:
     hidden[0, 2], hidden[0, 3], hidden[1, 2] = 1.0, 2.0, 3.0
     hidden[:, 1] = 500
     counts = torch.tensor([[0, 1, 1, 1], [0, 1, 1, 0]])
-    loss = Misdirection(steering=1e-9)(seen(hidden, counts=counts))
+    loss = RMU(steering=1e-9)(seen(hidden, counts=counts))
     torch.testing.assert_close(loss, torch.tensor([(1.0 + 4.0) / 2, 9.0]))
     # As printed in the paper, every state counts: 500² is nearly all of it.
-    printed = Misdirection(steering=1e-9, first_token=True)(seen(hidden, counts=counts))
+    printed = RMU(steering=1e-9, first_token=True)(seen(hidden, counts=counts))
     torch.testing.assert_close(printed, torch.tensor([(500**2 + 1.0 + 4.0) / 3, (500**2 + 9.0) / 2]))
-    kept = SameStates(first_token=True)(seen(hidden, torch.zeros(2, 4, 4), counts))
+    kept = HiddenStateMSE(first_token=True)(seen(hidden, torch.zeros(2, 4, 4), counts))
     torch.testing.assert_close(kept, printed)
 
 
 def test_a_share_is_of_the_length_before() -> None:
     before = torch.zeros(1, 3, 4)
     before[0, :, 0] = 2.0
-    loss = Misdirection(steering=5, unit="share")(seen(torch.zeros(1, 3, 4), before))
+    loss = RMU(steering=5, unit="share")(seen(torch.zeros(1, 3, 4), before))
     assert loss.item() == pytest.approx((5 * 2) ** 2 / 4)
 
 
 def test_the_retain_loss_is_nothing_where_nothing_moved() -> None:
     before = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
-    assert SameStates()(seen(before, before)).tolist() == [0, 0]
-    assert SameStates()(seen(before + 2, before)).tolist() == pytest.approx([4, 4])
+    assert HiddenStateMSE()(seen(before, before)).tolist() == [0, 0]
+    assert HiddenStateMSE()(seen(before + 2, before)).tolist() == pytest.approx([4, 4])
 
 
 def test_the_slope_goes_to_the_model_and_not_to_the_reference() -> None:
     hidden, before = (torch.randn(1, 3, 4).requires_grad_() for _ in range(2))
     counts = torch.tensor([[0, 1, 1]])
-    SameStates()(seen(hidden, before.detach(), counts)).sum().backward()
+    HiddenStateMSE()(seen(hidden, before.detach(), counts)).sum().backward()
     assert hidden.grad is not None
     assert not hidden.grad[0, 1].any()  # predicted by the first token
     torch.testing.assert_close(hidden.grad[0, 2], (hidden - before)[0, 2].detach() * 2 / 4)

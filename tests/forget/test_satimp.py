@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from expunge.errors import RecipeError
 from expunge.forget import forget_losses
-from expunge.forget.ga import GradientAscent
-from expunge.forget.satimp import SaturationImportance
-from expunge.forget.wga import WeightedGradientAscent
-from expunge.train.recipe import load_recipe
+from expunge.forget.ga import GA
+from expunge.forget.satimp import SatImp
+from expunge.forget.wga import WGA
+from expunge.train.run.recipe import load_recipe
 from tests.views import view_of, view_of_logits
 
 LABELS = torch.tensor([[1, 3, 0], [2, 5, -100]])
@@ -22,7 +22,7 @@ LABELS = torch.tensor([[1, 3, 0], [2, 5, -100]])
 def at(logp: float, *, beta1: float = 5.0, beta2: float = 1.0) -> tuple[float, float]:
     """Loss of one token and its derivative by the token's log-probability."""
     logps = torch.tensor([[float(logp)]], dtype=torch.float64, requires_grad=True)
-    loss = SaturationImportance(beta1=beta1, beta2=beta2)(view_of(logps))
+    loss = SatImp(beta1=beta1, beta2=beta2)(view_of(logps))
     (slope,) = torch.autograd.grad(loss.sum(), logps)
     return loss.item(), slope.item()
 
@@ -59,10 +59,8 @@ def test_the_weight_vanishes_at_both_ends_and_peaks_between() -> None:
 
 def test_its_limits_are_the_other_ascents() -> None:
     view = view_of([[-1.0, -3.0, 0.0], [-0.1, 0.0, 0.0]], counts=[[1, 1, 0], [1, 0, 0]])
-    torch.testing.assert_close(SaturationImportance(beta1=0, beta2=0)(view), GradientAscent()(view))
-    torch.testing.assert_close(
-        SaturationImportance(beta1=2, beta2=0)(view), WeightedGradientAscent(beta=2)(view)
-    )
+    torch.testing.assert_close(SatImp(beta1=0, beta2=0)(view), GA()(view))
+    torch.testing.assert_close(SatImp(beta1=2, beta2=0)(view), WGA(beta=2)(view))
 
 
 def logits(seed: int = 0) -> torch.Tensor:
@@ -71,7 +69,7 @@ def logits(seed: int = 0) -> torch.Tensor:
 
 def test_it_is_the_weighted_cross_entropy_written_plainly() -> None:
     ours, plain = logits(), logits()
-    loss_B = SaturationImportance(beta1=1.5, beta2=0.5)(view_of_logits(ours, LABELS))
+    loss_B = SatImp(beta1=1.5, beta2=0.5)(view_of_logits(ours, LABELS))
     ce = F.cross_entropy(plain.transpose(1, 2), LABELS, reduction="none")
     p = torch.exp(-ce.detach())
     expected_B = -(p**1.5 * (1 - p) ** 0.5 * ce).sum(-1) / torch.tensor([3, 2])
@@ -84,8 +82,8 @@ def test_it_is_the_weighted_cross_entropy_written_plainly() -> None:
 
 def test_padding_and_prompt_tokens_have_no_effect() -> None:
     logps = torch.tensor([[-7.0, -1.0, -2.0, 0.0]], dtype=torch.float64, requires_grad=True)
-    padded = SaturationImportance()(view_of(logps, counts=[[0, 1, 1, 0]]))
-    assert padded.item() == SaturationImportance()(view_of([[-1.0, -2.0]])).item()
+    padded = SatImp()(view_of(logps, counts=[[0, 1, 1, 0]]))
+    assert padded.item() == SatImp()(view_of([[-1.0, -2.0]])).item()
     padded.sum().backward()
     one, two = (math.exp(-5 * nll) * (1 - math.exp(-nll)) / 2 for nll in (1, 2))
     torch.testing.assert_close(logps.grad, torch.tensor([[0, one, two, 0]], dtype=torch.float64))
@@ -93,7 +91,7 @@ def test_padding_and_prompt_tokens_have_no_effect() -> None:
 
 def test_the_length_does_not_weigh() -> None:
     view = view_of([[-1.0, 0.0, 0.0], [-1.0, -1.0, -1.0]], counts=[[1, 0, 0], [1, 1, 1]])
-    one, three = SaturationImportance()(view).tolist()
+    one, three = SatImp()(view).tolist()
     assert one == pytest.approx(three, rel=1e-12)
     assert one < 0
 
@@ -102,7 +100,7 @@ def test_the_length_does_not_weigh() -> None:
 @pytest.mark.parametrize("betas", [(5.0, 1.0), (0.0, 0.0), (0.1, 0.1), (0.0, 3.0)])
 def test_it_is_finite_in_single_precision(logp: float, betas: tuple[float, float]) -> None:
     logps = torch.tensor([[logp]], requires_grad=True)
-    loss = SaturationImportance(beta1=betas[0], beta2=betas[1])(view_of(logps))
+    loss = SatImp(beta1=betas[0], beta2=betas[1])(view_of(logps))
     loss.sum().backward()
     assert loss.isfinite().all()
     assert logps.grad.isfinite().all()
@@ -110,7 +108,7 @@ def test_it_is_finite_in_single_precision(logp: float, betas: tuple[float, float
 
 def test_its_settings() -> None:
     loss = forget_losses.build({"name": "satimp"})
-    assert loss == SaturationImportance(beta1=5.0, beta2=1.0)
+    assert loss == SatImp(beta1=5.0, beta2=1.0)
     assert loss.needs == frozenset()
     with pytest.raises(RecipeError, match="beta2: input should be greater than or equal to 0"):
         forget_losses.build({"name": "satimp", "beta2": -1})

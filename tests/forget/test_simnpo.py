@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 
 from expunge.errors import RecipeError
 from expunge.forget import forget_losses
-from expunge.forget.simnpo import SimpleNegativePreference
-from expunge.train.recipe import load_recipe
+from expunge.forget.simnpo import SimNPO
+from expunge.train.run.recipe import load_recipe
 from tests.views import view_of
 
 
 def at(nll: float, *, beta: float = 4.5, delta: float = 0.0) -> tuple[float, float]:
     """Loss and its derivative by a token's log-probability, both tokens costing ``nll`` nats."""
     logps = torch.full((1, 2), -float(nll), dtype=torch.float64, requires_grad=True)
-    loss = SimpleNegativePreference(beta=beta, delta=delta)(view_of(logps))
+    loss = SimNPO(beta=beta, delta=delta)(view_of(logps))
     (slopes,) = torch.autograd.grad(loss.sum(), logps)
     return loss.item(), slopes[0, 0].item()
 
@@ -45,7 +45,7 @@ def test_it_is_the_preference_loss_written_plainly() -> None:
     logps = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).abs().neg()
     nll = -logps.sum(-1) / 5
     plain = -2 / 2.5 * torch.log(torch.sigmoid(2.5 * (nll - 0.3)))
-    ours = SimpleNegativePreference(beta=2.5, delta=0.3)(view_of(logps))
+    ours = SimNPO(beta=2.5, delta=0.3)(view_of(logps))
     torch.testing.assert_close(ours, plain)
 
 
@@ -70,42 +70,42 @@ def test_a_small_beta_is_gradient_ascent() -> None:
 
 def test_repeating_tokens_of_the_same_probability_changes_nothing() -> None:
     short, long = view_of([[-2.0]]), view_of([[-2.0, -2.0, -2.0]])
-    loss = SimpleNegativePreference()
+    loss = SimNPO()
     assert loss(short).item() == pytest.approx(loss(long).item(), rel=1e-12)
 
 
 def test_no_reference_is_read() -> None:
-    loss, logps = SimpleNegativePreference(), [[-1.0, -2.0]]
+    loss, logps = SimNPO(), [[-1.0, -2.0]]
     assert loss.needs == frozenset()
     assert loss(view_of(logps)).item() == loss(view_of(logps, reference=[[-9.0, -9.0]])).item()
 
 
 def test_padding_and_prompt_tokens_have_no_effect() -> None:
     logps = torch.tensor([[-7.0, -1.0, -2.0, 0.0]], dtype=torch.float64, requires_grad=True)
-    padded = SimpleNegativePreference()(view_of(logps, counts=[[0, 1, 1, 0]]))
-    assert padded.item() == SimpleNegativePreference()(view_of([[-1.0, -2.0]])).item()
+    padded = SimNPO()(view_of(logps, counts=[[0, 1, 1, 0]]))
+    assert padded.item() == SimNPO()(view_of([[-1.0, -2.0]])).item()
     padded.sum().backward()
     slope = 1 / (1 + math.exp(4.5 * 1.5))
     torch.testing.assert_close(logps.grad, torch.tensor([[0, slope, slope, 0]], dtype=torch.float64))
 
 
 def test_each_example_is_on_its_own() -> None:
-    both = SimpleNegativePreference()(view_of([[-1.0], [-0.2]]))
-    alone = [SimpleNegativePreference()(view_of([[x]])).item() for x in (-1.0, -0.2)]
+    both = SimNPO()(view_of([[-1.0], [-0.2]]))
+    alone = [SimNPO()(view_of([[x]])).item() for x in (-1.0, -0.2)]
     assert both.tolist() == alone
 
 
 @pytest.mark.parametrize("logp", [0.0, -1e-8, -100.0, -1e30])
 def test_it_is_finite_in_single_precision(logp: float) -> None:
     logps = torch.tensor([[logp, -0.5]], requires_grad=True)
-    loss = SimpleNegativePreference(beta=10, delta=5)(view_of(logps))
+    loss = SimNPO(beta=10, delta=5)(view_of(logps))
     loss.sum().backward()
     assert loss.isfinite().all()
     assert logps.grad.isfinite().all()
 
 
 def test_its_settings() -> None:
-    assert forget_losses.build({"name": "simnpo"}) == SimpleNegativePreference(beta=4.5, delta=0.0)
+    assert forget_losses.build({"name": "simnpo"}) == SimNPO(beta=4.5, delta=0.0)
     with pytest.raises(RecipeError, match="beta: input should be greater than 0"):
         forget_losses.build({"name": "simnpo", "beta": 0})
     with pytest.raises(RecipeError, match="delta: input should be greater than or equal to 0"):

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from expunge.errors import RecipeError
 from expunge.forget import forget_losses
-from expunge.forget.ga import GradientAscent
-from expunge.forget.wga import WeightedGradientAscent
-from expunge.train.recipe import load_recipe
+from expunge.forget.ga import GA
+from expunge.forget.wga import WGA
+from expunge.train.run.recipe import load_recipe
 from tests.views import view_of, view_of_logits
 
 LABELS = torch.tensor([[1, 3, 0], [2, 5, -100]])
@@ -21,7 +21,7 @@ LABELS = torch.tensor([[1, 3, 0], [2, 5, -100]])
 def at(logp: float, *, beta: float = 1.0) -> tuple[float, float]:
     """Loss of one token and its derivative by the token's log-probability."""
     logps = torch.tensor([[float(logp)]], dtype=torch.float64, requires_grad=True)
-    loss = WeightedGradientAscent(beta=beta)(view_of(logps))
+    loss = WGA(beta=beta)(view_of(logps))
     (slope,) = torch.autograd.grad(loss.sum(), logps)
     return loss.item(), slope.item()
 
@@ -47,7 +47,7 @@ def test_the_weight_is_held_constant_in_the_gradient(logp: float, beta: float) -
 
 def test_without_exponent_it_is_gradient_ascent() -> None:
     view = view_of([[-1.0, -3.0, 0.0], [-0.1, 0.0, 0.0]], counts=[[1, 1, 0], [1, 0, 0]])
-    torch.testing.assert_close(WeightedGradientAscent(beta=0)(view), GradientAscent()(view))
+    torch.testing.assert_close(WGA(beta=0)(view), GA()(view))
 
 
 def logits(seed: int = 0) -> torch.Tensor:
@@ -56,7 +56,7 @@ def logits(seed: int = 0) -> torch.Tensor:
 
 def test_it_is_the_weighted_cross_entropy_written_plainly() -> None:
     ours, plain = logits(), logits()
-    loss_B = WeightedGradientAscent(beta=0.7)(view_of_logits(ours, LABELS))
+    loss_B = WGA(beta=0.7)(view_of_logits(ours, LABELS))
     ce = F.cross_entropy(plain.transpose(1, 2), LABELS, reduction="none")
     expected_B = -(torch.exp(-ce.detach()) ** 0.7 * ce).sum(-1) / torch.tensor([3, 2])
     torch.testing.assert_close(loss_B, expected_B)
@@ -69,7 +69,7 @@ def test_it_is_the_weighted_cross_entropy_written_plainly() -> None:
 def test_with_exponent_one_its_gradient_is_that_of_the_probability() -> None:
     ours, plain = logits(), logits()
     labels = torch.tensor([[1, 3, 0], [2, 5, 7]])
-    WeightedGradientAscent()(view_of_logits(ours, labels)).sum().backward()
+    WGA()(view_of_logits(ours, labels)).sum().backward()
     (plain.softmax(-1).gather(-1, labels[..., None]).sum() / 3).backward()
     torch.testing.assert_close(ours.grad, plain.grad)
 
@@ -82,8 +82,8 @@ def test_it_fades_with_the_probability() -> None:
 
 def test_padding_and_prompt_tokens_have_no_effect() -> None:
     logps = torch.tensor([[-7.0, -1.0, -2.0, 0.0]], dtype=torch.float64, requires_grad=True)
-    padded = WeightedGradientAscent()(view_of(logps, counts=[[0, 1, 1, 0]]))
-    assert padded.item() == WeightedGradientAscent()(view_of([[-1.0, -2.0]])).item()
+    padded = WGA()(view_of(logps, counts=[[0, 1, 1, 0]]))
+    assert padded.item() == WGA()(view_of([[-1.0, -2.0]])).item()
     padded.sum().backward()
     slopes = [[0, math.exp(-1) / 2, math.exp(-2) / 2, 0]]
     torch.testing.assert_close(logps.grad, torch.tensor(slopes, dtype=torch.float64))
@@ -91,7 +91,7 @@ def test_padding_and_prompt_tokens_have_no_effect() -> None:
 
 def test_the_length_does_not_weigh() -> None:
     view = view_of([[-1.0, 0.0, 0.0], [-1.0, -1.0, -1.0]], counts=[[1, 0, 0], [1, 1, 1]])
-    losses = WeightedGradientAscent()(view)
+    losses = WGA()(view)
     assert losses.tolist() == pytest.approx([-math.exp(-1)] * 2)
 
 
@@ -99,7 +99,7 @@ def test_the_length_does_not_weigh() -> None:
 @pytest.mark.parametrize("beta", [0.0, 0.1, 1.0, 7.0])
 def test_it_is_finite_in_single_precision(logp: float, beta: float) -> None:
     logps = torch.tensor([[logp]], requires_grad=True)
-    loss = WeightedGradientAscent(beta=beta)(view_of(logps))
+    loss = WGA(beta=beta)(view_of(logps))
     loss.sum().backward()
     assert loss.isfinite().all()
     assert logps.grad.isfinite().all()
@@ -107,7 +107,7 @@ def test_it_is_finite_in_single_precision(logp: float, beta: float) -> None:
 
 def test_its_settings() -> None:
     loss = forget_losses.build({"name": "wga"})
-    assert loss == WeightedGradientAscent(beta=1.0)
+    assert loss == WGA(beta=1.0)
     assert loss.needs == frozenset()
     with pytest.raises(RecipeError, match="beta: input should be greater than or equal to 0"):
         forget_losses.build({"name": "wga", "beta": -1})

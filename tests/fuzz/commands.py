@@ -52,10 +52,10 @@ OTHERS = (
 
 COMMON = "--seed --output --field --nonsense --max-items --max-length --overwrite"
 OPTIONS = {
-    "unlearn": "--forget --retain --holdout --still --recipe --save-dtype",
+    "unlearn": "--forget --retain --holdout --reforget --recipe --save-dtype",
     "audit": "--forget --retain --holdout --probes --benchmark --data --target --quantize --metric "
     "--workers --calibrate --calibration-samples --calibration-length --seeds-of --retain-icl --forget-icl "
-    "--neighbours --second-phrasing",
+    "--neighbours --paraphrase",
     "quantize": "--quantize -q --format --calibrate --calibration-samples",
     "finetune": "--data --tokenizer --size --model",
     "anchors": "--spacy --at-least",

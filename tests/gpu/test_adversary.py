@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from expunge.model.device import best_device
 from expunge.model.precision import computes_in_bf16
-from expunge.train.recipe import load_recipe
-from expunge.train.run import Request, carry_out
-from expunge.train.state import Corpus
+from expunge.model.resources import best_device
+from expunge.train.run.recipe import load_recipe
+from expunge.train.run.run import RunRequest, carry_out
+from expunge.train.run.state import Corpus
 from tests.gpu.test_device import FORGET, RETAIN
 from tests.tiny import BYTES_VOCAB, tiny, tiny_tokenizer
 
@@ -35,7 +35,7 @@ def run(folder: Path, recipe: str, *overrides: str, watch: Any = None) -> dict[s
             model.model.layers[0].mlp.up_proj.register_forward_hook(watch)
         return model, TOKENIZER
 
-    request = Request(
+    request = RunRequest(
         command="test",
         recipe=load_recipe(recipe, [*QUICK, *overrides]),
         source="tiny",

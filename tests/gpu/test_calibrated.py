@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from expunge.model.arch import linear_layers, weight_oi
-from expunge.model.device import best_device
 from expunge.model.load import hash_model
+from expunge.model.resources import best_device
 from expunge.quant.calibration import Calibration, CalibrationSource
 from expunge.quant.parse import parse_quantizer
-from expunge.quant.walk import walk
+from expunge.quant.sequential_calibration import sequential_inputs
 from tests.tiny import tiny, tiny_tokenizer
 
 pytestmark = [
@@ -32,7 +32,7 @@ def error(label: str, device: torch.device) -> float:
         after = {name: weight_oi(layer).detach().cpu() for name, layer in linear_layers(there).items()}
     assert hash_model(there) == before
     total = 0.0
-    for inputs in next(iter(walk(here, TEXT.ids_NT))):
+    for inputs in next(iter(sequential_inputs(here, TEXT.ids_NT))):
         for name, layer in inputs.layers.items():
             gap = (after[name] - weight_oi(layer).detach()).double()
             total += float(((gap @ inputs.gram_II.double()) * gap).sum())

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from expunge.model.device import best_device
+from expunge.inference.observer import Observer
 from expunge.model.precision import has_native_bf16, prepare_weights
+from expunge.model.resources import best_device
 from expunge.quant.parse import parse_quantizer
-from expunge.score.observer import Observer
-from expunge.train.recipe import load_recipe
-from expunge.train.run import Request, carry_out
-from expunge.train.state import Corpus
+from expunge.train.run.recipe import load_recipe
+from expunge.train.run.run import RunRequest, carry_out
+from expunge.train.run.state import Corpus
 from expunge.types import Example
 from tests.tiny import BYTES_VOCAB, tiny, tiny_tokenizer
 
@@ -29,7 +29,7 @@ RETAIN = tuple(Example(id=f"r{n}", completion=f"This text number {n} is to stay.
 @pytest.mark.parametrize("recipe", ["npo_klr", "npo_klr_sure", "ga_gdr"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16_stochastic"])
 def test_a_recipe_runs_and_saves_finite_weights(recipe: str, precision: str, tmp_path: Path) -> None:
-    request = Request(
+    request = RunRequest(
         command="test",
         recipe=load_recipe(recipe, [f"precision={precision}", "epochs=2", "batch_size=4", "max_length=64"]),
         source="tiny",

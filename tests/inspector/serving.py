@@ -10,22 +10,21 @@ from pathlib import Path
 
 import uvicorn
 
-from expunge.inspector.desk import Desk
 from expunge.inspector.job import bound, url_of
-from expunge.inspector.pool import GIB, Pool
+from expunge.inspector.models import GIB, ModelPool, open_registry
 from expunge.inspector.server import application
-from expunge.inspector.shelf import open_shelf
+from expunge.inspector.service import InspectorService
 
 KEY = "the-key-of-this-test"
 TOKENS = 8
 
 
-def desk_of(*paths: Path, max_tokens: int = TOKENS) -> Desk:
-    return Desk(open_shelf(paths), Pool(GIB), max_tokens=max_tokens)
+def desk_of(*paths: Path, max_tokens: int = TOKENS) -> InspectorService:
+    return InspectorService(open_registry(paths), ModelPool(GIB), max_tokens=max_tokens)
 
 
 @contextmanager
-def serving(desk: Desk) -> Iterator[str]:
+def serving(desk: InspectorService) -> Iterator[str]:
     """Its address, without the key."""
     with bound("127.0.0.1", 0) as own:
         app = application(desk, key=KEY)

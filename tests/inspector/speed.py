@@ -16,7 +16,7 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 from expunge.audit.plan import Role
-from expunge.inspector.guard import cookie_of
+from expunge.inspector.server import cookie_of
 from tests.inspector.serving import KEY, desk_of, serving
 
 ROUNDS = 9

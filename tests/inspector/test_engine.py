@@ -10,17 +10,15 @@ import torch
 
 from expunge.audit.plan import Role
 from expunge.errors import DataError, ModelError
-from expunge.inspector.desk import Answer, Desk, Who
-from expunge.inspector.lens import read_layers
-from expunge.inspector.pool import Pool
-from expunge.inspector.prompts import Truth, read_prompt, read_truth
-from expunge.inspector.shelf import open_shelf
-from expunge.inspector.weights import erased
-from expunge.inspector.worker import streamed
+from expunge.inference.observer import Observer
+from expunge.inspector.generate import TruthTokens, read_prompt, read_truth
+from expunge.inspector.items import erased
+from expunge.inspector.logit_lens import read_layers
+from expunge.inspector.models import ModelPool, open_registry
+from expunge.inspector.service import GeneratedAnswer, InspectorService, ModelRef, streamed
 from expunge.model.load import load_model, load_tokenizer
 from expunge.quant.buckets import diagnose
 from expunge.quant.parse import parse_quantizer
-from expunge.score.observer import Observer
 from tests.inspector.conftest import save
 from tests.report.made import prompt_of, truth_of
 from tests.tiny import ARCHITECTURES, tiny, tiny_tokenizer
@@ -29,11 +27,11 @@ GIB = 2**30
 
 
 @pytest.fixture
-def desk(audit: Path) -> Desk:
-    return Desk(open_shelf([audit]), Pool(GIB), max_tokens=8)
+def desk(audit: Path) -> InspectorService:
+    return InspectorService(open_registry([audit]), ModelPool(GIB), max_tokens=8)
 
 
-def last(desk: Desk, prompt: str, *asked: Who) -> list[Answer]:
+def last(desk: InspectorService, prompt: str, *asked: ModelRef) -> list[GeneratedAnswer]:
     return list(desk.answers(prompt, asked))[-1]
 
 
@@ -46,27 +44,27 @@ def expected(path: Path, prompt: str, precision: str) -> str:
 
 
 @pytest.mark.parametrize("precision", ["full", "int3", "int4"])
-def test_answers_are_those_of_the_observer(desk: Desk, precision: str) -> None:
+def test_answers_are_those_of_the_observer(desk: InspectorService, precision: str) -> None:
     path = desk.shelf.find("fragile").path
-    (said,) = last(desk, "who is there", Who("fragile", precision))
+    (said,) = last(desk, "who is there", ModelRef("fragile", precision))
     assert said.text == expected(path, "who is there", precision)
     assert said.over
 
 
-def test_answers_grow_token_by_token(desk: Desk) -> None:
-    rows = list(desk.answers("who", [Who("target"), Who("fragile")]))
+def test_answers_grow_token_by_token(desk: InspectorService) -> None:
+    rows = list(desk.answers("who", [ModelRef("target"), ModelRef("fragile")]))
     assert len({row[0].text for row in rows}) > 2
     assert not rows[0][1].text  # one model after the other
 
 
-def test_two_browsers_do_not_mix(desk: Desk) -> None:
+def test_two_browsers_do_not_mix(desk: InspectorService) -> None:
     precisions = ["full", "int3", "int4", "int8"]
     alone = {each: expected(desk.shelf.find("fragile").path, "the cat", each) for each in precisions}
     assert len(set(alone.values())) > 1
-    found: dict[int, list[Answer]] = {}
+    found: dict[int, list[GeneratedAnswer]] = {}
 
     def ask(number: int) -> None:
-        found[number] = last(desk, "the cat", Who("fragile", precisions[number % 4]))
+        found[number] = last(desk, "the cat", ModelRef("fragile", precisions[number % 4]))
 
     browsers = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
     for each in browsers:
@@ -76,82 +74,82 @@ def test_two_browsers_do_not_mix(desk: Desk) -> None:
     assert [found[n][0].text for n in range(8)] == [alone[precisions[n % 4]] for n in range(8)]
 
 
-def test_a_path_is_no_name(desk: Desk, audit: Path, tmp_path: Path) -> None:
+def test_a_path_is_no_name(desk: InspectorService, audit: Path, tmp_path: Path) -> None:
     other = save(tmp_path / "secret", seed=5)
     for name in (str(other), "../secret", str(audit), ""):
-        (said,) = last(desk, "hello", Who(name))
+        (said,) = last(desk, "hello", ModelRef(name))
         assert "not given on the command line" in said.note
         assert not said.text
     assert desk.pool.held == []
 
 
-def test_an_epoch_that_was_not_kept_is_refused(desk: Desk) -> None:
-    (said,) = last(desk, "hello", Who("fragile", epoch=3))
+def test_an_epoch_that_was_not_kept_is_refused(desk: InspectorService) -> None:
+    (said,) = last(desk, "hello", ModelRef("fragile", epoch=3))
     assert "it was not kept" in said.note
 
 
 def test_kept_epochs_are_opened(tmp_path: Path) -> None:
     run = save(tmp_path / "run", seed=0)
     save(run / "epoch-2", seed=7)
-    shelf = open_shelf([run])
+    shelf = open_registry([run])
     (model,) = shelf.models
     assert sorted(model.epochs) == [2]
-    desk = Desk(shelf, Pool(GIB), max_tokens=8)
-    (said,) = last(desk, "hello", Who("run", epoch=2))
+    desk = InspectorService(shelf, ModelPool(GIB), max_tokens=8)
+    (said,) = last(desk, "hello", ModelRef("run", epoch=2))
     assert said.text == expected(run / "epoch-2", "hello", "full")
 
 
-def test_one_model_that_fails_leaves_the_others(desk: Desk) -> None:
-    bad, good = last(desk, "hello", Who("target", "int99"), Who("target"))
+def test_one_model_that_fails_leaves_the_others(desk: InspectorService) -> None:
+    bad, good = last(desk, "hello", ModelRef("target", "int99"), ModelRef("target"))
     assert "int99" in bad.note or "bits" in bad.note
     assert good.text
 
 
-def test_too_little_memory_is_told(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_is_told(desk: InspectorService, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(_: Path) -> None:
         raise torch.OutOfMemoryError("no room for 7 GiB")
 
     monkeypatch.setattr(desk.pool, "load", load)
-    (said,) = last(desk, "hello", Who("target"))
+    (said,) = last(desk, "hello", ModelRef("target"))
     assert "no room for 7 GiB" in said.note
     assert "--budget" in said.note
 
 
 def test_the_least_recently_used_is_let_go(audit: Path) -> None:
-    shelf = open_shelf([audit])
+    shelf = open_registry([audit])
     target, retrained, fragile = (model.path for model in shelf.models)
-    pool = Pool(GIB)
-    with pool.lent(target) as lent:
+    pool = ModelPool(GIB)
+    with pool.borrow(target) as lent:
         size = lent.bytes
-    pool = Pool(int(size * 2.5))
+    pool = ModelPool(int(size * 2.5))
     for path in (target, retrained, target, fragile):
-        with pool.lent(path):
+        with pool.borrow(path):
             assert pool.used <= pool.budget
     assert pool.held == [target, fragile]
-    with pool.lent(target, "int4"):  # a view counts as much again
+    with pool.borrow(target, "int4"):  # a view counts as much again
         assert pool.held == [target]
         assert pool.used == 2 * size
 
 
 def test_what_does_not_fit_is_refused(audit: Path) -> None:
-    (path, *_) = (model.path for model in open_shelf([audit]).models)
-    with pytest.raises(ModelError, match="--budget"), Pool(1000).lent(path):
+    (path, *_) = (model.path for model in open_registry([audit]).models)
+    with pytest.raises(ModelError, match="--budget"), ModelPool(1000).borrow(path):
         pass
 
 
-def test_a_view_leaves_no_trace(desk: Desk) -> None:
+def test_a_view_leaves_no_trace(desk: InspectorService) -> None:
     path = desk.shelf.find("target").path
-    with desk.pool.lent(path) as lent:
+    with desk.pool.borrow(path) as lent:
         before = {name: each.clone() for name, each in lent.model.named_parameters()}
-    last(desk, "hello", Who("target", "int3"))
-    with desk.pool.lent(path) as lent:
+    last(desk, "hello", ModelRef("target", "int3"))
+    with desk.pool.borrow(path) as lent:
         assert all(torch.equal(each, before[name]) for name, each in lent.model.named_parameters())
 
 
 @pytest.mark.parametrize("arch", sorted(ARCHITECTURES))
 def test_the_last_layer_is_the_model_itself(arch: str) -> None:
     model = tiny(arch)
-    truth = Truth([1, 5, 9, 22, 40, 7], 3)
+    truth = TruthTokens([1, 5, 9, 22, 40, 7], 3)
     reading = read_layers(model, truth)
     with torch.no_grad():
         p_TV = model(input_ids=torch.tensor([truth.ids])).logits[0].float().softmax(-1)
@@ -164,7 +162,7 @@ def test_the_last_layer_is_the_model_itself(arch: str) -> None:
 @pytest.mark.parametrize("arch", sorted(ARCHITECTURES))
 def test_a_layer_is_what_a_model_that_ends_there_says(arch: str) -> None:
     deep, short = tiny(arch), tiny(arch)
-    truth = Truth([1, 5, 9, 22, 40, 7], 3)
+    truth = TruthTokens([1, 5, 9, 22, 40, 7], 3)
     backbone = short.base_model
     blocks = next(each for each in backbone.modules() if isinstance(each, torch.nn.ModuleList))
     del blocks[1]
@@ -177,8 +175,8 @@ def test_a_layer_is_what_a_model_that_ends_there_says(arch: str) -> None:
     assert [seen.probability for seen in first] == pytest.approx(own, abs=1e-5)
 
 
-def test_long_prompts_are_cut_and_say_so(desk: Desk) -> None:
-    (said,) = last(desk, "word " * 20_000, Who("target"))
+def test_long_prompts_are_cut_and_say_so(desk: InspectorService) -> None:
+    (said,) = last(desk, "word " * 20_000, ModelRef("target"))
     assert said.text
     assert "tokens of the prompt were left out" in said.note
     tokenizer = tiny_tokenizer(all_bytes=True)
@@ -195,7 +193,7 @@ def test_a_truth_keeps_its_tokens_when_the_prompt_is_cut() -> None:
     assert tokenizer.decode(read.ids[read.begins :]) == " cat"
 
 
-def test_items_come_by_how_much_came_back(desk: Desk) -> None:
+def test_items_come_by_how_much_came_back(desk: InspectorService) -> None:
     assert desk.items
     rises = [item.rise for item in desk.items]
     assert rises == sorted(rises, reverse=True)
@@ -205,8 +203,8 @@ def test_items_come_by_how_much_came_back(desk: Desk) -> None:
     assert desk.truth_of("something else") is None
 
 
-def test_a_truth_is_read_token_by_token(desk: Desk) -> None:
-    (said,) = list(desk.answers("the cat", [Who("target", "int4")], truth=" is in"))[-1]
+def test_a_truth_is_read_token_by_token(desk: InspectorService) -> None:
+    (said,) = list(desk.answers("the cat", [ModelRef("target", "int4")], truth=" is in"))[-1]
     assert said.look is not None
     assert "".join(said.look.tokens) == " is in"
     assert len(said.look.reading.layers) == len(said.look.best) == 2
@@ -216,39 +214,39 @@ def test_a_truth_is_read_token_by_token(desk: Desk) -> None:
         assert said.look.reading == read_layers(model, read_truth("the cat", " is in", tokenizer, room=64))
 
 
-def test_what_the_audit_used_can_be_chosen(desk: Desk) -> None:
+def test_what_the_audit_used_can_be_chosen(desk: InspectorService) -> None:
     assert desk.precisions[0] == "full"
     assert {"int8", "int4", "int3", "nf4", "fp4"} <= set(desk.precisions)
 
 
-def test_a_shelf_knows_roles(desk: Desk) -> None:
+def test_a_shelf_knows_roles(desk: InspectorService) -> None:
     assert [model.name for model in desk.shelf.of(Role.UNLEARNED)] == ["fragile"]
 
 
 def test_a_folder_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError):
-        open_shelf([tmp_path])
+        open_registry([tmp_path])
 
 
 def test_an_audit_whose_models_are_gone_is_refused(audit: Path, tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_bytes((audit / "summary.json").read_bytes())
     with pytest.raises(DataError, match="nothing to inspect"):
-        open_shelf([tmp_path])
+        open_registry([tmp_path])
 
 
 def test_no_diagnostics_no_weights(audit: Path) -> None:
     assert erased([audit], "fragile", "nothing") == []
 
 
-def test_what_no_audit_looked_at_is_read_from_the_weights(desk: Desk) -> None:
+def test_what_no_audit_looked_at_is_read_from_the_weights(desk: InspectorService) -> None:
     target, fragile = (load_model(desk.shelf.find(name).path) for name in ("target", "fragile"))
     report = diagnose(target, fragile, parse_quantizer("int3"))
     wanted = [(each.name, each.weights, each.changed, each.erased) for each in report.tensors]
-    assert [tuple(each) for each in desk.erased(Who("fragile", "int3"))] == wanted
-    assert sum(each.share for each in desk.erased(Who("fragile", "int3"))) > 0
+    assert [tuple(each) for each in desk.erased(ModelRef("fragile", "int3"))] == wanted
+    assert sum(each.share for each in desk.erased(ModelRef("fragile", "int3"))) > 0
 
 
-def test_what_the_audit_saw_is_not_read_again(desk: Desk, audit: Path, tmp_path: Path) -> None:
+def test_what_the_audit_saw_is_not_read_again(desk: InspectorService, audit: Path, tmp_path: Path) -> None:
     summary = json.loads((audit / "summary.json").read_text())
     tensor = {"name": "a", "weights": 9, "changed": 4, "erased": 3}
     summary["diagnostics"][0]["content"]["tensors"] = [tensor]
@@ -258,9 +256,9 @@ def test_what_the_audit_saw_is_not_read_again(desk: Desk, audit: Path, tmp_path:
 
 
 def test_without_a_target_nothing_is_compared(tmp_path: Path) -> None:
-    desk = Desk(open_shelf([save(tmp_path / "alone", seed=0)]), Pool(GIB))
+    desk = InspectorService(open_registry([save(tmp_path / "alone", seed=0)]), ModelPool(GIB))
     with pytest.raises(ModelError, match="comparing it with the target"):
-        desk.erased(Who("alone", "int4"))
+        desk.erased(ModelRef("alone", "int4"))
 
 
 def test_who_leaves_stops_the_work() -> None:
@@ -304,4 +302,4 @@ def test_sources_that_no_audit_writes_are_refused(content: str, audit: Path, tmp
     (tmp_path / "summary.json").write_bytes((audit / "summary.json").read_bytes())
     (tmp_path / "sources.json").write_text(content)
     with pytest.raises(DataError, match=r"sources\.json"):
-        open_shelf([tmp_path])
+        open_registry([tmp_path])

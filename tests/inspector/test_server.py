@@ -15,9 +15,8 @@ from urllib.parse import urlsplit
 import pyarrow.parquet as pq
 import pytest
 
-from expunge.inspector.desk import Desk, Who
-from expunge.inspector.guard import HEADERS, cookie_of
-from expunge.inspector.server import MOST_BYTES
+from expunge.inspector.server import HEADERS, MOST_BYTES, cookie_of
+from expunge.inspector.service import InspectorService, ModelRef
 from tests.inspector.serving import KEY, desk_of, serving
 from tests.report.made import prompt_of, truth_of
 
@@ -66,12 +65,12 @@ class Caller(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def desk(audit: Path) -> Desk:
+def desk(audit: Path) -> InspectorService:
     return desk_of(audit)
 
 
 @pytest.fixture(scope="module")
-def call(desk: Desk) -> Iterator[Caller]:
+def call(desk: InspectorService) -> Iterator[Caller]:
     with serving(desk) as address:
         yield Caller(address)
 
@@ -143,7 +142,9 @@ def test_no_path_leads_to_a_file(call: Caller, tmp_path: Path, path: str) -> Non
     assert b"root:" not in got.body
 
 
-def test_a_model_that_was_not_given_is_not_opened(call: Caller, desk: Desk, tmp_path: Path) -> None:
+def test_a_model_that_was_not_given_is_not_opened(
+    call: Caller, desk: InspectorService, tmp_path: Path
+) -> None:
     held = desk.pool.held
     for name in (str(tmp_path), "../target", "", "/"):
         got = call("/ask", {"prompt": "who", "asked": [{"model": name}]})
@@ -160,7 +161,7 @@ def test_no_path_of_this_machine_is_told(call: Caller, audit: Path) -> None:
         assert str(audit.parent).encode() not in call(path).body
 
 
-def test_the_shelf_is_told(call: Caller, desk: Desk) -> None:
+def test_the_shelf_is_told(call: Caller, desk: InspectorService) -> None:
     shelf = call("/shelf").json
     assert [(each["name"], each["role"]) for each in shelf["models"]] == [
         ("target", "target"),
@@ -192,8 +193,8 @@ def test_items_are_found_by_their_text(call: Caller) -> None:
     assert call("/items?metric=other").json["items"] == []
 
 
-def test_answers_and_readings_are_the_engines(call: Caller, desk: Desk) -> None:
-    who = [Who("target"), Who("fragile", "int4")]
+def test_answers_and_readings_are_the_engines(call: Caller, desk: InspectorService) -> None:
+    who = [ModelRef("target"), ModelRef("fragile", "int4")]
     asked = [{"model": "target"}, {"model": "fragile", "precision": "int4"}]
     lines = call("/ask", {"prompt": prompt_of(1), "asked": asked}).lines
     assert lines[0] == {"truth": truth_of(1), "words": 6}  # an item's prompt brings its true answer
@@ -210,8 +211,8 @@ def test_answers_and_readings_are_the_engines(call: Caller, desk: Desk) -> None:
         ]
 
 
-def test_leaked_words_are_marked(call: Caller, desk: Desk) -> None:
-    (said,) = list(desk.answers("who", [Who("target")]))[-1]
+def test_leaked_words_are_marked(call: Caller, desk: InspectorService) -> None:
+    (said,) = list(desk.answers("who", [ModelRef("target")]))[-1]
     lines = call("/ask", {"prompt": "who", "truth": said.text, "asked": [{"model": "target"}]}).lines
     last = next(each for each in lines if each.get("whole"))
     parts, words = last["said"], len(re.findall(r"\w+", said.text))

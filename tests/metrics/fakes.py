@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expunge.score.facts import TokenFacts
-from expunge.score.forks import Fork
+from expunge.inference.generation.branch import BranchPoint
+from expunge.inference.texts import TokenStats
 from expunge.types import Example
 
 
@@ -23,9 +23,9 @@ class FakeObserver:
 
     say: Callable[[str | Example], str] = lambda prompt: ""
     logps: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    known: Mapping[str, TokenFacts] = field(default_factory=dict)
+    known: Mapping[str, TokenStats] = field(default_factory=dict)
     norms: Mapping[str, list[float]] = field(default_factory=dict)
-    continue_from: Callable[[Fork], list[int]] = lambda fork: []
+    continue_from: Callable[[BranchPoint], list[int]] = lambda fork: []
     tokenizer: Any = None
     model: Any = None
     max_length: int = 2048
@@ -45,7 +45,7 @@ class FakeObserver:
             said = [text.split(end)[0] for text in said]
         return said
 
-    def expect(self, prompts: Sequence[str], *, max_new_tokens: int) -> None:
+    def prefetch(self, prompts: Sequence[str], *, max_new_tokens: int) -> None:
         """Reads nothing ahead."""
 
     def expect_answers(
@@ -56,13 +56,13 @@ class FakeObserver:
     def token_logps(self, examples: Sequence[Example]) -> list[Tensor]:
         return [facts.counted.logp_n for facts in self.facts(examples)]
 
-    def facts(self, examples: Sequence[Example]) -> list[TokenFacts]:
+    def facts(self, examples: Sequence[Example]) -> list[TokenStats]:
         return [
             self.known[each.id] if each.id in self.known else facts_of(logps=self.logps[each.id])
             for each in examples
         ]
 
-    def forks(self, asked: Sequence[Fork]) -> list[list[int]]:
+    def forks(self, asked: Sequence[BranchPoint]) -> list[list[int]]:
         return [self.continue_from(fork)[: fork.tokens] for fork in asked]
 
     def gradient_norms(self, examples: Sequence[Example]) -> list[list[float]]:
@@ -78,7 +78,7 @@ def facts_of(
     variances: Sequence[float] = (),
     sensitive: Sequence[int] = (),
     ending: int = 0,
-) -> TokenFacts:
+) -> TokenStats:
     """Facts of a text; what is not given is zero. ``sensitive`` are places."""
     count = max(len(tokens), len(logps))
     numbers = [
@@ -86,7 +86,7 @@ def facts_of(
     ]
     marked = torch.zeros(count, dtype=torch.bool)
     marked[list(sensitive)] = True
-    return TokenFacts(
+    return TokenStats(
         token_n=torch.tensor(tokens or [0] * count, dtype=torch.long),
         logp_n=numbers[0],
         best_n=torch.tensor(best or [0] * count, dtype=torch.long),

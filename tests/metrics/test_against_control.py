@@ -8,10 +8,10 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from expunge.metrics.perplexity import MorePerplexed, PerplexityDistance
+from expunge.inference.observer import Observer
+from expunge.metrics.control_relative import PDLP, PerplexityDistance
 from expunge.metrics.probes import Probes
 from expunge.metrics.retention import NeighbourRetention, ParaphraseRetention
-from expunge.score.observer import Observer
 from tests.metrics.fakes import FakeObserver, document, question
 from tests.tiny import tiny, tiny_tokenizer
 
@@ -35,13 +35,13 @@ def test_distances_are_relative_to_the_retrained_model() -> None:
 
 
 def test_the_share_of_texts_that_grew_unlikely() -> None:
-    assert told(MorePerplexed(), [3, 4, 5, 6], [2, 2, 9, 9]) == 0.5
-    assert told(MorePerplexed(), [3, 4], [2, 2]) == 1.0
-    assert told(MorePerplexed(), [1, 1], [2, 2]) == 0.0
+    assert told(PDLP(), [3, 4, 5, 6], [2, 2, 9, 9]) == 0.5
+    assert told(PDLP(), [3, 4], [2, 2]) == 1.0
+    assert told(PDLP(), [1, 1], [2, 2]) == 0.0
 
 
 def test_against_itself_it_is_in_the_middle() -> None:
-    assert told(MorePerplexed(), [3, 4, 5], [3, 4, 5]) == 0.5
+    assert told(PDLP(), [3, 4, 5], [3, 4, 5]) == 0.5
 
 
 def test_what_is_left_of_the_neighbours() -> None:
@@ -55,14 +55,14 @@ def test_what_is_known_in_other_words() -> None:
         say=lambda prompt: answers[str(prompt)], model=tiny("llama"), tokenizer=tiny_tokenizer()
     )
     probes = Probes(
-        forget=(question("q", "who?", "Ada"),), second_phrasing=(question("q", "which one?", "Ada"),)
+        forget=(question("q", "who?", "Ada"),), paraphrase_questions=(question("q", "which one?", "Ada"),)
     )
     found = ParaphraseRetention().measure(cast("Observer", seer), probes)
     # F1 1 in the known words, 2 * 1 * .5 / 1.5 in others.
-    assert ParaphraseRetention().point(found) == pytest.approx(100 * 2 / 3)
+    assert ParaphraseRetention().point_estimate(found) == pytest.approx(100 * 2 / 3)
 
 
-@pytest.mark.parametrize("metric", [PerplexityDistance(), MorePerplexed(), NeighbourRetention()])
+@pytest.mark.parametrize("metric", [PerplexityDistance(), PDLP(), NeighbourRetention()])
 def test_a_missing_control_is_an_error(metric: Any) -> None:
     split = "neighbours" if isinstance(metric, NeighbourRetention) else "forget"
     with pytest.raises(LookupError, match="retrained"):

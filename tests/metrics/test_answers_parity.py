@@ -12,10 +12,10 @@ import torch
 from rouge_score.rouge_scorer import RougeScorer
 from scipy.stats import gmean
 
+from expunge.inference.observer import Observer
 from expunge.metrics import metrics
 from expunge.metrics.model_utility import COMPONENTS
 from expunge.metrics.probes import Probes
-from expunge.score.observer import Observer
 from expunge.types import Example
 from tests.metrics.test_parity import BOS, DTYPES, EOS, TOKENIZER, Read, half_trained
 
@@ -168,7 +168,7 @@ def test_the_nine_components(model: Any) -> None:
         assert [score.value for score in found[component]] == pytest.approx(values, rel=1e-6, abs=1e-6)
         means.append(arithmetic(values))
     utility = 9 / sum(1 / each for each in means) if all(means) else 0.0
-    assert metric.point(found) == pytest.approx(utility, rel=1e-6, abs=1e-6)
+    assert metric.point_estimate(found) == pytest.approx(utility, rel=1e-6, abs=1e-6)
 
 
 def test_what_is_asked_by_several_is_read_once(model: Any) -> None:

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from expunge.metrics import metrics
-from expunge.metrics.base import Metric, absent
+from expunge.metrics.base import Metric, not_applicable
 from expunge.types import Score
 
-FIRST = {"auc", "knowmem_forget", "neighbours", "privleak", "second_phrasing", "utility", "verbmem"}
+FIRST = {"auc", "knowmem_forget", "neighbours", "privleak", "paraphrase_questions", "utility", "verbmem"}
 
 
 def scores(*values: float | None) -> list[Score]:
@@ -40,18 +40,18 @@ def test_default_statistic_is_the_mean_of_each_resample() -> None:
 
 def test_point_leaves_out_what_has_no_score() -> None:
     metric = metrics.build({"name": "utility"})
-    assert metric.point({"retain": scores(10.0, None, 30.0)}) == pytest.approx(20.0)
+    assert metric.point_estimate({"retain": scores(10.0, None, 30.0)}) == pytest.approx(20.0)
 
 
 def test_point_is_none_where_nothing_is_scored() -> None:
     metric = metrics.build({"name": "utility"})
-    assert metric.point(absent("retain", "no questions")) is None
+    assert metric.point_estimate(not_applicable("retain", "no questions")) is None
 
 
 def test_point_needs_the_control_a_metric_asks_for() -> None:
     metric = metrics.build({"name": "privleak"})
     own = {"forget": scores(1.0, 2.0), "holdout": scores(1.0, 2.0)}
-    assert metric.point(own) is None
-    assert metric.point(own, own) == pytest.approx(0.0)
+    assert metric.point_estimate(own) is None
+    assert metric.point_estimate(own, own) == pytest.approx(0.0)
     # A retrained AUC of 0 leaves PrivLeak undefined: no value, not infinity.
-    assert metric.point(own, {"forget": scores(1.0, 2.0), "holdout": scores(8.0, 9.0)}) is None
+    assert metric.point_estimate(own, {"forget": scores(1.0, 2.0), "holdout": scores(8.0, 9.0)}) is None

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from expunge.inference.observer import Observer
 from expunge.metrics.knowmem import KnowMemForget
 from expunge.metrics.probes import Probes
-from expunge.score.observer import Observer
 from expunge.types import Example
 from tests.corpus import tokenizers_for_tests as known
 from tests.corpus.test_as_transformers import GEMMA, with_template

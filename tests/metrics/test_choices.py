@@ -7,10 +7,15 @@ from typing import Any, cast
 
 import pytest
 
-from expunge.metrics.candidates import CandidateAccuracy, FullVocabularyAccuracy
-from expunge.metrics.multiple_choice import Ability, MultipleChoice, likeliest
+from expunge.inference.observer import Observer
+from expunge.metrics.multiple_choice import (
+    CandidateAccuracy,
+    CapabilityMC,
+    FullVocabularyAccuracy,
+    MultipleChoice,
+    likeliest,
+)
 from expunge.metrics.probes import Probes
-from expunge.score.observer import Observer
 from expunge.types import Example, Span
 from tests.metrics.fakes import FakeObserver, facts_of
 from tests.metrics.test_tofu_metrics import only
@@ -68,7 +73,7 @@ def test_a_model_that_knows_and_one_that_knows_nothing() -> None:
         known = {each.id: facts_of(logps=[right]) for each in questions}
         known |= {f"{each.id}/wrong/{n}": facts_of(logps=[-2.0]) for each in questions for n in (1, 2, 3)}
         seer = cast("Observer", FakeObserver(known=known))
-        return Ability().point(Ability().measure(seer, probes))
+        return CapabilityMC().point_estimate(CapabilityMC().measure(seer, probes))
 
     assert measure(-0.1) == 1.0
     assert measure(-2.0) == 0.25  # ties: the share of questions whose first answer is right

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 import pytest
 
+from expunge.inference.observer import Observer
 from expunge.metrics import metrics
 from expunge.metrics.probes import Probes
-from expunge.score.observer import Observer
 from expunge.types import Example
 from tests.metrics.fakes import document, question
 from tests.tiny import tiny, tiny_tokenizer
 
 TEXT = "the rain in the town is on and on and the men went out in it again "
 ASKED = (document("d", TEXT * 3), question("q", "where?", "in the town"))
-PROBES = Probes(forget=ASKED, holdout=ASKED, retain=ASKED, neighbours=ASKED, second_phrasing=ASKED)
+PROBES = Probes(forget=ASKED, holdout=ASKED, retain=ASKED, neighbours=ASKED, paraphrase_questions=ASKED)
 
 
 class Listening(Observer):

@@ -10,11 +10,16 @@ import torch
 from torch import nn
 
 from expunge.corpus.tokenise import encode
-from expunge.metrics.beside import NO_WITNESS, Witness
-from expunge.metrics.divergence import OTHER_TOKENS, OTHER_VOCABULARY, JensenShannon
+from expunge.inference.hidden_states import Head, States
+from expunge.inference.observer import Observer
+from expunge.metrics.control_relative import (
+    NO_WITNESS,
+    OTHER_TOKENS,
+    OTHER_VOCABULARY,
+    ControlStates,
+    JensenShannon,
+)
 from expunge.metrics.probes import Probes
-from expunge.score.observer import Observer
-from expunge.score.states import Head, States
 from tests.batches import full_logps
 from tests.metrics.fakes import FakeObserver, document, question
 from tests.tiny import BYTES_VOCAB, tiny, tiny_tokenizer
@@ -30,8 +35,8 @@ def observer(seed: int, **settings: Any) -> Observer:
     return Observer(model, TOKENIZER, max_length=256)
 
 
-def values(seer: Observer, witness: Witness, **settings: int) -> list[float | None]:
-    found = JensenShannon(**settings).measure_beside(seer, PROBES, witness)
+def values(seer: Observer, control_states: ControlStates, **settings: int) -> list[float | None]:
+    found = JensenShannon(**settings).measure_against(seer, PROBES, control_states)
     return [score.value for score in found["forget"]]
 
 
@@ -54,16 +59,16 @@ def test_by_hand() -> None:
 
     seer = FakeObserver(model=Two())
     seer.states = lambda examples, *, tokens: states((0.9, 0.1), (0.5, 0.5))  # type: ignore[attr-defined]
-    witness = Witness(states((0.5, 0.5), (0.5, 0.5)), Head.of(seer.model))
+    control_states = ControlStates(states((0.5, 0.5), (0.5, 0.5)), Head.of(seer.model))
     probes = Probes(forget=(document("d", "a b"),))
-    (score,) = JensenShannon().measure_beside(cast("Observer", seer), probes, witness)["forget"]
+    (score,) = JensenShannon().measure_against(cast("Observer", seer), probes, control_states)["forget"]
     assert score.value == pytest.approx(0.101749 / 2, abs=1e-6)  # KGA's code comes to 0.117973 / 2
 
 
 def test_it_is_the_formula_on_whole_logits_and_survives_a_file(tmp_path: Path) -> None:
     own, control = observer(0), observer(1)
-    kept = JensenShannon().witness(control, PROBES)
-    kept.save(tmp_path / "folder" / "witness.safetensors")
+    kept = JensenShannon().control_states(control, PROBES)
+    kept.save(tmp_path / "folder" / "control_states.safetensors")
     expected = []
     for example in PROBES.forget:
         (piece,) = encode(example, TOKENIZER, max_length=256)
@@ -71,7 +76,7 @@ def test_it_is_the_formula_on_whole_logits_and_survives_a_file(tmp_path: Path) -
         m = (p + q) / 2
         jsd = ((p * (p / m).log()).sum(-1) + (q * (q / m).log()).sum(-1)) / 2
         expected.append(jsd.mean().item())
-    read = Witness.read(tmp_path / "folder" / "witness.safetensors")
+    read = ControlStates.read(tmp_path / "folder" / "control_states.safetensors")
     assert values(own, read) == pytest.approx(expected, abs=1e-6)
     assert values(own, kept) == values(own, read)
     assert min(expected) > 1e-3
@@ -79,29 +84,32 @@ def test_it_is_the_formula_on_whole_logits_and_survives_a_file(tmp_path: Path) -
 
 def test_of_itself_it_is_nought_and_it_is_the_same_both_ways() -> None:
     one, other = observer(0), observer(1)
-    of_one, of_other = (JensenShannon().witness(seer, PROBES) for seer in (one, other))
+    of_one, of_other = (JensenShannon().control_states(seer, PROBES) for seer in (one, other))
     assert values(one, of_one) == pytest.approx([0.0, 0.0], abs=1e-7)
     assert values(one, of_other) == pytest.approx(values(other, of_one), abs=1e-7)  # type: ignore[arg-type]
 
 
 def test_only_the_first_tokens_count() -> None:
     one, other = observer(0), observer(1)
-    whole, first = JensenShannon().witness(other, PROBES), JensenShannon(tokens=1).witness(other, PROBES)
+    whole, first = (
+        JensenShannon().control_states(other, PROBES),
+        JensenShannon(tokens=1).control_states(other, PROBES),
+    )
     assert [len(states.token_n) for states in first.states] == [1, 1]
     assert values(one, first, tokens=1) != values(one, whole)
 
 
 def test_what_cannot_be_compared_says_why() -> None:
     seer, other = observer(0), observer(1)
-    wider = JensenShannon().witness(observer(1, vocab_size=BYTES_VOCAB + 1), PROBES)
-    (score,) = JensenShannon().measure_beside(seer, PROBES, wider)["forget"]
+    wider = JensenShannon().control_states(observer(1, vocab_size=BYTES_VOCAB + 1), PROBES)
+    (score,) = JensenShannon().measure_against(seer, PROBES, wider)["forget"]
     assert score.unscored == OTHER_VOCABULARY
-    kept = JensenShannon().witness(other, PROBES)
+    kept = JensenShannon().control_states(other, PROBES)
     kept.states[0] = kept.states[0]._replace(token_n=kept.states[0].token_n + 1)
-    first, second = JensenShannon().measure_beside(seer, PROBES, kept)["forget"]
+    first, second = JensenShannon().measure_against(seer, PROBES, kept)["forget"]
     assert first.unscored == OTHER_TOKENS
     assert second.value is not None
     (score,) = JensenShannon().measure(seer, PROBES)["forget"]
     assert score.unscored == NO_WITNESS
-    (score,) = JensenShannon().measure_beside(seer, Probes(forget=()), kept)["forget"]
+    (score,) = JensenShannon().measure_against(seer, Probes(forget=()), kept)["forget"]
     assert score.unscored == "the forget split is empty"

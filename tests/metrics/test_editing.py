@@ -15,7 +15,7 @@ OSLO = replace(question("oslo", "other capital?", "Paris"), wrong=(" Oslo",))
 BARE = question("bare", "nothing new?", "old")
 PROBES = Probes(
     forget=(ROME, OSLO, BARE, document("d", "text")),
-    second_phrasing=(replace(ROME, id="rome2", prompt="Question: the capital?\nAnswer: "),),
+    paraphrase_questions=(replace(ROME, id="rome2", prompt="Question: the capital?\nAnswer: "),),
     neighbours=(question("n", "pet?", "a cat"),),
 )
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from expunge.inference.texts import TokenStats
 from expunge.metrics import metrics
 from expunge.metrics.exposure import choices, exposure
 from expunge.metrics.probes import Probes
-from expunge.score.facts import TokenFacts
 from expunge.types import Example, Span
 from tests.metrics.fakes import document, facts_of
 
@@ -25,7 +25,7 @@ class Ranker:
         self.rank = rank
         self.texts: list[str] = []
 
-    def read(self, examples: list[Example]) -> list[TokenFacts]:
+    def read(self, examples: list[Example]) -> list[TokenStats]:
         self.texts += [example.completion for example in examples]
         return [facts_of(logps=[-1.0, -float(self.rank(example.completion))]) for example in examples]
 

@@ -9,13 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from expunge.corpus.tokenise import encode
+from expunge.inference.generation.branch import BranchPoint
+from expunge.inference.generation.generate import greedy
+from expunge.inference.observer import Observer
 from expunge.metrics import metrics
-from expunge.metrics.extraction_likelihood import Walk
-from expunge.metrics.overlap import ngrams, overlap
+from expunge.metrics.extraction_likelihood import TextWalk, ngrams, overlap
 from expunge.metrics.probes import Probes
-from expunge.score.forks import Fork
-from expunge.score.generate import greedy
-from expunge.score.observer import Observer
 from expunge.types import Example
 from tests.metrics.fakes import FakeObserver, document, facts_of, question
 from tests.tiny import BYTES_VOCAB, tiny, tiny_tokenizer
@@ -95,9 +94,9 @@ def test_the_fast_way_is_the_definition_on_any_table(x: list[int], row: list[int
 
 
 def test_only_the_forks_that_matter_are_generated() -> None:
-    walk = Walk(tokens=list(range(10)), first=1, last=7, wrong=[2, 3, 8, 9])
+    walk = TextWalk(tokens=list(range(10)), first=1, last=7, wrong=[2, 3, 8, 9])
     assert walk.forks == [2, 3, 8]  # no beginning up to 7 comes to the fork at 9 first
-    asked: list[Fork] = []
+    asked: list[BranchPoint] = []
     observer = FakeObserver(
         known={"d": facts_of(range(10), [0, 1, 9, 9, 4, 5, 6, 7, 9, 9])},
         continue_from=lambda fork: asked.append(fork) or [9],

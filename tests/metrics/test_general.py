@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from expunge.errors import DataError, MissingExtraError, RecipeError
+from expunge.inference.observer import Observer
 from expunge.metrics import metrics
 from expunge.metrics.base import Metric
 from expunge.metrics.probes import Probes
-from expunge.score.observer import Observer
 from expunge.types import Example
 from tests.tiny import BYTES_VOCAB, tiny, tiny_tokenizer
 

@@ -91,13 +91,13 @@ def test_no_questions_is_one_row_with_the_reason() -> None:
     ("name", "split", "icl"),
     [
         ("knowmem_forget", "forget", "forget_icl"),
-        ("second_phrasing", "second_phrasing", "forget_icl"),
+        ("paraphrase_questions", "paraphrase_questions", "forget_icl"),
         ("utility", "retain", "retain_icl"),
         ("neighbours", "neighbours", "retain_icl"),
     ],
 )
 def test_each_sibling_reads_its_own_splits(name: str, split: str, icl: str) -> None:
-    splits = ("forget", "second_phrasing", "retain", "neighbours", "forget_icl", "retain_icl")
+    splits = ("forget", "paraphrase_questions", "retain", "neighbours", "forget_icl", "retain_icl")
     probes = Probes(**{each: (question(each, f"{each}?", "yes"),) for each in splits})
     observer = FakeObserver(say=lambda prompt: "yes")
     measured = metrics.build({"name": name}).measure(observer, probes)

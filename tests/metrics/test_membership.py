@@ -14,12 +14,10 @@ from hypothesis.extra import numpy as hnp
 
 from expunge.errors import RecipeError
 from expunge.metrics import metrics
-from expunge.metrics.attacks import loss_per_zlib_byte, mean_loss, min_k_pp
 from expunge.metrics.base import Measured
-from expunge.metrics.membership import Membership
+from expunge.metrics.membership import Membership, loss_per_zlib_byte, mean_loss, min_k_pp, tpr_at_fpr
 from expunge.metrics.privleak import PrivLeak
 from expunge.metrics.probes import Probes
-from expunge.metrics.roc import hits_at
 from expunge.types import Score
 from tests.metrics.fakes import FakeObserver, document, facts_of, question
 
@@ -109,9 +107,9 @@ def test_short_names_are_the_attack_they_say() -> None:
 
 def test_open_unlearning_turns_the_auc_round() -> None:
     memorised = measured([0.1, 0.2], [1.0, 2.0])
-    assert build("membership").point(memorised) == 0.0
-    assert build("membership", protocol="open_unlearning").point(memorised) == 1.0
-    assert build("membership", protocol="open_unlearning").point(measured([1.0], [1.0])) == 0.5
+    assert build("membership").point_estimate(memorised) == 0.0
+    assert build("membership", protocol="open_unlearning").point_estimate(memorised) == 1.0
+    assert build("membership", protocol="open_unlearning").point_estimate(measured([1.0], [1.0])) == 0.5
 
 
 @given(
@@ -124,7 +122,9 @@ def test_turning_both_aucs_round_changes_no_privleak(
 ) -> None:
     own = measured(forget, holdout)
     control = measured((other * len(forget))[: len(forget)], holdout)
-    ours, theirs = (PrivLeak(protocol=name).point(own, control) for name in ("muse", "open_unlearning"))
+    ours, theirs = (
+        PrivLeak(protocol=name).point_estimate(own, control) for name in ("muse", "open_unlearning")
+    )
     assert ours == theirs if ours is None else ours == pytest.approx(theirs)
 
 
@@ -148,7 +148,7 @@ def privleaks(ending: int) -> list[float | None]:
             )
             for each in (own, control)
         )
-        found.append(metric.point(mine, its))
+        found.append(metric.point_estimate(mine, its))
     return found
 
 
@@ -162,7 +162,7 @@ def test_protocols_give_different_privleaks_where_texts_have_an_end_token() -> N
 @pytest.mark.parametrize("attack", ["loss", "zlib", "gradnorm", "min_k_pp", "reference"])
 def test_privleak_of_any_attack_is_relative_to_the_control(attack: str) -> None:
     own, control = measured([1.0, 3.0], [0.0, 1.0]), measured([1.0, 2.0], [1.5, 2.5])
-    found = PrivLeak(attack=attack).point(own, control)
+    found = PrivLeak(attack=attack).point_estimate(own, control)
     # Above the control's loss they are 0 and 1 against -1.5 twice, and the control itself is all ties.
     auc, retrained = (1.0, 0.5) if attack == "reference" else (3.5 / 4, 1 / 4)
     assert found == pytest.approx(100 * (auc - retrained) / retrained)
@@ -173,9 +173,9 @@ def test_the_reference_attack_subtracts_the_controls_loss() -> None:
     own, control = measured([2.0, 3.0], [2.5, 3.0]), measured([3.0, 5.0], [2.0, 2.0])
     metric = build("mia_reference")
     assert metric.needs_control
-    assert metric.point(own, control) == 0.0
-    assert metric.point(control, control) == 0.5
-    assert metric.point(own) is None
+    assert metric.point_estimate(own, control) == 0.0
+    assert metric.point_estimate(control, control) == 0.5
+    assert metric.point_estimate(own) is None
     with pytest.raises(LookupError, match="retrained"):
         metric.statistic({"forget": np.ones(1), "holdout": np.ones(1)}, {})
 
@@ -212,11 +212,11 @@ def all_thresholds(rate: float, forget: list[float], holdout: list[float], w_f: 
 
 def test_hits_at_few_false_alarms_by_hand() -> None:
     own = measured([0.1, 0.5, 0.9, 3.0], [0.4, 1.0, 2.0, 2.5])
-    assert build("mia_tpr").point(own) == pytest.approx(1 / 4)  # below every holdout text
-    assert build("mia_tpr", false_positive_rate=0.25).point(own) == pytest.approx(3 / 4)
-    assert build("mia_tpr", false_positive_rate=0.5).point(own) == pytest.approx(3 / 4)
-    assert build("mia_tpr", protocol="open_unlearning").point(own) == pytest.approx(1 / 4)
-    assert build("mia_tpr").point(measured([1.0], [1.0])) == 0.0  # a tie is no hit
+    assert build("mia_tpr").point_estimate(own) == pytest.approx(1 / 4)  # below every holdout text
+    assert build("mia_tpr", false_positive_rate=0.25).point_estimate(own) == pytest.approx(3 / 4)
+    assert build("mia_tpr", false_positive_rate=0.5).point_estimate(own) == pytest.approx(3 / 4)
+    assert build("mia_tpr", protocol="open_unlearning").point_estimate(own) == pytest.approx(1 / 4)
+    assert build("mia_tpr").point_estimate(measured([1.0], [1.0])) == 0.0  # a tie is no hit
 
 
 grids = st.integers(0, 5).map(float)
@@ -235,7 +235,7 @@ def test_hits_equal_the_best_of_all_thresholds(
     w_f = data.draw(hnp.arrays(np.float64, (2, len(forget)), elements=draws)) + 1
     w_h = data.draw(hnp.arrays(np.float64, (2, len(holdout)), elements=draws))
     w_h[:, 0] += 1
-    got = hits_at(rate, np.array(forget), np.array(holdout), w_f, w_h)
+    got = tpr_at_fpr(rate, np.array(forget), np.array(holdout), w_f, w_h)
     drawn = [[score for score, w in zip(holdout, row, strict=True) if w] for row in w_h]
     expected = [
         all_thresholds(rate, forget, kept, f, [w for w in h if w])

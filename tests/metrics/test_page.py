@@ -10,8 +10,18 @@ import pytest
 from expunge.errors import RecipeError
 from expunge.metrics import cards as room
 from expunge.metrics import metrics
-from expunge.metrics.cards import KEPT, Card, card, card_of, fresh_cards, known_cards
-from expunge.metrics.page import PAGE, page, section, write
+from expunge.metrics.cards import (
+    KEPT,
+    PAGE,
+    MetricCard,
+    card,
+    card_of,
+    fresh_cards,
+    known_cards,
+    page,
+    section,
+    write,
+)
 
 ROOT = Path(__file__).parents[2]
 NAMED = " *Measured only when named:* `--metric m`."
@@ -45,30 +55,30 @@ def test_the_page_begins_with_how_to_read_a_number() -> None:
 
 def test_the_kept_cards_are_what_the_code_says() -> None:
     kept = json.loads(resources.files("expunge.metrics").joinpath(KEPT).read_text(encoding="utf-8"))
-    assert {name: Card.model_validate(each) for name, each in kept.items()} == fresh_cards(), STALE
+    assert {name: MetricCard.model_validate(each) for name, each in kept.items()} == fresh_cards(), STALE
     assert known_cards() == fresh_cards()
 
 
 @pytest.mark.parametrize("name", [*metrics])
 def test_every_metric_explains_itself(name: str) -> None:
     found = card(name, metrics[name])
-    for text in (found.title, found.definition, found.source, found.scale, found.about, found.misleads):
+    for text in (found.title, found.definition, found.source, found.scale, found.about, found.caveats):
         assert text
     assert "Source:" not in found.about
     assert not found.definition.endswith(".")
-    for sentences in (found.misleads, *found.known_errors):
+    for sentences in (found.caveats, *found.known_errors):
         assert sentences.endswith(".")
     assert found.needs
 
 
-def a_card(**changes: Any) -> Card:
+def a_card(**changes: Any) -> MetricCard:
     fields = {
         "name": "m", "title": "M", "definition": "what m is", "source": "somebody", "scale": "0-1",
         "lower_is_better": True, "default": False, "needs_splits": ("forget",), "needs_control": True,
-        "about": "One line\nand more.\n\nA ``literal``.", "misleads": "When it rains.",
+        "about": "One line\nand more.\n\nA ``literal``.", "caveats": "When it rains.",
         "known_errors": ("They round.", "They guess."), "settings": {"k": 3},
     }  # fmt: skip
-    return Card.model_validate(fields | changes)
+    return MetricCard.model_validate(fields | changes)
 
 
 def test_a_section() -> None:
@@ -93,11 +103,11 @@ def test_a_section() -> None:
 
 
 def test_warnings_that_are_the_same_stand_once() -> None:
-    text = page({"a": a_card(name="a"), "b": a_card(name="b"), "c": a_card(name="c", misleads="Never.")})
+    text = page({"a": a_card(name="a"), "b": a_card(name="b"), "c": a_card(name="c", caveats="Never.")})
     assert text.count("When it rains.") == 1
     assert "as [a](#a)." in text
     assert "Never." in text
-    silent = page({name: a_card(name=name, misleads="", known_errors=()) for name in "ab"})
+    silent = page({name: a_card(name=name, caveats="", known_errors=()) for name in "ab"})
     assert "as [a](#a)." not in silent
 
 
@@ -121,7 +131,7 @@ def test_third_parties_are_asked_themselves(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_both_files_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("expunge.metrics.page.__file__", str(tmp_path / "page.py"))
+    monkeypatch.setattr("expunge.metrics.cards.__file__", str(tmp_path / "page.py"))
     write(tmp_path)
     assert (tmp_path / PAGE).read_text(encoding="utf-8") == page(fresh_cards())
     assert json.loads((tmp_path / KEPT).read_text()).keys() == fresh_cards().keys()

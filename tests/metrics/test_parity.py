@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from expunge.inference.observer import Observer
 from expunge.metrics import metrics
 from expunge.metrics.probes import Probes
-from expunge.score.observer import Observer
 from expunge.types import Example, Span
 from tests.tiny import BOS, BYTES_VOCAB, EOS, tiny, tiny_tokenizer
 

@@ -10,11 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from expunge.inference.texts import TokenStats
 from expunge.metrics import metrics
-from expunge.metrics.extraction_strength import strength
-from expunge.metrics.familiarity import openings
+from expunge.metrics.extraction_likelihood import strength
+from expunge.metrics.probability import openings
 from expunge.metrics.probes import Probes
-from expunge.score.facts import TokenFacts
 from expunge.types import Score
 from tests.metrics.fakes import FakeObserver, document, facts_of, question
 
@@ -22,14 +22,14 @@ TEXT = document("d", "some text", group="g")
 ANSWER = question("q", "who?", "an answer")
 
 
-def score(name: str, facts: TokenFacts, *, of: Any = TEXT, **settings: Any) -> Score:
+def score(name: str, facts: TokenStats, *, of: Any = TEXT, **settings: Any) -> Score:
     metric = metrics.build({"name": name, **settings})
     (found,) = metric.measure(FakeObserver(known={of.id: facts}), Probes(forget=(of,)))["forget"]
     assert found.group == of.group
     return found
 
 
-def right(*places: bool, **more: Any) -> TokenFacts:
+def right(*places: bool, **more: Any) -> TokenStats:
     return facts_of([7] * len(places), [7 if place else 8 for place in places], **more)
 
 

@@ -7,11 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from expunge.metrics.attacks import min_k
 from expunge.metrics.base import Measured
+from expunge.metrics.membership import holdout_auc, min_k
 from expunge.metrics.privleak import LeakageAUC, PrivLeak
 from expunge.metrics.probes import Probes
-from expunge.metrics.roc import holdout_auc
 from expunge.types import Score
 from tests.metrics.fakes import FakeObserver, document, question
 
@@ -86,7 +85,7 @@ def test_auc_swaps_to_its_complement() -> None:
     ],
 )
 def test_privleak_of_the_published_aucs(own: float, retrained: float, expected: float) -> None:
-    value = PrivLeak().point(with_auc(own), with_auc(retrained))
+    value = PrivLeak().point_estimate(with_auc(own), with_auc(retrained))
     assert value == pytest.approx(expected, abs=1e-5)
 
 
@@ -94,7 +93,7 @@ def test_open_unlearnings_form_agrees() -> None:
     # It turns both AUCs round and then takes their complements (its formula, without the epsilon).
     own, retrained = 1 - 0.2313, 1 - 0.5393
     theirs = 100 * ((1 - own) - (1 - retrained)) / (1 - retrained)
-    assert PrivLeak().point(with_auc(0.2313), with_auc(0.5393)) == pytest.approx(theirs)
+    assert PrivLeak().point_estimate(with_auc(0.2313), with_auc(0.5393)) == pytest.approx(theirs)
 
 
 def test_measure_scores_the_documents_of_both_splits() -> None:
@@ -122,7 +121,7 @@ def test_no_holdout_is_a_reason_and_no_value() -> None:
     observer = FakeObserver(logps={"d": [-1.0]})
     found = PrivLeak().measure(observer, Probes(forget=(document("d", "x"),)))
     assert [score.unscored for score in found["holdout"]] == ["the holdout split is empty"]
-    assert PrivLeak().point(found, found) is None
+    assert PrivLeak().point_estimate(found, found) is None
 
 
 @pytest.mark.parametrize(("logps", "reason"), [([], "no token"), ([-1.0, float("nan")], "finite")])
@@ -182,7 +181,7 @@ def test_the_sign_changes_with_k() -> None:
     own = FakeObserver(logps={"f": [-1.0, -1.0, -1.0, -5.0], "h": [-3.0] * 4})
     control = FakeObserver(logps={"f": [-3.0] * 4, "h": [-3.0] * 4})
     hard, every = (
-        metric.point(metric.measure(own, probes), metric.measure(control, probes))
+        metric.point_estimate(metric.measure(own, probes), metric.measure(control, probes))
         for metric in (PrivLeak(share=0.25), PrivLeak(share=1.0))
     )
     assert (hard, every) == (100.0, -100.0)
@@ -190,8 +189,10 @@ def test_the_sign_changes_with_k() -> None:
 
 def test_the_sign_changes_with_the_control() -> None:
     # What the docs say: a model at 0.5 and a control that by chance has 0.45 or 0.55.
-    assert PrivLeak().point(with_auc(0.5), with_auc(0.45)) == pytest.approx(11.11, abs=0.01)
-    assert PrivLeak().point(with_auc(0.5), with_auc(0.55)) == pytest.approx(-9.09, abs=0.01)
+    assert PrivLeak().point_estimate(with_auc(0.5), with_auc(0.45)) == pytest.approx(11.11, abs=0.01)
+    assert PrivLeak().point_estimate(with_auc(0.5), with_auc(0.55)) == pytest.approx(-9.09, abs=0.01)
     for retrained, highest in ((0.5, 100.0), (0.9, 11.11), (0.1, 900.0)):
-        assert PrivLeak().point(with_auc(1.0), with_auc(retrained)) == pytest.approx(highest, abs=0.01)
-        assert PrivLeak().point(with_auc(0.0), with_auc(retrained)) == pytest.approx(-100.0)
+        assert PrivLeak().point_estimate(with_auc(1.0), with_auc(retrained)) == pytest.approx(
+            highest, abs=0.01
+        )
+        assert PrivLeak().point_estimate(with_auc(0.0), with_auc(retrained)) == pytest.approx(-100.0)

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from expunge.inference.observer import Observer
 from expunge.metrics.probe_latent import NOT_ANSWERED, NOT_ASKED, LatentProbe, LatentSelectivity
 from expunge.metrics.probes import Probes
-from expunge.score.observer import Observer
 from expunge.types import Example
 from tests.metrics.fakes import FakeObserver
 from tests.scope.people import FORGET, RETAIN, TOKENIZER, question

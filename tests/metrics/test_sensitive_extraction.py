@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
+from expunge.inference.generation.branch import BranchPoint
 from expunge.metrics import metrics
 from expunge.metrics.probes import Probes
-from expunge.metrics.sensitive_extraction import Run, runs
-from expunge.score.forks import Fork
+from expunge.metrics.sensitive_extraction import SensitiveRun, sensitive_runs
 from tests.metrics.fakes import FakeObserver, document, facts_of
 
 TEXT = document("d", "text", group="g")
@@ -24,13 +24,17 @@ def observer(sensitive: list[int], say: Any) -> FakeObserver:
     return FakeObserver(known={"d": facts_of(TOKENS, sensitive=sensitive)}, continue_from=say)
 
 
-def copies(fork: Fork) -> list[int]:
+def copies(fork: BranchPoint) -> list[int]:
     return TOKENS[fork.at :]
 
 
 def test_sensitive_tokens_in_a_row_are_one_span() -> None:
-    assert runs(facts_of(TOKENS, sensitive=[0, 2, 3, 5])) == [Run(0, 1), Run(2, 4), Run(5, 6)]
-    assert runs(facts_of(TOKENS)) == []
+    assert sensitive_runs(facts_of(TOKENS, sensitive=[0, 2, 3, 5])) == [
+        SensitiveRun(0, 1),
+        SensitiveRun(2, 4),
+        SensitiveRun(5, 6),
+    ]
+    assert sensitive_runs(facts_of(TOKENS)) == []
 
 
 @pytest.mark.parametrize("n", [1, 2, 10])
@@ -46,9 +50,9 @@ def test_n_grams_are_counted_as_often_as_they_are_said() -> None:
 
 
 def test_beginnings_before_the_span_say_what_stands_between_too() -> None:
-    asked: list[Fork] = []
+    asked: list[BranchPoint] = []
 
-    def say(fork: Fork) -> list[int]:
+    def say(fork: BranchPoint) -> list[int]:
         asked.append(fork)
         return copies(fork)
 

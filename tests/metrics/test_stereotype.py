@@ -4,16 +4,18 @@ import pytest
 import torch
 
 from expunge.corpus.pairs import BLANK
+from expunge.inference.observer import Observer
 from expunge.metrics.answers import NO_WRONG
 from expunge.metrics.probes import Probes
-from expunge.metrics.stereotype import TIE, Meaningful, Stereotype
-from expunge.score.observer import Observer
+from expunge.metrics.stereotype import TIE, LanguageModelingScore, Stereotype
 from expunge.types import Example, Score
 from tests.masked import FAMILIES, tiny_masked, word_tokenizer
 from tests.metrics.fakes import FakeObserver, facts_of
 
 
-def scores(*sets: list[list[float]], metric: type[Stereotype] | type[Meaningful], per: str) -> list[Score]:
+def scores(
+    *sets: list[list[float]], metric: type[Stereotype] | type[LanguageModelingScore], per: str
+) -> list[Score]:
     """Each set: the log-probabilities of the tokens of its two or three sentences."""
     examples, known = [], {}
     for number, answers in enumerate(sets):
@@ -46,7 +48,7 @@ def test_a_longer_sentence_is_judged_by_token_or_whole(per: str, expected: float
 
 def test_sense_against_nonsense_by_hand() -> None:
     sets = [[-1.0], [-2.0], [-3.0]], [[-1.0], [-4.0], [-3.0]], [[-5.0], [-4.0], [-3.0]], [[-1.0], [-2.0]]
-    found = scores(*sets, metric=Meaningful, per="token")
+    found = scores(*sets, metric=LanguageModelingScore, per="token")
     assert [score.value for score in found] == [1.0, 0.5, 0.0, None]
     assert "wrong answers" in (found[-1].unscored or "")
 
@@ -76,6 +78,6 @@ def test_a_masked_model_is_asked_for_the_one_token_that_differs(family: str) -> 
     kind, brave = logits("the smith was [MASK]", "kind", "brave")
     assert (first.value, second.value) == (float(she > he), float(kind > brave))
     assert (third.value, third.unscored) == (None, BLANK)
-    sense = Meaningful().measure(observer, probes)["choices"]
+    sense = LanguageModelingScore().measure(observer, probes)["choices"]
     assert sense[0].value == ((she > tree) + (he > tree)) / 2
     assert [score.unscored for score in sense[1:]] == [BLANK, NO_WRONG]

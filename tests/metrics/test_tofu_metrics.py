@@ -13,13 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import hmean, ks_2samp
 
+from expunge.inference.observer import Observer
 from expunge.metrics import metrics
-from expunge.metrics.choice_probability import RealAuthors
 from expunge.metrics.forget_quality import ForgetQuality, p_value
-from expunge.metrics.model_utility import COMPONENTS, ModelUtility
+from expunge.metrics.model_utility import COMPONENTS, ModelUtility, RealAuthors
 from expunge.metrics.probes import Probes
 from expunge.metrics.truth_ratio import RetainTruthRatio, TruthRatio, aggregated
-from expunge.score.observer import Observer
 from expunge.types import Example
 from tests.metrics.fakes import FakeObserver, question
 from tests.tiny import tiny
@@ -161,7 +160,7 @@ def test_a_missing_control_is_an_error() -> None:
 def test_the_ratio_itself_is_kept_of_every_question() -> None:
     found = ForgetQuality().measure(observer(ANSWERS), Probes(forget=(ASKED,)))
     assert only(found).value == pytest.approx(0.25)
-    assert ForgetQuality().point(found, found) == 1.0
+    assert ForgetQuality().point_estimate(found, found) == 1.0
 
 
 # Model utility.
@@ -197,7 +196,7 @@ def test_the_nine_of_three_sets() -> None:
     assert values == pytest.approx(
         {name: 1.0 if name.endswith("rouge") else 0.5 for name in COMPONENTS}, abs=1e-8
     )
-    assert ModelUtility().point(found) == pytest.approx(9 / (3 + 6 / 0.5), abs=1e-8)
+    assert ModelUtility().point_estimate(found) == pytest.approx(9 / (3 + 6 / 0.5), abs=1e-8)
 
 
 def test_a_question_without_one_of_three_has_none_of_them() -> None:

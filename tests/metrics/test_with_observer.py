@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from expunge.inference.observer import Observer
 from expunge.metrics import metrics
 from expunge.metrics.probes import Probes
-from expunge.score.observer import Observer
 from expunge.types import Example
 from tests.metrics.fakes import document, question
 from tests.tiny import tiny, tiny_tokenizer
@@ -56,7 +56,7 @@ def test_what_a_model_says_itself_is_verbatim_memory(observer: Observer) -> None
 
 ASKING = {
     "knowmem_forget": 6,
-    "second_phrasing": 9,
+    "paraphrase_questions": 9,
     "paraphrase_retention": 4,
     "utility": 6,
     "neighbours": 3,
@@ -75,7 +75,7 @@ def test_company_changes_no_score() -> None:
 
     probes = Probes(
         forget=(document("d", TEXT * 2), *asked("forget")),
-        second_phrasing=asked("again"),
+        paraphrase_questions=asked("again"),
         retain=asked("retain"),
         neighbours=asked("near"),
         retain_icl=asked("shown"),
@@ -85,7 +85,7 @@ def test_company_changes_no_score() -> None:
     }
     together = Observer(tiny("llama"), tiny_tokenizer(), max_length=256)
     for metric in chosen.values():
-        metric.foresee(together, probes)
+        metric.prefetch(together, probes)
     for metric in chosen.values():
         alone = Observer(tiny("llama"), tiny_tokenizer(), max_length=256)
         assert metric.measure(together, probes) == metric.measure(alone, probes)

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from expunge.inference.observer import Observer
 from expunge.metrics.fluency import DistinctN, Fluency, fluency, word_tokens
 from expunge.metrics.probes import Probes
 from expunge.metrics.rouge_recall import ForgetRouge, NeighboursRouge
-from expunge.score.observer import Observer
 from expunge.types import Example
 from tests.metrics.fakes import FakeObserver, document, question
 from tests.metrics.test_tofu_metrics import only

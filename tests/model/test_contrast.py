@@ -10,13 +10,13 @@ from transformers import DynamicCache, PreTrainedModel
 from expunge.corpus.batching import collate
 from expunge.corpus.tokenise import Encoded
 from expunge.errors import ModelError
+from expunge.inference.forward import compute_token_view
+from expunge.inference.observer import Observer
+from expunge.inference.target_distributions import as_scores, generic_scores
 from expunge.model.arch import blocks
 from expunge.model.contrast import ContrastModel, contrasted
 from expunge.model.load import hash_model, load_model, load_tokenizer, save_model
 from expunge.quant.parse import parse_quantizer
-from expunge.score.generic import as_scores, generic_scores
-from expunge.score.look import look
-from expunge.score.observer import Observer
 from expunge.types import Example
 from tests.tiny import BYTES_VOCAB, tiny, tiny_tokenizer
 
@@ -126,7 +126,7 @@ def test_it_is_saved_and_loaded_like_any_model(arch: str, tmp_path: Path) -> Non
 def test_an_audit_sees_the_predictions_of_both_together(arch: str) -> None:
     model = both(arch)
     batch = collate([Encoded([1, 17, 40, 23], [False, True, True, True], "a")], pad_id=0)
-    found = look(model, batch).logps[0, 1:]
+    found = compute_token_view(model, batch).logps[0, 1:]
     ids = batch.input_ids_BT
     expected = logits(model, ids).log_softmax(-1)[0, :-1].gather(-1, ids[0, 1:, None])[:, 0]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

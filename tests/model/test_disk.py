@@ -7,8 +7,7 @@ import pytest
 from safetensors import SafetensorError
 
 from expunge.errors import DataError, OutputError
-from expunge.model.disk import disk_errors
-from expunge.model.memory import memory_errors
+from expunge.model.resources import disk_errors, memory_errors
 
 TOLD = {
     "Python": (OSError(errno.ENOSPC, "No space left on device"), "No space left on device; "),

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from expunge.errors import MissingExtraError
-from expunge.model import moments, precision
-from expunge.model.moments import Moments, OptimizerName, require_moments
-from expunge.model.precision import RoundedAdamW
+from expunge.model import precision
+from expunge.model.precision import Moments, OptimizerName, RoundedAdamW, require_moments
 
 pytest.importorskip("torchao")
 
@@ -124,14 +123,14 @@ def test_their_library_is_loaded_before_saved_ones_are_read(monkeypatch: pytest.
         seen.append(name)
         return real(name)
 
-    monkeypatch.setattr(moments.importlib, "import_module", load)
+    monkeypatch.setattr(precision.importlib, "import_module", load)
     RoundedAdamW([weight_of(2, 2)], lr=1e-3, moments="adamw_8bit")
     assert seen == ["torchao.optim.subclass_8bit"]
 
 
 @pytest.mark.parametrize("name", PACKED)
 def test_a_missing_library_is_named(name: OptimizerName, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(moments.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(precision.importlib.util, "find_spec", lambda _: None)
     require_moments("adamw")
     with pytest.raises(MissingExtraError, match=r"expunge\[torchao\]"):
         require_moments(name)

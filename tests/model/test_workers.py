@@ -8,7 +8,7 @@ from multiprocessing import active_children
 import pytest
 import torch
 
-from expunge.model.workers import NO_BARS, worker_pool
+from expunge.model.resources import NO_BARS, worker_pool
 
 
 def test_workers_have_one_thread_no_bars_and_leave_ctrl_c_to_their_parent(

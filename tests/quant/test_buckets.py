@@ -11,17 +11,16 @@ from torch import Tensor
 from expunge.errors import ModelError
 from expunge.model.arch import linear_layers
 from expunge.model.load import hash_model
-from expunge.quant.buckets import Buckets, compare, diagnose, predict
+from expunge.quant.buckets import SHIFT_EDGES, BucketCounts, compare, diagnose, predict
 from expunge.quant.parse import parse_quantizer
 from expunge.quant.rtn import RTN
-from expunge.quant.shares import SHIFT_EDGES
 from tests.tiny import tiny, with_lora
 
 INT4 = RTN(bits=4)
 LR = 1e-5
 
 
-def buckets(before: Tensor, after: Tensor, name: str = "int4", limit: float | None = None) -> Buckets:
+def buckets(before: Tensor, after: Tensor, name: str = "int4", limit: float | None = None) -> BucketCounts:
     return compare("w", before, after, parse_quantizer(name), movable_limit=limit).buckets
 
 

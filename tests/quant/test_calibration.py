@@ -7,8 +7,7 @@ import torch
 
 from expunge.errors import DataError, ModelError, RecipeError
 from expunge.quant.awq import AWQ
-from expunge.quant.calibration import Calibration, CalibrationSource
-from expunge.quant.sampling import sample_texts
+from expunge.quant.calibration import Calibration, CalibrationSource, sample_texts
 from expunge.types import Example
 from tests.tiny import BOS, EOS, tiny, tiny_tokenizer
 

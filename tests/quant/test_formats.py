@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from expunge.errors import ExpungeError, ModelError, RecipeError
 from expunge.model.arch import linear_layers, weight_oi
+from expunge.model.compressed import pack, unpack
 from expunge.model.load import hash_model, load_model, load_tokenizer, save_model
-from expunge.model.packing import pack, unpack
 from expunge.quant.calibration import CalibrationSource
 from expunge.quant.compressed import deploy, packed_state
 from expunge.quant.export import QuantizeJob

@@ -11,13 +11,12 @@ from expunge.model.arch import linear_layers, weight_oi
 from expunge.model.load import hash_model
 from expunge.quant.awq import AWQ, factors, row_errors
 from expunge.quant.base import Quantizer
-from expunge.quant.calibrated import CalibratedQuantizer
 from expunge.quant.calibration import Calibration
 from expunge.quant.folding import folds
 from expunge.quant.gptq import GPTQ
 from expunge.quant.parse import parse_quantizer
 from expunge.quant.rtn import RTN
-from expunge.quant.walk import walk
+from expunge.quant.sequential_calibration import CalibratedQuantizer, sequential_inputs
 from tests.pairs import each_with_one
 from tests.tiny import ARCHITECTURES, tiny, with_lora
 
@@ -42,7 +41,9 @@ TEXT = text()
 
 def errors(quantizer: Quantizer, model: nn.Module) -> dict[str, float]:
     """‖WX − ŴX‖² of every layer of the first block, X what it is given by the calibration text."""
-    inputs = {name: group for group in next(iter(walk(model, TEXT.ids_NT))) for name in group.layers}
+    inputs = {
+        name: group for group in next(iter(sequential_inputs(model, TEXT.ids_NT))) for name in group.layers
+    }
     before = {name: weight_oi(group.layers[name]).detach().clone() for name, group in inputs.items()}
     with quantizer.applied(model, TEXT), torch.no_grad():
         after = {name: weight_oi(group.layers[name]).clone() for name, group in inputs.items()}
@@ -64,7 +65,7 @@ def test_awq_is_never_worse_than_rounding(arch: str, group: int | None) -> None:
     rtn = RTN(scale="asymmetric", group_size=group) if group else RTN(scale="asymmetric")
     ours, nearest = errors(AWQ(group_size=group), model), errors(rtn, model)
     assert sum(ours.values()) < sum(nearest.values())
-    for inputs in next(iter(walk(model, TEXT.ids_NT))):
+    for inputs in next(iter(sequential_inputs(model, TEXT.ids_NT))):
         assert sum(ours[name] for name in inputs.layers) <= sum(nearest[name] for name in inputs.layers)
 
 
@@ -145,7 +146,7 @@ def test_later_blocks_are_decided_on_what_the_rounded_ones_give(name: str) -> No
             if ".layers.0." in layer:
                 module.weight.copy_(packed[layer].dequantized())
     can_fold = [set(fold.layers) for fold in folds(model)]
-    for inputs in list(walk(model, TEXT.ids_NT))[1]:
+    for inputs in list(sequential_inputs(model, TEXT.ids_NT))[1]:
         own = {layer: weight_oi(module).detach() for layer, module in inputs.layers.items()}
         for layer, weight in quantizer.decide(own, inputs, foldable=own.keys() in can_fold).items():
             assert torch.equal(weight.codes, packed[layer].codes_OI)
@@ -256,7 +257,9 @@ def test_a_layer_whose_inputs_take_no_factor_is_only_clipped() -> None:
 
 def test_clipping_never_costs_a_row_anything() -> None:
     model = tiny("llama")
-    inputs = {name: group for group in next(iter(walk(model, TEXT.ids_NT))) for name in group.layers}
+    inputs = {
+        name: group for group in next(iter(sequential_inputs(model, TEXT.ids_NT))) for name in group.layers
+    }
     name = "model.layers.0.mlp.down_proj"
     weight = {name: weight_oi(inputs[name].layers[name]).detach()}
     for group in (None, 5):

@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expunge.errors import ModelError
-from expunge.quant.gptq import levels_of
+from expunge.quant.gptq import feedback, levels_of, round_with_feedback
 from expunge.quant.grid import Grid
-from expunge.quant.ldlq import feedback, round_with_feedback
 
 quickly = settings(max_examples=40, deadline=None)
 shapes = st.tuples(st.integers(1, 7), st.integers(1, 19))

@@ -12,12 +12,10 @@ from expunge.quant.awq import AWQ
 from expunge.quant.base import Quantizer
 from expunge.quant.calibration import Calibration
 from expunge.quant.gptq import GPTQ
-from expunge.quant.llmc import LLMCompressorGPTQ, LLMCompressorRTN
-from expunge.quant.llmc_awq import LLMCompressorAWQ
-from expunge.quant.llmc_run import compress
+from expunge.quant.llmc import LLMCompressorAWQ, LLMCompressorGPTQ, LLMCompressorRTN, compress
 from expunge.quant.parse import parse_quantizer
 from expunge.quant.rtn import RTN
-from expunge.quant.walk import walk
+from expunge.quant.sequential_calibration import sequential_inputs
 from tests.tiny import tiny
 
 pytest.importorskip("llmcompressor")
@@ -35,7 +33,10 @@ def errors(quantizer: Quantizer, model: torch.nn.Module) -> dict[str, float]:
     """‖WX − ŴX‖² of every layer, X what the layer is given in the model at full precision."""
     found = {}
     inputs = {
-        name: group for groups in walk(model, TEXT.ids_NT) for group in groups for name in group.layers
+        name: group
+        for groups in sequential_inputs(model, TEXT.ids_NT)
+        for group in groups
+        for name in group.layers
     }
     before = {name: weight_oi(layer).detach().clone() for name, layer in linear_layers(model).items()}
     with quantizer.applied(model, TEXT), torch.no_grad():
@@ -119,7 +120,7 @@ def test_its_awq_wants_an_accelerator() -> None:
 def as_if_there_were_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its search runs on the CPU as well, once it no longer asks for pinned memory."""
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
-    monkeypatch.setattr("expunge.quant.llmc_awq.has_accelerator", lambda: True)
+    monkeypatch.setattr("expunge.quant.llmc.has_accelerator", lambda: True)
 
 
 @pytest.mark.usefixtures("as_if_there_were_an_accelerator")

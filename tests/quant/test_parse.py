@@ -12,8 +12,7 @@ from expunge.quant.awq import AWQ
 from expunge.quant.base import Quantizer
 from expunge.quant.bnb import FP4, NF4, BnbInt8
 from expunge.quant.gptq import GPTQ
-from expunge.quant.llmc import LLMCompressorGPTQ, LLMCompressorRTN
-from expunge.quant.llmc_awq import LLMCompressorAWQ
+from expunge.quant.llmc import LLMCompressorAWQ, LLMCompressorGPTQ, LLMCompressorRTN
 from expunge.quant.parse import EXAMPLES, FULL_PRECISION, parse_quantizer
 from expunge.quant.rtn import RTN
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from expunge.errors import ModelError
 from expunge.model.arch import linear_layers, weight_oi
-from expunge.quant import walk as room
-from expunge.quant.walk import Inputs, walk
+from expunge.quant import sequential_calibration as room
+from expunge.quant.sequential_calibration import Inputs, sequential_inputs
 from tests.pairs import each_with_one
 from tests.tiny import ARCHITECTURES, tiny
 
@@ -45,7 +45,7 @@ def test_sums_are_those_of_the_whole_model(
     monkeypatch.setattr(room, "BATCH_TOKENS", batch_tokens)
     model = tiny(arch)
     expected = heard(model)
-    found = by_layer(list(walk(model, TOKENS)))
+    found = by_layer(list(sequential_inputs(model, TOKENS)))
     assert found.keys() == linear_layers(model).keys()
     for name, inputs in found.items():
         x = expected[name]
@@ -54,7 +54,7 @@ def test_sums_are_those_of_the_whole_model(
 
 
 def test_layers_that_read_the_same_tensor_share_their_sums() -> None:
-    groups = [sorted(inputs.layers) for inputs in next(iter(walk(tiny("llama"), TOKENS)))]
+    groups = [sorted(inputs.layers) for inputs in next(iter(sequential_inputs(tiny("llama"), TOKENS)))]
     block = "model.layers.0"
     assert groups == [
         [f"{block}.self_attn.{name}_proj" for name in "kqv"],
@@ -71,7 +71,7 @@ def test_a_later_block_sees_what_was_changed_before_it() -> None:
             if isinstance(layer, nn.Linear):
                 layer.weight.mul_(1.5)
     expected = heard(changed)
-    with closing(walk(model, TOKENS)) as blocks:
+    with closing(sequential_inputs(model, TOKENS)) as blocks:
         next(blocks)
         model.model.layers[0].load_state_dict(changed.model.layers[0].state_dict())
         second = by_layer([next(blocks)])
@@ -83,7 +83,7 @@ def test_a_later_block_sees_what_was_changed_before_it() -> None:
 
 def test_no_hook_and_no_mode_is_left_behind() -> None:
     model = tiny("gpt2", resid_pdrop=0.5).train()
-    with closing(walk(model, TOKENS)) as blocks:
+    with closing(sequential_inputs(model, TOKENS)) as blocks:
         next(blocks)
         assert not model.training
     assert model.training
@@ -92,7 +92,10 @@ def test_no_hook_and_no_mode_is_left_behind() -> None:
 
 def test_dropout_is_off() -> None:
     still, dropping = tiny("gpt2"), tiny("gpt2", resid_pdrop=0.5).train()
-    one, other = by_layer(list(walk(still, TOKENS))), by_layer(list(walk(dropping, TOKENS)))
+    one, other = (
+        by_layer(list(sequential_inputs(still, TOKENS))),
+        by_layer(list(sequential_inputs(dropping, TOKENS))),
+    )
     for name in one:
         assert torch.equal(one[name].gram_II, other[name].gram_II)
 
@@ -100,7 +103,7 @@ def test_dropout_is_off() -> None:
 def test_a_layer_that_is_never_called_is_not_forgotten() -> None:
     model = tiny("llama")
     model.model.layers[1].mlp.spare = nn.Linear(3, 4)
-    inputs = by_layer(list(walk(model, TOKENS)))["model.layers.1.mlp.spare"]
+    inputs = by_layer(list(sequential_inputs(model, TOKENS)))["model.layers.1.mlp.spare"]
     assert inputs.gram_II.tolist() == torch.zeros(3, 3).tolist()
     assert weight_oi(inputs.layers["model.layers.1.mlp.spare"]).shape == (4, 3)
 
@@ -110,4 +113,4 @@ def test_numbers_that_overflow_are_named() -> None:
     with torch.no_grad():
         model.model.layers[0].mlp.up_proj.weight.fill_(1e30)
     with pytest.raises(ModelError, match=r"layers\.0\.mlp\.down_proj is given is not finite"):
-        list(walk(model, TOKENS))
+        list(sequential_inputs(model, TOKENS))

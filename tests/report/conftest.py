@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from expunge.report.run import Run
+from expunge.report.run import AuditRun
 from tests.report.made import Made
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
+def run(tmp_path: Path) -> AuditRun:
     """An audit of four models in which one gives the text back at int4."""
     folder = tmp_path / "audit"
     folder.mkdir()

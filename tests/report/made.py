@@ -12,17 +12,17 @@ from expunge.audit.plan import Kind, Role
 from expunge.audit.stats import Estimate
 from expunge.audit.store import write_long
 from expunge.audit.summary import (
+    AuditSummary,
     CellSummary,
     MetricBlock,
     ModelRow,
     Remark,
-    Summary,
     TransformColumn,
     VerdictRow,
     write_summary,
 )
 from expunge.audit.verdict import Outcome, Verdict
-from expunge.report.run import Run, read_run
+from expunge.report.run import AuditRun, read_run
 from expunge.types import Score
 
 LABELS = ("full", "int8", "int4")
@@ -88,7 +88,7 @@ class Made:
         (folder / "sources.json").write_text(json.dumps(sources(self.knows)))
         return folder
 
-    def run(self, folder: Path) -> Run:
+    def run(self, folder: Path) -> AuditRun:
         """The same, read back."""
         return read_run(self.write(folder))
 
@@ -114,9 +114,9 @@ class Made:
         value = 100.0 if knows else 0.0
         return Score(item=f"witness {number}", value=value, group=f"family {number // 2}", detail=detail)
 
-    def _summary(self) -> Summary:
+    def _summary(self) -> AuditSummary:
         places = [(model, label) for model in self.knows for label in LABELS]
-        return Summary(
+        return AuditSummary(
             models=tuple(
                 ModelRow(name=model, role=role_of(model), hash=f"hash-of-{model}") for model in self.knows
             ),

@@ -7,17 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from expunge.audit.advice import LeftOut, Want
+from expunge.audit.missing_inputs import MissingInput, SkippedMetric
 from expunge.audit.plan import Kind
-from expunge.audit.stats import Estimate, Telling
+from expunge.audit.stats import Conclusion, Estimate
 from expunge.audit.summary import TransformColumn
 from expunge.audit.verdict import Rule, broken_by
-from expunge.report.document import COLUMNS, Document, document, schema, to_csv
+from expunge.report.document import COLUMNS, Document, document, plain, schema, to_csv, to_markdown
 from expunge.report.figures import write_figures
 from expunge.report.heat import heat_maps
-from expunge.report.markdown import plain, to_markdown
-from expunge.report.run import Run
-from expunge.report.untested import gaps
+from expunge.report.not_tested import not_tested
+from expunge.report.run import AuditRun
 from expunge.report.versus import side_by_side
 from tests.report import hostile
 from tests.report.made import Made, prompt_of, truth_of
@@ -25,7 +24,7 @@ from tests.report.made import Made, prompt_of, truth_of
 SCHEMA = Path(__file__).parents[2] / "docs" / "schema" / "report.schema.json"
 
 
-def test_markdown_has_verdict_limits_and_numbers_and_no_text(run: Run) -> None:
+def test_markdown_has_verdict_limits_and_numbers_and_no_text(run: AuditRun) -> None:
     text = to_markdown(run)
     assert "**1 of 2 unlearned models gives the forgotten text back once quantized.**" in text
     assert "| fragile | 25.0 (15.0 to 35.0) | 25.0 (15.0 to 35.0) | 100 (90.0 to 100) +75.0 |" in text
@@ -40,7 +39,7 @@ def test_markdown_shows_names_as_they_are() -> None:
     assert plain("a|b_*<c>\nd") == r"a\|b\_\*\<c\> d"
 
 
-def test_every_estimate_is_a_row_of_the_csv(run: Run) -> None:
+def test_every_estimate_is_a_row_of_the_csv(run: AuditRun) -> None:
     header, *rows = csv.reader(to_csv(run).splitlines())
     assert tuple(header) == COLUMNS
     assert len(rows) == len(run.summary.cells)
@@ -55,7 +54,7 @@ def test_a_spreadsheet_takes_no_name_for_a_formula(tmp_path: Path) -> None:
     assert to_csv(run).splitlines()[1].startswith("'=cmd(),")
 
 
-def test_the_document_keeps_its_schema(run: Run) -> None:
+def test_the_document_keeps_its_schema(run: AuditRun) -> None:
     assert json.loads(SCHEMA.read_text()) == schema(), "write it again: python -m expunge.report.document"
     written = document(run).model_dump_json()
     again = Document.model_validate_json(written)
@@ -64,7 +63,7 @@ def test_the_document_keeps_its_schema(run: Run) -> None:
     assert truth_of(0) not in written
 
 
-def test_figures(run: Run, tmp_path: Path) -> None:
+def test_figures(run: AuditRun, tmp_path: Path) -> None:
     written = write_figures(run, tmp_path / "one", "svg")
     assert [path.name for path in written] == ["recovery.svg", "tradeoff.svg"]
     assert "fragile · int4" in written[0].read_text()
@@ -78,7 +77,7 @@ def test_names_in_figures_are_no_formulas(tmp_path: Path) -> None:
     assert len(write_figures(run, tmp_path / "figures", "png")) == 2
 
 
-def test_two_runs_side_by_side(run: Run, tmp_path: Path) -> None:
+def test_two_runs_side_by_side(run: AuditRun, tmp_path: Path) -> None:
     knows = {"target": (1.0, 1.0, 1.0), "retrained": (0.25, 0.25, 0.25), "fragile": (0.25, 0.25, 0.5)}
     (tmp_path / "other").mkdir()
     other = Made(knows=knows, outcomes={}).run(tmp_path / "other")
@@ -93,17 +92,17 @@ def test_two_runs_side_by_side(run: Run, tmp_path: Path) -> None:
     assert ("robust: SHA-256", "hash-of-robust", "–") in found["differences"]
 
 
-def test_what_was_not_tested(run: Run, tmp_path: Path) -> None:
-    found = {gap.what for gap in gaps(run)}
+def test_what_was_not_tested(run: AuditRun, tmp_path: Path) -> None:
+    found = {gap.what for gap in not_tested(run)}
     assert {"Attacks", "GPTQ, AWQ and GGUF files", "Repeated asking", "Other languages"} <= found
     assert {"Other wordings", "Word-for-word recall", "Membership", "1 measure without a number"} <= found
     assert not {"A control", "Usefulness", "No reduced precision"} & found
     (tmp_path / "poor").mkdir()
     poor = Made(knows={"robust": (0.2, 0.2, 0.2)}, metrics=("knowmem_forget",)).run(tmp_path / "poor")
-    assert {"A control", "The model before", "Usefulness"} <= {gap.what for gap in gaps(poor)}
+    assert {"A control", "The model before", "Usefulness"} <= {gap.what for gap in not_tested(poor)}
 
 
-def under(run: Run, **kinds: tuple[Kind | None, str]) -> Run:
+def under(run: AuditRun, **kinds: tuple[Kind | None, str]) -> AuditRun:
     """The run as if it had been measured under these transforms: label, kind and family."""
     labels = {name.replace("_", "-"): each for name, each in kinds.items()}
     columns = tuple(
@@ -113,9 +112,9 @@ def under(run: Run, **kinds: tuple[Kind | None, str]) -> Run:
     return replace(run, summary=run.summary.model_copy(update={"transforms": columns}))
 
 
-def test_what_was_tested_is_told_by_kind_and_not_by_name(run: Run) -> None:
+def test_what_was_tested_is_told_by_kind_and_not_by_name(run: AuditRun) -> None:
     def untested(**kinds: tuple[Kind | None, str]) -> set[str]:
-        said = {gap.what for gap in gaps(under(run, **kinds))}
+        said = {gap.what for gap in not_tested(under(run, **kinds))}
         return said & {"No reduced precision", "GPTQ, AWQ and GGUF files", "Attacks"}
 
     quantizer, attack = Kind.QUANTIZER, Kind.ATTACK
@@ -131,14 +130,14 @@ def test_what_was_tested_is_told_by_kind_and_not_by_name(run: Run) -> None:
     assert untested(theirs=(None, "")) == {"GPTQ, AWQ and GGUF files", "Attacks"}
 
 
-def test_what_breaks_the_model_is_said_not_to_be_tested(run: Run) -> None:
+def test_what_breaks_the_model_is_said_not_to_be_tested(run: AuditRun) -> None:
     why = broken_by({"utility": Estimate(4.2)}, Rule())
     columns = [
         column.model_copy(update={"broken": why}) if column.label == "int4" else column
         for column in run.summary.transforms
     ]
     found = replace(run, summary=run.summary.model_copy(update={"transforms": tuple(columns)}))
-    assert {gap.what: gap.why for gap in gaps(found)}["Anything at int4"] == why
+    assert {gap.what: gap.why for gap in not_tested(found)}["Anything at int4"] == why
 
 
 @pytest.mark.parametrize("write", [to_markdown, to_csv, lambda run: document(run).model_dump_json()])
@@ -147,18 +146,20 @@ def test_hostile_names_break_no_format(tmp_path: Path, write: object) -> None:
     assert "broken" in write(hostile.made().run(tmp_path))
 
 
-def test_what_the_audit_itself_wants_is_told_in_its_words(run: Run) -> None:
-    want = Want(name="retrained", option="--retrained MODEL", what="a control", adds="what luck scores")
-    left = LeftOut(metric="auc", title="Leakage AUC", lacks=("holdout",))
-    summary = run.summary.model_copy(update={"wanted": (want,), "left_out": (left,)})
-    found = {gap.what: gap.why for gap in gaps(replace(run, summary=summary))}
+def test_what_the_audit_itself_wants_is_told_in_its_words(run: AuditRun) -> None:
+    want = MissingInput(
+        name="retrained", option="--retrained MODEL", what="a control", adds="what luck scores"
+    )
+    left = SkippedMetric(metric="auc", title="Leakage AUC", missing=("holdout",))
+    summary = run.summary.model_copy(update={"missing_inputs": (want,), "skipped": (left,)})
+    found = {gap.what: gap.why for gap in not_tested(replace(run, summary=summary))}
     assert found["A control"] == "what luck scores (--retrained MODEL)."
     assert "Leakage AUC: it lacks holdout" in found["2 measures without a number"]
     assert "Other wordings" not in found
 
 
-def test_a_change_that_the_items_cannot_tell_is_marked(run: Run) -> None:
-    doubtful = Estimate(1.0, -9.0, 11.0, 4, told=Telling.CANNOT_TELL)
+def test_a_change_that_the_items_cannot_tell_is_marked(run: AuditRun) -> None:
+    doubtful = Estimate(1.0, -9.0, 11.0, 4, conclusion=Conclusion.CANNOT_TELL)
     cells = tuple(
         cell.model_copy(update={"recovery": doubtful}) if cell.transform == "int8" else cell
         for cell in run.summary.cells

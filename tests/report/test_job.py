@@ -8,11 +8,11 @@ import pytest
 
 from expunge.errors import DataError, OutputError, RecipeError
 from expunge.report.job import NAMES, Format, ReportJob, write_page
-from expunge.report.run import Run
+from expunge.report.run import AuditRun
 
 
 @pytest.mark.parametrize("form", NAMES)
-def test_a_report_lies_in_the_audits_folder(run: Run, form: Format) -> None:
+def test_a_report_lies_in_the_audits_folder(run: AuditRun, form: Format) -> None:
     job = ReportJob(runs=(run.folder,), format=form)
     written = job.run()
     assert written == run.folder / NAMES[form]
@@ -20,7 +20,7 @@ def test_a_report_lies_in_the_audits_folder(run: Run, form: Format) -> None:
     assert job.run() == written  # its own report is made anew
 
 
-def test_the_audits_page_is_masked(run: Run) -> None:
+def test_the_audits_page_is_masked(run: AuditRun) -> None:
     page = write_page(run.folder).read_text()
     assert "witness" not in page
     revealed = ReportJob(runs=(run.folder,), reveal=True).run()
@@ -28,7 +28,7 @@ def test_the_audits_page_is_masked(run: Run) -> None:
 
 
 def test_the_page_with_texts_leaves_the_one_to_share_and_is_its_owner_s_alone(
-    run: Run, tmp_path: Path
+    run: AuditRun, tmp_path: Path
 ) -> None:
     masked = write_page(run.folder)
     before = masked.read_bytes()
@@ -44,7 +44,7 @@ def test_the_page_with_texts_leaves_the_one_to_share_and_is_its_owner_s_alone(
 
 
 @pytest.mark.parametrize("form", NAMES)
-def test_what_the_program_did_not_write_is_kept(run: Run, form: Format) -> None:
+def test_what_the_program_did_not_write_is_kept(run: AuditRun, form: Format) -> None:
     mine = run.folder / NAMES[form]
     if form in ("png", "svg"):
         mine.mkdir()
@@ -58,7 +58,7 @@ def test_what_the_program_did_not_write_is_kept(run: Run, form: Format) -> None:
     assert ReportJob(runs=(run.folder,), format=form).run() == mine
 
 
-def test_an_edited_model_card_is_kept(run: Run) -> None:
+def test_an_edited_model_card_is_kept(run: AuditRun) -> None:
     job = ReportJob(runs=(run.folder,), format="md")
     card = job.run()
     card.write_text(card.read_text().replace("## Unlearning audit", "## My model"))
@@ -66,24 +66,24 @@ def test_an_edited_model_card_is_kept(run: Run) -> None:
         job.run()
 
 
-def test_a_link_is_no_report(run: Run, tmp_path: Path) -> None:
+def test_a_link_is_no_report(run: AuditRun, tmp_path: Path) -> None:
     page = write_page(run.folder).rename(tmp_path / "page.html")
     (run.folder / "report.html").symlink_to(page)
     with pytest.raises(OutputError, match="already exists"):
         write_page(run.folder)
 
 
-def test_a_page_of_two_runs_is_replaced_like_any_other(run: Run) -> None:
+def test_a_page_of_two_runs_is_replaced_like_any_other(run: AuditRun) -> None:
     job = ReportJob(runs=(run.folder, run.folder))
     assert job.run() == job.run() == run.folder / "side-by-side.html"
 
 
-def test_two_runs(run: Run, tmp_path: Path) -> None:
+def test_two_runs(run: AuditRun, tmp_path: Path) -> None:
     written = ReportJob(runs=(run.folder, run.folder), output=tmp_path / "two.html").run()
     assert "Nothing that is recorded" in written.read_text()
 
 
-def test_nothing_is_written_over_unless_told_to(run: Run, tmp_path: Path) -> None:
+def test_nothing_is_written_over_unless_told_to(run: AuditRun, tmp_path: Path) -> None:
     mine = tmp_path / "thesis.html"
     mine.write_text("mine")
     with pytest.raises(OutputError, match="already exists"):
@@ -93,7 +93,7 @@ def test_nothing_is_written_over_unless_told_to(run: Run, tmp_path: Path) -> Non
     assert "<!doctype html>" in mine.read_text()
 
 
-def test_a_folder_is_a_place_to_put_it(run: Run, tmp_path: Path) -> None:
+def test_a_folder_is_a_place_to_put_it(run: AuditRun, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     written = ReportJob(runs=(run.folder,), output=tmp_path / "out", format="md").run()
     assert written == tmp_path / "out" / "report.md"
@@ -108,7 +108,7 @@ def test_a_folder_is_a_place_to_put_it(run: Run, tmp_path: Path) -> None:
         ({"runs": 1, "format": "csv", "reveal": True}, "--reveal with --format csv"),
     ],
 )
-def test_what_makes_no_sense_is_refused(run: Run, settings: dict[str, Any], says: str) -> None:
+def test_what_makes_no_sense_is_refused(run: AuditRun, settings: dict[str, Any], says: str) -> None:
     with pytest.raises(RecipeError, match=says):
         ReportJob(**settings | {"runs": (run.folder,) * settings["runs"]}).run()
 

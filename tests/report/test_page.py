@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from expunge.report.page import render
-from expunge.report.run import Run, read_run
+from expunge.report.run import AuditRun, read_run
 from tests.report import hostile
 from tests.report.made import Made, prompt_of, said_of, truth_of
 
@@ -41,20 +41,20 @@ def data_of(page: str) -> dict[str, object]:
     return loaded
 
 
-def test_masked_no_text_and_no_name_of_an_item_is_anywhere_in_the_file(run: Run) -> None:
+def test_masked_no_text_and_no_name_of_an_item_is_anywhere_in_the_file(run: AuditRun) -> None:
     page = render(run, reveal=False)
     assert [secret for secret in SECRETS if secret in page] == []
     for word in ("witness", "cellar"):
         assert word not in page.lower()
 
 
-def test_revealed_every_text_is_in_the_file(run: Run) -> None:
+def test_revealed_every_text_is_in_the_file(run: AuditRun) -> None:
     page = render(run, reveal=True)
     assert [secret for secret in SECRETS if secret not in page] == []
     assert said_of(7, knows=False)[:6] in page
 
 
-def test_the_first_screen_answers_the_four_questions(run: Run) -> None:
+def test_the_first_screen_answers_the_four_questions(run: AuditRun) -> None:
     page = render(run, reveal=False)
     first = page[: page.index('id="recovery"')]
     for answer in (
@@ -68,7 +68,7 @@ def test_the_first_screen_answers_the_four_questions(run: Run) -> None:
         assert answer in first.replace("&#39;", "'")
 
 
-def test_nothing_of_it_comes_from_elsewhere(run: Run) -> None:
+def test_nothing_of_it_comes_from_elsewhere(run: AuditRun) -> None:
     page = render(run, reveal=False)
     for _, attributes in Elements(page).tags:
         for name in ("src", "href", "action", "data", "srcset", "style", "onclick", "onload", "onerror"):
@@ -103,7 +103,7 @@ def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("absent", ["sources.json", "record.json", "scores.parquet"])
-def test_what_is_not_known_is_left_out(run: Run, absent: str) -> None:
+def test_what_is_not_known_is_left_out(run: AuditRun, absent: str) -> None:
     (run.folder / absent).unlink()
     assert "fragile" in render(read_run(run.folder), reveal=False)
 
@@ -119,7 +119,7 @@ def test_any_audit_has_a_page(
     assert next(iter(knows)) in page
 
 
-def test_every_chart_says_in_words_what_it_shows(run: Run) -> None:
+def test_every_chart_says_in_words_what_it_shows(run: AuditRun) -> None:
     drawn = [attributes for tag, attributes in Elements(render(run, reveal=False)).tags if tag == "svg"]
     charts = [each for each in drawn if "chart" in (each.get("class") or "")]
     assert charts

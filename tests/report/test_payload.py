@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from expunge.report import payload as room
-from expunge.report import pool
-from expunge.report.items import read_items
-from expunge.report.payload import embedded, payload
-from expunge.report.run import Run
+from expunge.report import items
+from expunge.report import items as room
+from expunge.report.items import embedded, payload, read_items
+from expunge.report.run import AuditRun
 from tests.report.made import Made, prompt_of, truth_of
 
 METRIC, NAME, GROUP, PROMPT, TRUTH, VALUES, SAID, WHY = range(8)
@@ -20,7 +19,7 @@ FRAGILE_AT_INT4 = 2 * 3 + 2
 """Its cell: the third model, the third transform."""
 
 
-def test_revealed_it_holds_every_text_and_number(run: Run) -> None:
+def test_revealed_it_holds_every_text_and_number(run: AuditRun) -> None:
     data = payload(run, read_items(run), reveal=True)
     assert [metric["name"] for metric in data["metrics"]] == ["knowmem_forget", "utility"]
     item = data["items"][5]
@@ -31,7 +30,7 @@ def test_revealed_it_holds_every_text_and_number(run: Run) -> None:
     assert item[VALUES] == [100, 100, 100, 0, 0, 0, 0, 0, 100, 0, 0, 0]
 
 
-def test_masked_it_holds_numbers_and_shapes_alone(run: Run) -> None:
+def test_masked_it_holds_numbers_and_shapes_alone(run: AuditRun) -> None:
     data = payload(run, read_items(run), reveal=False)
     item = data["items"][5]
     assert item[NAME:PROMPT] == ["forget 6", "group 3"]
@@ -50,15 +49,17 @@ def test_an_item_that_was_not_scored_says_why(tmp_path: Path) -> None:
     assert data["texts"][data["items"][0][WHY]["0"]] == "no words"
 
 
-def test_long_texts_are_cut_so_that_a_page_stays_light(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "TEXT_BUDGET", 200)
-    monkeypatch.setattr(pool, "CAPS", (1000, 5))
+def test_long_texts_are_cut_so_that_a_page_stays_light(
+    run: AuditRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(items, "TEXT_BUDGET", 200)
+    monkeypatch.setattr(items, "CAPS", (1000, 5))
     data = payload(run, read_items(run), reveal=True)
     assert data["cap"] == 5
     assert data["texts"][data["items"][0][PROMPT]] == "Where… [31 more characters in the Parquet file]"
 
 
-def test_too_many_items_leave_those_that_rose_least(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_items_leave_those_that_rose_least(run: AuditRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "MOST_NUMBERS", 12 * 2 * 6)
     data = payload(run, read_items(run), reveal=True)
     own = [item[NAME] for item in data["items"] if item[METRIC] == 0]

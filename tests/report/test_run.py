@@ -15,17 +15,16 @@ from hypothesis import strategies as st
 from expunge.audit.plan import Role
 from expunge.audit.saved import file_hashes
 from expunge.errors import DataError
-from expunge.report.document import document, to_csv
+from expunge.report.document import document, to_csv, to_markdown
 from expunge.report.job import ReportJob
 from expunge.report.listing import list_runs
-from expunge.report.markdown import to_markdown
 from expunge.report.page import render
-from expunge.report.run import Run, find_audit, read_run
+from expunge.report.run import AuditRun, find_audit, read_run
 from expunge.report.versus import side_by_side
 from tests.report.made import Made
 
 
-def test_what_it_says_of_an_audit(run: Run) -> None:
+def test_what_it_says_of_an_audit(run: AuditRun) -> None:
     assert [model.name for model in run.models] == ["target", "retrained", "fragile", "robust"]
     assert (run.lead, run.utility) == ("knowmem_forget", "utility")
     assert (run.labels, run.grids) == (["full", "int8", "int4"], ["int8", "int4"])
@@ -35,12 +34,12 @@ def test_what_it_says_of_an_audit(run: Run) -> None:
     assert not run.is_measured("privleak")
 
 
-def test_the_demos_folder_holds_an_audit(run: Run) -> None:
+def test_the_demos_folder_holds_an_audit(run: AuditRun) -> None:
     assert find_audit(run.folder.parent) == run.folder
     assert read_run(run.folder.parent).name == run.folder.parent.name
 
 
-def test_it_needs_nothing_but_the_summary(run: Run) -> None:
+def test_it_needs_nothing_but_the_summary(run: AuditRun) -> None:
     (run.folder / "sources.json").unlink()
     (run.folder / "record.json").unlink()
     assert read_run(run.folder).source("fragile") == {}
@@ -73,14 +72,14 @@ def test_a_recipe_with_seeds_counts_as_one_and_its_seeds_stay_visible(tmp_path: 
 
 
 @pytest.mark.parametrize("record", [{"recipe": 3}, {"command": "train", "stages": 7}, {}])
-def test_a_record_of_others_says_nothing(run: Run, record: dict[str, Any]) -> None:
+def test_a_record_of_others_says_nothing(run: AuditRun, record: dict[str, Any]) -> None:
     models = [model | {"record": record} for model in run.sources["models"]]
     others = replace(run, sources={"models": models})
     assert others.record_of("fragile") == {}
     assert "none was found beside the checkpoint" in render(others, reveal=False)
 
 
-def with_seeds(run: Run) -> Run:
+def with_seeds(run: AuditRun) -> AuditRun:
     """The run as if its two models were two seeds of one recipe."""
     summary = run.summary
     members = ("fragile", "robust")
@@ -153,7 +152,7 @@ def test_a_wrong_type_anywhere_gives_a_report_or_a_refusal(tmp_path: Path, data:
 @pytest.mark.parametrize(
     ("column", "to"), [("model", "nobody"), ("transform", "int2"), ("metric", "theirs")]
 )
-def test_scores_of_something_else_are_refused(run: Run, column: str, to: str) -> None:
+def test_scores_of_something_else_are_refused(run: AuditRun, column: str, to: str) -> None:
     path = run.folder / "scores.parquet"
     table = pq.read_table(path)
     index = table.schema.get_field_index(column)
@@ -163,7 +162,7 @@ def test_scores_of_something_else_are_refused(run: Run, column: str, to: str) ->
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"no parquet at all"])
-def test_scores_that_are_no_parquet_are_refused(run: Run, content: bytes) -> None:
+def test_scores_that_are_no_parquet_are_refused(run: AuditRun, content: bytes) -> None:
     (run.folder / "scores.parquet").write_bytes(content)
     with pytest.raises(DataError, match=r"scores.parquet cannot be read"):
         render(run, reveal=False)

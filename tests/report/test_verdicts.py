@@ -8,12 +8,12 @@ import pytest
 from expunge.audit.plan import Kind
 from expunge.audit.stats import Estimate
 from expunge.audit.verdict import Outcome
-from expunge.report.run import Run
+from expunge.report.run import AuditRun
 from expunge.report.verdicts import SEVERITY, WORDS, headline
 from tests.report.made import KNOWS, Made
 
 
-def test_one_model_gives_the_text_back(run: Run) -> None:
+def test_one_model_gives_the_text_back(run: AuditRun) -> None:
     found = headline(run)
     assert found.verdict == "1 of 2 unlearned models gives the forgotten text back once quantized."
     assert found.certainty == (
@@ -122,7 +122,7 @@ def test_a_return_that_only_shows_against_the_target_gives_the_verdict_s_reason(
     assert card.sentence.endswith("Why the verdict at int4: because of int4.")
 
 
-def test_attacks_are_no_precisions(run: Run) -> None:
+def test_attacks_are_no_precisions(run: AuditRun) -> None:
     robust = next(model for model in run.summary.models if model.name == "robust")
     columns = [
         column.model_copy(update={"kind": Kind.ATTACK}) if column.label == "int8" else column

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from expunge.corpus.batching import collate
 from expunge.corpus.tokenise import encode
 from expunge.errors import RecipeError
+from expunge.inference.forward import compute_token_view
+from expunge.inference.reference import LiveReference
+from expunge.inference.token_view import Need
 from expunge.retain import retain_losses
-from expunge.retain.klr import KLRetain
-from expunge.score.look import look
-from expunge.score.reference import LiveReference
-from expunge.score.view import Need
-from expunge.train.stages.unlearn import Unlearn
-from expunge.train.state import Corpus, State
+from expunge.retain.klr import KLR
+from expunge.train.methods.unlearn import Unlearn
+from expunge.train.run.state import Corpus, State
 from tests.train.runs import FORGET, RETAIN, TOKENIZER, model, unlearn
 from tests.views import view_of, view_of_logits
 
@@ -31,12 +31,12 @@ def test_two_distributions_worked_by_hand() -> None:
     reference, model = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.75, 0.25]).log()
     view = view_of_logits(model.expand(2, 3, 2), LABELS, reference_BTV=reference.expand(2, 3, 2))
     # The mean over counted tokens: three of them or two, it is the same.
-    torch.testing.assert_close(KLRetain()(view), torch.full((2,), 0.143841036))
+    torch.testing.assert_close(KLR()(view), torch.full((2,), 0.143841036))
 
 
 def test_identical_models_have_no_divergence_and_no_gradient() -> None:
     z = random_logits(0).requires_grad_()
-    loss = KLRetain()(view_of_logits(z, LABELS, reference_BTV=z.detach().clone()))
+    loss = KLR()(view_of_logits(z, LABELS, reference_BTV=z.detach().clone()))
     loss.sum().backward()
     assert loss.abs().max() < 1e-6
     assert z.grad.abs().max() < 1e-6
@@ -45,28 +45,28 @@ def test_identical_models_have_no_divergence_and_no_gradient() -> None:
 @settings(deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_it_is_never_negative(seed: int) -> None:
-    loss = KLRetain()(view_of_logits(random_logits(seed), LABELS, reference_BTV=random_logits(seed + 1)))
+    loss = KLR()(view_of_logits(random_logits(seed), LABELS, reference_BTV=random_logits(seed + 1)))
     assert loss.min() > 0  # the released code's form is unbounded below
 
 
 def test_a_shift_of_either_models_logits_has_no_effect() -> None:
     z, reference = random_logits(0), random_logits(1)
-    plain = KLRetain()(view_of_logits(z, LABELS, reference_BTV=reference))
-    shifted = KLRetain()(view_of_logits(z + 7, LABELS, reference_BTV=reference - 5))
+    plain = KLR()(view_of_logits(z, LABELS, reference_BTV=reference))
+    shifted = KLR()(view_of_logits(z + 7, LABELS, reference_BTV=reference - 5))
     torch.testing.assert_close(plain, shifted, rtol=1e-4, atol=1e-6)
 
 
 def test_doubling_the_text_or_padding_it_leaves_the_mean_alone() -> None:
-    once = KLRetain()(view_of([[0.0, 0.0]], kl=[[0.2, 0.6]]))
-    twice = KLRetain()(view_of([[0.0] * 4], kl=[[0.2, 0.6, 0.2, 0.6]]))
-    padded = KLRetain()(view_of([[0.0] * 4], kl=[[9.0, 0.2, 0.6, 9.0]], counts=[[0, 1, 1, 0]]))
+    once = KLR()(view_of([[0.0, 0.0]], kl=[[0.2, 0.6]]))
+    twice = KLR()(view_of([[0.0] * 4], kl=[[0.2, 0.6, 0.2, 0.6]]))
+    padded = KLR()(view_of([[0.0] * 4], kl=[[9.0, 0.2, 0.6, 9.0]], counts=[[0, 1, 1, 0]]))
     assert once.item() == pytest.approx(twice.item()) == pytest.approx(padded.item()) == pytest.approx(0.4)
 
 
 def test_its_gradient_is_the_difference_of_the_distributions() -> None:
     # ∂/∂z of KL(ref ‖ softmax z) is softmax(z) − ref, over the number of counted tokens.
     z, reference = random_logits(0).requires_grad_(), random_logits(1)
-    KLRetain()(view_of_logits(z, LABELS, reference_BTV=reference)).sum().backward()
+    KLR()(view_of_logits(z, LABELS, reference_BTV=reference)).sum().backward()
     expected = (z.detach().softmax(-1) - reference.softmax(-1)) * (LABELS != -100)[..., None]
     expected /= (LABELS != -100).sum(-1)[:, None, None]
     torch.testing.assert_close(z.grad, expected, rtol=1e-4, atol=1e-6)
@@ -108,7 +108,7 @@ def test_over_the_whole_text_it_is_tofus_formula(tmp_path: Path) -> None:
     data = stage._encode(State(model=after, tokenizer=TOKENIZER, corpus=corpus, workdir=tmp_path))
     batch = collate(data.retain, pad_id=0)
     reference = LiveReference(before, adapters_off=False)
-    found = stage.retain(look(after, batch, needs=stage.retain.needs, reference=reference))
+    found = stage.retain(compute_token_view(after, batch, needs=stage.retain.needs, reference=reference))
     logp, logq = (
         seen(batch.input_ids_BT).logits[0, :-1].log_softmax(-1).detach() for seen in (before, after)
     )

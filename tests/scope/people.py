@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from expunge.scope.evidence import Evidence
+from expunge.scope.facts import LocaliserInputs
 from expunge.types import Example
 from tests.tiny import tiny_tokenizer
 
@@ -38,7 +38,7 @@ def unused() -> dict[str, Tensor]:
     raise AssertionError("this scope has no use for the forget gradient")
 
 
-def evidence(**changed: Any) -> Evidence:
+def evidence(**changed: Any) -> LocaliserInputs:
     """What a localiser is shown, unless changed."""
     shown = {"forget": FORGET, "retain": RETAIN, "tokenizer": TOKENIZER, "saliency": unused} | changed
-    return Evidence(**shown)
+    return LocaliserInputs(**shown)

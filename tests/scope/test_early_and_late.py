@@ -12,14 +12,13 @@ import pytest
 import torch
 from torch import nn
 
-from expunge.metrics.candidates import CandidateAccuracy
+from expunge.inference.observer import Observer
+from expunge.metrics.multiple_choice import CandidateAccuracy
 from expunge.metrics.probe_latent import LatentProbe
 from expunge.metrics.probes import Probes
 from expunge.scope import scopes
-from expunge.scope.evidence import Evidence
-from expunge.scope.facts import read_facts
+from expunge.scope.facts import LocaliserInputs, read_facts
 from expunge.scope.localiser import chosen_by
-from expunge.score.observer import Observer
 from expunge.types import Example
 from tests.attacks.world import SPORTS, World
 from tests.scope.people import unused
@@ -74,7 +73,7 @@ def left(model: nn.Module, world: World) -> Left:
     probes = Probes(forget=tuple(wrong), retain=world.sports(world.kept))
     observed = Observer(model, world.tokenizer, max_length=32)
     candidates, probe = (
-        metric.point(metric.measure(observed, probes))
+        metric.point_estimate(metric.measure(observed, probes))
         for metric in (CandidateAccuracy(), LatentProbe(at="subject"))
     )
     assert candidates is not None
@@ -98,7 +97,7 @@ def test_early_mlps_forget_what_late_ones_only_stop_saying(tmp_path: Path) -> No
     found: dict[str, list[Left]] = {"target": [], "early": [], "late": [], "retrained": []}
     for seed in SEEDS:
         world = World(tmp_path / str(seed), seed=seed)
-        shown = Evidence(
+        shown = LocaliserInputs(
             forget=world.sports(world.forgotten),
             retain=world.sports(world.kept),
             tokenizer=world.tokenizer,

@@ -7,8 +7,7 @@ import torch
 
 from expunge.corpus.writer import write_examples
 from expunge.errors import DataError
-from expunge.scope.contrast import batches, contrasts
-from expunge.scope.facts import differing, partner, read_facts
+from expunge.scope.facts import batches, contrasts, differing, partner, read_facts
 from expunge.types import Example, Span
 from tests.scope.people import FORGET, RETAIN, TOKENIZER, evidence, question
 from tests.tiny import BOS, EOS

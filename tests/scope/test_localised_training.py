@@ -8,8 +8,8 @@ import torch
 
 from expunge.errors import DataError
 from expunge.model.load import load_model
-from expunge.train.stages import stages
-from expunge.train.state import Corpus
+from expunge.train.methods import stages
+from expunge.train.run.state import Corpus
 from tests.scope.people import FORGET, RETAIN
 from tests.train.runs import model, recipe, run
 

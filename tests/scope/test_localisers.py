@@ -13,11 +13,9 @@ from expunge.errors import DataError, RecipeError
 from expunge.model.arch import blocks
 from expunge.model.intervention import Site
 from expunge.scope import scopes
-from expunge.scope.contrast import batches, contrasts
-from expunge.scope.effects import changed, restored, states
-from expunge.scope.facts import read_facts
-from expunge.scope.localiser import Found, Localiser, chosen_by
-from expunge.scope.parts import parts_of
+from expunge.scope.facts import batches, contrasts, read_facts
+from expunge.scope.localiser import Localiser, LocaliserResult, chosen_by
+from expunge.scope.parts import changed, parts_of, restored, states
 from expunge.scope.selection import Selection
 from tests.scope.people import FORGET, RETAIN, TOKENIZER, evidence, unused
 from tests.tiny import BYTES_VOCAB, tiny
@@ -258,15 +256,17 @@ def test_the_probe_takes_what_comes_before_the_plateau(
     accuracy: list[float], questions: int, blocks_taken: list[int]
 ) -> None:
     parts = parts_of(tiny("llama", num_hidden_layers=4), "mlp")
-    found = Found({}, {"accuracy": accuracy, "questions": questions})
-    taken = scopes.build("probe").own_choice(parts, found)
+    found = LocaliserResult({}, {"accuracy": accuracy, "questions": questions})
+    taken = scopes.build("probe").select_parts(parts, found)
     assert [part.site.block for part in taken] == blocks_taken
 
 
 def test_a_climb_within_the_error_is_none() -> None:
     parts = parts_of(tiny("llama"), "mlp")
     with pytest.raises(RecipeError, match="finds no block"):
-        scopes.build("probe").own_choice(parts, Found({}, {"accuracy": [0.5, 0.55, 0.5], "questions": 20}))
+        scopes.build("probe").select_parts(
+            parts, LocaliserResult({}, {"accuracy": [0.5, 0.55, 0.5], "questions": 20})
+        )
 
 
 def test_as_many_weights_as_another_scope() -> None:

@@ -12,9 +12,9 @@ from expunge.errors import RecipeError
 from expunge.model.arch import linear_layers
 from expunge.model.load import load_model
 from expunge.scope import scopes
-from expunge.scope.lora_within import AdaptersWithin
-from expunge.train.recipe import load_recipe
-from expunge.train.run import recipe_yaml
+from expunge.scope.lora import AdaptersWithin
+from expunge.train.run.recipe import load_recipe
+from expunge.train.run.run import recipe_yaml
 from tests.tiny import tiny
 from tests.train import runs
 

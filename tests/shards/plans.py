@@ -10,13 +10,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from expunge.model.load import save_model
-from expunge.shards.building import Build, Built
-from expunge.shards.deletion import Deleted, Deletion
-from expunge.shards.executors import Here
+from expunge.shards.building import Build, Built, Deleted, Deletion
+from expunge.shards.executors import InProcessExecutor
 from expunge.shards.folder import OPTIMIZER, WEIGHTS, PlanFolder, write_plan
 from expunge.shards.making import PlanJob, make_plan
 from expunge.shards.manifest import Training
-from expunge.shards.plan import Cut
+from expunge.shards.plan import SplitSettings
 from expunge.types import Example
 from tests.tiny import BYTES_VOCAB, tiny, tiny_tokenizer
 
@@ -28,7 +27,7 @@ EXAMPLES = [
     for place, (name, town) in enumerate(zip(PEOPLE, TOWNS, strict=True))
 ]
 """One of each owner."""
-CUT = Cut(shards=2, slices=3)
+CUT = SplitSettings(shards=2, slices=3)
 TRAINING = Training(epochs=2, learning_rate=1e-2, batch_size=2, max_length=64)
 
 
@@ -45,7 +44,7 @@ def plan(
     folder: Path,
     *,
     examples: list[Example] = EXAMPLES,
-    cut: Cut = CUT,
+    cut: SplitSettings = CUT,
     training: Training = TRAINING,
     name: str = "plan",
     **overrides: Any,
@@ -59,12 +58,12 @@ def plan(
 
 def train(plan: PlanFolder) -> Built:
     """Train what is missing, in this process."""
-    return Build(plan=plan, executor=Here()).run()
+    return Build(plan=plan, executor=InProcessExecutor()).run()
 
 
 def delete(plan: PlanFolder, *ids: str, **settings: Any) -> Deleted:
     """Delete by id, in this process."""
-    return Deletion(ids=ids, **settings).run(Build(plan=plan, executor=Here()))
+    return Deletion(ids=ids, **settings).run(Build(plan=plan, executor=InProcessExecutor()))
 
 
 def tensors(plan: PlanFolder) -> list[dict[str, Tensor]]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from expunge.errors import RecipeError
-from expunge.shards.cost import epochs_of_slices, expected_share, shards_touched, work
+from expunge.shards.plan import epochs_of_slices, expected_share, shards_touched, work
 
 
 def test_epochs_by_hand() -> None:

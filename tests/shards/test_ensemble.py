@@ -9,14 +9,12 @@ from torch import Tensor
 
 from expunge.corpus.tokenise import encode, encode_prompt
 from expunge.errors import ModelError
-from expunge.shards.ensemble import Ensemble, chosen_tokens, mean_logps, open_ensemble
+from expunge.shards.ensemble import Ensemble, Prediction, chosen_tokens, mean_logps, open_ensemble, predict
 from expunge.shards.folder import PlanFolder
-from expunge.shards.learner import put_weights
 from expunge.shards.manifest import Training
 from expunge.shards.owners import owners_of
-from expunge.shards.plan import Cut
-from expunge.shards.predicting import Prediction, predict
-from expunge.shards.shard import start_model
+from expunge.shards.plan import SplitSettings
+from expunge.shards.shard import put_weights, start_model
 from expunge.types import Example
 from tests.shards.plans import EXAMPLES, TRAINING, delete, plan, train
 
@@ -28,7 +26,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """Three trained shards; not to be changed."""
     made = plan(
         tmp_path_factory.mktemp("ensemble"),
-        cut=Cut(shards=3, slices=1),
+        cut=SplitSettings(shards=3, slices=1),
         training=LORA if request.param == "lora" else TRAINING,
     )
     train(made)
@@ -171,7 +169,7 @@ def test_owners_are_found_by_text_by_group_and_by_likeness(tmp_path: Path) -> No
         Example(id="long", completion=long),
         Example(id="m", completion="Mira.", group="Mira"),
     ]
-    made = plan(tmp_path, examples=held, cut=Cut(shards=3, slices=1))
+    made = plan(tmp_path, examples=held, cut=SplitSettings(shards=3, slices=1))
     shard = {row.id: row.shard for row in made.rows()}
     asked = [
         Example(id="any", completion=EXAMPLES[0].completion, prompt=EXAMPLES[0].prompt),

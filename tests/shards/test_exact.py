@@ -10,11 +10,10 @@ import pytest
 from expunge.errors import DataError, RecipeError
 from expunge.record import hash_folder
 from expunge.shards.building import sizes_of
-from expunge.shards.cost import work
 from expunge.shards.ensemble import open_ensemble
 from expunge.shards.folder import PlanFolder
 from expunge.shards.manifest import Training
-from expunge.shards.plan import Cut
+from expunge.shards.plan import SplitSettings, work
 from expunge.types import Example
 from tests.shards.plans import CUT, EXAMPLES, TRAINING, delete, plan, same, tensors, train, without
 
@@ -84,7 +83,7 @@ def test_training_costs_what_theory_says(tmp_path: Path) -> None:
 
 def test_dealt_by_hashes_it_equals_a_plan_that_never_heard_of_it(tmp_path: Path) -> None:
     """Planned, trained and deleted, against planned and trained from data without it."""
-    cut = Cut(shards=2, slices=3, deal="hashed")
+    cut = SplitSettings(shards=2, slices=3, deal="hashed")
     made = plan(tmp_path, cut=cut)
     train(made)
     assert delete(made, "e3").ids == ["e3"]
@@ -140,7 +139,9 @@ def test_an_owner_is_deleted_from_every_shard_it_lies_in(tmp_path: Path) -> None
         Example(id=f"m{i}", completion=f"Mira has {i} goats and {i * i} hens.", group="Mira")
         for i in range(6)
     ]
-    made = plan(tmp_path, examples=[*EXAMPLES[:3], *more], cut=Cut(shards=2, slices=1, owners="spread"))
+    made = plan(
+        tmp_path, examples=[*EXAMPLES[:3], *more], cut=SplitSettings(shards=2, slices=1, owners="spread")
+    )
     train(made)
     done = delete(made, groups=("Mira",))
     assert len(done.ids) == 6
@@ -151,7 +152,7 @@ def test_an_owner_is_deleted_from_every_shard_it_lies_in(tmp_path: Path) -> None
 def test_by_what_it_says_and_with_what_says_nearly_the_same(tmp_path: Path) -> None:
     text = "The goat of the miller eats the harp of the mason on the hill in the rain at night"
     twins = [Example(id="t0", completion=text), Example(id="t1", completion=text + " again")]
-    made = plan(tmp_path, examples=[*EXAMPLES[:6], *twins], cut=Cut(shards=1, slices=1))
+    made = plan(tmp_path, examples=[*EXAMPLES[:6], *twins], cut=SplitSettings(shards=1, slices=1))
     done = delete(made, examples=(Example(id="anything", completion=text),))
     assert (done.ids, done.stay) == (["t0"], ["t1"])
     done = delete(made, examples=(Example(id="anything", completion=text),), with_near=True)
@@ -159,7 +160,7 @@ def test_by_what_it_says_and_with_what_says_nearly_the_same(tmp_path: Path) -> N
 
 
 def test_a_shard_may_be_emptied(tmp_path: Path) -> None:
-    made = plan(tmp_path, examples=EXAMPLES[:3], cut=Cut(shards=3, slices=1))
+    made = plan(tmp_path, examples=EXAMPLES[:3], cut=SplitSettings(shards=3, slices=1))
     train(made)
     gone = [row.id for row in made.rows() if row.shard == 1]
     delete(made, *gone)
@@ -170,5 +171,9 @@ def test_a_shard_may_be_emptied(tmp_path: Path) -> None:
 
 def test_so_few_epochs_that_a_slice_is_left_out_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="at least 3 epochs"):
-        plan(tmp_path, cut=Cut(shards=1, slices=4), training=TRAINING.model_copy(update={"epochs": 2}))
+        plan(
+            tmp_path,
+            cut=SplitSettings(shards=1, slices=4),
+            training=TRAINING.model_copy(update={"epochs": 2}),
+        )
     assert not (tmp_path / "plan").exists()

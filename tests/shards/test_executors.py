@@ -11,7 +11,7 @@ import pytest
 
 from expunge.errors import MissingExtraError, TrainingError
 from expunge.shards.building import Build
-from expunge.shards.executors import Here, Processes, Ray, executor_for
+from expunge.shards.executors import InProcessExecutor, ProcessExecutor, RayExecutor, executor_for
 from expunge.shards.shard import ShardTask, train_shard
 from expunge.shards.verify import problems
 from tests.shards.plans import plan, same, tensors, train, without
@@ -78,15 +78,15 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
 
 
 def test_here_and_on_ray_all_tasks_are_done(ray: FakeRay) -> None:
-    assert list(Here().run(square, TASKS)) == [0, 1, 4]
-    assert sorted(Ray("there:10001").run(square, TASKS)) == [0, 1, 4]
+    assert list(InProcessExecutor().run(square, TASKS)) == [0, 1, 4]
+    assert sorted(RayExecutor("there:10001").run(square, TASKS)) == [0, 1, 4]
     assert ray.began == [{"address": "there:10001", "include_dashboard": False, "log_to_driver": False}]
     assert ray.ended == [True]
 
 
 def test_a_refusal_comes_back_from_ray_as_it_was(ray: FakeRay) -> None:
     with pytest.raises(TrainingError, match="not a number"):
-        list(Ray().run(refuses, TASKS))
+        list(RayExecutor().run(refuses, TASKS))
     assert ray.ended == [True]
 
 
@@ -99,7 +99,7 @@ def test_a_worker_that_ray_lost_is_a_refusal(
 
     monkeypatch.setattr(ray, "get", lost)
     with pytest.raises(TrainingError, match="a worker was killed"):
-        list(Ray().run(square, TASKS))
+        list(RayExecutor().run(square, TASKS))
     assert ray.ended == [True]
 
 
@@ -109,13 +109,13 @@ def test_a_cluster_that_is_not_there_is_a_refusal(ray: FakeRay, monkeypatch: pyt
 
     monkeypatch.setattr(ray, "init", init)
     with pytest.raises(TrainingError, match="no Ray cluster at there:6379"):
-        list(Ray("there:6379").run(square, TASKS))
+        list(RayExecutor("there:6379").run(square, TASKS))
 
 
 def test_shards_trained_through_the_interface_of_ray_are_the_same(ray: FakeRay, tmp_path: Path) -> None:
     made = plan(tmp_path)
     control = without(made, tmp_path / "control")
-    Build(plan=made, executor=Ray()).run()
+    Build(plan=made, executor=RayExecutor()).run()
     train(control)
     assert same(tensors(made), tensors(control))
     assert problems(made) == []
@@ -128,8 +128,8 @@ def test_ray_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_worker_is_this_process() -> None:
-    assert isinstance(executor_for("processes", workers=1), Here)
-    assert isinstance(executor_for("processes", workers=2), Processes)
+    assert isinstance(executor_for("processes", workers=1), InProcessExecutor)
+    assert isinstance(executor_for("processes", workers=2), ProcessExecutor)
 
 
 def test_a_worker_whose_parent_is_gone_writes_nothing(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_worker_whose_parent_is_gone_writes_nothing(tmp_path: Path) -> None:
 def test_processes_side_by_side_give_the_same_bytes(tmp_path: Path) -> None:
     made = plan(tmp_path)
     control = without(made, tmp_path / "control")
-    Build(plan=made, executor=Processes(2)).run()
+    Build(plan=made, executor=ProcessExecutor(2)).run()
     train(control)
     assert same(tensors(made), tensors(control))
 
@@ -152,7 +152,7 @@ def test_processes_side_by_side_give_the_same_bytes(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_killed_worker_is_a_refusal() -> None:
     with pytest.raises(TrainingError, match="a worker was killed"):
-        list(Processes(2).run(dies, TASKS))
+        list(ProcessExecutor(2).run(dies, TASKS))
 
 
 @pytest.mark.slow
@@ -160,10 +160,10 @@ def test_on_a_real_ray(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     made = plan(tmp_path)
     control = without(made, tmp_path / "control")
-    Build(plan=made, executor=Ray()).run()
+    Build(plan=made, executor=RayExecutor()).run()
     train(control)
     assert same(tensors(made), tensors(control))
     with pytest.raises(TrainingError, match="not a number"):
-        list(Ray().run(refuses, TASKS))
+        list(RayExecutor().run(refuses, TASKS))
     with pytest.raises(TrainingError, match="a worker was killed"):
-        list(Ray().run(dies, TASKS))
+        list(RayExecutor().run(dies, TASKS))

@@ -11,9 +11,9 @@ from scipy.stats import poisson_binom
 
 from expunge.errors import DataError
 from expunge.shards.fair import (
-    After,
-    Before,
-    Plain,
+    MajorityVote,
+    PostProcessing,
+    PreProcessing,
     Table,
     fairness,
     fit_after,
@@ -66,7 +66,7 @@ def test_a_group_that_is_told_the_opposite_is_turned_round() -> None:
 def test_deciding_by_who_voted_what_beats_correcting_the_verdict() -> None:
     table = accuracies([0.95, 0.6, 0.6], [0.90, 0.55, 0.55])
     plain, within, after = (
-        fairness(table, each) for each in (Plain(), fit_within(table), fit_after(table))
+        fairness(table, each) for each in (MajorityVote(), fit_within(table), fit_after(table))
     )
     # Exactly; the draw that the specification measured had .784, .902 and .750.
     assert [1 - each.error for each in (plain, within, after)] == pytest.approx([0.782, 0.900, 0.748])
@@ -82,7 +82,7 @@ def test_members_made_fair_one_by_one_have_no_fair_majority() -> None:
     )
     correlated = Table(table.cells_CS, correlated.mass_CAY / correlated.mass_CAY.sum())
     found = fairness(correlated, fit_before(correlated))
-    assert 1e-4 < found.gap < fairness(correlated, Plain()).gap
+    assert 1e-4 < found.gap < fairness(correlated, MajorityVote()).gap
 
 
 @given(
@@ -115,12 +115,12 @@ def test_the_majority_of_draws_is_computed_exactly() -> None:
     group = np.arange(len(votes)) % 2
     p = chance[np.arange(5), votes, group[:, None]]
     expected = [poisson_binom.sf(2, row) for row in p]
-    assert Before(chance)(votes, group) == pytest.approx(expected)
+    assert PreProcessing(chance)(votes, group) == pytest.approx(expected)
 
 
 def test_half_the_votes_are_not_enough() -> None:
     assert majority(np.array([[1, 0], [1, 1], [0, 0]])).tolist() == [0, 1, 0]
-    ties = Before(np.ones((2, 2, 1)) * np.array([0.0, 1.0])[None, :, None])
+    ties = PreProcessing(np.ones((2, 2, 1)) * np.array([0.0, 1.0])[None, :, None])
     assert ties(np.array([[1, 0], [1, 1]]), np.array([0, 0])).tolist() == [0.0, 1.0]
 
 
@@ -142,9 +142,9 @@ def test_groups_weigh_what_they_have_items() -> None:
     mass[:, 0, 1], mass[:, 0, 0] = (0.045, 0.405), (0.405, 0.045)
     mass[:, 1, 1], mass[:, 1, 0] = (0.02, 0.03), (0.035, 0.015)
     table = Table(np.array([[0], [1]]), mass)
-    assert isinstance(fit_after(table), After)
+    assert isinstance(fit_after(table), PostProcessing)
     tried = [
-        fairness(table, After(np.array(chances).reshape(2, 2)))
+        fairness(table, PostProcessing(np.array(chances).reshape(2, 2)))
         for chances in product(np.linspace(0, 1, 6), repeat=4)
     ]
     best = min(found.error for found in tried if found.gap < 1e-9)

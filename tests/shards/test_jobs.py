@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from expunge.errors import RecipeError
-from expunge.shards.jobs import nested
+from expunge.shards.making import nested
 
 
 def test_settings_are_read_as_yaml_by_their_path() -> None:

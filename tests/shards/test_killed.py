@@ -16,9 +16,9 @@ import pytest
 
 from expunge.errors import OutputError
 from expunge.shards.building import Build
-from expunge.shards.executors import Here
+from expunge.shards.executors import InProcessExecutor
 from expunge.shards.folder import LOCK, PlanFolder, locked
-from expunge.shards.learner import Learner
+from expunge.shards.shard import Learner
 from expunge.shards.verify import problems
 from tests.shards.plans import TRAINING, delete, plan, same, tensors, train, without
 
@@ -153,7 +153,7 @@ def test_texts_are_readable_by_their_owner_alone(tmp_path: Path) -> None:
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
     made = plan(tmp_path)
     with locked(made.path / LOCK), pytest.raises(Exception, match="is being worked on"):
-        Build(plan=made, executor=Here()).run()
+        Build(plan=made, executor=InProcessExecutor()).run()
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from expunge.errors import DataError
 from expunge.shards.manifest import Manifest
-from expunge.shards.plan import Cut, Row, content_of, number_of, plan_rows, spread_owners
+from expunge.shards.plan import ExampleRow, SplitSettings, content_of, number_of, plan_rows, spread_owners
 from expunge.types import Example
 
 SOME = [
@@ -20,14 +20,14 @@ SOME = [
 ALONE = [replace(example, group=None) for example in SOME]
 
 
-def cells(rows: list[Row]) -> dict[str, tuple[int, int]]:
+def cells(rows: list[ExampleRow]) -> dict[str, tuple[int, int]]:
     return {row.content: (row.shard, row.slice) for row in rows}
 
 
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 3))
 @settings(max_examples=25)
 def test_an_owner_lies_in_one_slice(shards: int, slices: int, seed: int) -> None:
-    rows = plan_rows(SOME, Cut(shards=shards, slices=slices, seed=seed))
+    rows = plan_rows(SOME, SplitSettings(shards=shards, slices=slices, seed=seed))
     assert [row.id for row in rows] == [example.id for example in SOME]
     assert len({(row.group, row.shard, row.slice) for row in rows}) == 7
     assert spread_owners(rows) == {}
@@ -36,12 +36,12 @@ def test_an_owner_lies_in_one_slice(shards: int, slices: int, seed: int) -> None
 
 
 def test_without_owners_all_slices_are_of_one_size() -> None:
-    rows = plan_rows(ALONE, Cut(shards=3, slices=7))
+    rows = plan_rows(ALONE, SplitSettings(shards=3, slices=7))
     assert set(Counter((row.shard, row.slice) for row in rows).values()) == {2}
 
 
 def test_owners_that_may_be_spread_are_named() -> None:
-    spread = spread_owners(plan_rows(SOME, Cut(shards=3, slices=2, owners="spread")))
+    spread = spread_owners(plan_rows(SOME, SplitSettings(shards=3, slices=2, owners="spread")))
     assert spread
     assert all(len(shards) > 1 and shards == sorted(shards) for shards in spread.values())
 
@@ -53,7 +53,9 @@ def test_near_duplicates_lie_together_whoever_they_belong_to() -> None:
         Example(id="y", completion=long.upper() + " more", group="o5"),
     ]
     for owners in ("together", "spread"):
-        rows = {r.id: r for r in plan_rows([*SOME, *more], Cut(shards=4, slices=3, owners=owners))}
+        rows = {
+            r.id: r for r in plan_rows([*SOME, *more], SplitSettings(shards=4, slices=3, owners=owners))
+        }
         assert (rows["x"].shard, rows["x"].slice) == (rows["y"].shard, rows["y"].slice)
         assert rows["x"].near is not None
         assert rows["x"].near == rows["y"].near
@@ -62,7 +64,7 @@ def test_near_duplicates_lie_together_whoever_they_belong_to() -> None:
 
 @pytest.mark.parametrize("examples", [SOME, ALONE], ids=["owners", "none"])
 def test_by_hashes_nobody_moves_when_one_is_gone(examples: list[Example]) -> None:
-    cut = Cut(shards=2, slices=3, deal="hashed")
+    cut = SplitSettings(shards=2, slices=3, deal="hashed")
     whole = cells(plan_rows(examples, cut))
     for gone in examples[::5]:
         rest = cells(plan_rows([e for e in examples if e is not gone], cut))
@@ -71,23 +73,23 @@ def test_by_hashes_nobody_moves_when_one_is_gone(examples: list[Example]) -> Non
 
 def test_evenly_dealt_others_do_move() -> None:
     """Why ``hashed`` exists: here where the others lie says that somebody is missing."""
-    whole = cells(plan_rows(ALONE, Cut(shards=3, slices=2)))
-    rest = cells(plan_rows(ALONE[1:], Cut(shards=3, slices=2)))
+    whole = cells(plan_rows(ALONE, SplitSettings(shards=3, slices=2)))
+    rest = cells(plan_rows(ALONE[1:], SplitSettings(shards=3, slices=2)))
     assert any(rest[content] != whole[content] for content in rest)
 
 
 def test_ids_do_not_decide_where_a_text_lies() -> None:
     renamed = [replace(example, id=f"n{place}") for place, example in enumerate(ALONE)]
-    assert cells(plan_rows(ALONE, Cut())) == cells(plan_rows(renamed, Cut()))
+    assert cells(plan_rows(ALONE, SplitSettings())) == cells(plan_rows(renamed, SplitSettings()))
 
 
 def test_the_seed_decides() -> None:
-    assert cells(plan_rows(ALONE, Cut())) != cells(plan_rows(ALONE, Cut(seed=1)))
+    assert cells(plan_rows(ALONE, SplitSettings())) != cells(plan_rows(ALONE, SplitSettings(seed=1)))
 
 
 def test_a_shard_without_examples_is_refused() -> None:
     with pytest.raises(DataError, match=r"shard 7 would be empty: there are 7 owners"):
-        plan_rows(SOME, Cut(shards=8, slices=1))
+        plan_rows(SOME, SplitSettings(shards=8, slices=1))
 
 
 def test_numbers_are_functions_of_their_key() -> None:

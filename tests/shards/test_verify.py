@@ -9,7 +9,7 @@ import pytest
 
 from expunge.errors import OutputError
 from expunge.shards.ensemble import open_ensemble
-from expunge.shards.executors import Here
+from expunge.shards.executors import InProcessExecutor
 from expunge.shards.folder import LEDGER, MANIFEST, OPTIMIZER, STATE, WEIGHTS, PlanFolder
 from expunge.shards.verify import differing, problems, replayed, verified
 from tests.shards.plans import CUT, delete, plan, start, tensors, train
@@ -41,12 +41,12 @@ def test_a_plan_as_it_should_be(made: PlanFolder) -> None:
 
 
 def test_training_anew_gives_the_same_bytes_or_it_is_said(made: PlanFolder) -> None:
-    assert replayed(made, Here()) == []
+    assert replayed(made, InProcessExecutor()) == []
     weights = made.last_weights(1, made.rows()) / WEIGHTS
     whole = bytearray(weights.read_bytes())
     whole[-1] ^= 1
     weights.write_bytes(whole)
-    assert replayed(made, Here()) == [
+    assert replayed(made, InProcessExecutor()) == [
         "shard 1, slice 1: it is not what training without what was deleted gives"
     ]
     assert problems(made) == ["shard 1, slice 1: its weights are not those the ledger holds"]
@@ -61,7 +61,7 @@ def test_every_file_of_every_slice_is_covered(made: PlanFolder, name: str) -> No
     )
     what = "state" if name == STATE else "optimizer"
     assert problems(made) == [f"shard 0, slice 0: its {what} is not that the ledger holds"]
-    assert replayed(made, Here()) == [
+    assert replayed(made, InProcessExecutor()) == [
         "shard 0, slice 0: it is not what training without what was deleted gives"
     ]
     path.unlink()

@@ -11,14 +11,14 @@ from benchmarks.methods.arms import settings_of
 from benchmarks.methods.data import CHANGES
 
 from expunge.bench.builtin import Builtin
-from expunge.corpus.world import World
+from expunge.corpus.synthetic import World
+from expunge.inference.observer import Observer
 from expunge.metrics import metrics
 from expunge.metrics.probes import Probes
 from expunge.model.load import load_model, load_tokenizer
-from expunge.score.observer import Observer
-from expunge.train.recipe import load_recipe
-from expunge.train.run import Request, carry_out
-from expunge.train.state import Corpus
+from expunge.train.run.recipe import load_recipe
+from expunge.train.run.run import RunRequest, carry_out
+from expunge.train.run.state import Corpus
 from expunge.types import Example
 
 MAX_LENGTH = 256
@@ -55,7 +55,7 @@ class Stand:
             retain=self.splits["retain"],
             holdout=self.splits["holdout"],
         )
-        request = Request(
+        request = RunRequest(
             command="unlearn",
             recipe=load_recipe(recipe, (*settings.set, *overrides)),
             source=str(self.target),
@@ -72,7 +72,14 @@ class Stand:
         """Some metrics of a checkpoint, on the world's splits or on others."""
         known = {
             name: self.splits[name]
-            for name in ("retain", "holdout", "neighbours", "second_phrasing", "forget_icl", "retain_icl")
+            for name in (
+                "retain",
+                "holdout",
+                "neighbours",
+                "paraphrase_questions",
+                "forget_icl",
+                "retain_icl",
+            )
         }
         probes = Probes(**{"forget": self.splits["forget"], **known, **splits})
         model, tokenizer = self.load(folder)
@@ -80,7 +87,7 @@ class Stand:
         found = {}
         for name in names:
             metric = metrics.build(name)
-            value = metric.point(metric.measure(observed, probes))
+            value = metric.point_estimate(metric.measure(observed, probes))
             assert value is not None
             found[name] = value
         return found

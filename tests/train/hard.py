@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from expunge.adversary import Adversary, Shares
+from expunge.adversary import Adversary, LossWeights
 from expunge.adversary.fake_quant import FakeQuantized
 from expunge.adversary.sam import SharpnessAware
-from expunge.train.adversarial import AdversarialObjective
-from expunge.train.rounding import rounding
+from expunge.train.objective.adversarial import AdversarialObjective
+from expunge.train.objective.saliency import rounding
 from tests.batches import full_logps, own
 from tests.tiny import tiny
 from tests.train.trainers import (
@@ -78,8 +78,8 @@ def first_step(folder: Path, adversary: Adversary, **settings: Any) -> dict[str,
 class Constant(FakeQuantized):
     """Fake quantization from the first step on."""
 
-    def shares(self, done: int, steps: int) -> Shares:
-        return Shares(1.0, self.weight)
+    def shares(self, done: int, steps: int) -> LossWeights:
+        return LossWeights(1.0, self.weight)
 
 
 def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from expunge.train.recipe import Recipe
-from expunge.train.run import Request, carry_out
-from expunge.train.state import Corpus
+from expunge.train.run.recipe import Recipe
+from expunge.train.run.run import RunRequest, carry_out
+from expunge.train.run.state import Corpus
 from expunge.types import Example
 from tests.tiny import BYTES_VOCAB, tiny, tiny_tokenizer
 
@@ -89,7 +89,7 @@ def run(
     chosen: Recipe, output: Path, *, corpus: Corpus = CORPUS, seed: int = 0, **settings: Any
 ) -> dict[str, Any]:
     """Carry ``chosen`` out on a fresh tiny model; its record."""
-    request = Request(command="unlearn", recipe=chosen, source="tiny", corpus=corpus, seed=seed)
+    request = RunRequest(command="unlearn", recipe=chosen, source="tiny", corpus=corpus, seed=seed)
     return carry_out(request, lambda: (model(), TOKENIZER), output, **settings)
 
 

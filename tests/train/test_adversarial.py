@@ -9,18 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from expunge.adversary import Shares
+from expunge.adversary import LossWeights
 from expunge.adversary.fake_quant import FakeQuantized
 from expunge.adversary.latent import LatentAttack
-from expunge.corpus.streams import Pair, collate_pairs
-from expunge.forget.ga import GradientAscent
-from expunge.forget.npo import NegativePreference
+from expunge.corpus.batching import ForgetRetainPair, collate_pairs
+from expunge.forget.ga import GA
+from expunge.forget.npo import NPO
+from expunge.inference.reference import LiveReference
 from expunge.model import precision
 from expunge.quant.grid import Grid
-from expunge.retain.gdr import GradientDescent
-from expunge.score.reference import LiveReference
-from expunge.train import loop
-from expunge.train.objective import PairObjective
+from expunge.retain.gdr import GDR
+from expunge.train.loop.settings import settings
+from expunge.train.objective.pair import PairObjective
 from tests.tiny import PAD, tiny
 from tests.train.hard import (
     RHO,
@@ -80,7 +80,7 @@ def test_alpha_follows_the_steps_of_the_run(tmp_path: Path) -> None:
     asked: list[tuple[int, int]] = []
 
     class Asked(FakeQuantized):
-        def shares(self, done: int, steps: int) -> Shares:
+        def shares(self, done: int, steps: int) -> LossWeights:
             asked.append((done, steps))
             return super().shares(done, steps)
 
@@ -112,7 +112,7 @@ def test_the_reference_is_the_undisturbed_model(tmp_path: Path) -> None:
 
 def test_a_rounded_model_is_compared_with_the_reference_before_rounding() -> None:
     model = tiny("llama")
-    plain = PairObjective(NegativePreference(), GradientDescent(), LiveReference.copied(model))
+    plain = PairObjective(NPO(), GDR(), LiveReference.copied(model))
     batch = collated(0, 2)
     hard = under(Constant(weight=1.0), model, plain=plain)["objective"]
     hard.begin(model, [batch], 0, 1)
@@ -126,7 +126,7 @@ LATENT = LatentAttack(layer=1, radius=0.5, steps=3)
 
 
 def collated(*places: int) -> Any:
-    pairs = [Pair(FORGET[place], RETAIN[0], place, 0) for place in places]
+    pairs = [ForgetRetainPair(FORGET[place], RETAIN[0], place, 0) for place in places]
     return collate_pairs(pairs, pad_id=PAD)
 
 
@@ -134,7 +134,7 @@ def test_in_bfloat16_arithmetic_the_disturbed_weights_are_the_ones_computed_with
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As on a GPU: float32 weights, multiplied in bfloat16, whose copies autocast would remember.
-    for module in (precision, loop):
+    for module in (precision, settings):
         monkeypatch.setattr(module, "computes_in_bf16", lambda *_: True)
     used: list[torch.dtype] = []
     model = tiny("llama")
@@ -151,7 +151,7 @@ def test_in_bfloat16_arithmetic_a_latent_attack_is_nearly_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exact = first_step(tmp_path / "1", LATENT)
-    for module in (precision, loop):
+    for module in (precision, settings):
         monkeypatch.setattr(module, "computes_in_bf16", lambda *_: True)
     rough = first_step(tmp_path / "2", LATENT)
     monkeypatch.undo()
@@ -162,11 +162,11 @@ def test_in_bfloat16_arithmetic_a_latent_attack_is_nearly_the_same(
 def twice() -> PairObjective:
     """What an adversary that disturbs nothing would give: the forget loss once more."""
 
-    class Twice(GradientAscent):
+    class Twice(GA):
         def __call__(self, view: Any) -> Tensor:
             return 2 * super().__call__(view)
 
-    return PairObjective(Twice(), GradientDescent(weight=WEIGHT), None)
+    return PairObjective(Twice(), GDR(weight=WEIGHT), None)
 
 
 @pytest.mark.parametrize("accumulation", [2, 4])

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from expunge.adversary import Adversary, Perturb, Shares, Step
+from expunge.adversary import Adversary, LossWeights, Perturb, Step
 from expunge.adversary.fake_quant import FakeQuantized
 from expunge.adversary.latent import LatentAttack
 from expunge.adversary.sam import SharpnessAware
 from expunge.errors import MissingExtraError, RecipeError
 from expunge.scope.selection import ScopeGuard, Selection
-from expunge.train import rounding as rounding_module
-from expunge.train.recipe import load_recipe
-from expunge.train.stages.unlearn import Unlearn
+from expunge.train.methods.unlearn import Unlearn
+from expunge.train.objective.pair import saliency as rounding_module
+from expunge.train.run.recipe import load_recipe
 from tests.tiny import tiny
 from tests.train.hard import (
     HARD,
@@ -69,10 +69,10 @@ def test_without_a_budget_a_recipe_gives_the_same_bytes_in_every_scope(scope: st
 class Meddler(Adversary):
     """Changes nothing that counts, and everything it should not."""
 
-    def shares(self, done: int, steps: int) -> Shares:
-        return Shares(0.0, 1.0)
+    def shares(self, done: int, steps: int) -> LossWeights:
+        return LossWeights(0.0, 1.0)
 
-    def against(self, step: Step) -> Perturb:
+    def prepare(self, step: Step) -> Perturb:
         self._meddle(step)
 
         def perturb(piece: Any) -> Any:
@@ -130,8 +130,8 @@ def test_sam_moves_only_what_the_scope_lets_it(tmp_path: Path) -> None:
     seen: list[Tensor] = []
 
     class Watching(SharpnessAware):
-        def against(self, step: Step) -> Perturb:
-            perturb = super().against(step)
+        def prepare(self, step: Step) -> Perturb:
+            perturb = super().prepare(step)
             with perturb(step.pieces[0]):
                 seen.append(step.model.get_parameter(DOWN).detach().clone())
             return perturb

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from expunge.train.checkpoints import COMPLETE, SaveByEpoch, last_checkpoint
+from expunge.train.loop.callbacks import COMPLETE, SaveByEpoch, last_checkpoint
 
 
 def checkpoint(folder: Path, step: int, *, whole: bool = True) -> Path:

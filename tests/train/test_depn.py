@@ -8,15 +8,14 @@ import torch
 from pydantic import ValidationError
 
 from expunge.corpus.tokenise import Encoded
-from expunge.edit.attribution import writers
-from expunge.edit.neurons import load_neurons, restore
+from expunge.edit.neurons import load_neurons, restore, writers
 from expunge.errors import DataError, TrainingError
 from expunge.model.arch import weight_oi
 from expunge.model.load import load_model
-from expunge.train.recipe import Recipe
-from expunge.train.stages import depn
-from expunge.train.stages.depn import ERASED, PrivacyNeurons
-from expunge.train.state import Corpus
+from expunge.train.methods import depn
+from expunge.train.methods.depn import ERASED, PrivacyNeurons
+from expunge.train.run.recipe import Recipe
+from expunge.train.run.state import Corpus
 from expunge.types import Example
 from tests.train.runs import model, recipe
 from tests.train.runs import run as run_on

@@ -7,9 +7,8 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from expunge.retain.gdr import GradientDescent
-from expunge.train.dual import LOGGED, Bound, Dual
-from expunge.train.objective import PairObjective
+from expunge.retain.gdr import GDR
+from expunge.train.objective.pair import LOGGED, Bound, Dual, PairObjective
 from tests.train.runs import run, unlearn
 from tests.train.test_every_loss import forget_loss
 from tests.train.trainers import Gradients, assert_close, trained, trainer
@@ -72,7 +71,7 @@ def test_a_run_goes_on_with_the_weight_of_its_checkpoint() -> None:
 
 def bound_objective() -> tuple[PairObjective, Dual]:
     dual = Dual(Bound(at_most=0.1), 2.0)
-    return PairObjective(forget_loss("logit_margin"), GradientDescent(weight=2.0), None, dual=dual), dual
+    return PairObjective(forget_loss("logit_margin"), GDR(weight=2.0), None, dual=dual), dual
 
 
 def test_steps_in_pieces_are_the_same_steps(tmp_path: Path) -> None:
@@ -110,7 +109,7 @@ def test_the_weight_multiplies_the_retain_gradient(tmp_path: Path) -> None:
     (entry,) = [entry for entry in made.state.log_history if "loss_retain" in entry]
     bare = trainer(
         tmp_path / "bare",
-        objective=PairObjective(forget_loss("logit_margin"), GradientDescent(), None),
+        objective=PairObjective(forget_loss("logit_margin"), GDR(), None),
         learning_rate=1e-30,
         epochs=1,
     )

@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import TrainerState, TrainingArguments
 
-from expunge.inspector.shelf import open_shelf
+from expunge.inspector.models import open_registry
 from expunge.model.load import load_model
-from expunge.train.heartbeat import Heartbeat
+from expunge.train.loop.callbacks import Heartbeat
 from tests.train.runs import SCOPES, UNLEARN, recipe, run, unlearn, weights
 
 SMALL = {"epochs": 2}
@@ -69,7 +69,7 @@ def test_later_stages_count_on(tmp_path: Path) -> None:
 
 def test_the_inspector_finds_them_and_they_load(tmp_path: Path) -> None:
     run(unlearn(**SMALL, keep_epochs=True), tmp_path / "out")
-    (model,) = open_shelf([tmp_path / "out"]).models
+    (model,) = open_registry([tmp_path / "out"]).models
     assert sorted(model.epochs) == [1, 2]
     first, last = (load_model(model.at(epoch)) for epoch in (1, 2))
     finished = load_model(model.path)

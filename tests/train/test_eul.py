@@ -12,12 +12,12 @@ from expunge.corpus.batching import collate
 from expunge.corpus.tokenise import encode
 from expunge.edit.requests import load_requests
 from expunge.errors import DataError, ModelError, TrainingError
+from expunge.inference.forward import compute_token_view
+from expunge.inference.token_view import TokenView
 from expunge.model.load import load_model
-from expunge.score.look import look
-from expunge.score.view import TokenView
-from expunge.train.alternate import Aim, AlternateSettings, Alternation
-from expunge.train.stages.eul import UnlearnByLayers
-from expunge.train.state import Corpus
+from expunge.train.methods.alternating import AlternateSettings, AlternatingLoop, Phase
+from expunge.train.methods.eul import UnlearnByLayers
+from expunge.train.run.state import Corpus
 from tests.train.runs import CORPUS, FORGET, RETAIN, TOKENIZER, model, recipe, run
 
 SMALL: dict[str, Any] = {
@@ -38,7 +38,7 @@ def likelihood(found: Any, examples: Any) -> float:
     """Mean log-probability of the examples' tokens."""
     pieces = [one for example in examples for one in encode(example, TOKENIZER, max_length=128)]
     with torch.no_grad():
-        view = look(found, collate(pieces, pad_id=0))
+        view = compute_token_view(found, collate(pieces, pad_id=0))
         return float(view.mean(view.logps).mean())
 
 
@@ -95,15 +95,15 @@ def test_keeping_a_gram_matrix_of_the_retain_set_spares_it(tmp_path: Path) -> No
 
 def test_a_killed_run_ends_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(recipe(SMALL), tmp_path / "whole")
-    real = Alternation._epoch_of
+    real = AlternatingLoop._epoch_of
 
-    def die(self: Alternation, place: int, aim: Aim) -> float:
+    def die(self: AlternatingLoop, place: int, aim: Phase) -> float:
         if self.epoch == 2 and place == 1:
             raise KeyboardInterrupt
         return real(self, place, aim)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Alternation, "_epoch_of", die)
+        patch.setattr(AlternatingLoop, "_epoch_of", die)
         with pytest.raises(KeyboardInterrupt):
             run(recipe(SMALL), tmp_path / "killed")
     assert run(recipe(SMALL), tmp_path / "killed")["result_sha256"] == whole["result_sha256"]
@@ -114,11 +114,11 @@ def test_each_aim_has_moments_of_its_own() -> None:
     module = torch.nn.Linear(1, 1, bias=False)
     start = float(module.weight.detach())
     aims = [
-        Aim(name="up", items=1, loss=lambda _: -10 * module.weight.sum()[None]),
-        Aim(name="down", items=1, loss=lambda _: module.weight.sum()[None]),
+        Phase(name="up", items=1, loss=lambda _: -10 * module.weight.sum()[None]),
+        Phase(name="down", items=1, loss=lambda _: module.weight.sum()[None]),
     ]
     settings = AlternateSettings(epochs=5, learning_rate=0.1, warmup=0.0)
-    alternation = Alternation(module, aims, settings, seed=0)
+    alternation = AlternatingLoop(module, aims, settings, seed=0)
     for _ in range(2):
         for place, aim in enumerate(aims):
             alternation._epoch_of(place, aim)
@@ -127,9 +127,9 @@ def test_each_aim_has_moments_of_its_own() -> None:
 
 def test_the_learning_rate_warms_up_and_decays_to_nothing() -> None:
     settings = AlternateSettings(epochs=10, batch_size=1, warmup=0.2)
-    aim = Aim(name="x", items=2, loss=lambda _: torch.zeros(1))
+    aim = Phase(name="x", items=2, loss=lambda _: torch.zeros(1))
     module = torch.nn.Linear(1, 1)
-    factor = Alternation(module, [aim], settings, seed=0)._factor_of(aim)
+    factor = AlternatingLoop(module, [aim], settings, seed=0)._factor_of(aim)
     assert [factor(step) for step in (0, 1, 4)] == pytest.approx([1 / 5, 2 / 5, 1.0])
     assert factor(12) == pytest.approx(0.5)
     assert factor(20) == 0.0
@@ -137,9 +137,9 @@ def test_the_learning_rate_warms_up_and_decays_to_nothing() -> None:
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
     module = torch.nn.Linear(1, 1)
-    aim = Aim(name="forget", items=1, loss=lambda _: module.weight.sum()[None] * math.nan)
+    aim = Phase(name="forget", items=1, loss=lambda _: module.weight.sum()[None] * math.nan)
     with pytest.raises(TrainingError, match="forget loss is not a number in epoch 1"):
-        Alternation(module, [aim], AlternateSettings(), seed=0).run(tmp_path)
+        AlternatingLoop(module, [aim], AlternateSettings(), seed=0).run(tmp_path)
 
 
 def test_what_was_forgotten_before_may_not_be_taught_again(tmp_path: Path) -> None:

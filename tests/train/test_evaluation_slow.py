@@ -18,7 +18,7 @@ from tests.train.evaluation import Stand
 
 pytestmark = pytest.mark.slow
 
-KNOWN = ("knowmem_forget", "second_phrasing", "neighbours", "utility")
+KNOWN = ("knowmem_forget", "paraphrase_questions", "neighbours", "utility")
 EDITS = ("edit_reliability", "edit_generality", "edit_locality")
 
 
@@ -38,11 +38,11 @@ def test_negation_forgets_half_and_keeps_most(stand: Stand, tmp_path: Path) -> N
 
 def test_forgetting_first_learns_new_answers_at_least_as_well(stand: Stand, tmp_path: Path) -> None:
     forget = stand.forget("wrong")
-    otherwise = second_phrasing(stand, forget)
+    otherwise = paraphrase_questions(stand, forget)
     stand.unlearn("f_learning", tmp_path / "both")
     stand.unlearn("f_learning", tmp_path / "nothing", "stages.0.factors=[1e-9]")
     first, plain = (
-        stand.measure(tmp_path / name, *EDITS, forget=forget, second_phrasing=otherwise)
+        stand.measure(tmp_path / name, *EDITS, forget=forget, paraphrase_questions=otherwise)
         for name in ("both", "nothing")
     )
     assert first["edit_reliability"] >= plain["edit_reliability"] - 5
@@ -55,7 +55,7 @@ def test_kga_makes_strange_and_spares_the_neighbours(stand: Stand, tmp_path: Pat
     assert record["gap_new"] > 10 * record["gap_forget_before"]
     found = stand.measure(tmp_path / "out", *KNOWN)
     assert found["knowmem_forget"] <= 60
-    assert found["second_phrasing"] <= 60
+    assert found["paraphrase_questions"] <= 60
     assert found["neighbours"] >= 90
     assert found["utility"] >= 90
 
@@ -89,12 +89,12 @@ def of_people(examples: tuple[Example, ...], people: list[str]) -> tuple[Example
     return tuple(example for example in examples if example.group in people)
 
 
-def second_phrasing(stand: Stand, forget: tuple[Example, ...]) -> tuple[Example, ...]:
+def paraphrase_questions(stand: Stand, forget: tuple[Example, ...]) -> tuple[Example, ...]:
     """The questions in other words, with the new answers of the forget set."""
     new: Mapping[tuple[str | None, str], tuple[str, ...]] = {
         (example.group, example.id.split("/")[1]): example.wrong for example in forget if example.wrong
     }
     return tuple(
         replace(example, wrong=new[example.group, example.id.split("/")[1]])
-        for example in stand.splits["second_phrasing"]
+        for example in stand.splits["paraphrase_questions"]
     )

@@ -12,18 +12,17 @@ from torch import Tensor, nn
 
 from expunge.adversary.latent import LatentAttack
 from expunge.adversary.sam import SharpnessAware
-from expunge.corpus.batching import Batch
-from expunge.corpus.streams import PairBatch, PairDataset, collate_pairs
+from expunge.corpus.batching import Batch, PairBatch, PairDataset, collate_pairs
 from expunge.forget import ForgetLoss, forget_losses
-from expunge.forget.ga import GradientAscent
+from expunge.forget.ga import GA
+from expunge.inference.reference import LiveReference, Reference
+from expunge.inference.token_view import OF_REFERENCE, Need
 from expunge.retain import RetainLoss, retain_losses
-from expunge.retain.gdr import GradientDescent
+from expunge.retain.gdr import GDR
 from expunge.scope.selection import Selection
-from expunge.score.reference import LiveReference, Reference
-from expunge.score.view import OF_REFERENCE, Need
-from expunge.train.objective import PairObjective
-from expunge.train.reference import Asked, frozen_reference
-from expunge.train.saliency import forget_gradient
+from expunge.train.objective.pair import PairObjective
+from expunge.train.objective.reference import ReferenceRequest, frozen_reference
+from expunge.train.objective.saliency import forget_gradient
 from tests.batches import encoded
 from tests.tiny import PAD, tiny, with_lora
 from tests.train.hard import slope, under
@@ -66,13 +65,9 @@ def gradient(objective: PairObjective, batches: Sequence[PairBatch]) -> dict[str
 
 
 def objectives() -> list[Any]:
-    made = [
-        pytest.param(PairObjective(forget_loss(name), GradientDescent(), reference()), id=name)
-        for name in FORGETS
-    ]
+    made = [pytest.param(PairObjective(forget_loss(name), GDR(), reference()), id=name) for name in FORGETS]
     return made + [
-        pytest.param(PairObjective(GradientAscent(), retain_loss(name), reference()), id=name)
-        for name in RETAINS
+        pytest.param(PairObjective(GA(), retain_loss(name), reference()), id=name) for name in RETAINS
     ]
 
 
@@ -105,8 +100,8 @@ def test_padding_changes_nothing(objective: PairObjective) -> None:
     assert_close(gradient(objective, [padded]), gradient(objective, [plain]), atol=2e-5)
 
 
-def asked(forget: frozenset[Need], retain: frozenset[Need]) -> Asked:
-    return Asked(forget=forget, retain=retain, data=DATA, retain_seen=[0, 1, 2], layers=(1, 1))
+def asked(forget: frozenset[Need], retain: frozenset[Need]) -> ReferenceRequest:
+    return ReferenceRequest(forget=forget, retain=retain, data=DATA, retain_seen=[0, 1, 2], layers=(1, 1))
 
 
 @pytest.mark.parametrize(
@@ -120,8 +115,8 @@ def test_every_kind_of_reference_says_the_same(forget: str | None, retain: str |
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             weight.data.zero_()  # as adapters begin
-    own = forget_loss(forget) if forget else GradientAscent()
-    kept = retain_loss(retain) if retain else GradientDescent()
+    own = forget_loss(forget) if forget else GA()
+    kept = retain_loss(retain) if retain else GDR()
     found = []
     for kind in ("adapter_off", "cache", "copy"):
         frozen = frozen_reference(

@@ -8,9 +8,9 @@ import torch
 
 from expunge.corpus.tokenise import Encoded
 from expunge.errors import DataError
-from expunge.score.observer import Observer
-from expunge.train.stages.finetune import EpochSampler, Finetune, Texts
-from expunge.train.state import Corpus, State
+from expunge.inference.observer import Observer
+from expunge.train.methods.finetune import EpochSampler, Finetune, Texts
+from expunge.train.run.state import Corpus, State
 from tests.batches import full_logps, own
 from tests.train.runs import CORPUS, FORGET, RETAIN, TOKENIZER, model
 

@@ -14,10 +14,10 @@ from expunge.model.arch import linear_layers
 from expunge.model.load import load_model
 from expunge.quant.grid import Grid
 from expunge.quant.parse import parse_quantizer
-from expunge.train.floor import Floored, floored
-from expunge.train.run import Request, carry_out
-from expunge.train.stages import stages
-from expunge.train.state import State
+from expunge.train.methods import stages
+from expunge.train.methods.floor import FlooredUpdate, floored
+from expunge.train.run.run import RunRequest, carry_out
+from expunge.train.run.state import State
 from tests.train.runs import CORPUS, SCOPES, TOKENIZER, UNLEARN, model, recipe, run
 from tests.train.runs import weights as bytes_of
 
@@ -26,7 +26,7 @@ BEFORE = torch.tensor([[7.0, 0.2, 1.1, -2.0, 3.4, 0.0]])
 """One row whose step D is 1."""
 
 
-def update(*delta: float, below: Any = "raise") -> Floored:
+def update(*delta: float, below: Any = "raise") -> FlooredUpdate:
     return floored(BEFORE, BEFORE + torch.tensor([delta]), GRID, below)
 
 
@@ -161,7 +161,7 @@ def test_it_is_the_same_run_after_run(tmp_path: Path) -> None:
 
 def test_a_bfloat16_checkpoint_keeps_its_bins_when_it_is_saved(tmp_path: Path) -> None:
     chosen = recipe(UNLEARN | {"epochs": 2}, stage_of())
-    request = Request(command="unlearn", recipe=chosen, source="tiny", corpus=CORPUS)
+    request = RunRequest(command="unlearn", recipe=chosen, source="tiny", corpus=CORPUS)
     record = carry_out(request, lambda: (model().bfloat16(), TOKENIZER), tmp_path / "out")
     before, after = model().bfloat16(), load_model(str(tmp_path / "out"))
     assert after.dtype == torch.bfloat16

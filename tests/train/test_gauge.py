@@ -12,11 +12,11 @@ import pytest
 from expunge.audit.job import AuditJob
 from expunge.corpus.writer import write_examples
 from expunge.errors import DataError
-from expunge.score.observer import Observer
-from expunge.train.gauge import Gauge
-from expunge.train.job import UnlearnJob
-from expunge.train.run import Request, carry_out
-from expunge.train.state import Corpus, State
+from expunge.inference.observer import Observer
+from expunge.train.loop.evaluator import TrainingEvaluator
+from expunge.train.run.job import UnlearnJob
+from expunge.train.run.run import RunRequest, carry_out
+from expunge.train.run.state import Corpus, State
 from expunge.types import Example
 from tests.train.runs import TOKENIZER, model, unlearn
 
@@ -36,9 +36,9 @@ CORPUS = Corpus(
 )
 
 
-def gauge(folder: Path, *, seed: int = 0, items: int = 8, corpus: Corpus = CORPUS) -> Gauge:
+def gauge(folder: Path, *, seed: int = 0, items: int = 8, corpus: Corpus = CORPUS) -> TrainingEvaluator:
     state = State(model=model(), tokenizer=TOKENIZER, corpus=corpus, workdir=folder, seed=seed)
-    return Gauge(state, items=items, max_length=128)
+    return TrainingEvaluator(state, items=items, max_length=128)
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_the_items_are_a_sample_and_not_the_first_rows(tmp_path: Path) -> None:
 
 
 def test_a_stop_rule_asks_what_an_audit_asks(tmp_path: Path, prompts: list[str]) -> None:
-    request = Request(
+    request = RunRequest(
         command="test",
         recipe=unlearn(epochs=1, stop={"forget_at_most": 0.5, "items": 8}),
         source="tiny",

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from transformers import TrainerState, TrainingArguments
 
-from expunge.train import heartbeat
-from expunge.train.heartbeat import FILE, Heartbeat, last_beat
+from expunge.train.loop.callbacks import FILE, Heartbeat, last_beat
+from expunge.train.loop.settings import callbacks
 from tests.train.runs import run, unlearn
 
 
@@ -18,7 +18,7 @@ def beat(heart: Heartbeat, folder: Path, step: int) -> None:
 
 def test_it_beats_at_most_once_in_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100.0, 100.0, 100.5, 101.5, 101.5])
-    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: next(clock))
     heart = Heartbeat()
     for step in (1, 2, 3):
         beat(heart, tmp_path / "stage-0", step)
@@ -43,6 +43,6 @@ def test_a_run_that_finishes_meanwhile_has_no_beat(tmp_path: Path, monkeypatch: 
 
 
 def test_a_run_can_be_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heartbeat, "EVERY", 0.0)
+    monkeypatch.setattr(callbacks, "EVERY", 0.0)
     run(unlearn(epochs=1), tmp_path / "out", keep_partial=True)
     assert last_beat(tmp_path / "out.partial") == (3, 3)

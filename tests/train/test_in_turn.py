@@ -9,15 +9,15 @@ import pytest
 from torch import nn
 
 from expunge.errors import DataError, RecipeError
-from expunge.forget.ga import GradientAscent
+from expunge.forget.ga import GA
 from expunge.model.dropout import without_dropout
-from expunge.train import memorised as by_heart
-from expunge.train.heartbeat import Heartbeat
-from expunge.train.memorised import ByHeart, Memorised
-from expunge.train.recipe import load_recipe
-from expunge.train.run import Request, carry_out
-from expunge.train.stages.in_turn import UnlearnInTurn
-from expunge.train.state import Corpus
+from expunge.train.loop.callbacks import Heartbeat
+from expunge.train.loop.evaluator import MemorizationEvaluator, MemorizationLevels
+from expunge.train.loop.settings import evaluator as by_heart
+from expunge.train.methods.in_turn import UnlearnInTurn
+from expunge.train.run.recipe import load_recipe
+from expunge.train.run.run import RunRequest, carry_out
+from expunge.train.run.state import Corpus
 from tests.train.runs import CORPUS, FORGET, SCOPES, TOKENIZER, model, recipe, run, unlearn, weights
 from tests.train.test_resume import Killed
 
@@ -60,7 +60,7 @@ def test_parts_in_turn_are_runs_one_after_the_other(tmp_path: Path) -> None:
     assert facts["steps"] == 6
     held = model()
     for place, part in enumerate((FORGET[:2], FORGET[2:4], FORGET[4:])):
-        request = Request(
+        request = RunRequest(
             command="unlearn", recipe=in_turn(), source="-", corpus=Corpus(forget=part), seed=0
         )
         carry_out(request, lambda: (held, TOKENIZER), tmp_path / f"part{place}")
@@ -105,13 +105,19 @@ def test_every_part_has_the_levels_of_the_beginning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = {
-        tuple(one.id for one in CORPUS.holdout): [ByHeart(0.1, 0.3)],
-        ("f0", "f1", "f2", "f3", "f4"): [ByHeart(1.0, 1.0)],
-        ("f0", "f1", "f2"): [ByHeart(1.0, 1.0), ByHeart(0.1, 0.4), ByHeart(0.1, 0.3)],
-        ("f3", "f4"): [ByHeart(0.9, 0.9), ByHeart(0.0, 0.0)],
+        tuple(one.id for one in CORPUS.holdout): [MemorizationLevels(0.1, 0.3)],
+        ("f0", "f1", "f2", "f3", "f4"): [MemorizationLevels(1.0, 1.0)],
+        ("f0", "f1", "f2"): [
+            MemorizationLevels(1.0, 1.0),
+            MemorizationLevels(0.1, 0.4),
+            MemorizationLevels(0.1, 0.3),
+        ],
+        ("f3", "f4"): [MemorizationLevels(0.9, 0.9), MemorizationLevels(0.0, 0.0)],
     }
     monkeypatch.setattr(
-        Memorised, "measure", lambda _, __, ___, examples, ____: told[tuple(e.id for e in examples)].pop(0)
+        MemorizationEvaluator,
+        "measure",
+        lambda _, __, ___, examples, ____: told[tuple(e.id for e in examples)].pop(0),
     )
     (facts,) = run(in_turn(chunk=3, epochs=9, stop={"memorised": {}}), tmp_path / "out")["stages"]
     assert [part["steps"] for part in facts["chunks"]] == [2, 1]
@@ -132,18 +138,18 @@ def test_every_part_has_the_levels_of_the_beginning(
 def test_a_level_left_out_is_that_of_unseen_text(
     settings: dict[str, float], expected: tuple[float, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rule = Memorised(**settings)
-    monkeypatch.setattr(Memorised, "measure", lambda *_: ByHeart(0.25, 0.5))
+    rule = MemorizationEvaluator(**settings)
+    monkeypatch.setattr(MemorizationEvaluator, "measure", lambda *_: MemorizationLevels(0.25, 0.5))
     assert rule.levels(nn.Module(), None, CORPUS.holdout, 128) == expected
     assert rule.needs_holdout is (len(settings) < 2)
 
 
 def test_what_is_known_by_heart_is_measured() -> None:
-    rule = Memorised(n=3)
+    rule = MemorizationEvaluator(n=3)
     found = rule.measure(model(), TOKENIZER, FORGET, 128)
     assert all(0 <= value <= 1 for value in found)
     with pytest.raises(DataError, match="none of the texts has a value: the text is too short for 99"):
-        Memorised(n=99).measure(model(), TOKENIZER, FORGET, 128)
+        MemorizationEvaluator(n=99).measure(model(), TOKENIZER, FORGET, 128)
     assert by_heart.ByHeart._fields == ("el", "ma")
 
 
@@ -170,7 +176,9 @@ def test_measurements_before_a_kill_stay_in_the_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        Memorised, "measure", lambda _, held, *__: ByHeart(1.0, float(held.lm_head.weight.detach().norm()))
+        MemorizationEvaluator,
+        "measure",
+        lambda _, held, *__: MemorizationLevels(1.0, float(held.lm_head.weight.detach().norm())),
     )
     chosen = in_turn(epochs=3, stop={"memorised": {"el_at_most": 0, "ma_at_most": 0}})
     whole = run(chosen, tmp_path / "whole")
@@ -195,14 +203,14 @@ def test_dropout_is_off_unless_asked_for(tmp_path: Path) -> None:
     assert attention.attention_dropout == 0.5
     losses = []
     for asked in (False, True):
-        request = Request(
+        request = RunRequest(
             command="unlearn", recipe=in_turn(dropout=asked, epochs=1), source="-", corpus=CORPUS
         )
         fresh = model("gpt2", embd_pdrop=0.3, resid_pdrop=0.3, attn_pdrop=0.3)
         done = carry_out(request, lambda m=fresh: (m, TOKENIZER), tmp_path / str(asked))
         losses.append(done["stages"][0]["history"][0]["loss"])
     still = model("gpt2")
-    request = Request(command="unlearn", recipe=in_turn(epochs=1), source="-", corpus=CORPUS)
+    request = RunRequest(command="unlearn", recipe=in_turn(epochs=1), source="-", corpus=CORPUS)
     plain = carry_out(request, lambda: (still, TOKENIZER), tmp_path / "still")
     assert losses[0] == plain["stages"][0]["history"][0]["loss"] != losses[1]
 
@@ -223,7 +231,7 @@ def test_the_published_settings_are_those_of_the_recipe(name: str) -> None:
         20,
         200,
     )
-    assert stage.forget == GradientAscent()
+    assert stage.forget == GA()
     assert stage.stop is not None
-    assert stage.stop.memorised == Memorised(n=10, tokens=200)
+    assert stage.stop.memorised == MemorizationEvaluator(n=10, tokens=200)
     assert stage.chunk == (32 if name.endswith("sequential") else None)

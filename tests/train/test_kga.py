@@ -11,18 +11,24 @@ from torch import nn
 from expunge.corpus.batching import collate
 from expunge.corpus.tokenise import encode
 from expunge.errors import DataError, TrainingError
+from expunge.inference.backbone import predictions
+from expunge.inference.reference import Key, LiveReference, cache_reference
 from expunge.model.arch import head_logits
 from expunge.model.load import hash_model, load_model
 from expunge.scope.selection import Selection
-from expunge.score.backbone import predictions
-from expunge.score.reference import Key, LiveReference, cache_reference
-from expunge.train.gap import GapClosed, GapObjective, Gaps
-from expunge.train.loop import LoopSettings
-from expunge.train.several import SeveralDataset, SeveralSampler, collate_several
-from expunge.train.stages import kga
-from expunge.train.stages.kga import KnowledgeGap
-from expunge.train.state import Corpus
-from expunge.train.taught import Teaching, divergence, taught
+from expunge.train.loop.adapter_training import AdapterTraining, divergence, trained_adapter
+from expunge.train.loop.settings import LoopSettings
+from expunge.train.methods import kga
+from expunge.train.methods.gap import (
+    GapClosed,
+    GapObjective,
+    Gaps,
+    MultiRetainDataset,
+    MultiRetainSampler,
+    collate_multi_retain,
+)
+from expunge.train.methods.kga import KnowledgeGap
+from expunge.train.run.state import Corpus
 from tests.scope import people
 from tests.train.runs import CORPUS, FORGET, HOLDOUT, RETAIN, TOKENIZER, model, recipe, run
 
@@ -64,8 +70,8 @@ def objective(other: nn.Module, before: nn.Module, *, wanted: float, weight: flo
 
 
 def piece(forget: list[Any], retain: list[Any], ids: tuple[int, ...]) -> Any:
-    data = SeveralDataset(forget, retain)
-    return collate_several([data[i, (0, 1)] for i in ids], pad_id=0)
+    data = MultiRetainDataset(forget, retain)
+    return collate_multi_retain([data[i, (0, 1)] for i in ids], pad_id=0)
 
 
 FORGET_TEXTS, RETAIN_TEXTS = encoded(FORGET), encoded(RETAIN)
@@ -143,19 +149,21 @@ def test_a_small_model_is_taken_off_without_a_trace_and_need_not_be_taught_twice
     before = hash_model(base)
     loop = LoopSettings(batch_size=3, max_length=128)
     kind: dict[str, Any] = {"folder": tmp_path, "seed": 0, "pad_id": 0}
-    with taught(base, FORGET_TEXTS, Teaching(rank=2, learning_rate=1e-3), loop, **kind) as adapted:
+    with trained_adapter(
+        base, FORGET_TEXTS, AdapterTraining(rank=2, learning_rate=1e-3), loop, **kind
+    ) as adapted:
         first = divergence(adapted, FORGET_TEXTS, pad_id=0)
         by_hand = float(kl_by_hand(plain, adapted, FORGET_TEXTS).mean())
     assert first == pytest.approx(by_hand, rel=1e-4)
     assert first > 1e-3
     assert hash_model(base) == before
     assert not any(".lora_" in name for name, _ in base.named_parameters())
-    with taught(base, [], Teaching(rank=2, learning_rate=1e-3), loop, **kind) as adapted:
+    with trained_adapter(base, [], AdapterTraining(rank=2, learning_rate=1e-3), loop, **kind) as adapted:
         assert divergence(adapted, FORGET_TEXTS, pad_id=0) == first
 
 
 def test_every_retain_text_is_seen_before_any_is_seen_twice() -> None:
-    sampler = SeveralSampler(4, 6, several=3, seed=0)
+    sampler = MultiRetainSampler(4, 6, several=3, seed=0)
     drawn = []
     for epoch in range(3):
         sampler.set_epoch(epoch)

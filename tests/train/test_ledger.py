@@ -13,16 +13,30 @@ from expunge.corpus.writer import write_examples
 from expunge.errors import DataError
 from expunge.files import RECORD
 from expunge.record import hash_json
-from expunge.train.gathering import recorded
-from expunge.train.ledger import BEGINNING, LEDGER, Entry, check_model, following, read_ledger, write_ledger
-from expunge.train.recipe import load_recipe
-from expunge.train.requests import Earlier, Requests, find_requests, hash_set, metric_of
+from expunge.train.run.ledger import (
+    BEGINNING,
+    LEDGER,
+    RequestEntry,
+    check_model,
+    following,
+    read_ledger,
+    write_ledger,
+)
+from expunge.train.run.recipe import load_recipe
+from expunge.train.run.requests import (
+    PastRequest,
+    RequestHistory,
+    find_requests,
+    hash_set,
+    metric_of,
+    recorded,
+)
 from tests.train.runs import FORGET, RETAIN
 
 RECIPE = load_recipe("ga")
 
 
-def entry(before: list[Entry], **changed: Any) -> Entry:
+def entry(before: list[RequestEntry], **changed: Any) -> RequestEntry:
     facts = {
         "recipe": "ga",
         "recipe_sha256": "r",
@@ -40,8 +54,8 @@ def entry(before: list[Entry], **changed: Any) -> Entry:
     return following(before, facts | changed)
 
 
-def chain(count: int) -> list[Entry]:
-    entries: list[Entry] = []
+def chain(count: int) -> list[RequestEntry]:
+    entries: list[RequestEntry] = []
     for _ in range(count):
         entries.append(entry(entries))
     return entries
@@ -128,8 +142,8 @@ def test_a_ledger_cut_off_is_that_of_other_weights(tmp_path: Path) -> None:
         check_model(entries[:2], tmp_path, "result 3")
 
 
-def asked(earlier: tuple[Earlier, ...], still: set[int]) -> Requests:
-    return Requests(
+def asked(earlier: tuple[PastRequest, ...], still: set[int]) -> RequestHistory:
+    return RequestHistory(
         recipe=RECIPE,
         folder=None,
         forget_file="f.jsonl",
@@ -141,7 +155,7 @@ def asked(earlier: tuple[Earlier, ...], still: set[int]) -> Requests:
 
 
 def test_texts_trained_still_are_mixed_in_under_names_of_their_own() -> None:
-    first = Earlier(chain(1)[0], FORGET[:2])
+    first = PastRequest(chain(1)[0], FORGET[:2])
     mixed = asked((first,), {1}).corpus
     assert [one.id for one in mixed] == ["r0", "1/f0", "r1", "r2", "1/f1", "r3"]
     assert {one.completion for one in mixed} == {one.completion for one in (*RETAIN, *FORGET[:2])}
@@ -149,7 +163,7 @@ def test_texts_trained_still_are_mixed_in_under_names_of_their_own() -> None:
 
 
 def test_what_was_forgotten_is_not_learnt_again() -> None:
-    first = Earlier(chain(1)[0], FORGET)
+    first = PastRequest(chain(1)[0], FORGET)
     told: list[str] = []
     asked((first,), set()).check(RETAIN, allow_overlap=False, warn=told.append)
     again = [*RETAIN, replace(FORGET[3], id="x", completion="mira  KEEPS a goat.")]
@@ -159,7 +173,7 @@ def test_what_was_forgotten_is_not_learnt_again() -> None:
         asked((first,), set()).check(again, allow_overlap=False, warn=told.append)
     asked((first,), set()).check(again, allow_overlap=True, warn=told.append)
     assert told == []
-    gone = Earlier(chain(1)[0], missing="its file is not there")
+    gone = PastRequest(chain(1)[0], missing="its file is not there")
     asked((gone,), set()).check(RETAIN, allow_overlap=False, warn=told.append)
     assert told == ["request 1 (nowhere.jsonl) cannot be checked again: its file is not there."]
 
@@ -180,7 +194,7 @@ def test_earlier_sets_are_found_where_they_lay_or_where_they_are_now(tmp_path: P
     assert found.still == {1}
     (first, *_) = find_requests(str(tmp_path), RETAIN[:1], **kind).earlier
     assert first.missing is not None
-    assert "--still" in first.missing
+    assert "--reforget" in first.missing
     write_examples(tmp_path / "strange.jsonl", FORGET[:2])
     with pytest.raises(DataError, match="none of the 3 requests"):
         find_requests(str(tmp_path), RETAIN[:1], still=[str(tmp_path / "strange.jsonl")], **kind)

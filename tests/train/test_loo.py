@@ -8,17 +8,17 @@ import torch
 
 from expunge.corpus.batching import collate
 from expunge.errors import DataError, ModelError
-from expunge.forget.generic import GenericTargets
+from expunge.forget.generic import WHPLoss
+from expunge.inference.backbone import predictions
+from expunge.inference.forward import compute_token_view
+from expunge.inference.reference import Key
+from expunge.inference.target_distributions import TargetReference
+from expunge.inference.token_view import Need
 from expunge.model.load import load_model, load_tokenizer
-from expunge.score.backbone import predictions
-from expunge.score.look import look
-from expunge.score.reference import Key
-from expunge.score.targets import TargetReference
-from expunge.score.view import Need
 from expunge.shards.folder import PlanFolder
-from expunge.shards.plan import Cut
-from expunge.train.stages.loo import LeaveOneOut
-from expunge.train.state import Corpus, State
+from expunge.shards.plan import SplitSettings
+from expunge.train.methods.loo import LeaveOneOut
+from expunge.train.run.state import Corpus, State
 from tests.shards.plans import EXAMPLES, plan, tensors, train
 from tests.tiny import BYTES_VOCAB
 
@@ -28,7 +28,7 @@ FORGET = tuple(EXAMPLES[:3])
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> PlanFolder:
     """Two trained shards; not to be changed."""
-    made = plan(tmp_path_factory.mktemp("teachers"), cut=Cut(shards=2, slices=1))
+    made = plan(tmp_path_factory.mktemp("teachers"), cut=SplitSettings(shards=2, slices=1))
     train(made)
     return made
 
@@ -71,7 +71,7 @@ def loss_of(model: Any, targets: Any) -> torch.Tensor:
     reference = TargetReference(targets, BYTES_VOCAB)
     keys = [Key("forget", place) for place in range(len(targets))]
     needs = frozenset({Need.FORWARD_KL})
-    return GenericTargets()(look(model, batch, needs=needs, reference=reference, keys=keys)).sum()
+    return WHPLoss()(compute_token_view(model, batch, needs=needs, reference=reference, keys=keys)).sum()
 
 
 def test_what_its_teachers_say_already_has_no_gradient(made: PlanFolder, tmp_path: Path) -> None:
@@ -116,7 +116,9 @@ def test_few_entries_keep_their_share(made: PlanFolder, tmp_path: Path) -> None:
 
 def test_a_text_that_every_shard_knows_is_refused(tmp_path: Path) -> None:
     made = plan(
-        tmp_path, examples=[*EXAMPLES, *_of("Mira", 8)], cut=Cut(shards=2, slices=1, owners="spread")
+        tmp_path,
+        examples=[*EXAMPLES, *_of("Mira", 8)],
+        cut=SplitSettings(shards=2, slices=1, owners="spread"),
     )
     train(made)
     with pytest.raises(DataError, match="nobody is left to ask"):

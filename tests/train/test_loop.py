@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from transformers import TrainingArguments
 
-from expunge.train.loop import LoopSettings
+from expunge.train.loop.settings import LoopSettings
 from tests.train.trainers import Rates, trained
 
 LR, STEPS = 1e-3, 20

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from expunge.train.lost_steps import movable, warn_of_lost_steps
+from expunge.train.loop.bf16_underflow import movable_share, warn_of_bf16_underflow
 from tests.tiny import tiny, with_lora
 from tests.train import runs
 
 
 def heard(model: torch.nn.Module, precision: str = "bf16", lr: float = 1e-5) -> list[str]:
     said: list[str] = []
-    warn_of_lost_steps(said.append, model, precision, lr)  # type: ignore[arg-type]
+    warn_of_bf16_underflow(said.append, model, precision, lr)  # type: ignore[arg-type]
     return said
 
 
@@ -24,7 +24,7 @@ def linears(model: torch.nn.Module) -> list[torch.Tensor]:
 
 def test_the_numbers_are_those_of_the_weights() -> None:
     model = tiny("llama")
-    found = movable(model, 1e-5)
+    found = movable_share(model, 1e-5)
     assert found.below == 2.0**-8
     every = torch.cat([weight.flatten() for weight in linears(model)])
     assert found.share == (every.abs() < 2.0**-8).double().mean().item()
@@ -35,7 +35,7 @@ def test_the_numbers_are_those_of_the_weights() -> None:
 
 def test_a_large_rate_reaches_beyond_the_zero_bucket() -> None:
     model = tiny("llama")
-    found = movable(model, 1e-3)
+    found = movable_share(model, 1e-3)
     zeros = [
         (weight.abs() <= weight.abs().amax(1, keepdim=True) / 14).flatten() for weight in linears(model)
     ]
@@ -62,7 +62,7 @@ def test_a_weight_that_is_zero_can_always_move() -> None:
     with torch.no_grad():
         for weight in linears(model):
             weight.zero_()
-    assert movable(model, 1e-5)[1:3] == (1.0, 1.0)
+    assert movable_share(model, 1e-5)[1:3] == (1.0, 1.0)
 
 
 def test_a_run_in_bf16_warns_before_it_trains(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from expunge.errors import MissingExtraError
-from expunge.model import moments
+from expunge.model import precision
 from expunge.scope.selection import ScopeGuard, Selection
-from expunge.train.recipe import load_recipe
+from expunge.train.run.recipe import load_recipe
 from tests.tiny import tiny
 from tests.train.hard import HARD
 from tests.train.runs import SCOPES, run, unlearn, weights
@@ -27,7 +27,7 @@ Q, DOWN = "model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.down_pro
 @pytest.fixture(autouse=True)
 def packs_tiny_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tensors of a tiny model are packed too."""
-    monkeypatch.setattr(moments, "SMALLEST", 256)
+    monkeypatch.setattr(precision, "SMALLEST", 256)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16_stochastic"])
@@ -95,7 +95,7 @@ def test_they_train_about_as_whole_moments_do(tmp_path: Path) -> None:
 
 
 def test_a_missing_library_is_refused_with_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(moments.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(precision.importlib.util, "find_spec", lambda _: None)
     assert load_recipe("npo_gdr").name == "npo_gdr"
     with pytest.raises(MissingExtraError, match=r"optimizer 'adamw_8bit'.*expunge\[torchao\]"):
         load_recipe("npo_gdr", ["optimizer=adamw_8bit"])

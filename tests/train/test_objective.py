@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from expunge.corpus.streams import PairDataset, collate_pairs
-from expunge.forget.ga import GradientAscent
-from expunge.forget.npo import NegativePreference
+from expunge.corpus.batching import PairDataset, collate_pairs
+from expunge.forget.ga import GA
+from expunge.forget.npo import NPO
+from expunge.inference.reference import LiveReference
+from expunge.inference.token_view import TokenView
 from expunge.retain import RetainLoss
-from expunge.retain.gdr import GradientDescent
-from expunge.retain.klr import KLRetain
-from expunge.score.reference import LiveReference
-from expunge.score.view import TokenView
-from expunge.train.objective import PairObjective
+from expunge.retain.gdr import GDR
+from expunge.retain.klr import KLR
+from expunge.train.objective.pair import PairObjective
 from tests.tiny import PAD, tiny
 from tests.train.trainers import FORGET, RETAIN, assert_close
 
@@ -25,12 +25,12 @@ ALPHA = 3.0
 def gradient(forget: float, retain: RetainLoss | None, *, names: tuple[str, ...]) -> dict[str, Tensor]:
     """Gradient of some terms of the objective; the forget term times ``forget``."""
     model = tiny("llama")
-    terms = PairObjective(NegativePreference(beta=0.5), retain, REFERENCE)(model, BATCH)
+    terms = PairObjective(NPO(beta=0.5), retain, REFERENCE)(model, BATCH)
     sum(terms[name] * (forget if name == "forget" else 1) for name in names).backward()
     return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
 
 
-@pytest.mark.parametrize("retain", [GradientDescent, KLRetain])
+@pytest.mark.parametrize("retain", [GDR, KLR])
 def test_the_total_gradient_is_forget_plus_alpha_retain(retain: type[RetainLoss]) -> None:
     total = gradient(1, retain(weight=ALPHA), names=("forget", "retain"))
     forget = gradient(1, retain(weight=ALPHA), names=("forget",))
@@ -41,12 +41,12 @@ def test_the_total_gradient_is_forget_plus_alpha_retain(retain: type[RetainLoss]
 
 
 def test_alpha_nought_is_the_forget_loss_alone() -> None:
-    both = gradient(1, GradientDescent(weight=0), names=("forget", "retain"))
+    both = gradient(1, GDR(weight=0), names=("forget", "retain"))
     assert_close(both, gradient(1, None, names=("forget",)), atol=1e-6)
 
 
 def test_a_term_is_a_sum_over_examples_that_do_not_know_of_each_other() -> None:
-    objective = PairObjective(NegativePreference(), KLRetain(weight=ALPHA), REFERENCE)
+    objective = PairObjective(NPO(), KLR(weight=ALPHA), REFERENCE)
     model = tiny("llama")
     together = objective(model, BATCH)
     alone = [
@@ -61,10 +61,8 @@ def test_a_term_is_a_sum_over_examples_that_do_not_know_of_each_other() -> None:
 
 def test_without_a_retain_loss_or_a_retain_set_there_is_one_term() -> None:
     alone = collate_pairs([PAIRS[0, None]], pad_id=PAD)
-    assert PairObjective(GradientAscent(), None, None)(tiny("llama"), BATCH).keys() == {"forget"}
-    assert PairObjective(GradientAscent(), GradientDescent(), None)(tiny("llama"), alone).keys() == {
-        "forget"
-    }
+    assert PairObjective(GA(), None, None)(tiny("llama"), BATCH).keys() == {"forget"}
+    assert PairObjective(GA(), GDR(), None)(tiny("llama"), alone).keys() == {"forget"}
 
 
 def test_each_loss_is_given_its_own_sequences_and_keys() -> None:
@@ -80,7 +78,7 @@ def test_each_loss_is_given_its_own_sequences_and_keys() -> None:
             return super().states(batch, keys)
 
     reference = Recording(REFERENCE.model, adapters_off=False)
-    PairObjective(NegativePreference(), KLRetain(), reference)(tiny("llama"), BATCH)
+    PairObjective(NPO(), KLR(), reference)(tiny("llama"), BATCH)
     assert asked == [
         [("forget", 0), ("forget", 3), ("forget", 4)],
         [("retain", 2), ("retain", 0), ("retain", 2)],
@@ -88,9 +86,9 @@ def test_each_loss_is_given_its_own_sequences_and_keys() -> None:
 
 
 def test_a_loss_may_not_read_what_it_did_not_ask_for() -> None:
-    class Greedy(GradientDescent):
+    class Greedy(GDR):
         def __call__(self, view: TokenView) -> Tensor:
-            return KLRetain()(view)
+            return KLR()(view)
 
     with pytest.raises(LookupError, match="forward_kl"):
-        PairObjective(GradientAscent(), Greedy(), REFERENCE)(tiny("llama"), BATCH)
+        PairObjective(GA(), Greedy(), REFERENCE)(tiny("llama"), BATCH)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from expunge.train.outcome import StopOutcome, all_reached, stop_lines
+from expunge.train.run.outcome import StopOutcome, all_reached, stop_lines
 
 ASKED = {"metric": "KnowMem", "items": 64, "of": 400, "solved": 10}
 MISSED = StopOutcome(

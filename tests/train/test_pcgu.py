@@ -9,11 +9,11 @@ import torch
 
 from expunge.corpus.pairs import Blank, read_pairs
 from expunge.errors import DataError
+from expunge.inference.masked_lm import fill_mask_logits
 from expunge.model.load import load_model
-from expunge.score.blanks import logits_of_fills
-from expunge.train.stages import pcgu
-from expunge.train.stages.pcgu import PartitionedContrastiveGradient
-from expunge.train.state import Corpus
+from expunge.train.methods import pcgu
+from expunge.train.methods.pcgu import PartitionedContrastiveGradient
+from expunge.train.run.state import Corpus
 from expunge.types import Example
 from tests.tiny import BYTES_VOCAB, tiny, tiny_tokenizer
 from tests.train.runs import FORGET, model, recipe, run, weights
@@ -47,7 +47,7 @@ def test_what_is_no_pair_is_refused(completion: str, wrong: tuple[str, ...]) -> 
 def test_logits_of_a_padded_batch_are_those_of_each_pair_alone(arch: str) -> None:
     llama = tiny(arch, vocab_size=BYTES_VOCAB)
     pairs = read_pairs(PAIRS, TOKENIZER)
-    found = logits_of_fills(llama, pairs)
+    found = fill_mask_logits(llama, pairs)
     for row, pair in enumerate(pairs):
         alone = llama(torch.tensor([pair.ids])).logits[0, -1]
         torch.testing.assert_close(found[row], alone[list(pair.fills)], rtol=1e-4, atol=1e-6)
@@ -72,7 +72,7 @@ def test_without_a_partition_it_is_plain_gradient_descent_on_the_gap() -> None:
     llama, twin = (tiny("llama", vocab_size=BYTES_VOCAB).eval().requires_grad_(True) for _ in range(2))
     pairs = read_pairs(PAIRS, TOKENIZER)
     PartitionedContrastiveGradient(vectors=10**9, learning_rate=0.1)._step(llama, pairs)
-    logits = logits_of_fills(twin, pairs)
+    logits = fill_mask_logits(twin, pairs)
     (logits[:, 0] - logits[:, 1]).abs().sum().backward()
     with torch.no_grad():
         for weight in twin.parameters():
@@ -88,10 +88,10 @@ def test_the_gap_shrinks_and_each_update_moves_what_it_says(update: str) -> None
     pairs: list[Blank] = read_pairs(PAIRS[:1], TOKENIZER)
     with torch.no_grad():
         llama.lm_head.weight[pairs[0].fills[0]] += 0.5
-    before = logits_of_fills(llama, pairs)[0].detach()
+    before = fill_mask_logits(llama, pairs)[0].detach()
     stage = PartitionedContrastiveGradient(vectors=10**9, learning_rate=1e-3, update=update)  # type: ignore[arg-type]
     stage._step(llama, pairs)
-    moved = logits_of_fills(llama, pairs)[0].detach() - before
+    moved = fill_mask_logits(llama, pairs)[0].detach() - before
     assert moved[0] < 0 if update != "other" else True
     assert moved[1] > 0 if update != "favoured" else True
     assert moved[0] < moved[1]
@@ -130,7 +130,7 @@ FAVOURED = {
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_bias_is_unlearned_also_for_occupations_it_was_not_shown(seed: int, tmp_path: Path) -> None:
     """P(favoured) = .9 for 12 occupations, pairs of 8 of them; gap and mass of the others are gated."""
-    from expunge.corpus.vocabulary import train_tokenizer
+    from expunge.corpus.packing import train_tokenizer
     from expunge.model.create import ScratchModel
 
     rng = random.Random(seed)
@@ -146,10 +146,10 @@ def test_a_bias_is_unlearned_also_for_occupations_it_was_not_shown(seed: int, tm
     examples = tuple(Example(id=str(i), completion=text) for i, text in enumerate(texts))
 
     def carry(stages: Any, begin: Any, forget: tuple[Example, ...], name: str) -> Any:
-        from expunge.train.run import Request, carry_out
+        from expunge.train.run.run import RunRequest, carry_out
 
         carry_out(
-            Request(
+            RunRequest(
                 command="test",
                 recipe=stages,
                 source="-",

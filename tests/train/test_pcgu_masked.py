@@ -11,11 +11,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from expunge.corpus.pairs import Blank, read_pairs
+from expunge.inference.masked_lm import fill_mask_logits
 from expunge.model.load import load_model
-from expunge.score.blanks import logits_of_fills
-from expunge.train.run import Request, carry_out
-from expunge.train.stages.pcgu import PartitionedContrastiveGradient
-from expunge.train.state import Corpus
+from expunge.train.methods.pcgu import PartitionedContrastiveGradient
+from expunge.train.run.run import RunRequest, carry_out
+from expunge.train.run.state import Corpus
 from expunge.types import Example
 from tests.masked import FAMILIES, tiny_masked, word_tokenizer
 from tests.train.runs import recipe
@@ -132,7 +132,7 @@ def learn(seed: int, *, steps: int = 1500) -> Biased:
 @torch.no_grad()
 def gap_and_mass(biased: Biased, pairs: list[Blank]) -> tuple[float, float]:
     """Mean |z(favoured) - z(other)|, and the least that both are given together."""
-    gap = logits_of_fills(biased.model, pairs).diff(dim=1).abs().mean()
+    gap = fill_mask_logits(biased.model, pairs).diff(dim=1).abs().mean()
     mass = [
         biased.model(torch.tensor([pair.ids])).logits[0, pair.place].softmax(-1)[list(pair.fills)].sum()
         for pair in pairs
@@ -156,7 +156,7 @@ def rivers_known(biased: Biased) -> float:
 def test_a_bias_goes_also_for_occupations_it_was_not_shown(seed: int, tmp_path: Path) -> None:
     base = learn(seed)
     held_out = OCCUPATIONS[8:]
-    request = Request(
+    request = RunRequest(
         command="test",
         recipe=recipe(STEP),
         source="-",

@@ -11,13 +11,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from expunge.corpus.boundary import opening
 from expunge.errors import DataError, ModelError, RecipeError
-from expunge.model.grow import add_tokens
-from expunge.train.pool import Sample, quantiles, read_samples, write_samples
-from expunge.train.recipe import Recipe
-from expunge.train.rewards import Answer, rewards
-from expunge.train.run import Request, carry_out
-from expunge.train.stages.quark import Quark
-from expunge.train.state import Corpus
+from expunge.model.create import add_tokens
+from expunge.train.methods.quark import Quark
+from expunge.train.methods.quark_pool import Sample, quantiles, read_samples, write_samples
+from expunge.train.rewards import SampledAnswer, rewards
+from expunge.train.run.recipe import Recipe
+from expunge.train.run.run import RunRequest, carry_out
+from expunge.train.run.state import Corpus
 from expunge.types import Example
 from tests.tiny import BYTES_VOCAB, tiny, tiny_tokenizer
 from tests.train.runs import FORGET, RETAIN, model, recipe
@@ -40,7 +40,7 @@ def more_e(_: list[str], said: list[str]) -> list[float | None]:
 
 
 def run(output: Path, chosen: Recipe | None = None, **settings: Any) -> dict[str, Any]:
-    request = Request(
+    request = RunRequest(
         command="unlearn",
         recipe=chosen or recipe(SMALL | settings),
         source="tiny",
@@ -90,13 +90,18 @@ def test_new_rows_are_drawn_like_the_old_and_the_old_stay(tied: bool) -> None:
 
 def test_rewards_by_hand(tmp_path: Path) -> None:
     goat = Example(id="g", prompt="Which?", completion=" a grey goat")
-    forget, keep = Answer(goat, "a goat", forget=True), Answer(goat, "a goat", forget=False)
+    forget, keep = SampledAnswer(goat, "a goat", forget=True), SampledAnswer(goat, "a goat", forget=False)
     assert rewards.build("truth")([forget, keep]) == pytest.approx([1 / 3, 2 / 3])
-    said = [Answer(goat, text, forget=True) for text in ("a b a b a b", "one two three", "x")]
+    said = [SampledAnswer(goat, text, forget=True) for text in ("a b a b a b", "one two three", "x")]
     assert rewards.build({"name": "distinct", "n": 2})(said) == [2 / 5, 1.0, None]
     (tmp_path / "bad.txt").write_text("b\ntwo\n")
     unlisted = rewards.build({"name": "unlisted", "file": str(tmp_path / "bad.txt")})
-    assert unlisted([*said, Answer(goat, "?!", forget=True)]) == [0.5, pytest.approx(2 / 3), 1.0, None]
+    assert unlisted([*said, SampledAnswer(goat, "?!", forget=True)]) == [
+        0.5,
+        pytest.approx(2 / 3),
+        1.0,
+        None,
+    ]
     with pytest.raises(DataError, match="cannot be read"):
         rewards.build({"name": "unlisted", "file": str(tmp_path / "none.txt")})(said)
     for name in ("nowhere:nothing", "tests.train.test_quark:nobody"):
@@ -119,7 +124,7 @@ def test_a_classifier_rewards_what_it_does_not_flag(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(transformers, "pipeline", pipeline)
     goat = Example(id="g", completion="x")
-    answers = [Answer(goat, text, forget=True) for text in ("vile", " ", "fine")]
+    answers = [SampledAnswer(goat, text, forget=True) for text in ("vile", " ", "fine")]
     toxic = rewards.build({"name": "classifier", "model": "folder", "label": "toxic"})
     assert toxic(answers) == [0.25, None, 0.75]
     kind = rewards.build({"name": "classifier", "model": "folder", "label": "ok", "avoid": False})

@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerFast as Fast
 
 from expunge.errors import RecipeError
 from expunge.model.load import save_model
-from expunge.train.job import UnlearnJob
-from expunge.train.rewards import Answer, rewards
+from expunge.train.rewards import SampledAnswer, rewards
+from expunge.train.run.job import UnlearnJob
 from expunge.types import Example
 from tests.tiny import BYTES_VOCAB, tiny, tiny_tokenizer
 
@@ -63,8 +63,8 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def asked(said: str) -> Answer:
-    return Answer(Example(id="x", prompt="?", completion="y"), said, forget=True)
+def asked(said: str) -> SampledAnswer:
+    return SampledAnswer(Example(id="x", prompt="?", completion="y"), said, forget=True)
 
 
 def job(target: Path, home: Path, *overrides: str, **settings: Any) -> UnlearnJob:

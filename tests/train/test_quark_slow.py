@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 
+from expunge.corpus.packing import train_tokenizer
 from expunge.corpus.tokenise import encode_prompt
-from expunge.corpus.vocabulary import train_tokenizer
+from expunge.inference.generation.cache import end_tokens
+from expunge.inference.generation.generate import sample_answers
 from expunge.metrics.rouge import words
 from expunge.model.create import ScratchModel
 from expunge.model.load import load_model, load_tokenizer
-from expunge.score.said import end_tokens
-from expunge.score.sample import sample_answers
-from expunge.train.run import Request, carry_out
-from expunge.train.state import Corpus
+from expunge.train.run.run import RunRequest, carry_out
+from expunge.train.run.state import Corpus
 from expunge.types import Example
 from tests.train.runs import recipe
 
@@ -35,7 +35,7 @@ def chain(rng: random.Random, follow: dict[str, list[str]], length: int) -> str:
 
 
 def carry(stages: Any, begin: Any, corpus: Corpus, output: Path, seed: int) -> None:
-    request = Request(command="test", recipe=stages, source="-", corpus=corpus, seed=seed)
+    request = RunRequest(command="test", recipe=stages, source="-", corpus=corpus, seed=seed)
     carry_out(request, lambda: begin, output)
 
 

@@ -10,16 +10,16 @@ import yaml
 
 from expunge.catalogue import recipe_names
 from expunge.errors import RecipeError
-from expunge.forget.npo import NegativePreference
-from expunge.retain.gdr import GradientDescent
+from expunge.forget.npo import NPO
+from expunge.retain.gdr import GDR
 from expunge.scope.lora import LowRankAdapters
-from expunge.train.loop import LoopSettings
-from expunge.train.recipe import Recipe, load_recipe
-from expunge.train.run import recipe_yaml
-from expunge.train.stages import stages
-from expunge.train.stages.quark import Quark
-from expunge.train.stages.unlearn import Unlearn
-from expunge.train.state import Corpus
+from expunge.train.loop.settings import LoopSettings
+from expunge.train.methods import stages
+from expunge.train.methods.quark import Quark
+from expunge.train.methods.unlearn import Unlearn
+from expunge.train.run.recipe import Recipe, load_recipe
+from expunge.train.run.run import recipe_yaml
+from expunge.train.run.state import Corpus
 from expunge.types import Span
 from tests.scope import people
 from tests.train.runs import CORPUS, run
@@ -128,7 +128,7 @@ def smaller(name: str) -> list[str]:
 @pytest.mark.parametrize("name", ["npo", "npo_gdr", "npo_klr", "npo_gdr_sure", "npo_klr_sure"])
 def test_the_published_settings_are_those_of_the_recipe(name: str) -> None:
     chosen = stage(name=name)
-    assert chosen.forget == NegativePreference(beta=0.1)
+    assert chosen.forget == NPO(beta=0.1)
     assert chosen.learning_rate == (1e-4 if name.endswith("sure") else 1e-5)
     assert chosen.precision == "fp32"
 
@@ -151,7 +151,7 @@ def test_values_are_read_as_what_they_are() -> None:
         precision="bf16",
         append_eos=True,
         betas=(0.8, 0.95),
-        forget=NegativePreference(beta=0.2),
+        forget=NPO(beta=0.2),
         retain={"name": "klr", "weight": 3.0},
         scope=LowRankAdapters(rank=4),
         batch_size=8,
@@ -161,9 +161,9 @@ def test_values_are_read_as_what_they_are() -> None:
 
 def test_a_component_may_be_given_by_its_name_or_taken_away() -> None:
     assert stage("scope=lora").scope == LowRankAdapters()
-    assert stage("retain=gdr").retain == GradientDescent()
+    assert stage("retain=gdr").retain == GDR()
     assert stage("retain=null").retain is None
-    assert stage("retain=null", "retain.name=gdr").retain == GradientDescent()
+    assert stage("retain=null", "retain.name=gdr").retain == GDR()
 
 
 def test_the_last_override_wins_and_the_first_part_of_a_path_may_be_the_recipe() -> None:

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from expunge.corpus.streams import PairDataset
+from expunge.corpus.batching import PairDataset
+from expunge.inference.reference import CachedReference, LiveReference, ReferenceKind
+from expunge.inference.token_view import Need
 from expunge.scope.selection import Selection
-from expunge.score.reference import CachedReference, LiveReference, ReferenceKind
-from expunge.score.view import Need
-from expunge.train.reference import Asked, frozen_reference
+from expunge.train.objective.reference import ReferenceRequest, frozen_reference
 from tests.tiny import PAD, tiny
 from tests.train.trainers import FORGET, RETAIN
 
@@ -20,7 +20,7 @@ NOTHING = frozenset[Need]()
 
 
 def made(kind: ReferenceKind, *, forget: Any = LOGPS, retain: Any = KL, adapters: bool = False) -> Any:
-    asked = Asked(forget=forget, retain=retain, data=DATA, retain_seen=[0, 2])
+    asked = ReferenceRequest(forget=forget, retain=retain, data=DATA, retain_seen=[0, 2])
     return frozen_reference(
         tiny("llama"), kind, asked, selection=Selection({}), adapters=adapters, pad_id=PAD
     )

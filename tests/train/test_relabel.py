@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from expunge.errors import DataError, RecipeError
-from expunge.train.stages.relabel import Relabel
-from expunge.train.state import Corpus, State
+from expunge.train.methods.relabel import Relabel
+from expunge.train.run.state import Corpus, State
 from tests.train.runs import FORGET, TOKENIZER, UNLEARN, model, recipe, run, unlearn, weights
 
 TRAIN = {"learning_rate": 1e-3, "epochs": 2, "batch_size": 5, "max_length": 128}

@@ -14,9 +14,8 @@ import pytest
 import torch
 from transformers import TrainerState, TrainingArguments
 
-from expunge.train.checkpoints import SaveByEpoch, last_checkpoint
-from expunge.train.heartbeat import Heartbeat
-from expunge.train.recipe import Recipe
+from expunge.train.loop.callbacks import Heartbeat, SaveByEpoch, last_checkpoint
+from expunge.train.run.recipe import Recipe
 from tests.train.runs import SCOPES, UNLEARN, recipe, run, unlearn, weights
 
 ROOT = Path(__file__).parents[2]
@@ -151,7 +150,7 @@ def _die_in_stage(stage: str, patch: pytest.MonkeyPatch) -> None:
 
 KILLED = """
 import os, signal
-from expunge.train.heartbeat import Heartbeat
+from expunge.train.loop.callbacks import Heartbeat
 from tests.train.test_resume import Path, chosen_for, run, torch
 
 torch.set_num_threads(1)

@@ -10,13 +10,13 @@ from safetensors.torch import load_file
 
 from expunge.errors import DataError, OutputError, TrainingError
 from expunge.files import RECORD, claiming
+from expunge.inference.observer import Observer
 from expunge.model.load import hash_model, load_model, load_tokenizer
-from expunge.score.observer import Observer
-from expunge.train import run as train_run
-from expunge.train.heartbeat import Heartbeat
-from expunge.train.recipe import load_recipe
-from expunge.train.run import Request, carry_out, describe
-from expunge.train.state import Corpus
+from expunge.train.loop.callbacks import Heartbeat
+from expunge.train.run.recipe import load_recipe
+from expunge.train.run.run import RunRequest, carry_out, describe
+from expunge.train.run.run import run as train_run
+from expunge.train.run.state import Corpus
 from expunge.types import Example
 from tests.train.runs import CORPUS, FORGET, SCOPES, TOKENIZER, model, recipe, run, unlearn, weights
 
@@ -27,8 +27,10 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def ask(**settings: Any) -> Request:
-    return Request(command="unlearn", recipe=unlearn(**ONE_EPOCH), source="tiny", corpus=CORPUS, **settings)
+def ask(**settings: Any) -> RunRequest:
+    return RunRequest(
+        command="unlearn", recipe=unlearn(**ONE_EPOCH), source="tiny", corpus=CORPUS, **settings
+    )
 
 
 def test_a_run_leaves_a_checkpoint_its_recipe_and_its_record(tmp_path: Path) -> None:
@@ -195,7 +197,7 @@ def test_a_corpus_no_stage_can_use_is_refused_before_anything_is_loaded(tmp_path
     def load() -> tuple[Any, Any]:
         pytest.fail("the model was loaded")
 
-    request = Request(
+    request = RunRequest(
         command="test", recipe=load_recipe("npo_klr"), source="-", corpus=Corpus(forget=FORGET)
     )
     with pytest.raises(DataError, match="no retain set"):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from expunge.forget.ga import GradientAscent
-from expunge.forget.npo import NegativePreference
-from expunge.train.saliency import forget_gradient
+from expunge.forget.ga import GA
+from expunge.forget.npo import NPO
+from expunge.train.objective.saliency import forget_gradient
 from tests.batches import full_logps, own
 from tests.tiny import PAD, tiny
 from tests.train.trainers import FORGET, assert_close
@@ -18,9 +18,7 @@ def saliency(
     loss: Any = None, *, order: list[int] | None = None, size: int = 2, model: Any = None
 ) -> dict[str, Tensor]:
     forget = [FORGET[i] for i in order or range(len(FORGET))]
-    return forget_gradient(
-        model or tiny("llama"), loss or GradientAscent(), forget, pad_id=PAD, batch_size=size
-    )
+    return forget_gradient(model or tiny("llama"), loss or GA(), forget, pad_id=PAD, batch_size=size)
 
 
 def full(sign: float) -> dict[str, Tensor]:
@@ -41,7 +39,7 @@ def test_ascent_and_descent_pull_as_hard_and_neither_is_nought() -> None:
         assert grad.norm() > 0, name
 
 
-@pytest.mark.parametrize("loss", [GradientAscent(), NegativePreference()])
+@pytest.mark.parametrize("loss", [GA(), NPO()])
 def test_order_and_batch_size_do_not_matter(loss: Any) -> None:
     whole = saliency(loss, size=5)
     for order, size in (
@@ -57,9 +55,7 @@ def test_npo_at_the_reference_pulls_like_the_whole_sequences_log_probability() -
     # ∂L/∂log π = 2σ(0) = 1 where the model is its own reference.
     model = tiny("llama")
     sum(own(full_logps(model, one), one).sum() / len(FORGET) for one in FORGET).backward()
-    assert_close(
-        saliency(NegativePreference(beta=0.7)), {n: w.grad for n, w in model.named_parameters()}, atol=1e-4
-    )
+    assert_close(saliency(NPO(beta=0.7)), {n: w.grad for n, w in model.named_parameters()}, atol=1e-4)
 
 
 def test_it_leaves_no_gradient_and_does_not_touch_weights_or_mode() -> None:

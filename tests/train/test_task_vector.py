@@ -10,11 +10,11 @@ from pydantic import ValidationError
 
 from expunge.errors import DataError, TrainingError
 from expunge.model.load import load_model
-from expunge.train.recipe import load_recipe
-from expunge.train.stages import task_vector
-from expunge.train.stages.learn_new import LearnNewAnswers
-from expunge.train.stages.task_vector import SubtractTaskVector, Tried
-from expunge.train.state import Corpus
+from expunge.train.methods import task_vector
+from expunge.train.methods.finetune import LearnNewAnswers
+from expunge.train.methods.task_vector import SubtractTaskVector, Tried
+from expunge.train.run.recipe import load_recipe
+from expunge.train.run.state import Corpus
 from tests.train.runs import CORPUS, FORGET, model, recipe, run
 
 SMALL: dict[str, Any] = {
@@ -48,7 +48,7 @@ def test_it_makes_the_forget_set_less_likely(tmp_path: Path) -> None:
     # Learning makes it likelier, so going the other way makes it less likely.
     from expunge.corpus.batching import collate
     from expunge.corpus.tokenise import encode
-    from expunge.score.look import look
+    from expunge.inference.forward import compute_token_view
     from tests.train.runs import TOKENIZER
 
     run(recipe(SMALL), tmp_path / "out")
@@ -56,7 +56,8 @@ def test_it_makes_the_forget_set_less_likely(tmp_path: Path) -> None:
     batch = collate(pieces, pad_id=0)
     with torch.no_grad():
         before, after = (
-            float(look(found, batch).logps.sum()) for found in (model(), load_model(tmp_path / "out"))
+            float(compute_token_view(found, batch).logps.sum())
+            for found in (model(), load_model(tmp_path / "out"))
         )
     assert after < before - 1
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from expunge.corpus.streams import PairBatch, PairSampler
+from expunge.corpus.batching import PairBatch, PairSampler
 from expunge.errors import TrainingError
 from expunge.model.precision import RoundedAdamW
 from expunge.scope.selection import ScopeGuard, Selection

@@ -8,9 +8,9 @@ import pytest
 from pydantic import TypeAdapter
 
 from expunge.errors import OutputError
-from expunge.train.heartbeat import FILE, Beat, last_beat
-from expunge.train.pool import Sample, read_samples, write_samples
-from expunge.train.unfinished import read_unfinished
+from expunge.train.loop.callbacks import FILE, HeartbeatStatus, last_beat
+from expunge.train.methods.quark_pool import Sample, read_samples, write_samples
+from expunge.train.run.unfinished import read_unfinished
 
 
 def test_samples_come_back(tmp_path: Path) -> None:
@@ -33,9 +33,11 @@ def test_a_file_that_is_gone_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "beat"),
-    [('{"step": 3, "steps": 9}', Beat(3, 9)), ("", None), ("[]", None), ('{"step": 3}', None)],
+    [('{"step": 3, "steps": 9}', HeartbeatStatus(3, 9)), ("", None), ("[]", None), ('{"step": 3}', None)],
 )
-def test_a_heartbeat_is_read_or_there_is_none(content: str, beat: Beat | None, tmp_path: Path) -> None:
+def test_a_heartbeat_is_read_or_there_is_none(
+    content: str, beat: HeartbeatStatus | None, tmp_path: Path
+) -> None:
     (tmp_path / "stage-0").mkdir()
     (tmp_path / "stage-0" / FILE).write_text(content)
     assert last_beat(tmp_path) == beat

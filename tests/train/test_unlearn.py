@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from expunge.errors import DataError, ExpungeError, RecipeError, ScopeViolationError
-from expunge.score.observer import Observer
-from expunge.train import reference as references
-from expunge.train.heartbeat import Heartbeat
-from expunge.train.stages import unlearn as module
-from expunge.train.stages.unlearn import Unlearn
-from expunge.train.state import Corpus, State
+from expunge.inference.observer import Observer
+from expunge.train.loop.callbacks import Heartbeat
+from expunge.train.methods import unlearn as module
+from expunge.train.methods.unlearn import Unlearn
+from expunge.train.objective.pair import reference as references
+from expunge.train.run.state import Corpus, State
 from tests.batches import full_logps, own
 from tests.train.runs import CORPUS, FORGET, RETAIN, SCOPES, TOKENIZER, UNLEARN, model
 from tests.train.trainers import Gradients

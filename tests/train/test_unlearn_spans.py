@@ -12,15 +12,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from expunge.corpus.beside import beside_spans, spans_of
+from expunge.corpus.span_complement import span_complement, spans_of
 from expunge.corpus.tokenise import completion_tokens, encode
 from expunge.errors import DataError, ModelError
 from expunge.files import write_json
 from expunge.model.load import save_model
-from expunge.train.recipe import load_recipe
-from expunge.train.selector import Selector
-from expunge.train.stages.unlearn_spans import SELECTION, UnlearnSpans
-from expunge.train.state import Corpus, State
+from expunge.train.methods.unlearn_spans import SELECTION, Selector, UnlearnSpans
+from expunge.train.run.recipe import load_recipe
+from expunge.train.run.state import Corpus, State
 from expunge.types import Example, Span
 from tests.corpus import tokenizers_for_tests as known
 from tests.tiny import tiny_tokenizer
@@ -70,7 +69,7 @@ def test_no_token_counts_on_both_sides_and_every_one_on_one(
     example = Example(id="x", prompt=prompt, completion=TEXT, spans=tuple(chosen))
     masks = [
         encode(each, cutter, max_length=512, eos=False)[0].mask
-        for each in (example, beside_spans(example, cutter), replace(example, spans=()))
+        for each in (example, span_complement(example, cutter), replace(example, spans=()))
         if each is not None
     ]
     inside, *outside, whole = masks
@@ -80,13 +79,13 @@ def test_no_token_counts_on_both_sides_and_every_one_on_one(
 
 
 def test_what_stands_beside_is_the_rest_of_the_text() -> None:
-    beside = beside_spans(MARKED[0], TOKENIZER)
+    beside = span_complement(MARKED[0], TOKENIZER)
     assert beside is not None
     assert beside.id == "f0/beside"
     text = beside.completion
     assert "".join(text[a:b] for a, b in beside.spans).split() == "was born in and became a baker.".split()
-    assert beside_spans(FORGET[0], TOKENIZER) is None
-    assert beside_spans(replace(FORGET[1], spans=(Span(0, 8),)), TOKENIZER) is None
+    assert span_complement(FORGET[0], TOKENIZER) is None
+    assert span_complement(replace(FORGET[1], spans=(Span(0, 8),)), TOKENIZER) is None
 
 
 def test_tokens_in_a_row_are_one_span() -> None:
@@ -182,7 +181,7 @@ def test_the_threshold_is_on_the_reference_and_the_gain_on_both(
     count = len(completion_tokens(example, TOKENIZER).ids)
     p_reference = torch.linspace(0.05, 0.95, count)
     told = iter([torch.full((count,), 0.4).log(), p_reference.log()])
-    monkeypatch.setattr("expunge.train.selector._logps", lambda *_: [next(told)])
+    monkeypatch.setattr("expunge.train.methods.unlearn_spans._logps", lambda *_: [next(told)])
     (choice,) = Selector(reference=memorised / "reference", below=0.6)(
         model(), TOKENIZER, [example], max_length=64
     )
@@ -190,7 +189,7 @@ def test_the_threshold_is_on_the_reference_and_the_gain_on_both(
 
 
 def test_every_counted_token_has_its_place_without_bos_too(memorised: Path) -> None:
-    from expunge.train.selector import _places
+    from expunge.train.methods.unlearn_spans import _places
 
     plain = tiny_tokenizer(all_bytes=True, adds_bos=False)
     plain.bos_token = None

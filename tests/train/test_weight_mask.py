@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from expunge.errors import DataError, RecipeError
 from expunge.model.load import load_model
 from expunge.scope.selection import Selection
-from expunge.train import checkpoints
-from expunge.train.masking import WeightMask
-from expunge.train.recipe import Recipe
-from expunge.train.stages import stages
-from expunge.train.state import Corpus
+from expunge.train.loop.settings import callbacks
+from expunge.train.methods import stages
+from expunge.train.methods.weight_mask import WeightMask
+from expunge.train.run.recipe import Recipe
+from expunge.train.run.state import Corpus
 from tests.train.runs import FORGET, model, recipe, run, weights
 
 PATTERN = r"layers\.1\.mlp"
@@ -107,14 +107,14 @@ def test_the_share_that_was_asked_for_is_zero_and_the_rest_untouched(tmp_path: P
 def test_a_killed_run_ends_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: Recipe = recipe(MASK)
     run(chosen, tmp_path / "whole")
-    real = checkpoints.SaveByEpoch.on_save
+    real = callbacks.SaveByEpoch.on_save
 
     def die(self: Any, *args: Any, **settings: Any) -> None:
         real(self, *args, **settings)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints.SaveByEpoch, "on_save", die)
+        patch.setattr(callbacks.SaveByEpoch, "on_save", die)
         with pytest.raises(KeyboardInterrupt):
             run(chosen, tmp_path / "killed")
     run(chosen, tmp_path / "killed")

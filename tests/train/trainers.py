@@ -10,21 +10,27 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from expunge.corpus.batching import Batch
-from expunge.corpus.streams import Pair, PairBatch, PairDataset, PairSampler, collate_pairs
-from expunge.forget.ga import GradientAscent
-from expunge.retain.gdr import GradientDescent
+from expunge.corpus.batching import (
+    Batch,
+    ForgetRetainPair,
+    PairBatch,
+    PairDataset,
+    PairSampler,
+    collate_pairs,
+)
+from expunge.forget.ga import GA
+from expunge.retain.gdr import GDR
 from expunge.scope.selection import ScopeGuard
-from expunge.train.loop import LoopSettings
-from expunge.train.objective import PairObjective
-from expunge.train.trainer import Begin, Objective, ObjectiveTrainer
+from expunge.train.loop.settings import LoopSettings
+from expunge.train.loop.trainer import Begin, Objective, ObjectiveTrainer
+from expunge.train.objective.pair import PairObjective
 from tests.batches import encoded
 from tests.tiny import PAD, tiny
 
 FORGET = encoded((9, 5, 14, 3, 11), seed=0, prompt=2)
 RETAIN = encoded((7, 12, 4), seed=50, prompt=1)
 WEIGHT = 2.0
-OBJECTIVE = PairObjective(GradientAscent(), GradientDescent(weight=WEIGHT), None)
+OBJECTIVE = PairObjective(GA(), GDR(weight=WEIGHT), None)
 
 
 class Gradients(TrainerCallback):
@@ -59,7 +65,9 @@ def trainer(
     guard: ScopeGuard | None = None,
     begin: Begin | None = None,
     callbacks: Sequence[TrainerCallback] = (),
-    collate: Callable[[Sequence[Pair]], PairBatch] = lambda pairs: collate_pairs(pairs, pad_id=PAD),
+    collate: Callable[[Sequence[ForgetRetainPair]], PairBatch] = lambda pairs: collate_pairs(
+        pairs, pad_id=PAD
+    ),
     seed: int = 0,
     **settings: Any,
 ) -> ObjectiveTrainer:
@@ -96,7 +104,7 @@ def pairs_of_step(step: int, *, batch_size: int = 4, seed: int = 0) -> list[tupl
     return [(f, r) for f, r in drawn[step * batch_size : (step + 1) * batch_size] if r is not None]
 
 
-def padded_collate(pairs: Sequence[Pair]) -> PairBatch:
+def padded_collate(pairs: Sequence[ForgetRetainPair]) -> PairBatch:
     """Batches with columns of padding that no sequence reaches, filled with an ordinary token."""
 
     def widen(batch: Batch | None) -> Batch | None:

@@ -25,7 +25,7 @@ Rounding = Callable[[Tensor], Tensor]
 """From a weight [O, I] to what a deployed format makes of it, [O, I] in a wide dtype."""
 
 
-class Shares(NamedTuple):
+class LossWeights(NamedTuple):
     """How much the forget loss counts as it is, and how much under the adversary."""
 
     plain: float
@@ -33,7 +33,7 @@ class Shares(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class AdversaryBatch:
     """One piece of a step: its forget batch, and its forget loss (a sum) at the model as it then is."""
 
     batch: Batch
@@ -50,14 +50,14 @@ class Step:
     """
 
     model: nn.Module
-    pieces: Sequence[Piece]
+    pieces: Sequence[AdversaryBatch]
     rows: Mapping[str, Tensor | None]
     roundings: Mapping[str, Rounding] = field(default_factory=dict)
     done: int = 0
     reads: int | None = None
 
 
-Perturb = Callable[[Piece], AbstractContextManager[None]]
+Perturb = Callable[[AdversaryBatch], AbstractContextManager[None]]
 """From a piece of the step to the block its forget loss is computed in."""
 
 
@@ -65,11 +65,11 @@ class Adversary(Component, ABC):
     """Base of all adversaries; its fields are its settings.
 
     What holds for a whole step (a direction of all weights, their rounding) is found once, in
-    ``against``; what belongs to one piece (an attack on its hidden states) when its block is entered.
+    ``prepare``; what belongs to one piece (an attack on its hidden states) when its block is entered.
     So a step in eight pieces is the same as a step in one.
     """
 
-    fine: ClassVar[bool] = False
+    requires_fp32: ClassVar[bool] = False
     """Whether the disturbance is finer than bfloat16 weights can hold."""
 
     @property
@@ -78,11 +78,11 @@ class Adversary(Component, ABC):
         return ()
 
     @abstractmethod
-    def shares(self, done: int, steps: int) -> Shares:
+    def shares(self, done: int, steps: int) -> LossWeights:
         """The mixture of the step after ``done`` of ``steps``; nothing perturbed is the plain method."""
 
     @abstractmethod
-    def against(self, step: Step) -> Perturb:
+    def prepare(self, step: Step) -> Perturb:
         """Prepare for one step."""
 
 

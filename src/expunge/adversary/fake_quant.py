@@ -8,8 +8,8 @@ import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
-from expunge.adversary import Adversary, Perturb, Rounding, Shares, Step, adversaries
-from expunge.adversary.swap import swapped
+from expunge.adversary import Adversary, LossWeights, Perturb, Rounding, Step, adversaries
+from expunge.adversary.hooks import swapped
 from expunge.model.arch import as_stored, linear_layers, weight_oi
 
 
@@ -33,8 +33,8 @@ class FakeQuantized(Adversary):
     def formats(self) -> tuple[str, ...]:
         return (self.quantizer,)
 
-    def shares(self, done: int, steps: int) -> Shares:
-        return Shares(1.0, self.alpha(done, steps))
+    def shares(self, done: int, steps: int) -> LossWeights:
+        return LossWeights(1.0, self.alpha(done, steps))
 
     def alpha(self, done: int, steps: int) -> float:
         """α after ``done`` of ``steps``: 0 up to the warm-up, ``weight`` from half of the rest on."""
@@ -43,7 +43,7 @@ class FakeQuantized(Adversary):
             return 0.0
         return min(self.weight, 2 * self.weight * (done - begin) / (steps - begin))
 
-    def against(self, step: Step) -> Perturb:
+    def prepare(self, step: Step) -> Perturb:
         values = rounded(step.model, step.roundings[self.quantizer])
         return lambda _: swapped(values)
 

@@ -12,15 +12,14 @@ import torch
 from pydantic import NonNegativeFloat, NonNegativeInt
 from torch import Tensor, nn
 
-from expunge.adversary import Adversary, Perturb, Piece, Shares, Step, adversaries
-from expunge.adversary.hidden import Part, visiting
-from expunge.adversary.slope import slopes
-from expunge.adversary.start import random_push
+from expunge.adversary import Adversary, AdversaryBatch, LossWeights, Perturb, Step, adversaries
+from expunge.adversary.hidden_states import MicroBatch, hooked_block
+from expunge.adversary.hooks import gradients, random_init
 from expunge.component import StepsOrNone
 from expunge.corpus.batching import Batch
 from expunge.errors import RecipeError
+from expunge.inference.forward import compute_token_view
 from expunge.model.arch import blocks
-from expunge.score.look import look
 
 DEPTH = 8
 """Where no layer is named: an eighth of the way up, block 4 of the 32 of the paper's models."""
@@ -48,15 +47,15 @@ class LatentAttack(Adversary):
     steps: StepsOrNone = 6
     random_start: bool = True
 
-    def shares(self, done: int, steps: int) -> Shares:  # noqa: ARG002
+    def shares(self, done: int, steps: int) -> LossWeights:  # noqa: ARG002
         idle = not self.radius or not (self.steps or self.random_start)
-        return Shares(1.0, 0.0) if idle else Shares(0.0, 1.0)
+        return LossWeights(1.0, 0.0) if idle else LossWeights(0.0, 1.0)
 
-    def against(self, step: Step) -> Perturb:
+    def prepare(self, step: Step) -> Perturb:
         return partial(self._pushed, step, self._layer(step))
 
     @contextmanager
-    def _pushed(self, step: Step, layer: int, piece: Piece) -> Iterator[None]:
+    def _pushed(self, step: Step, layer: int, piece: AdversaryBatch) -> Iterator[None]:
         there = _Place(step.model, layer, piece.batch)
         push_BTH = self._found(there, step.done)
         with there.pushed(push_BTH):
@@ -80,7 +79,7 @@ class LatentAttack(Adversary):
         radius_B = self._radius(hidden_BTH, there.real)
         push_BTH = torch.zeros_like(hidden_BTH)
         if self.random_start:
-            push_BTH = random_push(there.batch, hidden_BTH, done) * radius_B[:, None, None]
+            push_BTH = random_init(there.batch, hidden_BTH, done) * radius_B[:, None, None]
         for _ in range(self.steps):
             slope_BTH = there.slope(push_BTH)
             length_B = slope_BTH.flatten(1).norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
@@ -111,25 +110,25 @@ class _Place:
     @torch.no_grad()
     def hidden(self) -> Tensor:
         """The hidden states there, float32, zero on padding. Shape [B, T, H]."""
-        found: list[tuple[Part, Tensor]] = []
+        states: list[tuple[MicroBatch, Tensor]] = []
 
-        def keep(part: Part, hidden_btH: Tensor) -> Tensor:
-            found.append((part, hidden_btH))
+        def keep(part: MicroBatch, hidden_btH: Tensor) -> Tensor:
+            states.append((part, hidden_btH))
             return hidden_btH
 
-        with visiting(self.model, self.layer, self.batch, keep):
-            look(self.model, self.batch)
-        hidden_BTH = found[0][1].new_zeros(
-            (*self.batch.input_ids_BT.shape, found[0][1].shape[-1]), dtype=torch.float32
+        with hooked_block(self.model, self.layer, self.batch, keep):
+            compute_token_view(self.model, self.batch)
+        hidden_BTH = states[0][1].new_zeros(
+            (*self.batch.input_ids_BT.shape, states[0][1].shape[-1]), dtype=torch.float32
         )
-        for (rows, width), hidden_btH in found:
+        for (rows, width), hidden_btH in states:
             hidden_BTH[rows, :width] = hidden_btH.float()
         return hidden_BTH * self.real
 
     @contextmanager
     def pushed(self, push_BTH: Tensor) -> Iterator[None]:
         """Inside the block the push is added."""
-        with visiting(
+        with hooked_block(
             self.model,
             self.layer,
             self.batch,
@@ -141,9 +140,9 @@ class _Place:
         """The slope of every sequence's own cross-entropy by its push. Shape [B, T, H]."""
         push_BTH = push_BTH.detach().requires_grad_(True)
         with self.pushed(push_BTH), torch.enable_grad():
-            view = look(self.model, self.batch)
-            found = slopes(-view.mean(view.logps).sum(), [push_BTH])
-        return found[push_BTH] * self.real
+            view = compute_token_view(self.model, self.batch)
+            grads = gradients(-view.mean(view.logps).sum(), [push_BTH])
+        return grads[push_BTH] * self.real
 
     def within_range(self, push_BTH: Tensor, hidden_BTH: Tensor) -> Tensor:
         """The push cut so that no number leaves the range of the sequence's own; it never gets longer."""

@@ -9,9 +9,8 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
-from expunge.adversary import Adversary, Perturb, Shares, Step, adversaries
-from expunge.adversary.slope import slopes
-from expunge.adversary.swap import swapped
+from expunge.adversary import Adversary, LossWeights, Perturb, Step, adversaries
+from expunge.adversary.hooks import gradients, swapped
 
 
 @adversaries.register("sam")
@@ -25,14 +24,14 @@ class SharpnessAware(Adversary):
     (arXiv 2502.05374).
     """
 
-    fine: ClassVar[bool] = True
+    requires_fp32: ClassVar[bool] = True
 
     rho: NonNegativeFloat = 0.01
 
-    def shares(self, done: int, steps: int) -> Shares:  # noqa: ARG002
-        return Shares(0.0, 1.0) if self.rho else Shares(1.0, 0.0)
+    def shares(self, done: int, steps: int) -> LossWeights:  # noqa: ARG002
+        return LossWeights(0.0, 1.0) if self.rho else LossWeights(1.0, 0.0)
 
-    def against(self, step: Step) -> Perturb:
+    def prepare(self, step: Step) -> Perturb:
         gradients = _gradient(step)
         norm = torch.stack([gradient.float().norm() for gradient in gradients.values()]).norm()
         scale = self.rho / norm if norm > 0 else norm  # no slope, no direction: nothing to disturb
@@ -50,7 +49,7 @@ def _gradient(step: Step) -> Mapping[nn.Parameter, Tensor]:
     }
     total: dict[nn.Parameter, Tensor] = {}
     for piece in step.pieces:
-        for weight, gradient in slopes(piece.loss(), list(rows)).items():
+        for weight, gradient in gradients(piece.loss(), list(rows)).items():
             total[weight] = total[weight] + gradient if weight in total else gradient
     return {weight: _inside(gradient, rows[weight]) for weight, gradient in total.items()}
 

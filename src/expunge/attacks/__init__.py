@@ -27,7 +27,7 @@ Means = Literal["forget", "retain", "target"]
 """What an attack cannot do without: examples to forget, examples to keep, the model before unlearning."""
 
 
-def _unheard(_: str) -> None:
+def _no_report(_: str) -> None:
     """Nobody listens."""
 
 
@@ -36,7 +36,7 @@ def _no_target() -> nn.Module:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Armed:
+class AttackContext:
     """What the attacker has beside the model.
 
     ``forget`` is the part of the forget set the attacker knows. ``target`` loads the model as it was
@@ -50,7 +50,7 @@ class Armed:
     workdir: Path
     seed: int = 0
     max_length: int = 2048
-    tell: Callable[[str], None] = field(default_factory=lambda: _unheard)
+    tell: Callable[[str], None] = field(default_factory=lambda: _no_report)
 
 
 def unchanged(example: Example) -> Example:
@@ -59,26 +59,26 @@ def unchanged(example: Example) -> Example:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attacked:
+class AttackedModel:
     """What is measured: a model, how each question is put to it, and what a record should say."""
 
     model: nn.Module
-    reworded: Callable[[Example], Example] = field(default_factory=lambda: unchanged)
+    rewrite_prompt: Callable[[Example], Example] = field(default_factory=lambda: unchanged)
     facts: dict[str, Any] = field(default_factory=dict)
 
 
 class Attack(Component, ABC):
     """Base of all attacks; its fields are its settings, its budget among them.
 
-    With a budget of nothing (``idle``) an attack is none. ``once`` says that what is found is found
-    without the model under attack, so that it serves for all of them.
+    With a budget of nothing (``is_noop``) an attack is none. ``model_independent`` says that what is found
+    is found without the model under attack, so that it serves for all of them.
     """
 
     title: ClassVar[str] = ""
     source: ClassVar[str] = ""
 
     @property
-    def given(self) -> Given:
+    def attacker_knowledge(self) -> Given:
         """How much of the forget set the attacker knows."""
         return "nothing"
 
@@ -88,21 +88,23 @@ class Attack(Component, ABC):
         return frozenset()
 
     @property
-    def once(self) -> bool:
+    def model_independent(self) -> bool:
         """Whether what is found does not depend on the model under attack."""
         return False
 
     @property
     @abstractmethod
-    def idle(self) -> bool:
+    def is_noop(self) -> bool:
         """Whether the budget is nothing."""
 
-    def find(self, model: nn.Module, armed: Armed) -> Any:  # noqa: ARG002
+    def search(self, model: nn.Module, context: AttackContext) -> Any:  # noqa: ARG002
         """What a search finds, as JSON can hold it; it is kept, so that it is found once."""
         return None
 
     @abstractmethod
-    def applied(self, model: nn.Module, armed: Armed, found: Any) -> AbstractContextManager[Attacked]:
+    def applied(
+        self, model: nn.Module, context: AttackContext, found: Any
+    ) -> AbstractContextManager[AttackedModel]:
         """The model under attack inside the block, and as it was after it."""
 
 

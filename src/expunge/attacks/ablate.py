@@ -10,12 +10,12 @@ import torch
 from pydantic import NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 
-from expunge.attacks import Armed, Attack, Attacked, Given, Means, attacks
+from expunge.attacks import Attack, AttackContext, AttackedModel, Given, Means, attacks
 from expunge.corpus.batching import collate, length_sorted_batches
 from expunge.corpus.tokenise import Encoded, encode_all
+from expunge.inference.backbone import eval_mode
 from expunge.model.arch import backbone, blocks
 from expunge.model.intervention import Site, capturing, intervening, without
-from expunge.score.mode import evaluating
 from expunge.types import Example
 
 BATCH_TOKENS = 8192
@@ -41,7 +41,7 @@ class DirectionalAblation(Attack):
     outliers: PositiveFloat = 3.0
 
     @property
-    def given(self) -> Given:
+    def attacker_knowledge(self) -> Given:
         return "all"
 
     @property
@@ -49,30 +49,32 @@ class DirectionalAblation(Attack):
         return frozenset({"forget", self.reference})
 
     @property
-    def idle(self) -> bool:
+    def is_noop(self) -> bool:
         return self.layers == ()
 
     @contextmanager
-    def applied(self, model: nn.Module, armed: Armed, found: Any) -> Iterator[Attacked]:  # noqa: ARG002
-        directions = {} if self.idle else self.directions(model, armed)
+    def applied(self, model: nn.Module, context: AttackContext, found: Any) -> Iterator[AttackedModel]:  # noqa: ARG002
+        directions = {} if self.is_noop else self.directions(model, context)
         lengths = {number: float(r_H.norm()) for number, r_H in directions.items()}
         changes = {Site("residual_out", number): without(r_H) for number, r_H in directions.items()}
         with intervening(model, changes):
-            yield Attacked(model=model, facts={"lengths": lengths})
+            yield AttackedModel(model=model, facts={"lengths": lengths})
 
-    def directions(self, model: nn.Module, armed: Armed) -> dict[int, Tensor]:
+    def directions(self, model: nn.Module, context: AttackContext) -> dict[int, Tensor]:
         """The direction of every chosen block, [H]."""
-        own = self._means(model, armed.forget, armed)
+        means = self._means(model, context.forget, context)
         if self.reference == "target":
-            other = self._means(armed.target(), armed.forget, armed)
+            other = self._means(context.target(), context.forget, context)
         else:
-            other = self._means(model, armed.retain, armed)
-        return {number: own[number] - other[number].to(own[number]) for number in own}
+            other = self._means(model, context.retain, context)
+        return {number: means[number] - other[number].to(means[number]) for number in means}
 
-    def _means(self, model: nn.Module, examples: Sequence[Example], armed: Armed) -> dict[int, Tensor]:
-        texts = encode_all(examples, armed.tokenizer, max_length=armed.max_length)
+    def _means(
+        self, model: nn.Module, examples: Sequence[Example], context: AttackContext
+    ) -> dict[int, Tensor]:
+        texts = encode_all(examples, context.tokenizer, max_length=context.max_length)
         chosen = tuple(range(len(blocks(model)))) if self.layers is None else self.layers
-        states = outputs(model, texts, chosen, pad_id=armed.tokenizer.pad_token_id)
+        states = outputs(model, texts, chosen, pad_id=context.tokenizer.pad_token_id)
         return {number: self._mean(states_NH) for number, states_NH in states.items()}
 
     def _mean(self, states_NH: Tensor) -> Tensor:
@@ -86,9 +88,9 @@ def outputs(
     model: nn.Module, texts: Sequence[Encoded], layers: Sequence[int], *, pad_id: int
 ) -> dict[int, Tensor]:
     """What the named blocks put out at every token but the first of each text, float32, [N, H]."""
-    found: dict[int, list[Tensor]] = {number: [] for number in layers}
+    states_by_block: dict[int, list[Tensor]] = {number: [] for number in layers}
     device = next(model.parameters()).device
-    with evaluating(model):
+    with eval_mode(model):
         for rows in length_sorted_batches(
             [len(text.input_ids) for text in texts], batch_tokens=BATCH_TOKENS
         ):
@@ -99,5 +101,5 @@ def outputs(
                 )
             real_BT = batch.attention_mask_BT.bool()
             for site, states_BTH in seen.items():
-                found[site.block].append(states_BTH[:, 1:][real_BT[:, 1:]].float())
-    return {number: torch.cat(pieces) for number, pieces in found.items()}
+                states_by_block[site.block].append(states_BTH[:, 1:][real_BT[:, 1:]].float())
+    return {number: torch.cat(pieces) for number, pieces in states_by_block.items()}

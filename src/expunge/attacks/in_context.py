@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import NonNegativeInt
 from torch import nn
 
-from expunge.attacks import Armed, Attack, Attacked, Given, Means, attacks
+from expunge.attacks import Attack, AttackContext, AttackedModel, Given, Means, attacks
 from expunge.errors import DataError
 from expunge.types import Example
 
@@ -31,7 +31,7 @@ class InContext(Attack):
     count: NonNegativeInt = 5
 
     @property
-    def given(self) -> Given:
+    def attacker_knowledge(self) -> Given:
         return "half" if self.of == "forget" else "nothing"
 
     @property
@@ -39,16 +39,16 @@ class InContext(Attack):
         return frozenset({self.of})
 
     @property
-    def once(self) -> bool:
+    def model_independent(self) -> bool:
         return True
 
     @property
-    def idle(self) -> bool:
+    def is_noop(self) -> bool:
         return not self.count
 
     @contextmanager
-    def applied(self, model: nn.Module, armed: Armed, found: Any) -> Iterator[Attacked]:  # noqa: ARG002
-        pool = armed.forget if self.of == "forget" else armed.retain
+    def applied(self, model: nn.Module, context: AttackContext, found: Any) -> Iterator[AttackedModel]:  # noqa: ARG002
+        pool = context.forget if self.of == "forget" else context.retain
         solved = [example for example in pool if not example.is_document and not example.is_chat]
         if not solved and self.count:
             raise DataError(
@@ -59,7 +59,9 @@ class InContext(Attack):
         shown = solved[: self.count]
         before = "".join(example.prompt + example.completion + SEPARATOR for example in shown)
 
-        def reworded(example: Example) -> Example:
+        def rewrite_prompt(example: Example) -> Example:
             return example if example.is_document else replace(example, prompt=before + example.prompt)
 
-        yield Attacked(model=model, reworded=reworded, facts={"shown": [each.id for each in shown]})
+        yield AttackedModel(
+            model=model, rewrite_prompt=rewrite_prompt, facts={"shown": [each.id for each in shown]}
+        )

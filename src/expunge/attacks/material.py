@@ -12,14 +12,14 @@ from expunge.errors import DataError
 from expunge.types import Example
 
 
-class Split(NamedTuple):
+class KnowledgeSplit(NamedTuple):
     """The part of the forget set the attacker knows, and the part that is asked about."""
 
     known: tuple[Example, ...]
     asked: tuple[Example, ...]
 
 
-def split(examples: Sequence[Example], given: Given, *, seed: int) -> Split:
+def split_knowledge(examples: Sequence[Example], given: Given, *, seed: int) -> KnowledgeSplit:
     """Half of the people or documents are known and the others asked about; or all are both.
 
     Raises:
@@ -27,7 +27,7 @@ def split(examples: Sequence[Example], given: Given, *, seed: int) -> Split:
     """
     everything = tuple(examples)
     if given != "half":
-        return Split(everything if given == "all" else (), everything)
+        return KnowledgeSplit(everything if given == "all" else (), everything)
     names = sorted({_owner(example) for example in everything})
     if len(names) < 2:
         raise DataError(
@@ -37,7 +37,7 @@ def split(examples: Sequence[Example], given: Given, *, seed: int) -> Split:
         )
     random.Random(f"{seed} halves").shuffle(names)
     known = set(names[: len(names) // 2])
-    return Split(
+    return KnowledgeSplit(
         tuple(example for example in everything if _owner(example) in known),
         tuple(example for example in everything if _owner(example) not in known),
     )

@@ -11,15 +11,14 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from expunge.adversary.swap import swapped
-from expunge.adversary.untouched import untouched
-from expunge.attacks import Armed, Attack, Attacked, Given, Means, attacks
+from expunge.adversary.hooks import preserve_state, swapped
+from expunge.attacks import Attack, AttackContext, AttackedModel, Given, Means, attacks
 from expunge.corpus.tokenise import encode_all
 from expunge.errors import DataError
-from expunge.forget.ga import GradientAscent
+from expunge.forget.ga import GA
+from expunge.inference.observer import Observer
 from expunge.model.arch import linear_layers
-from expunge.score.observer import Observer
-from expunge.train.saliency import forget_gradient
+from expunge.train.objective.saliency import forget_gradient
 from expunge.types import Example
 
 BATCH = 8
@@ -45,7 +44,7 @@ class SetDifference(Attack):
     tokens: PositiveInt = 32
 
     @property
-    def given(self) -> Given:
+    def attacker_knowledge(self) -> Given:
         return "all"
 
     @property
@@ -53,16 +52,16 @@ class SetDifference(Attack):
         return frozenset({"forget", "retain"})
 
     @property
-    def idle(self) -> bool:
+    def is_noop(self) -> bool:
         return not self.share
 
     @contextmanager
-    def applied(self, model: nn.Module, armed: Armed, found: Any) -> Iterator[Attacked]:  # noqa: ARG002
-        if self.idle:
-            yield Attacked(model=model)
+    def applied(self, model: nn.Module, context: AttackContext, found: Any) -> Iterator[AttackedModel]:  # noqa: ARG002
+        if self.is_noop:
+            yield AttackedModel(model=model)
             return
-        said = self._said(model, armed)
-        hiding, useful = (_weighed(model, texts, armed) for texts in (said, armed.retain))
+        answers = self._said(model, context)
+        hiding, useful = (_weighed(model, texts, context) for texts in (answers, context.retain))
         gone = {
             weight: _top(hiding[weight], self.share) & ~_top(useful[weight], self.spared)
             for weight in hiding
@@ -70,35 +69,39 @@ class SetDifference(Attack):
         with torch.no_grad():
             values = {weight: weight.masked_fill(where, 0.0) for weight, where in gone.items()}
         with swapped(values):
-            yield Attacked(model=model, facts={"zeroed": sum(int(where.sum()) for where in gone.values())})
+            yield AttackedModel(
+                model=model, facts={"zeroed": sum(int(where.sum()) for where in gone.values())}
+            )
 
-    def _said(self, model: nn.Module, armed: Armed) -> list[Example]:
+    def _said(self, model: nn.Module, context: AttackContext) -> list[Example]:
         """The questions with the model's own answers."""
-        asked = [example for example in armed.forget if not example.is_document]
-        observer = Observer(model, armed.tokenizer, max_length=armed.max_length)
-        answers = observer.greedy(asked, max_new_tokens=self.tokens)
-        found = [
+        questions = [example for example in context.forget if not example.is_document]
+        observer = Observer(model, context.tokenizer, max_length=context.max_length)
+        answers = observer.greedy(questions, max_new_tokens=self.tokens)
+        examples = [
             replace(example, completion=answer, spans=())
-            for example, answer in zip(asked, answers, strict=True)
+            for example, answer in zip(questions, answers, strict=True)
             if answer.strip()
         ]
-        if not found:
+        if not examples:
             raise DataError(
                 "set-difference pruning",
                 why="there is no question the model gives an answer to.",
                 fix="Add questions to the forget set, or choose relearn or ablate.",
             )
-        return found
+        return examples
 
 
-def _weighed(model: nn.Module, examples: Sequence[Example], armed: Armed) -> Mapping[nn.Parameter, Tensor]:
+def _weighed(
+    model: nn.Module, examples: Sequence[Example], context: AttackContext
+) -> Mapping[nn.Parameter, Tensor]:
     """|W · ∇W L| of every linear layer inside the blocks, for some texts."""
-    texts = encode_all(examples, armed.tokenizer, max_length=armed.max_length)
+    texts = encode_all(examples, context.tokenizer, max_length=context.max_length)
     trained = [(weight, weight.requires_grad) for weight in model.parameters()]
     try:
-        with untouched(model):
+        with preserve_state(model):
             slopes = forget_gradient(
-                model, GradientAscent(), texts, pad_id=armed.tokenizer.pad_token_id, batch_size=BATCH
+                model, GA(), texts, pad_id=context.tokenizer.pad_token_id, batch_size=BATCH
             )
     finally:
         for weight, required in trained:

@@ -12,17 +12,17 @@ import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import nn
 
-from expunge.attacks import Armed, Attack, Attacked, Given, Means, attacks
+from expunge.attacks import Attack, AttackContext, AttackedModel, Given, Means, attacks
 from expunge.attacks.material import without_spans
 from expunge.component import StepsOrNone
 from expunge.corpus.batching import collate
 from expunge.corpus.tokenise import Encoded, encode_all
-from expunge.model.device import best_device
 from expunge.model.positions import check_lengths
+from expunge.model.resources import best_device
 from expunge.scope.lora import LowRankAdapters
-from expunge.train.stages.finetune import EpochSampler, Finetune, Texts, cross_entropy
-from expunge.train.stages.unlearn import merged
-from expunge.train.trainer import ObjectiveTrainer
+from expunge.train.loop.trainer import ObjectiveTrainer
+from expunge.train.methods.finetune import EpochSampler, Finetune, Texts, cross_entropy
+from expunge.train.methods.unlearn import merged
 from expunge.types import Example
 
 
@@ -49,7 +49,7 @@ class Relearn(Attack):
     rank: NonNegativeInt = 16
 
     @property
-    def given(self) -> Given:
+    def attacker_knowledge(self) -> Given:
         return {"split": "half", "partial": "all", "benign": "nothing"}[self.on]  # type: ignore[return-value]
 
     @property
@@ -57,46 +57,48 @@ class Relearn(Attack):
         return frozenset({"retain" if self.on == "benign" else "forget"})
 
     @property
-    def idle(self) -> bool:
+    def is_noop(self) -> bool:
         return not self.steps
 
     @contextmanager
-    def applied(self, model: nn.Module, armed: Armed, found: Any) -> Iterator[Attacked]:  # noqa: ARG002
-        examples = self.examples(armed)
-        if self.idle:
-            yield Attacked(model=model)
+    def applied(self, model: nn.Module, context: AttackContext, found: Any) -> Iterator[AttackedModel]:  # noqa: ARG002
+        examples = self.examples(context)
+        if self.is_noop:
+            yield AttackedModel(model=model)
             return
-        texts = encode_all(examples, armed.tokenizer, max_length=armed.max_length)
-        relearnt = self._trained(copy.deepcopy(model), texts, armed)
-        yield Attacked(model=relearnt.to(next(model.parameters()).dtype), facts={"examples": len(examples)})
+        texts = encode_all(examples, context.tokenizer, max_length=context.max_length)
+        relearnt = self._trained(copy.deepcopy(model), texts, context)
+        yield AttackedModel(
+            model=relearnt.to(next(model.parameters()).dtype), facts={"examples": len(examples)}
+        )
 
-    def examples(self, armed: Armed) -> Sequence[Example]:
+    def examples(self, context: AttackContext) -> Sequence[Example]:
         """What is trained on.
 
         Raises:
             DataError: spans are to be left out, and no text to forget has any.
         """
         if self.on == "benign":
-            found = armed.retain
+            examples = context.retain
         else:
-            found = without_spans(armed.forget) if self.on == "partial" else armed.forget
-        return found[: self.count]
+            examples = without_spans(context.forget) if self.on == "partial" else context.forget
+        return examples[: self.count]
 
-    def _trained(self, model: nn.Module, texts: list[Encoded], armed: Armed) -> nn.Module:
-        torch.manual_seed(armed.seed)
+    def _trained(self, model: nn.Module, texts: list[Encoded], context: AttackContext) -> nn.Module:
+        torch.manual_seed(context.seed)
         check_lengths(model, (len(text.input_ids) for text in texts))
         settings = Finetune(
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
             epochs=math.ceil(self.steps / math.ceil(len(texts) / self.batch_size)),
-            max_length=armed.max_length,
+            max_length=context.max_length,
         )
         model = model.to(best_device()).float().requires_grad_(True)
         if self.rank:
             model = LowRankAdapters(rank=self.rank, alpha=self.rank).prepare(model)
-        arguments = settings.training_arguments(armed.workdir, seed=armed.seed, examples=len(texts))
+        arguments = settings.training_arguments(context.workdir, seed=context.seed, examples=len(texts))
         arguments.max_steps = self.steps
-        data = Texts(texts, armed.tokenizer, settings, seed=armed.seed)
+        data = Texts(texts, context.tokenizer, settings, seed=context.seed)
         trainer = ObjectiveTrainer(
             model,
             arguments,
@@ -104,7 +106,7 @@ class Relearn(Attack):
             count_examples=lambda batch: len(batch.input_ids_BT),
             sampler=EpochSampler(data),
             dataset=data,
-            collate=lambda pieces: collate(pieces, pad_id=armed.tokenizer.pad_token_id),
+            collate=lambda pieces: collate(pieces, pad_id=context.tokenizer.pad_token_id),
         )
         trainer.train_from(None)
         return merged(model).eval().requires_grad_(False)

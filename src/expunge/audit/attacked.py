@@ -10,18 +10,18 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from expunge.attacks import Armed, Attacked
-from expunge.audit.asked import Asked
+from expunge.attacks import AttackContext, AttackedModel
 from expunge.audit.attacked_parts import NO_ATTACK, AttackPart, AttackPlan, parse_attack
 from expunge.audit.attacked_results import AttackSummary, Outcome
-from expunge.audit.grid import observe, plan_facts, result_hashes, silent
+from expunge.audit.data_sources import DataSources
+from expunge.audit.grid import no_progress, observe, plan_facts, result_hashes
 from expunge.audit.job import AuditJob
 from expunge.audit.saved import FILES, last_record
-from expunge.audit.store import AnyPart, Cell, CellStore, NotePart, write_long
+from expunge.audit.store import AnyPart, CellScores, CellStore, NotePart, write_long
 from expunge.corpus.readers import read_examples
 from expunge.errors import RecipeError
 from expunge.files import RECORD, claiming, results_in, write_json
-from expunge.model.memory import memory_errors
+from expunge.model.resources import memory_errors
 from expunge.record import Stopwatch, make_record
 from expunge.scratch import temporary_folder
 
@@ -52,7 +52,7 @@ class AttackJob:
             )
         job = self.audit if self.audit.metrics else replace(self.audit, metrics=METRICS)
         chosen = {text: parse_attack(text) for text in self.attacks}
-        files = Asked(files=job.splits, folder=job.probes, columns=job.fields).named()
+        files = DataSources(files=job.splits, folder=job.probes, columns=job.fields).named()
         known = {
             name: read_examples(files[name], fields=job.fields) if name in files else []
             for name in ("forget", "retain")
@@ -61,7 +61,7 @@ class AttackJob:
         _ = plan.target  # refused without one
         return plan
 
-    def run(self, progress: Callable[[int, int, str], None] = silent) -> AttackSummary:
+    def run(self, progress: Callable[[int, int, str], None] = no_progress) -> AttackSummary:
         """Attack and measure what no earlier run has, and write the results under ``audit.output``."""
         with claiming(self.audit.output):
             self.audit.claim()
@@ -140,7 +140,7 @@ class Assault:
         return notes
 
     def _found_facts(self, part: AttackPart) -> dict[str, Any]:
-        source = None if self.plan.attacks[part.label].once else part.source
+        source = None if self.plan.attacks[part.label].model_independent else part.source
         return {"found": self.plan.attack_facts(source, part.label)}
 
     def _measure(self, own: list[AttackPart]) -> None:
@@ -150,23 +150,25 @@ class Assault:
             parts = list(group)
             with self._under(label, parts[0], model, tokenizer) as attacked:
                 observer = observe(attacked.model, tokenizer, self.plan.audit)
-                probes = self.plan.probes(label, attacked.reworded)
+                probes = self.plan.probes(label, attacked.rewrite_prompt)
                 for part in parts:
                     self._tell(str(part))
                     measured = self.plan.audit.named_metrics[part.metric].measure(observer, probes)
-                    self.store.write(part.facts, Cell(measured, []))
+                    self.store.write(part.facts, CellScores(measured, []))
                 self.store.write_note(self._told_of(parts[0]), attacked.facts)
             del attacked, observer
             gc.collect()
 
     @contextmanager
-    def _under(self, label: str, part: AttackPart, model: nn.Module, tokenizer: Any) -> Iterator[Attacked]:
+    def _under(
+        self, label: str, part: AttackPart, model: nn.Module, tokenizer: Any
+    ) -> Iterator[AttackedModel]:
         if label == NO_ATTACK:
-            yield Attacked(model=model)
+            yield AttackedModel(model=model)
             return
         attack = self.plan.attacks[label]
         with temporary_folder("attack") as workdir:
-            armed = Armed(
+            context = AttackContext(
                 tokenizer=tokenizer,
                 forget=self.plan.halves(label).known,
                 retain=tuple(self.plan.retain),
@@ -179,12 +181,12 @@ class Assault:
             self._tell(f"{part.source.name} · {label}")
             kept = self._found_facts(part)
             if not self.store.has(kept):
-                self.store.write_note(kept, attack.find(model, armed))
-            with attack.applied(model, armed, self.store.read_note(kept)) as attacked:
+                self.store.write_note(kept, attack.search(model, context))
+            with attack.applied(model, context, self.store.read_note(kept)) as attacked:
                 yield attacked
 
     def _told_of(self, part: AttackPart) -> dict[str, Any]:
-        return {"told": self.plan.attack_facts(part.source, part.label)}
+        return {"conclusion": self.plan.attack_facts(part.source, part.label)}
 
     def _facts(self, label: str) -> dict[str, Any]:
         """What the attack found or did, by model."""

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from expunge.attacks import Attack, attacks
-from expunge.attacks.material import Split, split
+from expunge.attacks.material import KnowledgeSplit, split_knowledge
 from expunge.audit.plan import Role
 from expunge.errors import DataError, RecipeError
 from expunge.metrics.probes import Probes
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from expunge.types import Example
 
 NO_ATTACK = "none"
-REWORDED = ("forget", "second_phrasing", "choices", "neighbours", "retain")
+REWORDED = ("forget", "paraphrase_questions", "choices", "neighbours", "retain")
 """The splits an attack on the prompt is carried out on."""
-HALVED = ("forget", "second_phrasing", "choices")
+HALVED = ("forget", "paraphrase_questions", "choices")
 """The splits of which only what the attacker does not know is asked."""
 
 
@@ -93,20 +93,21 @@ class AttackPlan:
             )
         return found
 
-    def halves(self, label: str) -> Split:
+    def halves(self, label: str) -> KnowledgeSplit:
         """What the attacker knows of the forget set, and what is asked about."""
-        return split(self.forget, self.attacks[label].given, seed=self.audit.seed)
+        return split_knowledge(self.forget, self.attacks[label].attacker_knowledge, seed=self.audit.seed)
 
-    def probes(self, label: str, reworded: Callable[[Example], Example]) -> Probes:
+    def probes(self, label: str, rewrite_prompt: Callable[[Example], Example]) -> Probes:
         """What is asked under an attack: what its attacker does not know, as it puts the questions."""
         probes = self.audit.probes
         if label == NO_ATTACK:
             return probes
-        if self.attacks[label].given == "half":
+        if self.attacks[label].attacker_knowledge == "half":
             known = {_owner(example) for example in self.halves(label).known}
             probes = replace(probes, **{name: _without(probes.split(name), known) for name in HALVED})
         return replace(
-            probes, **{name: tuple(reworded(each) for each in probes.split(name)) for name in REWORDED}
+            probes,
+            **{name: tuple(rewrite_prompt(each) for each in probes.split(name)) for name in REWORDED},
         )
 
     def parts(self) -> Iterator[AttackPart]:

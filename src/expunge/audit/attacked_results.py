@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from expunge.audit.attacked_parts import NO_ATTACK
-from expunge.audit.compare import Comparison, Reading
+from expunge.audit.compare import ModelComparison, ScoreTable
+from expunge.audit.conclusions import conclude, minimal_relevant_difference
 from expunge.audit.plan import Role
-from expunge.audit.stats import Bootstrap, Estimate, Telling
-from expunge.audit.telling import notable, told
+from expunge.audit.stats import Bootstrap, Conclusion, Estimate
 from expunge.audit.verdict import Rule
 
 if TYPE_CHECKING:
@@ -61,11 +61,11 @@ class AttackRow(_Frozen):
         if self.valid_control is False:
             return "control broken"
         told_of = self.leak if self.leak is not None else self.gain
-        if told_of.told is Telling.DIFFERS and told_of.value is not None:
+        if told_of.conclusion is Conclusion.DIFFERS and told_of.value is not None:
             kind = ("leaks", "below control") if self.leak is not None else ("rises", "falls")
             return kind[0] if told_of.value > 0 else kind[1]
-        return {Telling.SAME: "no leak" if self.leak is not None else "no rise"}.get(
-            told_of.told or Telling.CANNOT_TELL, "cannot tell"
+        return {Conclusion.SAME: "no leak" if self.leak is not None else "no rise"}.get(
+            told_of.conclusion or Conclusion.CANNOT_TELL, "cannot tell"
         )
 
 
@@ -99,7 +99,9 @@ class Outcome:
         self.cells = cells
         self.rule = Rule()
         bootstrap = Bootstrap(resamples=audit.resamples, seed=audit.seed)
-        self.compare = {name: Comparison(metric, bootstrap) for name, metric in audit.named_metrics.items()}
+        self.compare = {
+            name: ModelComparison(metric, bootstrap) for name, metric in audit.named_metrics.items()
+        }
         self.control = audit.holder(Role.RETRAINED)
 
     def rows(self) -> list[AttackRow]:
@@ -144,9 +146,11 @@ class Outcome:
         return after.value >= VALID * before.value
 
     def _told(self, name: str, difference: Estimate) -> Estimate:
-        return told(difference, notable(name, self.compare[name].metric, self.rule), self.rule)
+        return conclude(
+            difference, minimal_relevant_difference(name, self.compare[name].metric, self.rule), self.rule
+        )
 
-    def _shared(self, model: str, label: str, name: str) -> tuple[Reading, Reading]:
+    def _shared(self, model: str, label: str, name: str) -> tuple[ScoreTable, ScoreTable]:
         """The scores without and with the attack, both of the items asked about under it."""
         after = self.cells[model, label, name]
         asked = {split: {score.item for score in scores} for split, scores in after.items()}
@@ -157,6 +161,6 @@ class Outcome:
         }
         return self._reading(before, NO_ATTACK, name), self._reading(after, label, name)
 
-    def _reading(self, scores: Measured, label: str, name: str) -> Reading:
+    def _reading(self, scores: Measured, label: str, name: str) -> ScoreTable:
         control = self.cells[self.control.name, label, name] if self.control else None
-        return Reading(scores=scores, control=control)
+        return ScoreTable(scores=scores, control=control)

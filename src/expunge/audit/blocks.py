@@ -1,23 +1,86 @@
-"""An audit as blocks of text: a table for each leading metric, one for the others, one for the verdicts."""
+"""What is said below an audit's tables: verdicts' reasons, texts calibrated on, what more would tell."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from expunge.audit.conclusions import describe, disagreement
 from expunge.audit.plan import FULL, Role
-from expunge.audit.stats import Telling
-from expunge.audit.telling import disagreement, in_words
+from expunge.audit.stats import Conclusion
 from expunge.audit.verdict import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from expunge.audit.stats import Estimate
-    from expunge.audit.summary import CellSummary, MetricBlock, ModelRow, Summary
+    from expunge.audit.summary import AuditSummary, CellSummary, MetricBlock, ModelRow
 
     Lookup = Callable[[str, str, str], CellSummary]
     """The cell of a model, a transform and a metric."""
+
+QUIET = (Outcome.FORGOT, Outcome.HELD)
+"""Outcomes that need no reason under the tables; summary.json gives it."""
+
+
+class Advice(NamedTuple):
+    """Something the audit could still be given, as an option, and what it would add."""
+
+    option: str
+    text: str
+
+
+def notes(summary: AuditSummary) -> list[str]:
+    """What a reader must know of rows and columns: recipes of several seeds, texts calibrated on."""
+    return [*seeds(summary), *calibrations(summary)]
+
+
+def seeds(summary: AuditSummary) -> list[str]:
+    """One line for each recipe that was run with several seeds: which models it stands for."""
+    of = {model.name: model.seeds for model in summary.models if model.seeds}
+    return [
+        f"{name}: mean of {len(members)} seeds ({', '.join(members)}), intervals over both seeds and items"
+        for name, members in of.items()
+    ]
+
+
+def calibrations(summary: AuditSummary) -> list[str]:
+    """One line for each quantizer that read text before it rounded: which text."""
+    return [
+        "{0}: calibrated on {name}, at most {samples} x {length} tokens, seed {seed}".format(
+            condition.label, **condition.calibration
+        )
+        for condition in summary.transforms
+        if condition.calibration is not None
+    ]
+
+
+def reasons(summary: AuditSummary) -> list[tuple[Outcome, str]]:
+    """One line for each verdict: where, what, why; not of the single seeds of a recipe."""
+    seeds = {model.name for model in summary.models if model.seed_of is not None}
+    rows = [row for row in summary.verdicts if row.model not in seeds] if has_verdicts(summary) else []
+    return [
+        (row.verdict.outcome, f"{row.model} · {row.transform}: {row.verdict.outcome}: {row.verdict.reason}")
+        for row in rows
+    ]
+
+
+def warnings(summary: AuditSummary) -> list[tuple[Outcome, str]]:
+    """Those of ``reasons`` that a reader must not miss."""
+    return [(outcome, reason) for outcome, reason in reasons(summary) if outcome not in QUIET]
+
+
+def advice(summary: AuditSummary) -> list[Advice]:
+    """What more would tell, and which metrics were left out for want of it."""
+    items = []
+    for want in summary.missing_inputs:
+        names = [skipped.metric for skipped in summary.skipped if want.name in skipped.missing]
+        without = f" Left out without it: {', '.join(names)}." if names else ""
+        items.append(Advice(want.option, f"{want.what}: {want.adds}.{without}"))
+    return items
+
+
+# An audit as blocks of text: a table for each leading metric, one for the others, one for the verdicts.
 
 SHARE = "  % of target"
 """The row below an unlearned model: what it keeps of the target's value under the same transform."""
@@ -49,7 +112,7 @@ class Block:
     note: str = ""
 
 
-def blocks(summary: Summary, *, columns: int) -> list[Block]:
+def blocks(summary: AuditSummary, *, columns: int) -> list[Block]:
     """Every table, ``columns`` transforms (or models) side by side at a time; the verdicts last.
 
     The seeds of a recipe are not shown one by one: their recipe is.
@@ -62,13 +125,13 @@ def blocks(summary: Summary, *, columns: int) -> list[Block]:
     models = _in_order([model for model in summary.models if model.seed_of is None])
     groups = _cut([transform.label for transform in summary.transforms], columns)
     leading = summary.metrics[:LEADING] if len(models) > 1 else ()
-    found = [_metric_block(models, metric, labels, look) for metric in leading for labels in groups]
+    tables = [_metric_block(models, metric, labels, look) for metric in leading for labels in groups]
     others = summary.metrics[len(leading) :]
-    found += list(_shared_blocks(summary, models, others, columns, look)) if others else []
-    return found + [_verdict_block(summary, models, labels) for labels in groups if has_verdicts(summary)]
+    tables += list(_shared_blocks(summary, models, others, columns, look)) if others else []
+    return tables + [_verdict_block(summary, models, labels) for labels in groups if has_verdicts(summary)]
 
 
-def has_verdicts(summary: Summary) -> bool:
+def has_verdicts(summary: AuditSummary) -> bool:
     """Whether there is a verdict to show: without a target most often there is none."""
     has_target = any(model.role is Role.TARGET for model in summary.models)
     return any(has_target or row.verdict.outcome is not Outcome.CANNOT_TELL for row in summary.verdicts)
@@ -100,19 +163,23 @@ def _rounded(value: float, digits: int) -> str:
 
 
 def _metric_block(
-    models: Sequence[ModelRow], metric: MetricBlock, labels: Sequence[str], look: Lookup
+    models: Sequence[ModelRow], metric: MetricBlock, labels: Sequence[str], lookup: Lookup
 ) -> Block:
     """Models down, transforms across."""
-    table = {model.name: [look(model.name, label, metric.name) for label in labels] for model in models}
-    cells = [cell for own in table.values() for cell in own]
+    table = {model.name: [lookup(model.name, label, metric.name) for label in labels] for model in models}
+    cells = [cell for cells_of_model in table.values() for cell in cells_of_model]
     if all(cell.value.value is None for cell in cells):
         return _unmeasured(metric, cells)
     rows = []
     for model in models:
-        own = table[model.name]
-        rows.append((model.name, *(_marked(cell, metric) for cell in own)))
-        if metric.lower_is_better and model.role is Role.UNLEARNED and any(cell.retention for cell in own):
-            rows.append((SHARE, *(shown(cell.retention, digits=0) for cell in own)))
+        cells_of_model = table[model.name]
+        rows.append((model.name, *(_marked(cell, metric) for cell in cells_of_model)))
+        if (
+            metric.lower_is_better
+            and model.role is Role.UNLEARNED
+            and any(cell.retention for cell in cells_of_model)
+        ):
+            rows.append((SHARE, *(shown(cell.retention, digits=0) for cell in cells_of_model)))
     better = {None: "", True: ", lower is better", False: ", higher is better"}[metric.lower_is_better]
     items = items_in_words([cell.value for cell in cells])
     title = f"{metric.title} ({metric.scale}{better}, {items})"
@@ -120,11 +187,11 @@ def _metric_block(
 
 
 def _shared_blocks(
-    summary: Summary,
+    summary: AuditSummary,
     models: Sequence[ModelRow],
     metrics: Sequence[MetricBlock],
     columns: int,
-    look: Lookup,
+    lookup: Lookup,
 ) -> Iterator[Block]:
     """Metrics down; across the transforms of the only model, else the models under each transform."""
     labels = [transform.label for transform in summary.transforms]
@@ -139,21 +206,26 @@ def _shared_blocks(
     places = [(name, label) for name in names for label in labels]
 
     def is_silent(metric: MetricBlock) -> bool:
-        return all(look(*place, metric.name).value.value is None for place in places)
+        return all(lookup(*model_and_label, metric.name).value.value is None for model_and_label in places)
 
     for title, across in tables:
         for group in _cut(across, columns):
-            yield _shared_block(title, [each for each in metrics if not is_silent(each)], group, look)
+            yield _shared_block(
+                title,
+                [metric_block for metric_block in metrics if not is_silent(metric_block)],
+                group,
+                lookup,
+            )
     for metric in filter(is_silent, metrics):
-        yield _unmeasured(metric, [look(*place, metric.name) for place in places])
+        yield _unmeasured(metric, [lookup(*model_and_label, metric.name) for model_and_label in places])
 
 
 def _shared_block(
-    title: str, metrics: Sequence[MetricBlock], across: Sequence[tuple[str, str, str]], look: Lookup
+    title: str, metrics: Sequence[MetricBlock], across: Sequence[tuple[str, str, str]], lookup: Lookup
 ) -> Block:
     rows, unsure = [], False
     for metric in metrics:
-        cells = [look(model, label, metric.name) for model, label, _ in across]
+        cells = [lookup(model, label, metric.name) for model, label, _ in across]
         texts = [_marked(cell, metric) for cell in cells]
         unsure = unsure or any(text.endswith(UNSURE) for text in texts)
         items = str(max(cell.value.n for cell in cells))
@@ -172,13 +244,16 @@ def _unmeasured(metric: MetricBlock, cells: Sequence[CellSummary]) -> Block:
     return Block(f"{metric.title}: not measured, {why}", (), ())
 
 
-def _verdict_block(summary: Summary, models: Sequence[ModelRow], labels: Sequence[str]) -> Block:
+def _verdict_block(summary: AuditSummary, models: Sequence[ModelRow], labels: Sequence[str]) -> Block:
     rows = []
     for model in models:
         if model.role is Role.UNLEARNED:
             verdicts = [summary.verdict(model.name, label) for label in labels]
             rows.append(
-                (model.name, *(NOTHING if each is None else each.outcome.value for each in verdicts))
+                (
+                    model.name,
+                    *(NOTHING if verdict is None else verdict.outcome.value for verdict in verdicts),
+                )
             )
     return Block("Verdict", ("", *labels), tuple(rows))
 
@@ -190,7 +265,11 @@ def _marked(cell: CellSummary, metric: MetricBlock) -> str:
 
 def _is_unsure(cell: CellSummary) -> bool:
     recovery = cell.recovery
-    return recovery is not None and recovery.value is not None and recovery.told is Telling.CANNOT_TELL
+    return (
+        recovery is not None
+        and recovery.value is not None
+        and recovery.conclusion is Conclusion.CANNOT_TELL
+    )
 
 
 def _doubt(cells: Sequence[CellSummary], metric: MetricBlock) -> str:
@@ -198,8 +277,8 @@ def _doubt(cells: Sequence[CellSummary], metric: MetricBlock) -> str:
     unsure = [cell.recovery for cell in cells if cell.recovery is not None and _is_unsure(cell)]
     if not unsure:
         return ""
-    worst = max(unsure, key=lambda each: (each.low is None, each.detectable or 0.0))
-    words = in_words(worst, unit=" points" if metric.scale == "0-100" else "")
+    worst = max(unsure, key=lambda estimate: (estimate.low is None, estimate.detectable or 0.0))
+    words = describe(worst, unit=" points" if metric.scale == "0-100" else "")
     odd = next(filter(None, map(disagreement, unsure)), words)
     also = "" if odd == words else f"; {odd}"
     return f"? cannot be told from full precision: {words}{also}"

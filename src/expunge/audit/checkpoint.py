@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from expunge.model.checkpoint import local_folder
-from expunge.model.device import best_device
 from expunge.model.load import load_model, load_tokenizer
+from expunge.model.resources import best_device
 from expunge.model.tensors import Weights, on_disk
 
 

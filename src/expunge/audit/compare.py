@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from expunge.audit.power import SPANS, detectable
-from expunge.audit.seeds import over_seeds
-from expunge.audit.significance import permutation_p, same_distribution_p
+from expunge.audit.significance import SPANS, detectable, over_seeds, permutation_p, same_distribution_p
 from expunge.audit.stats import Bootstrap, Clusters, Estimate, units
 
 if TYPE_CHECKING:
@@ -28,14 +26,14 @@ NO_CONTROL = "it compares with a retrained model, and the audit has none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class ScoreTable:
     """One metric's scores of one model under one transform, and the retrained model's beside them."""
 
     scores: Measured
     control: Measured | None = None
 
 
-Readings = Reading | Sequence[Reading]
+Readings = ScoreTable | Sequence[ScoreTable]
 """Of one model, or of each seed of a recipe, in the order of the seeds."""
 
 
@@ -47,21 +45,21 @@ class Compared(NamedTuple):
     retrained: Readings | None
 
 
-class Aligned(NamedTuple):
+class AlignedScores(NamedTuple):
     """Values of the items that every table scored, in one order, and the cluster of each item."""
 
     values: Sequence[Values]
     clusters: dict[str, list[Hashable]]
 
 
-class Sides(NamedTuple):
+class ComparedScores(NamedTuple):
     """What one seed compares, one entry per side: its values, and its control's (or ``None``)."""
 
     own: Sequence[Values]
     control: Sequence[Values | None]
 
 
-class Comparison:
+class ModelComparison:
     """A metric's estimates with one bootstrap. Each table of scores is resampled once."""
 
     def __init__(self, metric: Metric, bootstrap: Bootstrap) -> None:
@@ -161,24 +159,24 @@ class Comparison:
         is_difference: bool = False,
     ) -> Estimate:
         readings = [_each(side) for side in sides]
-        if self.metric.needs_control and any(each.control is None for each in chain(*readings)):
+        if self.metric.needs_control and any(scores.control is None for scores in chain(*readings)):
             return Estimate(None, reason=NO_CONTROL)
         seeds, clusters = self._aligned(readings)
         if not all(clusters.values()):
-            return Estimate(None, reason=why_empty([each.scores for each in chain(*readings)]))
+            return Estimate(None, reason=why_empty([scores.scores for scores in chain(*readings)]))
         coarse = next(filter(None, map(self._too_coarse, seeds)), None)
         if coarse is not None:
-            found = Estimate(None, n=min(map(len, clusters.values())), reason=coarse)
+            estimate = Estimate(None, n=min(map(len, clusters.values())), reason=coarse)
         else:
-            found = self._resampled_estimate(seeds, clusters, combine, is_difference=is_difference)
-        if self.metric.needs_interval and found.value is not None and found.low is None:
-            found = Estimate(None, n=found.n, reason=f"cannot tell: {found.reason}")
+            estimate = self._resampled_estimate(seeds, clusters, combine, is_difference=is_difference)
+        if self.metric.needs_interval and estimate.value is not None and estimate.low is None:
+            estimate = Estimate(None, n=estimate.n, reason=f"cannot tell: {estimate.reason}")
         counts = {split: len(labels) for split, labels in clusters.items()}
-        return replace(found, by_split=counts) if len(counts) > 1 else found
+        return replace(estimate, by_split=counts) if len(counts) > 1 else estimate
 
     def _resampled_estimate(
         self,
-        seeds: Sequence[Sides],
+        seeds: Sequence[ComparedScores],
         clusters: Clusters,
         combine: Callable[[Sequence[Floats]], Floats],
         *,
@@ -199,15 +197,17 @@ class Comparison:
         )
         return replace(found, p=p, detectable=smallest)
 
-    def _too_coarse(self, seed: Sides) -> str | None:
+    def _too_coarse(self, seed: ComparedScores) -> str | None:
         reasons = (self.metric.too_coarse(own, its) for own, its in zip(*seed, strict=True))
         return next(filter(None, reasons), None)
 
-    def _aligned(self, readings: Sequence[Sequence[Reading]]) -> tuple[list[Sides], Clusters]:
+    def _aligned(self, readings: Sequence[Sequence[ScoreTable]]) -> tuple[list[ComparedScores], Clusters]:
         """What each seed compares, on the items that every one of them scored."""
         flat = list(chain(*readings))
-        tables = [each.scores for each in flat]
-        controls = [each.control for each in flat if self.metric.needs_control and each.control is not None]
+        tables = [table.scores for table in flat]
+        controls = [
+            table.control for table in flat if self.metric.needs_control and table.control is not None
+        ]
         values, clusters = align(tables + controls)
         paired = list(zip_longest(values[: len(tables)], values[len(tables) :]))
         by_side = [paired[start:end] for start, end in pairwise(np.cumsum([0, *map(len, readings)]))]
@@ -215,31 +215,35 @@ class Comparison:
             [side[seed if len(side) > 1 else 0] for side in by_side]
             for seed in range(max(map(len, by_side)))
         ]
-        return [Sides([own for own, _ in seed], [its for _, its in seed]) for seed in seeds], clusters
+        return [
+            ComparedScores([own for own, _ in seed], [its for _, its in seed]) for seed in seeds
+        ], clusters
 
-    def _resample_all(self, seed: Sides, clusters: Mapping[str, Sequence[Hashable]]) -> list[Floats]:
-        return [self._resample(own, its, clusters) for own, its in zip(*seed, strict=True)]
+    def _resample_all(
+        self, seed: ComparedScores, clusters: Mapping[str, Sequence[Hashable]]
+    ) -> list[Floats]:
+        return [self._resample(values, its, clusters) for values, its in zip(*seed, strict=True)]
 
     def _resample(
-        self, own: Values, control: Values | None, clusters: Mapping[str, Sequence[Hashable]]
+        self, values: Values, control: Values | None, clusters: Mapping[str, Sequence[Hashable]]
     ) -> Floats:
-        key = (_frozen(own), control and _frozen(control), tuple(map(tuple, clusters.values())))
+        key = (_frozen(values), control and _frozen(control), tuple(map(tuple, clusters.values())))
         if key not in self._resampled:
             self._resampled[key] = self.bootstrap.resample(
-                lambda weights: self.metric.statistic(own, weights, control), clusters
+                lambda weights: self.metric.statistic(values, weights, control), clusters
             )
         return self._resampled[key]
 
-    def _swapping(self, seed: Sides) -> Callable[[Weights, Weights], Floats]:
+    def _swapping(self, seed: ComparedScores) -> Callable[[Weights, Weights], Floats]:
         """The difference of two sides as a function of how much each holds of either's scores."""
-        own = _joined(seed.own)
-        control = _joined([each for each in seed.control if each is not None]) or None
+        values_of_all = _joined(seed.own)
+        control = _joined([values for values in seed.control if values is not None]) or None
 
         def difference(first: Weights, second: Weights) -> Floats:
-            found: Floats = self.metric.statistic(own, first, control) - self.metric.statistic(
-                own, second, control
-            )
-            return found
+            differences: Floats = self.metric.statistic(
+                values_of_all, first, control
+            ) - self.metric.statistic(values_of_all, second, control)
+            return differences
 
         return difference
 
@@ -250,7 +254,7 @@ def _percent(model_1R: Floats, target_1R: Floats, retrained_1R: Floats | float =
     return share_1R
 
 
-def align(tables: Sequence[Measured]) -> Aligned:
+def align(tables: Sequence[Measured]) -> AlignedScores:
     """The values of the items that have one in every table."""
     clusters: dict[str, list[Hashable]] = {}
     values: list[dict[str, Floats]] = [{} for _ in tables]
@@ -262,9 +266,9 @@ def align(tables: Sequence[Measured]) -> Aligned:
         common = [score for score in tables[0][split] if all(score.item in column for column in columns)]
         # An item without a group is a cluster of its own, whatever a group happens to be called.
         clusters[split] = [(score.group is not None, score.group or score.item) for score in common]
-        for own, column in zip(values, columns, strict=True):
-            own[split] = np.array([column[score.item] for score in common], dtype=np.float64)
-    return Aligned(values, clusters)
+        for values_by_split, column in zip(values, columns, strict=True):
+            values_by_split[split] = np.array([column[score.item] for score in common], dtype=np.float64)
+    return AlignedScores(values, clusters)
 
 
 def why_empty(tables: Sequence[Measured]) -> str:
@@ -273,8 +277,8 @@ def why_empty(tables: Sequence[Measured]) -> str:
     return next((reason for reason in reasons if reason), "no item has a score")
 
 
-def _each(readings: Readings) -> Sequence[Reading]:
-    return [readings] if isinstance(readings, Reading) else readings
+def _each(readings: Readings) -> Sequence[ScoreTable]:
+    return [readings] if isinstance(readings, ScoreTable) else readings
 
 
 def _joined(sides: Sequence[Values]) -> dict[str, Floats]:

@@ -16,7 +16,7 @@ from expunge.model.tensors import Weights
 from expunge.parsing import load_json
 from expunge.quant.base import Quantizer
 from expunge.quant.buckets import diagnose as compare_weights
-from expunge.quant.pair import NotAPairError
+from expunge.quant.plain import NotAPairError
 
 
 def diagnose(load_target: Loader, model: nn.Module, transform: Transform) -> dict[str, Any]:
@@ -47,8 +47,8 @@ def compared(
 
 def weights_of(load: Loader) -> nn.Module | Weights:
     """A model's weights from its files, or the loaded model where they cannot be read one by one."""
-    found = load.weights() if isinstance(load, Checkpoint) else None
-    return _loaded(load)[0] if found is None else found
+    weights = load.weights() if isinstance(load, Checkpoint) else None
+    return _loaded(load)[0] if weights is None else weights
 
 
 @lru_cache(maxsize=1)

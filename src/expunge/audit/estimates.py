@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from expunge.audit.compare import Compared, Comparison, Reading
-from expunge.audit.multiplicity import holm
+from expunge.audit.compare import Compared, ModelComparison, ScoreTable
+from expunge.audit.conclusions import conclude, minimal_relevant_difference
 from expunge.audit.plan import FULL, Role
+from expunge.audit.significance import holm
 from expunge.audit.stats import Estimate
 from expunge.audit.summary import CellSummary
-from expunge.audit.telling import notable, told
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from expunge.audit.compare import Readings
     from expunge.audit.plan import AuditPlan
     from expunge.audit.stats import Bootstrap
-    from expunge.audit.store import Cell
+    from expunge.audit.store import CellScores
     from expunge.audit.verdict import Rule
 
 NO_TARGET = "the audit has no target model"
@@ -32,29 +32,34 @@ class Estimates:
     def __init__(
         self,
         plan: AuditPlan,
-        cells: Mapping[tuple[str, str, str], Cell],
+        cells: Mapping[tuple[str, str, str], CellScores],
         bootstrap: Bootstrap,
         rule: Rule,
     ) -> None:
         self.plan = plan
         self.cells = cells
         self.rule = rule
-        self.compare = {name: Comparison(metric, bootstrap) for name, metric in plan.named_metrics.items()}
+        self.compare = {
+            name: ModelComparison(metric, bootstrap) for name, metric in plan.named_metrics.items()
+        }
         self.target = plan.holder(Role.TARGET)
         self.control = plan.holder(Role.RETRAINED)
 
     def all(self) -> dict[tuple[str, str, str], CellSummary]:
         """Every cell's estimates, by model (or recipe), transform and metric."""
         names = [source.name for source in self.plan.models] + list(self.plan.seeds)
-        members = {member for own in self.plan.seeds.values() for member in own}
-        found: dict[tuple[str, str, str], CellSummary] = {}
+        members = {member for shown_names in self.plan.seeds.values() for member in shown_names}
+        summaries: dict[tuple[str, str, str], CellSummary] = {}
         for name in self.plan.named_metrics:
             # A recipe stands in the tables in place of its seeds: two families of comparisons.
             for shown in (True, False):
-                own = [model for model in names if (model not in members) is shown]
-                found |= self._told(name, [self._cell(*place, name) for place in self._places(own)])
+                shown_names = [model for model in names if (model not in members) is shown]
+                summaries |= self._told(
+                    name,
+                    [self._cell(*model_and_label, name) for model_and_label in self._places(shown_names)],
+                )
         return {
-            (model, label, name): found[model, label, name]
+            (model, label, name): summaries[model, label, name]
             for model, label in self._places(names)
             for name in self.plan.named_metrics
         }
@@ -80,7 +85,9 @@ class Estimates:
         )
         compare, (has, never) = self.compare[name], full
         known = compare.value(has) if never is None else compare.excess(has, never)
-        if known.value is not None and known.value < self.rule.points.get(name, self.rule.notable):
+        if known.value is not None and known.value < self.rule.points.get(
+            name, self.rule.minimal_difference
+        ):
             return Estimate(None, n=known.n, reason=NOTHING_KNOWN)
         return compare.retention_of_target(now, full)
 
@@ -97,7 +104,7 @@ class Estimates:
             self._control(label, name),
         )
 
-    def _control(self, label: str, name: str) -> Reading | None:
+    def _control(self, label: str, name: str) -> ScoreTable | None:
         return None if self.control is None else self._reading(self.control.name, label, name)
 
     def _places(self, names: Sequence[str]) -> list[tuple[str, str]]:
@@ -109,9 +116,9 @@ class Estimates:
         full = self._readings(model, FULL.label, name)
         recovery = None if label == FULL.label else compare.recovery(now, full)
         retention = excess = same = None
-        if compare.metric.is_share and self.target is None:
+        if compare.metric.supports_retention and self.target is None:
             retention = Estimate(None, reason=NO_TARGET)
-        elif compare.metric.is_share and self.target is not None and model != self.target.name:
+        elif compare.metric.supports_retention and self.target is not None and model != self.target.name:
             retention = compare.retention(now, self._readings(self.target.name, label, name))
         # What is counted from the retrained model has it as its zero already.
         if self.control is not None and model != self.control.name and not compare.metric.needs_control:
@@ -138,7 +145,7 @@ class Estimates:
 
     def _told(self, name: str, table: Sequence[CellSummary]) -> dict[tuple[str, str, str], CellSummary]:
         """The cells of a table with what can be said of each difference in view of all of them."""
-        points = notable(name, self.compare[name].metric, self.rule)
+        points = minimal_relevant_difference(name, self.compare[name].metric, self.rule)
         risen = _together([cell.recovery for cell in table], points, self.rule)
         above = _together([cell.excess for cell in table], points, self.rule)
         return {
@@ -153,17 +160,17 @@ class Estimates:
             return [self._reading(member, label, name) for member in self.plan.seeds[model]]
         return self._reading(model, label, name)
 
-    def _reading(self, model: str, label: str, name: str) -> Reading:
+    def _reading(self, model: str, label: str, name: str) -> ScoreTable:
         control = self.cells[self.control.name, label, name].scores if self.control else None
-        return Reading(scores=self.cells[model, label, name].scores, control=control)
+        return ScoreTable(scores=self.cells[model, label, name].scores, control=control)
 
 
 def _together(
     differences: Sequence[Estimate | None], points: float | None, rule: Rule
 ) -> list[Estimate | None]:
     """Differences that stand in one table, with their p-values for all of them and what that tells."""
-    held = holm([None if each is None else each.p for each in differences])
+    held = holm([None if difference is None else difference.p for difference in differences])
     return [
-        None if each is None else told(replace(each, p_table=p), points, rule)
-        for each, p in zip(differences, held, strict=True)
+        None if difference is None else conclude(replace(difference, p_table=p), points, rule)
+        for difference, p in zip(differences, held, strict=True)
     ]

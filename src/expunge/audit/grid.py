@@ -8,20 +8,18 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from expunge.audit.coverage import condense
-from expunge.audit.doing import doing
-from expunge.audit.loaded import Loaded
-from expunge.audit.parts import DIAGNOSTICS, Part, parts
+from expunge.audit.cells import DIAGNOSTICS, CellSpec, cell_specs
+from expunge.audit.control_states import ControlStateCache, LoadedModel
 from expunge.audit.plan import Role
 from expunge.audit.results import collect, write_results
 from expunge.audit.saved import FILES, SCORES, SUMMARY, file_hashes, last_record
 from expunge.audit.sources import SOURCES, write_sources
-from expunge.audit.store import Cell, CellStore
-from expunge.audit.witnesses import Witnesses
+from expunge.audit.store import CellScores, CellStore, condense
+from expunge.audit.worker_status import worker_status
 from expunge.files import RECORD, results_in, write_json
-from expunge.model.workers import worker_pool
+from expunge.inference.observer import Observer
+from expunge.model.resources import worker_pool
 from expunge.record import Stopwatch, make_record
-from expunge.score.observer import Observer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
 
     from expunge.audit.plan import AuditPlan, Loader, Transform
     from expunge.audit.store import AnyPart
-    from expunge.audit.summary import Summary
+    from expunge.audit.summary import AuditSummary
 
     Diagnose = Callable[[Loader, nn.Module, Transform], dict[str, Any]]
     """What JSON can hold on an unlearned model and a transform, given how to load the target."""
@@ -47,11 +45,11 @@ def observe(model: nn.Module, tokenizer: Any, plan: AuditPlan) -> Observer:
     return Observer(model, tokenizer, max_length=plan.max_length, batch_tokens=plan.batch_tokens)
 
 
-def untold(what: str) -> None:
+def no_report(what: str) -> None:
     """What is worked on, told to nobody."""
 
 
-def silent(done: int, total: int, what: str) -> None:
+def no_progress(done: int, total: int, what: str) -> None:
     """Progress that nobody watches."""
 
 
@@ -70,7 +68,7 @@ class Audit:
     sources: Mapping[str, Any] | None = None
     observe: Callable[[nn.Module, Any, AuditPlan], Observer] = observe
 
-    def run(self, *, workers: int = 1, progress: Progress = silent) -> Summary:
+    def run(self, *, workers: int = 1, progress: Progress = no_progress) -> AuditSummary:
         """Measure what is missing; write ``scores.parquet``, ``summary.json`` and ``record.json``.
 
         A finished audit loads no model. Several ``workers`` measure models side by side, one each.
@@ -78,7 +76,7 @@ class Audit:
         with results_in(self.folder, self.store.folder):
             return self._run(workers=workers, progress=progress)
 
-    def _run(self, *, workers: int, progress: Progress) -> Summary:
+    def _run(self, *, workers: int, progress: Progress) -> AuditSummary:
         watch = Stopwatch()
         every = self.all_parts()
         last, unreadable = last_record(self.folder)
@@ -94,7 +92,7 @@ class Audit:
         else:
             for own in by_model:
                 self.measure(own, tell)
-        self.witnesses.dismiss()
+        self.control_states.clear()
         tell("")
         facts = {
             "parts": {"measured": len(missing), "all": len(every)},
@@ -110,41 +108,43 @@ class Audit:
         return CellStore(self.folder / "cells")
 
     @property
-    def witnesses(self) -> Witnesses:
+    def control_states(self) -> ControlStateCache:
         """What the retrained model said of itself, until the audit is finished."""
-        return Witnesses(self.plan, self.folder / "cells" / "witnesses", self.observe)
+        return ControlStateCache(self.plan, self.folder / "cells" / "control_states", self.observe)
 
-    def all_parts(self) -> list[Part]:
+    def all_parts(self) -> list[CellSpec]:
         """Every part of the plan."""
         hook = self.diagnose and f"{self.diagnose.__module__}.{self.diagnose.__qualname__}"
-        return list(parts(self.plan, hook))
+        return list(cell_specs(self.plan, hook))
 
-    def missing(self) -> list[Part]:
+    def missing(self) -> list[CellSpec]:
         """The parts no earlier run has finished."""
         return [part for part in self.all_parts() if not self.store.has(part.facts)]
 
-    def measure(self, own: Sequence[Part], tell: Callable[[str], None] = untold) -> None:
+    def measure(self, specs: Sequence[CellSpec], tell: Callable[[str], None] = no_report) -> None:
         """Measure the parts of one model, which is loaded for it and let go after it."""
         # Another model with the same bytes may have been measured meanwhile.
-        missing = [part for part in own if not self.store.has(part.facts)]
+        missing = [part for part in specs if not self.store.has(part.facts)]
         if not missing:
             return
-        self.witnesses.hear(missing, tell)  # before: two models need not fit into memory
+        self.control_states.compute(missing, tell)  # before: two models need not fit into memory
         model, tokenizer = missing[0].source.load()
-        loaded = Loaded(model, tokenizer, self.plan)
+        loaded = LoadedModel(model, tokenizer, self.plan)
         for _, group in groupby(missing, key=lambda part: part.transform.label):
             self._measure_under_one(list(group), loaded, tell)
         # Models hold reference cycles; without this the next one is loaded beside this one.
         del model, loaded
         gc.collect()
 
-    def _measure_under_one(self, own: Sequence[Part], loaded: Loaded, tell: Callable[[str], None]) -> None:
-        transform = own[0].transform
-        for part in own:
+    def _measure_under_one(
+        self, specs: Sequence[CellSpec], loaded: LoadedModel, tell: Callable[[str], None]
+    ) -> None:
+        transform = specs[0].transform
+        for part in specs:
             if part.name == DIAGNOSTICS:
                 tell(str(part))
                 self._diagnose(part, loaded.model)
-        scores = [part for part in own if part.name != DIAGNOSTICS]
+        scores = [part for part in specs if part.name != DIAGNOSTICS]
         if not scores:
             return
         if self.plan.calibration_of(transform) is not None:
@@ -153,29 +153,29 @@ class Audit:
             observer = self.observe(applied.model, loaded.tokenizer, self.plan)
             chosen = self.plan.named_metrics
             for part in scores:
-                chosen[part.name].foresee(observer, self.plan.probes)
-            for part in sorted(scores, key=lambda part: chosen[part.name].goes_on):
+                chosen[part.name].prefetch(observer, self.plan.probes)
+            for part in sorted(scores, key=lambda part: chosen[part.name].runs_last):
                 tell(str(part))
-                measured = self.witnesses.measure(part, observer)
-                self.store.write(part.facts, Cell(measured, condense(applied.coverage)))
+                measured = self.control_states.measure(part, observer)
+                self.store.write(part.facts, CellScores(measured, condense(applied.coverage)))
 
-    def _diagnose(self, part: Part, model: nn.Module) -> None:
+    def _diagnose(self, part: CellSpec, model: nn.Module) -> None:
         target = self.plan.holder(Role.TARGET)
         if self.diagnose is not None and target is not None:
             self.store.write_note(part.facts, self.diagnose(target.load, model, part.transform))
 
     def _side_by_side(
-        self, by_model: Sequence[Sequence[Part]], workers: int, tell: Callable[[str], None]
+        self, by_model: Sequence[Sequence[CellSpec]], workers: int, tell: Callable[[str], None]
     ) -> None:
-        with doing(self.folder / "doing") as now, worker_pool(min(workers, len(by_model))) as pool:
-            waiting = {pool.submit(self.measure, own, now.tell) for own in by_model}
+        with worker_status(self.folder / "doing") as now, worker_pool(min(workers, len(by_model))) as pool:
+            waiting = {pool.submit(self.measure, specs, now.tell) for specs in by_model}
             while waiting:
                 finished, waiting = wait(waiting, timeout=POLL)
-                for each in finished:
-                    each.result()
-                tell(now.told())
+                for future in finished:
+                    future.result()
+                tell(now.summary())
 
-    def _write(self, watch: Stopwatch, every: Sequence[Part], facts: Mapping[str, Any]) -> Summary:
+    def _write(self, watch: Stopwatch, every: Sequence[CellSpec], facts: Mapping[str, Any]) -> AuditSummary:
         summary = write_results(self.folder, self.plan, collect(self.store, every))
         if self.sources is not None:
             write_sources(self.folder, self.sources)
@@ -203,16 +203,21 @@ def earlier_runs(last: Mapping[str, Any]) -> list[dict[str, Any]]:
 def plan_facts(plan: AuditPlan) -> dict[str, Any]:
     """What the record says of a plan."""
     return {
-        "models": [{"name": each.name, "role": each.role, "hash": each.hash} for each in plan.models],
+        "models": [
+            {"name": component.name, "role": component.role, "hash": component.hash}
+            for component in plan.models
+        ],
         "transforms": [
             {
-                "label": each.label,
-                "settings": each.model_dump(mode="json"),
-                "calibration": None if (source := plan.calibration_of(each)) is None else source.facts,
+                "label": component.label,
+                "settings": component.model_dump(mode="json"),
+                "calibration": None if (source := plan.calibration_of(component)) is None else source.facts,
             }
-            for each in plan.columns
+            for component in plan.columns
         ],
-        "metrics": {name: each.model_dump(mode="json") for name, each in plan.named_metrics.items()},
+        "metrics": {
+            name: component.model_dump(mode="json") for name, component in plan.named_metrics.items()
+        },
         "probes": plan.probes.hash,
         "max_length": plan.max_length,
         "batch_tokens": plan.batch_tokens,

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from expunge.audit.asked import SPLITS, Asked
 from expunge.audit.calibrate import CalibrationChoice
 from expunge.audit.checkpoint import Checkpoint
-from expunge.audit.choice import choose
+from expunge.audit.data_sources import SPLITS, DataSources
 from expunge.audit.diagnose import diagnose
-from expunge.audit.grid import Audit, silent
+from expunge.audit.grid import Audit, no_progress
+from expunge.audit.missing_inputs import select_metrics
 from expunge.audit.plan import AuditPlan, ModelSource, Role
-from expunge.audit.repeats import parse_seeds, recorded_seeds
-from expunge.audit.sources import sources_of
-from expunge.audit.summary import Summary
+from expunge.audit.sources import record_beside, sources_of
+from expunge.audit.summary import AuditSummary
 from expunge.corpus.checks import reading_warnings
 from expunge.errors import ModelError, OutputError, RecipeError
 from expunge.files import RECORD, claiming, require_writable
 from expunge.model.checkpoint import local_folder, require_checkpoint
 from expunge.model.load import load_tokenizer
-from expunge.model.memory import memory_errors
+from expunge.model.resources import memory_errors
 from expunge.quant.parse import parse_quantizer
 from expunge.record import hash_folder, hash_json
 
@@ -67,9 +67,11 @@ class AuditJob:
     def plan(self) -> AuditPlan:
         """Everything named, read and checked; no model is loaded yet."""
         transforms = tuple(parse_quantizer(text) for text in self.quantizers if text != "full")
-        asked = self._asked
-        probes = asked.probes()
-        choice = choose(self.metrics or asked.metrics, probes, has_control=self.retrained is not None)
+        sources = self._asked
+        probes = sources.probes()
+        choice = select_metrics(
+            self.metrics or sources.metrics, probes, has_control=self.retrained is not None
+        )
         masked = all(metric.masked for metric in choice.metrics)
         models = self._models(masked=masked)  # last: their bytes are read to know them again
         return AuditPlan(
@@ -80,24 +82,26 @@ class AuditJob:
             seed=self.seed,
             max_length=self.max_length,
             seeds=self._seeds([model.name for model in models]),
-            left_out=choice.left_out,
+            skipped=choice.skipped,
             calibration=self.calibration.source(
-                transforms, probes, asked.named(), columns=self.fields, seed=self.seed
+                transforms, probes, sources.named(), columns=self.fields, seed=self.seed
             ),
         )
 
     def run(
         self,
-        progress: Callable[[int, int, str], None] = silent,
+        progress: Callable[[int, int, str], None] = no_progress,
         *,
         warn: Callable[[str], None] = lambda _: None,
-    ) -> Summary:
+    ) -> AuditSummary:
         """Measure what no earlier run has, and write the results under ``output``."""
         with claiming(self.output, shared=self.shared):
             self.claim()
             return self._measured(progress, warn)
 
-    def _measured(self, progress: Callable[[int, int, str], None], warn: Callable[[str], None]) -> Summary:
+    def _measured(
+        self, progress: Callable[[int, int, str], None], warn: Callable[[str], None]
+    ) -> AuditSummary:
         plan = self.plan()
         for warning in self._reading_warnings(plan):
             warn(warning)
@@ -136,18 +140,18 @@ class AuditJob:
     def _seeds(self, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """Recipes run with several seeds, by the names of their models: told, then found in the records."""
         name_of = dict(zip(self._paths(), names, strict=True))
-        told = {
+        seeds = {
             recipe: tuple(name_of[path] for path in paths)
             for recipe, paths in parse_seeds(self.seeds_of).items()
         }
         alone = {name_of[path]: Path(path) for path in self._unlearned()}
-        for name in (member for members in told.values() for member in members):
+        for name in (member for members in seeds.values() for member in members):
             alone.pop(name, None)
-        return told | recorded_seeds(alone, taken={*names, *told})
+        return seeds | recorded_seeds(alone, taken={*names, *seeds})
 
     @property
-    def _asked(self) -> Asked:
-        return Asked(
+    def _asked(self) -> DataSources:
+        return DataSources(
             files=self.splits,
             folder=self.probes,
             benchmark=self.benchmark,
@@ -206,3 +210,59 @@ def _short_names(paths: Sequence[str]) -> list[str]:
         if len(set(names)) == len(names):
             break
     return names
+
+
+# Checkpoints that are one recipe run with several seeds: told by the user, or by their records.
+
+SAME = ("recipe", "source_sha256", "forget", "retain", "save_dtype")
+"""What the records of two seeds have in common: everything a run was asked for but its seed."""
+
+
+def parse_seeds(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """``["npo=runs/s0,runs/s1"]`` as ``{"npo": ("runs/s0", "runs/s1")}``.
+
+    Raises:
+        RecipeError: an entry is not of that form, or names a recipe again.
+    """
+    seeds: dict[str, tuple[str, ...]] = {}
+    for text in texts:
+        name, _, paths = text.partition("=")
+        members = tuple(path for path in paths.split(",") if path)
+        if not name or not members:
+            raise RecipeError(
+                f"--seeds-of {text}",
+                why="it is not of the form NAME=path,path.",
+                fix="For instance --seeds-of npo=runs/seed0,runs/seed1,runs/seed2",
+            )
+        if name in seeds:
+            raise RecipeError(
+                f"--seeds-of {text}",
+                why=f"the seeds of {name!r} are named twice.",
+                fix="Put all of its checkpoints into one --seeds-of.",
+            )
+        seeds[name] = members
+    return seeds
+
+
+def recorded_seeds(checkpoints: Mapping[str, Path], *, taken: set[str]) -> dict[str, tuple[str, ...]]:
+    """Of named checkpoints, those whose records differ in nothing but the seed, by their recipe's name.
+
+    What expunge did not make has no such record and stands for itself. No name of ``taken`` is given.
+    """
+    alike: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for name, path in checkpoints.items():
+        record = record_beside(path)
+        if record is not None and record.keys() >= {*SAME, "seed"} and isinstance(record["recipe"], dict):
+            alike.setdefault(hash_json([record[key] for key in SAME]), []).append((name, record))
+    seeds: dict[str, tuple[str, ...]] = {}
+    for runs in alike.values():
+        if len({str(run["seed"]) for _, run in runs}) == len(runs) > 1:
+            recipe = _free(str(runs[0][1]["recipe"].get("name", "recipe")), taken | seeds.keys())
+            seeds[recipe] = tuple(name for name, _ in runs)
+    return seeds
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """``name``, or what is next to it and not yet a name of the audit."""
+    candidates = (name if count == 1 else f"{name} ({count})" for count in range(1, len(taken) + 2))
+    return next(candidate for candidate in candidates if candidate not in taken)

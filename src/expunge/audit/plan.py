@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from expunge.audit.advice import LeftOut
+    from expunge.audit.missing_inputs import SkippedMetric
     from expunge.metrics.base import Metric
     from expunge.metrics.probes import Probes
     from expunge.quant.base import TensorCoverage
@@ -121,7 +121,7 @@ class AuditPlan:
 
     Full precision is always measured, whether or not ``transforms`` names it: recovery is counted
     from there. ``seed`` and ``resamples`` are the bootstrap's. ``seeds`` names recipes, each by the models
-    that are the same recipe run with several seeds. ``left_out`` are the metrics that lack something.
+    that are the same recipe run with several seeds. ``skipped`` are the metrics that lack something.
     ``calibration`` is where calibrated quantizers get their text.
 
     Raises:
@@ -139,7 +139,7 @@ class AuditPlan:
     max_length: int = 2048
     batch_tokens: int = 8192
     seeds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    left_out: tuple[LeftOut, ...] = ()
+    skipped: tuple[SkippedMetric, ...] = ()
     calibration: CalibrationSource | None = None
 
     def __post_init__(self) -> None:

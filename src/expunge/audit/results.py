@@ -5,23 +5,23 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from expunge.audit.advice import wants
+from expunge.audit.cells import DIAGNOSTICS
+from expunge.audit.conclusions import minimal_relevant_difference
 from expunge.audit.estimates import Estimates
-from expunge.audit.judging import verdicts
-from expunge.audit.parts import DIAGNOSTICS
+from expunge.audit.judge import verdicts
+from expunge.audit.missing_inputs import missing_inputs
 from expunge.audit.plan import Kind, Role, family_of, kind_of
 from expunge.audit.stats import Bootstrap
 from expunge.audit.store import write_long
 from expunge.audit.summary import (
     VERSION,
+    AuditSummary,
     MetricBlock,
     ModelRow,
     Remark,
-    Summary,
     TransformColumn,
     write_summary,
 )
-from expunge.audit.telling import notable
 from expunge.audit.verdict import Rule, broken_by
 from expunge.record import hash_json
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from expunge.audit.parts import Part
+    from expunge.audit.cells import CellSpec
     from expunge.audit.plan import AuditPlan, Transform
     from expunge.audit.stats import Estimate
-    from expunge.audit.store import Cell, CellStore
+    from expunge.audit.store import CellScores, CellStore
     from expunge.metrics.base import Metric
 
 
@@ -40,24 +40,24 @@ if TYPE_CHECKING:
 class Finished:
     """All parts of an audit: cells by model, transform and metric; diagnostics by model and transform."""
 
-    cells: Mapping[tuple[str, str, str], Cell]
+    cells: Mapping[tuple[str, str, str], CellScores]
     diagnostics: Mapping[tuple[str, str], Any]
 
 
-def collect(store: CellStore, parts: Sequence[Part]) -> Finished:
+def collect(store: CellStore, parts: Sequence[CellSpec]) -> Finished:
     """Read every part back from the store."""
-    cells: dict[tuple[str, str, str], Cell] = {}
+    cells: dict[tuple[str, str, str], CellScores] = {}
     diagnostics: dict[tuple[str, str], Any] = {}
     for part in parts:
-        place = (part.source.name, part.transform.label)
+        model_and_label = (part.source.name, part.transform.label)
         if part.name == DIAGNOSTICS:
-            diagnostics[place] = store.read_note(part.facts)
+            diagnostics[model_and_label] = store.read_note(part.facts)
         else:
-            cells[*place, part.name] = store.read(part.facts)
+            cells[*model_and_label, part.name] = store.read(part.facts)
     return Finished(cells=cells, diagnostics=diagnostics)
 
 
-def write_results(folder: Path, plan: AuditPlan, finished: Finished) -> Summary:
+def write_results(folder: Path, plan: AuditPlan, finished: Finished) -> AuditSummary:
     """Write ``scores.parquet`` and ``summary.json``."""
     roles = {source.name: source.role for source in plan.models}
     rows = [
@@ -70,17 +70,18 @@ def write_results(folder: Path, plan: AuditPlan, finished: Finished) -> Summary:
     return summary
 
 
-def summarise(plan: AuditPlan, finished: Finished, rule: Rule | None = None) -> Summary:
+def summarise(plan: AuditPlan, finished: Finished, rule: Rule | None = None) -> AuditSummary:
     """Every estimate and verdict of a finished audit."""
     rule = rule or Rule()
     bootstrap = Bootstrap(resamples=plan.resamples, seed=plan.seed)
     estimates = Estimates(plan, finished.cells, bootstrap, rule)
     cells = estimates.all()
     columns = tuple(
-        _column(plan, each, estimates.target_retention(each.label), rule) for each in plan.columns
+        _column(plan, condition, estimates.target_retention(condition.label), rule)
+        for condition in plan.columns
     )
     roles = {source.role for source in plan.models}
-    return Summary(
+    return AuditSummary(
         models=_models(plan),
         transforms=columns,
         metrics=tuple(_block(name, metric, rule) for name, metric in plan.named_metrics.items()),
@@ -94,10 +95,10 @@ def summarise(plan: AuditPlan, finished: Finished, rule: Rule | None = None) -> 
         rule=asdict(rule),
         bootstrap=asdict(bootstrap),
         version=VERSION,
-        left_out=plan.left_out,
-        wanted=tuple(
-            wants(
-                plan.left_out,
+        skipped=plan.skipped,
+        missing_inputs=tuple(
+            missing_inputs(
+                plan.skipped,
                 has_target=Role.TARGET in roles,
                 has_control=Role.RETRAINED in roles,
             )
@@ -157,7 +158,7 @@ def _block(name: str, metric: Metric, rule: Rule) -> MetricBlock:
         source=metric.source,
         scale=metric.scale,
         lower_is_better=metric.lower_is_better,
-        misleads=metric.misleads,
-        notable=notable(name, metric, rule),
+        caveats=metric.caveats,
+        minimal_difference=minimal_relevant_difference(name, metric, rule),
         settings=metric.model_dump(mode="json"),
     )

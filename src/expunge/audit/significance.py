@@ -1,18 +1,43 @@
-"""Is one model another? Two tests on their scores of the same items.
-
-Shapes: n items of a split, R permutations.
-"""
+"""Many comparisons side by side: p-values that hold for all of them together."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from statistics import NormalDist
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from expunge.audit.stats import CHUNK, Clusters, numbered
+from expunge.audit.stats import CHUNK, Clusters, Estimate, numbered
 from expunge.metrics.base import Floats, Weights
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def holm(values: Sequence[float | None]) -> list[float | None]:
+    """Holm's p-values: reject those below a level, and the chance of any wrong rejection is below it.
+
+    Holds however the comparisons depend on each other, and those of one table do: models share a target,
+    and items. The k-th smallest of m is multiplied by m - k + 1, and none is below a smaller one's.
+    ``None`` is no comparison and stays ``None``.
+
+    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
+    """
+    known = sorted((value, index) for index, value in enumerate(values) if value is not None)
+    corrected: list[float | None] = [None] * len(values)
+    reached = 0.0
+    for rank, (value, index) in enumerate(known):
+        reached = max(reached, min(1.0, value * (len(known) - rank)))
+        corrected[index] = reached
+    return corrected
+
+
+# Is one model another? Two tests on their scores of the same items.
+#
+# Shapes: n items of a split, R permutations.
 
 Difference = Callable[[Weights, Weights], Floats]
 """Two models' statistics, one minus the other. Takes for each of the two how much it holds of every score:
@@ -51,7 +76,7 @@ def _whose(swap: Weights) -> tuple[Weights, Weights]:
 def swaps(clusters: Clusters, *, permutations: int, seed: int) -> Iterator[Weights]:
     """By split, 1 where an item's two scores change places, in turns; the first row swaps nothing."""
     index = {split: np.asarray(numbered(labels)) for split, labels in sorted(clusters.items())}
-    begins = np.cumsum([0, *(int(own.max()) + 1 for own in index.values())])
+    begins = np.cumsum([0, *(int(positions.max()) + 1 for positions in index.values())])
     units = int(begins[-1])
     every = units < permutations.bit_length()
     size = 2**units if every else permutations + 1
@@ -60,8 +85,8 @@ def swaps(clusters: Clusters, *, permutations: int, seed: int) -> Iterator[Weigh
         count = min(rows, size - start)
         drawn_RU = _counted(start, count, units) if every else _tossed((seed, start), count, units)
         yield {
-            split: drawn_RU[:, begin + own]
-            for begin, (split, own) in zip(begins, index.items(), strict=False)
+            split: drawn_RU[:, begin + positions]
+            for begin, (split, positions) in zip(begins, index.items(), strict=False)
         }
 
 
@@ -91,3 +116,112 @@ def same_distribution_p(first_N: Floats, second_M: Floats) -> float:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "ks_2samp: Exact calculation unsuccessful", RuntimeWarning)
         return float(ks_2samp(first_N, second_M).pvalue)
+
+
+# What so many items can show: the smallest true difference an audit would tell from none.
+#
+# Shapes: R resamples.
+
+LEVEL = 0.95
+POWER = 0.8
+"""Of the audits in which the difference is real, the share that would show it."""
+SPANS = {"0-100": 100.0, "0-1": 1.0}
+"""The widest a difference can be, by the scale of a metric."""
+
+
+def detectable(
+    replicates_R: Floats, units: int, *, items: int | None = None, span: float | None = None
+) -> float | None:
+    """The smallest true difference that ``POWER`` of all audits with as many items would show.
+
+    ``(z_0.975 + z_0.8) x`` the standard error, which is the spread of the resampled differences with the
+    bootstrap's ``(u - 1) / u`` put right; ``units`` is the number u of items or groups drawn. Where no
+    item differs there is no spread, and ``unseen`` says what may have been missed, if ``span`` is known:
+    then each of the ``items`` is a trial: a group is known together, but rounded item by item.
+
+    Source: Cohen 1988, chapter 2; Efron and Tibshirani 1993, section 5.3, for the factor.
+    """
+    if units < 2 or not np.isfinite(replicates_R).all():
+        return None
+    spread = float(np.std(replicates_R)) * np.sqrt(units / (units - 1))
+    if spread > 1e-9 * (1 + float(np.abs(replicates_R).max())):
+        normal = NormalDist()
+        return float((normal.inv_cdf((1 + LEVEL) / 2) + normal.inv_cdf(POWER)) * spread)
+    return None if span is None else span * unseen(items or units)
+
+
+def unseen(units: int) -> float:
+    """The share of items that may differ although none of ``units`` does: the upper 95 % bound.
+
+    ``(1 - share) ** units = 0.05``: the exact form of the rule of three (about 3 / units).
+
+    Source: Clopper and Pearson 1934, for no success.
+    """
+    return float(1 - (1 - LEVEL) ** (1 / units))
+
+
+# One recipe run with several seeds: its mean, and an interval that holds both kinds of chance.
+#
+# The same items are asked of every seed: two crossed samples, of items and of seeds. A bootstrap that
+# draws three seeds out of three says far too little about a fourth; the classical variance of the grand
+# mean with the t distribution does not.
+#
+# Shapes: S seeds, R resamples.
+
+
+class Spread(NamedTuple):
+    """The variance of a mean over seeds and its degrees of freedom."""
+
+    variance: float
+    freedom: float
+
+
+def spread_over_seeds(values_S1R: Floats, units: int) -> Spread:
+    """The variance of the mean over seeds when other seeds and other items might have been drawn.
+
+    ``values_S1R`` holds for each seed the statistic on all items, then on every resample, the same items
+    in the same resample of all seeds; ``units`` is the number u of items or groups drawn.
+
+    With items ``I`` (the variance of the seeds' mean over resamples), seeds ``S`` (the variance between
+    seeds over their number) and both ``E`` (what items do differently to each seed) the variance is
+    ``I + S - E``, and never below ``I`` or ``S``: E is part of both.
+
+    Source: the two-way random-effects mean, degrees of freedom by Satterthwaite 1946.
+    """
+    point_S, replicates_SR = values_S1R[:, 0], values_S1R[:, 1:]
+    seeds = len(point_S)
+    grow = units / (units - 1)  # a bootstrap of u units spreads by (u - 1) / u of the true variance
+    mean_R = replicates_SR.mean(0)
+    items = grow * float(mean_R.var())
+    between = float(point_S.var(ddof=1)) / seeds
+    both = grow * float((replicates_SR - mean_R).var(1).sum()) / (seeds * (seeds - 1))
+    variance = max(items + between - both, items, between)
+    parts = (
+        (items, units - 1),
+        (between, seeds - 1),
+        (both, (units - 1) * (seeds - 1)),
+    )
+    doubt = sum(part**2 / freedom for part, freedom in parts)
+    return Spread(variance, variance**2 / doubt if doubt > 0 else np.inf)
+
+
+def over_seeds(values_S1R: Floats, *, n: int, units: int, is_difference: bool = False) -> Estimate:
+    """The mean over seeds with its t interval; of a difference also its p-value and what is detectable."""
+    from scipy.stats import t
+
+    value = float(values_S1R[:, 0].mean())
+    if not np.isfinite(values_S1R[:, 0]).all():
+        return Estimate(None, n=n, reason="undefined for a seed: what it is divided by is 0")
+    if units < 2:
+        return Estimate(value, n=n, reason="one item or group has no spread to resample")
+    if not np.isfinite(values_S1R).all():
+        return Estimate(value, n=n, reason="undefined in some resamples")
+    variance, freedom = spread_over_seeds(values_S1R, units)
+    error = float(np.sqrt(variance))
+    reach = float(t.ppf((1 + LEVEL) / 2, freedom)) * error
+    low, high = value - reach, value + reach
+    if not is_difference:
+        return Estimate(value, low, high, n)
+    p = float(2 * t.sf(abs(value) / error, freedom)) if error > 0 else float(value == 0)
+    smallest = reach + float(t.ppf(POWER, freedom)) * error
+    return Estimate(value, low, high, n, p=p, detectable=smallest if error > 0 else None)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expunge.audit.saved import SOURCES
-from expunge.corpus.fields import reading
+from expunge.corpus.columns import reading
 from expunge.files import RECORD, write_json
 
 if TYPE_CHECKING:

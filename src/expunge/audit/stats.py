@@ -26,7 +26,7 @@ CHUNK = 1 << 20
 """Weights held at once (8 MiB); more resamples than fit are computed in turns."""
 
 
-class Telling(StrEnum):
+class Conclusion(StrEnum):
     """Of a difference: it is there, it is at most too small to matter, or nobody can tell."""
 
     DIFFERS = "differs"
@@ -42,7 +42,7 @@ class Estimate:
     be given; ``reason`` then says why. Of a difference between two models, ``p`` is the chance of one
     as large if they were the same, and ``p_table`` the same in view of all differences of its table (Holm);
     ``detectable`` is the smallest true difference that four of five audits with so many items would tell
-    from none; ``told`` says what to make of it. ``by_split``: the items of each split, where there
+    from none; ``conclusion`` says what to make of it. ``by_split``: the items of each split, where there
     are several.
     """
 
@@ -54,7 +54,7 @@ class Estimate:
     p: float | None = None
     p_table: float | None = None
     detectable: float | None = None
-    told: Telling | None = None
+    conclusion: Conclusion | None = None
     by_split: Mapping[str, int] | None = None
 
 
@@ -79,16 +79,16 @@ class Bootstrap:
         paired.
         """
         splits = {split: numbered(labels) for split, labels in clusters.items()}
-        found = [statistic({split: np.ones((1, len(index))) for split, index in splits.items()})]
+        statistics = [statistic({split: np.ones((1, len(index))) for split, index in splits.items()})]
         rows = max(1, CHUNK // sum(len(index) for index in splits.values()))
         for turn, start in enumerate(range(0, self.resamples, rows)):
             size = min(rows, self.resamples - start)
             weights = {
-                split: _draw((self.seed, turn, place), size, index)
-                for place, (split, index) in enumerate(sorted(splits.items()))
+                split: _draw((self.seed, turn, index_of_split), size, index)
+                for index_of_split, (split, index) in enumerate(sorted(splits.items()))
             }
-            found.append(statistic(weights))
-        return np.concatenate(found)
+            statistics.append(statistic(weights))
+        return np.concatenate(statistics)
 
     def interval(self, values_1R: Floats, clusters: Clusters) -> Estimate:
         """What ``resample`` found, summed up: the first value, and the percentiles of the others."""

@@ -1,8 +1,4 @@
-"""Where scores lie: one Parquet file per finished cell, one JSON file per finished note.
-
-A cell is found by the hash of everything its scores depend on, so a changed model, setting or
-probe is another cell, and a finished one is never computed again.
-"""
+"""What a transform changed and what it left alone, short enough for a summary."""
 
 from __future__ import annotations
 
@@ -26,6 +22,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from expunge.metrics.base import Measured
+    from expunge.quant.base import TensorCoverage
+
+
+def condense(coverage: Iterable[TensorCoverage]) -> list[dict[str, Any]]:
+    """Tensors grouped by what was done to them; those left alone by the reason, with their names."""
+    groups: dict[tuple[bool, str], dict[str, Any]] = {}
+    for tensor in coverage:
+        changed = tensor.how is not None
+        what = (tensor.how if changed else tensor.why_not) or "no reason given"
+        fresh: dict[str, Any] = {"changed": changed, "what": what, "tensors": 0, "weights": 0, "names": []}
+        group = groups.setdefault((changed, what), fresh)
+        group["tensors"] += 1
+        group["weights"] += math.prod(tensor.shape)
+        if not changed:
+            group["names"].append(tensor.name)
+    return list(groups.values())
+
+
+# Where scores lie: one Parquet file per finished cell, one JSON file per finished note.
+#
+# A cell is found by the hash of everything its scores depend on, so a changed model, setting or
+# probe is another cell, and a finished one is never computed again.
 
 FORMAT = 3
 """Counts up when the files, or the meaning of a score, change."""
@@ -63,7 +81,7 @@ class AnyPart(Protocol):
         """Its name for people."""
 
 
-class Cell(NamedTuple):
+class CellScores(NamedTuple):
     """A metric's scores of one model under one transform, and what the transform covered."""
 
     scores: Measured
@@ -91,14 +109,14 @@ class CellStore:
         """Whether the cell or note of these facts is finished."""
         return self._scores(facts).exists() or self._note(facts).exists()
 
-    def write(self, facts: Mapping[str, Any], cell: Cell) -> None:
+    def write(self, facts: Mapping[str, Any], cell: CellScores) -> None:
         """Keep a cell, whole or not at all."""
         rows = [_row(split, score) for split, scores in cell.scores.items() for score in scores]
         notes = {"facts": json.dumps(facts), "coverage": json.dumps(cell.coverage)}
         table = pa.Table.from_pylist(rows, schema=CELL.with_metadata(notes))
         write_with(self._scores(facts), lambda path: pq.write_table(table, path), private=True)
 
-    def read(self, facts: Mapping[str, Any]) -> Cell:
+    def read(self, facts: Mapping[str, Any]) -> CellScores:
         """A finished cell.
 
         Raises:
@@ -113,7 +131,7 @@ class CellStore:
             coverage = COVERAGE.validate_json(notes[b"coverage"])
             if json.loads(notes[b"facts"]) != json.loads(json.dumps(facts)):
                 raise ValueError("it was measured of something else")
-        return Cell(scores, [each.model_dump(exclude_unset=True) for each in coverage])
+        return CellScores(scores, [each.model_dump(exclude_unset=True) for each in coverage])
 
     def path(self, facts: Mapping[str, Any]) -> Path:
         """The file of a finished cell or note."""
@@ -225,8 +243,8 @@ def _refused(path: Path) -> Iterator[None]:
 def write_long(path: Path, cells: Sequence[tuple[Place, Measured]]) -> None:
     """Every score of an audit as one table."""
     rows = [
-        dict(zip(_PLACE, place, strict=True)) | _row(split, score)
-        for place, measured in cells
+        dict(zip(_PLACE, cell_key, strict=True)) | _row(split, score)
+        for cell_key, measured in cells
         for split, scores in measured.items()
         for score in scores
     ]

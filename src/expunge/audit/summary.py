@@ -1,21 +1,38 @@
-"""An audit in numbers: every estimate, recovery, retention and verdict, as JSON can hold them."""
+"""The JSON Schema of ``summary.json``, docs/schema/summary.schema.json, from the model that writes it.
+
+``python -m expunge.audit.summary`` (or ``make docs``) writes it.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from expunge.audit.advice import LeftOut, Want
+from expunge.audit.missing_inputs import MissingInput, SkippedMetric
 from expunge.audit.plan import FULL, Kind, Role
 from expunge.audit.saved import COVERAGE, DIAGNOSIS, CalibrationFacts, invalid
 from expunge.audit.stats import Estimate
 from expunge.audit.verdict import Verdict
 from expunge.files import write_json
 
-if TYPE_CHECKING:
-    from pathlib import Path
+SCHEMA = Path("docs/schema/summary.schema.json")
 
+
+def schema() -> dict[str, Any]:
+    """The schema of what an audit writes: every field is there, whatever its default."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **AuditSummary.model_json_schema(mode="serialization"),
+    }
+
+
+if __name__ == "__main__":
+    write_json(SCHEMA, schema())
+
+
+# An audit in numbers: every estimate, recovery, retention and verdict, as JSON can hold them.
 
 VERSION = 3
 """Counts up when a field is added or changes its meaning.
@@ -72,8 +89,8 @@ class TransformColumn(_Frozen):
 class MetricBlock(_Frozen):
     """A metric of the audit, what it means, when it misleads and its settings.
 
-    ``notable``: the smallest difference worth telling, in the metric's own unit; ``None`` where its scale
-    does not say.
+    ``minimal_difference``: the smallest difference worth telling, in the metric's own unit; ``None`` where
+    its scale does not say.
     """
 
     name: str
@@ -83,8 +100,8 @@ class MetricBlock(_Frozen):
     scale: str
     lower_is_better: bool | None
     settings: dict[str, Any]
-    misleads: str = ""
-    notable: float | None = None
+    caveats: str = ""
+    minimal_difference: float | None = None
 
 
 class CellSummary(_Frozen):
@@ -103,8 +120,9 @@ class CellSummary(_Frozen):
     ``same_distribution_p``: the Kolmogorov-Smirnov p-value of the items' scores against the retrained
     model's (``None`` where items are not independent: in groups, or of several seeds).
 
-    ``recovery`` and ``excess`` are differences: their ``p``, ``detectable`` and ``told`` say whether there
-    are enough items to tell. P-values are of one cell each, not corrected for how many cells there are.
+    ``recovery`` and ``excess`` are differences: their ``p``, ``detectable`` and ``conclusion`` say whether
+    there are enough items to tell. P-values are of one cell each, not corrected for how many cells there
+    are.
     """
 
     model: str
@@ -151,15 +169,15 @@ class BootstrapFacts(BaseModel):
     level: float = Field(0.95, gt=0, lt=1)
 
 
-class Summary(_Frozen):
+class AuditSummary(_Frozen):
     """Everything an audit found but the scores themselves: ``summary.json``.
 
     Fields are only ever added, with defaults, so that what an earlier version wrote can still be read;
     docs/schema/summary.schema.json is the same as JSON Schema. The scores of single items, with what was
     asked, what the model said and the truth, are in ``scores.parquet`` beside it (``store.LONG``).
 
-    ``models`` holds recipes with several seeds after all models. ``left_out`` are metrics that lack a split
-    or a model; ``wanted`` is what the audit could still be given, and what that would add.
+    ``models`` holds recipes with several seeds after all models. ``skipped`` are metrics that lack a split
+    or a model; ``missing_inputs`` is what the audit could still be given, and what that would add.
     """
 
     models: tuple[ModelRow, ...]
@@ -172,8 +190,8 @@ class Summary(_Frozen):
     rule: dict[str, Any]
     bootstrap: dict[str, Any]
     version: int = 1
-    left_out: tuple[LeftOut, ...] = ()
-    wanted: tuple[Want, ...] = ()
+    skipped: tuple[SkippedMetric, ...] = ()
+    missing_inputs: tuple[MissingInput, ...] = ()
 
     @field_validator("coverage")
     @classmethod
@@ -210,7 +228,7 @@ class Summary(_Frozen):
         return next(rows, None)
 
 
-def require_consistent(summary: Summary) -> None:
+def require_consistent(summary: AuditSummary) -> None:
     """Check what no field can check alone: cells and verdicts are of what the summary names.
 
     Raises:
@@ -235,19 +253,19 @@ def require_consistent(summary: Summary) -> None:
         raise ValueError(f"cells: there is no metric {min(unknown)!r}")
 
 
-def write_summary(path: Path, summary: Summary) -> None:
+def write_summary(path: Path, summary: AuditSummary) -> None:
     """Write a summary as JSON, whole or not at all."""
     write_json(path, summary.model_dump(mode="json"))
 
 
-def read_summary(path: Path) -> Summary:
+def read_summary(path: Path) -> AuditSummary:
     """The summary an audit wrote.
 
     Raises:
         DataError: the file is no such summary.
     """
     try:
-        summary = Summary.model_validate_json(path.read_bytes())
+        summary = AuditSummary.model_validate_json(path.read_bytes())
         require_consistent(summary)
     except ValueError as error:
         raise invalid(path, error) from error

@@ -9,15 +9,14 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from expunge.audit.blocks import SHARE, Block, blocks
-from expunge.audit.remarks import advice, loud_reasons, notes, reasons
+from expunge.audit.blocks import SHARE, Block, advice, blocks, notes, reasons, warnings
 from expunge.audit.verdict import Outcome
 from expunge.terminal import Terminal
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from expunge.audit.summary import Summary
+    from expunge.audit.summary import AuditSummary
 
 STYLES = {
     Outcome.FORGOT: "green",
@@ -32,15 +31,15 @@ GAP = 3
 MORE = "What more would tell"
 
 
-def render(summary: Summary, *, width: int = 100) -> RenderableType:
+def render(summary: AuditSummary, *, width: int = 100) -> RenderableType:
     """The audit for a terminal ``width`` characters wide; more columns than fit go below."""
     tables = [_table(block) for block in _fitting(summary, width)]
     read = [Text(line, style="dim") for line in notes(summary)]
-    told = [Text(reason, style=STYLES[outcome]) for outcome, reason in loud_reasons(summary)]
-    return Group(*tables, *read, *told, *_advice(summary))
+    reasons = [Text(reason, style=STYLES[outcome]) for outcome, reason in warnings(summary)]
+    return Group(*tables, *read, *reasons, *_advice(summary))
 
 
-def to_text(summary: Summary, *, width: int = 100) -> str:
+def to_text(summary: AuditSummary, *, width: int = 100) -> str:
     """The audit as plain text for a log."""
     console = Terminal(width=width, is_plain=True)
     with console.capture() as capture:
@@ -48,7 +47,7 @@ def to_text(summary: Summary, *, width: int = 100) -> str:
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
 
 
-def to_markdown(summary: Summary) -> str:
+def to_markdown(summary: AuditSummary) -> str:
     """The audit as Markdown tables."""
     lines: list[str] = []
     for block in blocks(summary, columns=_most(summary)):
@@ -77,23 +76,23 @@ def _table(block: Block) -> RenderableType:
     return Group(Text(block.title, style="bold"), table, *note, Text(""))
 
 
-def _advice(summary: Summary) -> list[RenderableType]:
-    found = advice(summary)
-    if not found:
+def _advice(summary: AuditSummary) -> list[RenderableType]:
+    items = advice(summary)
+    if not items:
         return []
     grid = Table.grid(padding=(0, GAP - 1))
     grid.add_column(overflow="fold", max_width=26)
     grid.add_column(overflow="fold")
-    for each in found:
-        grid.add_row(Text(each.option), Text(each.text, style="dim"))
+    for item in items:
+        grid.add_row(Text(item.option), Text(item.text, style="dim"))
     return [Text(MORE, style="bold"), grid]
 
 
-def _most(summary: Summary) -> int:
+def _most(summary: AuditSummary) -> int:
     return max(len(summary.transforms), len(summary.models))
 
 
-def _fitting(summary: Summary, width: int) -> list[Block]:
+def _fitting(summary: AuditSummary, width: int) -> list[Block]:
     """Every table cut so that it fits: as many columns side by side as its numbers leave room for."""
     cuts = [_by_title(blocks(summary, columns=columns)) for columns in range(_most(summary), 0, -1)]
     return [
@@ -105,8 +104,8 @@ def _fitting(summary: Summary, width: int) -> list[Block]:
     ]
 
 
-def _by_title(found: list[Block]) -> dict[str, list[Block]]:
-    return {block.title: [other for other in found if other.title == block.title] for block in found}
+def _by_title(tables: list[Block]) -> dict[str, list[Block]]:
+    return {block.title: [other for other in tables if other.title == block.title] for block in tables}
 
 
 def _wide(block: Block) -> int:

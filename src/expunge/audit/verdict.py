@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from expunge.audit.conclusions import CHANCE, chance
 from expunge.audit.stats import Estimate
-from expunge.audit.telling import CHANCE, chance
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,8 +48,8 @@ class Rule:
     ``kept``: percent of the target's value at full precision from which it did not forget.
     ``usable``: percent of the target's utility under the same transform from which it is usable.
     ``doubt``: an interval that reaches this many times ``points`` leaves the question open.
-    ``notable``: percent of a metric's scale from which a difference is worth telling, where ``points``
-    say nothing of the metric.
+    ``minimal_difference``: percent of a metric's scale from which a difference is worth telling, where
+    ``points`` say nothing of the metric.
     """
 
     points: Mapping[str, float] = field(default_factory=lambda: {"knowmem_forget": 5.0, "verbmem": 10.0})
@@ -57,7 +57,7 @@ class Rule:
     usable: float = 75.0
     kept: float = 80.0
     doubt: float = 2.0
-    notable: float = 5.0
+    minimal_difference: float = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ class AgainstTarget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
+class VerdictEvidence:
     """What the verdict looks at, by metric name.
 
     ``target``: the target's values at full precision. ``retention``: the model's share of them in percent.
@@ -98,7 +98,7 @@ class Evidence:
     against_target: Mapping[str, AgainstTarget] = field(default_factory=dict)
 
 
-def judge(evidence: Evidence, rule: Rule) -> Verdict:
+def judge(evidence: VerdictEvidence, rule: Rule) -> Verdict:
     """The first of these that holds, else that it forgot (full precision) or held (a transform).
 
     The target knows too little to lose; the transform breaks the target; did not forget; came back; a score
@@ -108,8 +108,8 @@ def judge(evidence: Evidence, rule: Rule) -> Verdict:
         *(_nothing_to_forget, _breaks_the_model, _did_not_forget, _came_back),
         *(_unmeasured, _unusable, _too_few),
     )
-    found = (check(evidence, rule) for check in checks)
-    return next((verdict for verdict in found if verdict is not None), None) or _good(evidence, rule)
+    verdicts = (check(evidence, rule) for check in checks)
+    return next((verdict for verdict in verdicts if verdict is not None), None) or _good(evidence, rule)
 
 
 def broken_by(kept: Mapping[str, Estimate], rule: Rule, *, what: str = "format") -> str | None:
@@ -131,21 +131,21 @@ def broken_by(kept: Mapping[str, Estimate], rule: Rule, *, what: str = "format")
     )
 
 
-def _breaks_the_model(evidence: Evidence, rule: Rule) -> Verdict | None:  # noqa: ARG001
+def _breaks_the_model(evidence: VerdictEvidence, rule: Rule) -> Verdict | None:  # noqa: ARG001
     return None if evidence.broken is None else Verdict(Outcome.CANNOT_TELL, evidence.broken)
 
 
-def _nothing_to_forget(evidence: Evidence, rule: Rule) -> Verdict | None:
+def _nothing_to_forget(evidence: VerdictEvidence, rule: Rule) -> Verdict | None:
     known = _scored(evidence.target)
-    if not known or any((each.value or 0.0) >= rule.points[name] for name, each in known):
+    if not known or any((estimate.value or 0.0) >= rule.points[name] for name, estimate in known):
         return None
-    scores = " and ".join(f"{each.value:.1f} on {name}" for name, each in known)
+    scores = " and ".join(f"{estimate.value:.1f} on {name}" for name, estimate in known)
     return Verdict(
         Outcome.CANNOT_TELL, f"the target itself scores only {scores}: there is little to forget."
     )
 
 
-def _did_not_forget(evidence: Evidence, rule: Rule) -> Verdict | None:
+def _did_not_forget(evidence: VerdictEvidence, rule: Rule) -> Verdict | None:
     name, share = _kept(evidence, rule)
     if share.value is None or share.value < rule.kept:
         return None
@@ -153,7 +153,7 @@ def _did_not_forget(evidence: Evidence, rule: Rule) -> Verdict | None:
     return Verdict(Outcome.DID_NOT_FORGET, f"{kept}; below {rule.kept:.0f} % counts as forgotten.")
 
 
-def _came_back(evidence: Evidence, rule: Rule) -> Verdict | None:
+def _came_back(evidence: VerdictEvidence, rule: Rule) -> Verdict | None:
     plain = {
         name: f"{name} rose by {_shown(rise)} points over full precision "
         f"({points:g} count as recovery{_doubt(rise)})"
@@ -169,17 +169,17 @@ def _came_back(evidence: Evidence, rule: Rule) -> Verdict | None:
     return Verdict(Outcome.CAME_BACK, f"{'; '.join(back.values())}.") if back else None
 
 
-def _unmeasured(evidence: Evidence, rule: Rule) -> Verdict | None:
+def _unmeasured(evidence: VerdictEvidence, rule: Rule) -> Verdict | None:
     _, share = _kept(evidence, rule)
     if share.value is None:
         return Verdict(Outcome.CANNOT_TELL, f"forgetting has no score against the target: {share.reason}.")
     if evidence.recovery is not None and not _scored(evidence.recovery):
-        why = next((each.reason for each in evidence.recovery.values()), _NOTHING)
+        why = next((estimate.reason for estimate in evidence.recovery.values()), _NOTHING)
         return Verdict(Outcome.CANNOT_TELL, f"recovery has no score: {why}.")
     return None
 
 
-def _unusable(evidence: Evidence, rule: Rule) -> Verdict | None:
+def _unusable(evidence: VerdictEvidence, rule: Rule) -> Verdict | None:
     share = evidence.utility.value
     if share is None or share >= rule.usable:
         return None
@@ -187,7 +187,7 @@ def _unusable(evidence: Evidence, rule: Rule) -> Verdict | None:
     return Verdict(Outcome.UNUSABLE, f"{lost}; {rule.usable:.0f} % are needed.")
 
 
-def _too_few(evidence: Evidence, rule: Rule) -> Verdict | None:
+def _too_few(evidence: VerdictEvidence, rule: Rule) -> Verdict | None:
     name, share = _kept(evidence, rule)
     if share.high is None or share.high >= _ALL:
         return _open(f"it may have kept all of the target's {name}", share)
@@ -195,13 +195,13 @@ def _too_few(evidence: Evidence, rule: Rule) -> Verdict | None:
     for name, rise in rises:
         if _may_be_recovery(rise, rule.points[name], rule.doubt):
             return _open(f"{name} may have risen by {_shown(rise)} points", rise)
-    for name, each in _against_target(evidence):
-        if _may_be_recovery(each.rise, rule.points[name], rule.doubt):
-            return _open(_beside_target(name, each, "may have risen"), each.rise)
+    for name, named in _against_target(evidence):
+        if _may_be_recovery(named.rise, rule.points[name], rule.doubt):
+            return _open(_beside_target(name, named, "may have risen"), named.rise)
     # Where no item changed the interval has no width: what so few may have missed is the doubt. One
     # measure with items enough answers it for those with few, a handful of documents say.
     if rises and all(_may_hide(rise, rule.doubt * rule.points[name]) for name, rise in rises):
-        name, rise = max(rises, key=lambda each: each[1].n)
+        name, rise = max(rises, key=lambda named: named[1].n)
         return _open(f"{name} may have risen by up to {rise.detectable:.0f} points unseen", rise)
     return None
 
@@ -215,7 +215,7 @@ def _may_hide(rise: Estimate, limit: float) -> bool:
     return rise.low == rise.high and (rise.detectable or 0.0) >= limit
 
 
-def _good(evidence: Evidence, rule: Rule) -> Verdict:
+def _good(evidence: VerdictEvidence, rule: Rule) -> Verdict:
     utility = "" if evidence.utility.value is not None else " Utility was not measured."
     if evidence.recovery is None:
         name, share = _kept(evidence, rule)
@@ -231,14 +231,14 @@ def _open(what: str, estimate: Estimate) -> Verdict:
     return Verdict(Outcome.CANNOT_TELL, f"{what}: {estimate.n} items are not enough to tell.")
 
 
-def _above_control(evidence: Evidence) -> list[tuple[str, Estimate]]:
+def _above_control(evidence: VerdictEvidence) -> list[tuple[str, Estimate]]:
     """The rises that can be recoveries: scored, and above what the retrained model says."""
     return [
         (name, rise) for name, rise in _scored(evidence.recovery or {}) if name not in evidence.unknowing
     ]
 
 
-def _against_target(evidence: Evidence) -> list[tuple[str, AgainstTarget]]:
+def _against_target(evidence: VerdictEvidence) -> list[tuple[str, AgainstTarget]]:
     """The rises counted against the target that can be recoveries."""
     return [
         (name, each)
@@ -257,10 +257,10 @@ def _beside_target(name: str, each: AgainstTarget, rose: str = "rose") -> str:
 
 
 def _scored(estimates: Mapping[str, Estimate]) -> list[tuple[str, Estimate]]:
-    return [(name, each) for name, each in estimates.items() if each.value is not None]
+    return [(name, estimate) for name, estimate in estimates.items() if estimate.value is not None]
 
 
-def _kept(evidence: Evidence, rule: Rule) -> tuple[str, Estimate]:
+def _kept(evidence: VerdictEvidence, rule: Rule) -> tuple[str, Estimate]:
     """The first metric of the rule that the target knows, and the share of it the model kept."""
     for name, share in _in_order(evidence.retention, rule):
         known = evidence.target[name].value if name in evidence.target else None

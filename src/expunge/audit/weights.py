@@ -94,11 +94,11 @@ class WeightsJob:
 def table(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """The totals as rows of text, a header first."""
     rows = [("model", "quantizer", *COLUMNS, "predicts")]
-    for each in found:
-        total = each.get("total")
+    for row in found:
+        total = row.get("total")
         cells = [_shown(name, total[name]) if total else "–" for name in COLUMNS.values()]
-        predicts = each["prediction"] or each.get("why_not", "–")
-        rows.append((each["model"], each["quantizer"], *cells, predicts))
+        predicts = row["prediction"] or row.get("why_not", "–")
+        rows.append((row["model"], row["quantizer"], *cells, predicts))
     return rows
 
 

@@ -12,16 +12,16 @@ from typing import Any, Literal
 
 import platformdirs
 
-from expunge.corpus.vocabulary import BOS, train_tokenizer
-from expunge.corpus.world import World, WorldSize
-from expunge.corpus.world.write import write_world
+from expunge.corpus.packing import BOS, train_tokenizer
+from expunge.corpus.synthetic import World, WorldSize
+from expunge.corpus.synthetic.write import write_world
 from expunge.files import anything
 from expunge.model.create import ScratchModel
 from expunge.record import hash_json, versions
-from expunge.train.recipe import Recipe
-from expunge.train.run import Request, carry_out, describe
-from expunge.train.stages.finetune import Finetune
-from expunge.train.state import Corpus
+from expunge.train.methods.finetune import Finetune
+from expunge.train.run.recipe import Recipe
+from expunge.train.run.run import RunRequest, carry_out, describe
+from expunge.train.run.state import Corpus
 from expunge.types import Example
 
 Which = Literal["target", "retrained"]
@@ -73,7 +73,7 @@ class Builtin:
         output = self.checkpoint(which)
         if not output.exists():
             texts = self._texts(which)
-            request = Request(
+            request = RunRequest(
                 command=f"builtin {which}",
                 recipe=Recipe(
                     name=f"builtin_{which}",

@@ -1,4 +1,4 @@
-"""The demo: a model that memorised people, unlearned three ways, audited as it would be deployed."""
+"""The demo's audit in a few lines: what came back, what held, and whether the weights foretold it."""
 
 from __future__ import annotations
 
@@ -9,18 +9,90 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
-from rich.console import Console
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
 
-from expunge.audit.choice import ORDER
 from expunge.audit.job import AuditJob
-from expunge.audit.summary import Summary
+from expunge.audit.missing_inputs import ORDER
+from expunge.audit.plan import Role
+from expunge.audit.summary import AuditSummary
+from expunge.audit.verdict import Outcome
 from expunge.bench.builtin import Builtin
 from expunge.bench.jobs import Job, run_jobs
 from expunge.errors import OutputError
 from expunge.files import write_json
 from expunge.record import Stopwatch, make_record
-from expunge.train.job import UnlearnJob
-from expunge.train.recipe import Recipe, load_recipe
+from expunge.train.run.job import UnlearnJob
+from expunge.train.run.recipe import Recipe, load_recipe
+
+LOST, KEPT = "red", "green"
+
+
+def narrate(summary: AuditSummary) -> RenderableType:
+    """The diagnostics beside the outcomes, and a sentence for each unlearned model."""
+    return Group(_predicted(summary), *_sentences(summary))
+
+
+def _predicted(summary: AuditSummary) -> Table:
+    table = Table(
+        title="Share of the update each grid lets through; below 0.5 foretells a return → what happened",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+    )
+    labels = [column.label for column in summary.transforms if column.label != "full"]
+    for heading in ("", *labels):
+        table.add_column(heading)
+    diagnostics = {(remark.model, remark.transform): remark.content for remark in summary.diagnostics}
+    for model in _unlearned(summary):
+        cells = [_cell(summary, model, label, diagnostics.get((model, label), {})) for label in labels]
+        table.add_row(model, *cells)
+    return table
+
+
+def _cell(summary: AuditSummary, model: str, label: str, content: dict[str, object]) -> Text:
+    total = content.get("total")
+    share = total.get("surviving") if isinstance(total, dict) else None
+    verdict = summary.verdict(model, label)
+    if not isinstance(share, float) or verdict is None:
+        return Text("-")
+    came_back = verdict.outcome is Outcome.CAME_BACK
+    return Text(f"{share:.2f} → {verdict.outcome.value}", style=LOST if came_back else KEPT)
+
+
+def _sentences(summary: AuditSummary) -> list[Text]:
+    lines = []
+    for model in _unlearned(summary):
+        recoveries = [
+            (cell.recovery.value, cell)
+            for cell in summary.cells
+            if cell.model == model and cell.metric == "knowmem_forget" and cell.recovery is not None
+        ]
+        known = [(value, cell) for value, cell in recoveries if value is not None]
+        if not known:
+            continue
+        worst, cell = max(known, key=lambda pair: pair[0])
+        full = summary.cell(model, "full", "knowmem_forget").value.value or 0.0
+        came_back = any(
+            row.verdict.outcome is Outcome.CAME_BACK for row in summary.verdicts if row.model == model
+        )
+        lines.append(
+            Text(
+                f"{model}: knows {full:.0f} of 100 at full precision, "
+                f"{full + worst:.0f} at worst ({cell.transform}).",
+                style=LOST if came_back else KEPT,
+            )
+        )
+    return lines
+
+
+def _unlearned(summary: AuditSummary) -> list[str]:
+    return [model.name for model in summary.models if model.role is Role.UNLEARNED]
+
+
+# The demo: a model that memorised people, unlearned three ways, audited as it would be deployed.
 
 BLOCKS = "scope.name=regex", r"scope.pattern=\.(self_attn|mlp)\."
 """Only what quantizers round is trained: in a large model embeddings are a sliver of the weights."""
@@ -53,7 +125,7 @@ class Demo:
     workers: int = 2
     builtin: Builtin = field(default_factory=Builtin)
 
-    def run(self, console: Console) -> Summary:
+    def run(self, console: Console) -> AuditSummary:
         """Train, unlearn, audit; returns the audit's summary."""
         watch = Stopwatch()
         done = self.output / "demo.json"

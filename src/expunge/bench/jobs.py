@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from expunge.model.workers import worker_pool
-from expunge.train.heartbeat import last_beat
+from expunge.model.resources import worker_pool
+from expunge.train.loop.callbacks import last_beat
 
 POLL = 0.5
 """Seconds between two looks at how far the jobs are."""
@@ -71,8 +71,8 @@ class _Running(NamedTuple):
     since: float
 
 
-def _follow(bars: Progress, each: _Running) -> None:
-    output = each.job.output
+def _follow(bars: Progress, job: _Running) -> None:
+    output = job.job.output
     beat = last_beat(output.with_name(output.name + ".partial")) if output else None
     if beat is not None:
-        bars.update(each.task, completed=beat.step, total=beat.steps)
+        bars.update(job.task, completed=beat.step, total=beat.steps)

@@ -10,14 +10,13 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from expunge.cli.options import Field, Overwrite, Seed, Template, fields
-from expunge.cli.speech import say_done
+from expunge.cli.options import Field, Overwrite, Seed, Template, fields, print_done
 from expunge.terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from expunge.corpus.propose import Proposal
+    from expunge.corpus.anchors import Proposal
 
 SHOWN = 20
 """Terms in the table; all are in the file."""
@@ -46,9 +45,9 @@ def anchors(
     Example:  expunge unlearn ./model --forget forget.jsonl --recipe whp --set
     stages.1.anchors=anchors.json -o ./unlearned
     """
-    from expunge.corpus.propose import ProposeJob
+    from expunge.corpus.anchors import ProposeJob
 
-    found = ProposeJob(
+    proposals = ProposeJob(
         source=file,
         output=output,
         spacy=spacy,
@@ -57,20 +56,20 @@ def anchors(
         fields=fields(field, template),
         overwrite=overwrite,
     ).run()
-    _show(found)
-    say_done(f"{len(found)} terms: {output}; look through them before you use them")
+    _show(proposals)
+    print_done(f"{len(proposals)} terms: {output}; look through them before you use them")
 
 
-def _show(found: Sequence[Proposal]) -> None:
+def _show(proposals: Sequence[Proposal]) -> None:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("term", overflow="fold")
     table.add_column("kind", no_wrap=True)
     table.add_column("times", justify="right")
     table.add_column("becomes", overflow="fold")
-    for one in found[:SHOWN]:
+    for one in proposals[:SHOWN]:
         table.add_row(Text(one.term), one.kind, str(one.times), Text(one.replacement))
-    if len(found) > SHOWN:
-        table.add_row(Text(f"and {len(found) - SHOWN} more"), "", "", "")
+    if len(proposals) > SHOWN:
+        table.add_row(Text(f"and {len(proposals) - SHOWN} more"), "", "", "")
     Terminal().print(table)
 
 

@@ -10,12 +10,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from expunge.cli.options import Field, Overwrite, Template, fields
-from expunge.cli.speech import say_done, say_warning
+from expunge.cli.options import Field, Overwrite, Template, fields, print_done, print_warning
 from expunge.terminal import Terminal
 
 if TYPE_CHECKING:
-    from expunge.train.annotating import Summary
+    from expunge.train.run.annotate import AnnotationSummary
 
 LONGEST = 40
 """Characters shown of the form of one finding."""
@@ -58,8 +57,8 @@ def annotate(
     Example:  expunge annotate forget.jsonl -o marked.jsonl
     """
     from expunge.corpus.annotate import RECOGNISERS, Annotator
-    from expunge.train.annotating import AnnotateJob
-    from expunge.train.selector import Selector
+    from expunge.train.methods.unlearn_spans import Selector
+    from expunge.train.run.annotate import AnnotateJob
 
     kinds = tuple(kind or (() if reference else RECOGNISERS))
     summary = AnnotateJob(
@@ -72,14 +71,14 @@ def annotate(
         overwrite=overwrite,
     ).run()
     _show(summary)
-    say_done(f"{summary.with_spans} of {summary.examples} examples have spans: {output}")
+    print_done(f"{summary.with_spans} of {summary.examples} examples have spans: {output}")
     if summary.with_spans < summary.examples:
-        say_warning(
+        print_warning(
             "Recipes for spans leave out the examples that have none; all others forget them whole."
         )
 
 
-def _show(summary: Summary) -> None:
+def _show(summary: AnnotationSummary) -> None:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("kind", no_wrap=True)
     table.add_column("found", justify="right")

@@ -60,7 +60,7 @@ def attack(
     from expunge.audit.attacked import AttackJob
     from expunge.audit.attacked_table import attack_tables
     from expunge.audit.job import AuditJob
-    from expunge.audit.progress import progress_bar
+    from expunge.audit.worker_status import progress_bar
 
     splits = {"forget": forget, "retain": retain}
     job = AuditJob(

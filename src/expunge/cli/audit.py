@@ -16,8 +16,8 @@ from expunge.cli.options import (
     Seed,
     Template,
     fields,
+    print_warning,
 )
-from expunge.cli.speech import say_warning
 from expunge.terminal import Terminal, echo
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ AllowOverlap = Annotated[
     bool, typer.Option("--allow-overlap", help="Calibrate even on text that is evaluated on.")
 ]
 
-SPLITS = "forget retain holdout neighbours second_phrasing forget_icl retain_icl".split()
+SPLITS = "forget retain holdout neighbours paraphrase_questions forget_icl retain_icl".split()
 """The splits that have an option of their own, in its order."""
 
 
@@ -85,7 +85,7 @@ def audit(
     retain: Retain = None,
     holdout: Holdout = None,
     neighbours: Neighbours = None,
-    second_phrasing: Rephrased = None,
+    paraphrase_questions: Rephrased = None,
     forget_icl: ForgetShots = None,
     retain_icl: RetainShots = None,
     probes: ProbesFolder = None,
@@ -120,7 +120,7 @@ def audit(
         models=tuple(models or ()),
         seeds_of=tuple(seeds_of or ()),
         output=output,
-        splits=_splits(forget, retain, holdout, neighbours, second_phrasing, forget_icl, retain_icl),
+        splits=_splits(forget, retain, holdout, neighbours, paraphrase_questions, forget_icl, retain_icl),
         probes=probes,
         benchmark=benchmark,
         data=data,
@@ -173,21 +173,21 @@ def _show(job: AuditJob, *, weights: bool) -> None:
     if weights:
         _compare(job)
         return
-    from expunge.audit.progress import progress_bar
     from expunge.audit.saved import read_record
     from expunge.audit.table import render
+    from expunge.audit.worker_status import progress_bar
     from expunge.files import RECORD
     from expunge.report.job import write_page
 
     with progress_bar(Terminal(stderr=True)) as progress:
-        summary = job.run(progress, warn=say_warning)
+        summary = job.run(progress, warn=print_warning)
     for damaged in read_record(job.output / RECORD).get("measured_again", ()):
-        say_warning(f"{damaged} was changed after it was measured: it was made again.")
+        print_warning(f"{damaged} was changed after it was measured: it was made again.")
     console = Terminal()
     console.print(render(summary, width=console.width))
-    found = job.output
-    echo(f"numbers: {found / 'summary.json'} · every item: {found / 'scores.parquet'}")
-    echo(f"report: {write_page(found)}")
+    folder = job.output
+    echo(f"numbers: {folder / 'summary.json'} · every item: {folder / 'scores.parquet'}")
+    echo(f"report: {write_page(folder)}")
 
 
 def add_to(app: typer.Typer) -> None:

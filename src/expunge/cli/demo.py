@@ -29,18 +29,17 @@ def demo(
     """
     train_in_one_process()
     from expunge.audit.table import render
-    from expunge.bench.demo import Demo
-    from expunge.bench.story import tell
+    from expunge.bench.demo import Demo, narrate
     from expunge.report.job import write_page
 
     console = Terminal()
     summary = Demo(output=output, workers=workers).run(console)
     console.print(render(summary, width=console.width))
-    console.print(tell(summary))
-    found = output / "audit"
-    numbers = f"numbers: {found / 'summary.json'} · every item: {found / 'scores.parquet'}"
+    console.print(narrate(summary))
+    audit_folder = output / "audit"
+    numbers = f"numbers: {audit_folder / 'summary.json'} · every item: {audit_folder / 'scores.parquet'}"
     console.print(Text(numbers, style="dim"))
-    console.print(Text(f"report: {write_page(found)}"), soft_wrap=True)
+    console.print(Text(f"report: {write_page(audit_folder)}"), soft_wrap=True)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -7,8 +7,18 @@ from typing import Annotated
 import typer
 
 from expunge.cli.launched import train_in_one_process
-from expunge.cli.options import Field, Output, Overrides, Overwrite, RemoteCode, Seed, Template, fields
-from expunge.cli.speech import say_done, say_warning
+from expunge.cli.options import (
+    Field,
+    Output,
+    Overrides,
+    Overwrite,
+    RemoteCode,
+    Seed,
+    Template,
+    fields,
+    print_done,
+    print_warning,
+)
 
 
 def finetune(
@@ -43,7 +53,7 @@ def finetune(
     Example:  expunge finetune --data all.jsonl --set epochs=30 --set learning_rate=1e-3 -o ./target
     """
     train_in_one_process()
-    from expunge.train.job import FinetuneJob, scratch_model
+    from expunge.train.run.job import FinetuneJob, scratch_model
 
     record = FinetuneJob(
         data=tuple(data),
@@ -56,9 +66,9 @@ def finetune(
         seed=seed,
         overwrite=overwrite,
         trust_remote_code=trust_remote_code,
-    ).run(warn=say_warning)
+    ).run(warn=print_warning)
     loss = record["stages"][-1]["history"][-1]["loss"]
-    say_done(f"in {record['seconds']:.0f} s, last epoch's loss {loss:.3f}: {output}")
+    print_done(f"in {record['seconds']:.0f} s, last epoch's loss {loss:.3f}: {output}")
 
 
 def add_to(app: typer.Typer) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from expunge.cli.speech import say_done, say_warning
+from expunge.cli.options import print_done, print_warning
 
 
 def inspect(
@@ -40,8 +40,8 @@ def inspect(
 
     job = InspectJob(paths=tuple(runs), host=host, port=port, budget=budget, browser=browser)
     if host not in ("127.0.0.1", "::1", "localhost"):
-        say_warning(f"{host} can be reached from other machines; whoever has the key reads the texts.")
-    job.run(lambda address: say_done(f"{address}  (Ctrl+C ends it)"))
+        print_warning(f"{host} can be reached from other machines; whoever has the key reads the texts.")
+    job.run(lambda address: print_done(f"{address}  (Ctrl+C ends it)"))
 
 
 def add_to(app: typer.Typer) -> None:

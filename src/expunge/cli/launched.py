@@ -6,7 +6,7 @@ import os
 
 import typer
 
-from expunge.cli.speech import say_warning
+from expunge.cli.options import print_warning
 
 RENDEZVOUS = ("WORLD_SIZE", "RANK", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
 """How the names begin by which a launcher tells a process of the others."""
@@ -25,7 +25,7 @@ def train_in_one_process() -> None:
         return
     if os.environ.get("RANK", "0") != "0":
         raise typer.Exit
-    say_warning(
+    print_warning(
         f"launched in {processes} processes, and training is not distributed: one of them trains, the "
         "others have ended. Leave the launcher out."
     )

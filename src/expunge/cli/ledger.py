@@ -1,14 +1,45 @@
-"""``expunge ledger``: which requests a checkpoint has been through."""
+"""How the requests of a model stand, as a table."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
 
-from expunge.cli.speech import say_done, say_warning
-from expunge.cli.standing import show_standing
+from expunge.cli.options import print_done, print_warning
+from expunge.terminal import Terminal
+
+COLOURS = {"still forgotten": "green", "came back": "red", "not checked": "yellow"}
+
+
+def show_standing(requests: Sequence[Mapping[str, Any]]) -> None:
+    """Print each request with what was known of it before, right after, and is known now (0-100)."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for heading in ("", "forgotten", "texts", "metric", "before", "then", "now", ""):
+        is_number = heading in ("texts", "before", "then", "now")
+        table.add_column(heading, justify="right" if is_number else "left", overflow="fold")
+    for one in requests:
+        table.add_row(
+            str(one["number"]),
+            Text(Path(one["forget_file"]).name),
+            str(one["examples"]),
+            one["metric"],
+            *(_points(one[moment]) for moment in ("before", "then", "now")),
+            Text(one["verdict"], COLOURS.get(one["verdict"], "")),
+        )
+    Terminal().print(table)
+
+
+def _points(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+# ``expunge ledger``: which requests a checkpoint has been through.
 
 
 def ledger(
@@ -22,15 +53,15 @@ def ledger(
 
     Example:  expunge ledger ./unlearned --gather all.jsonl
     """
-    from expunge.train.gathering import gathered, recorded
+    from expunge.train.run.requests import gathered, recorded
 
     show_standing(recorded(model))
     if gather is None:
         return
-    found = gathered(model, gather)
-    for warning in found.missing:
-        say_warning(warning)
-    say_done(f"{found.examples} examples of {found.requests} requests: {gather}")
+    history = gathered(model, gather)
+    for warning in history.missing:
+        print_warning(warning)
+    print_done(f"{history.examples} examples of {history.requests} requests: {gather}")
 
 
 def add_to(app: typer.Typer) -> None:

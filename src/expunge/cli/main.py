@@ -80,8 +80,8 @@ for verb in (
     verb.add_to(app)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         echo(f"expunge {expunge.__version__}")
         raise typer.Exit
 

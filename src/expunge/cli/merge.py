@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from expunge.cli.options import Output, Overwrite
-from expunge.cli.speech import say_done
+from expunge.cli.options import Output, Overwrite, print_done
 
 VECTOR = "Folder of a checkpoint trained from BASE, or of a LoRA adapter on it; FOLDER:0.5 takes half."
 
@@ -67,7 +66,7 @@ def merge(
         overwrite=overwrite,
     ).run()
     merged = len(record["vectors"]) + record["requests"] + (contrast is not None)
-    say_done(f"{merged} merged: {output}")
+    print_done(f"{merged} merged: {output}")
 
 
 def add_to(app: typer.Typer) -> None:

@@ -15,7 +15,7 @@ from expunge.terminal import Terminal, echo
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from expunge.metrics.cards import Card
+    from expunge.metrics.cards import MetricCard
 
 NEEDS = 20
 """Characters the column of needs takes at most."""
@@ -33,22 +33,21 @@ def metrics(
 
     Example:  expunge metrics verbmem
     """
-    from expunge.metrics.cards import card_of, known_cards
-    from expunge.metrics.page import section
+    from expunge.metrics.cards import card_of, known_cards, section
 
     console = Terminal()
     if name is not None:
         console.print(Markdown(section(card_of(name)), hyperlinks=False))
         return
     cards = known_cards().values()
-    console.print(_table("Measured unasked (↓ lower is better)", [each for each in cards if each.default]))
-    others = [each for each in cards if not each.default]
+    console.print(_table("Measured unasked (↓ lower is better)", [card for card in cards if card.default]))
+    others = [card for card in cards if not card.default]
     if others:
         console.print(_table("Measured when named: audit --metric NAME, or --metric all", others))
     echo("expunge metrics NAME says when a number misleads; docs/metrics.md has all of them.")
 
 
-def _table(title: str, cards: Sequence[Card]) -> Table:
+def _table(title: str, cards: Sequence[MetricCard]) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
     table.add_column("name", no_wrap=True)
     table.add_column("")

@@ -1,4 +1,4 @@
-"""Options that several verbs share, spelled once."""
+"""Lines the verbs print: their marks have colours, their text is what it is."""
 
 from __future__ import annotations
 
@@ -6,8 +6,26 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from expunge.errors import DataError
+from expunge.terminal import Terminal
+
+
+def print_done(text: str) -> None:
+    """A line on standard output: the result is there.
+
+    Brackets in names are no markup, and long paths stay on one line.
+    """
+    Terminal().print(Text.assemble(("done", "green"), " ", text), soft_wrap=True)
+
+
+def print_warning(text: str) -> None:
+    """A line on standard error."""
+    Terminal(stderr=True).print(Text.assemble(("warning", "yellow"), " ", text), soft_wrap=True)
+
+
+# Options that several verbs share, spelled once.
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is already at --output.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of everything random.")]

@@ -17,8 +17,8 @@ from expunge.cli.options import (
     Seed,
     Template,
     fields,
+    print_done,
 )
-from expunge.cli.speech import say_done
 from expunge.terminal import echo
 
 
@@ -75,7 +75,7 @@ def quantize(
         overwrite=overwrite,
         trust_remote_code=trust_remote_code,
     ).run()
-    say_done(
+    print_done(
         f"{done.quantized} of {done.tensors} tensors rounded to {done.label} ({done.format}): {output}"
     )
     for reason, count in done.left_alone.items():

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from expunge.cli.speech import say_done, say_warning
+from expunge.cli.options import print_done, print_warning
 
 
 def report(
@@ -40,10 +40,10 @@ def report(
     job = ReportJob(runs=tuple(runs), format=form, output=output, reveal=reveal, overwrite=overwrite)
     written = job.run()
     for warning in job.warnings():
-        say_warning(warning)
+        print_warning(warning)
     if reveal:
-        say_warning("the file holds the texts that were to be forgotten.")
-    say_done(str(written))
+        print_warning("the file holds the texts that were to be forgotten.")
+    print_done(str(written))
 
 
 def add_to(app: typer.Typer) -> None:

@@ -23,17 +23,17 @@ def runs(
     """
     from expunge.report.listing import list_runs
 
-    found = list_runs(folder)
-    if not found:
+    listed = list_runs(folder)
+    if not listed:
         echo(f"No runs in {folder}.")
         return
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for heading in ("run", "kind", "date (UTC)", "headline"):
         table.add_column(heading, overflow="fold", no_wrap=heading == "date (UTC)")
     table.add_column("MiB", justify="right", no_wrap=True)
-    for run in found:
-        place = os.path.relpath(run.path, folder)
-        cells = (place, run.kind, run.date, run.headline, f"{run.bytes / 2**20:.1f}")
+    for run in listed:
+        path = os.path.relpath(run.path, folder)
+        cells = (path, run.kind, run.date, run.headline, f"{run.bytes / 2**20:.1f}")
         table.add_row(*map(Text, cells))  # brackets in names are no markup
     Terminal().print(table)
 

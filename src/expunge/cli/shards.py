@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from expunge.cli.launched import train_in_one_process
-from expunge.cli.options import Field, Output, Seed, Template, fields
-from expunge.cli.speech import say_done, say_warning
+from expunge.cli.options import Field, Output, Seed, Template, fields, print_done, print_warning
 from expunge.terminal import echo
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def plan(
 
     Example:  expunge shards plan --data all.jsonl --model ./base --set lora.rank=8 -o ./plan
     """
-    from expunge.shards.jobs import plan_job
+    from expunge.shards.making import plan_job
 
     facts = plan_job(
         data=tuple(data),
@@ -80,10 +79,10 @@ def plan(
         fields=fields(field, template),
     ).run()
     for owner, places in facts["spread"].items():
-        say_warning(
+        print_warning(
             f"{owner} lies in shards {', '.join(map(str, places))}: deleting all of it touches each."
         )
-    say_done(
+    print_done(
         f"{facts['examples']} examples in shards of {', '.join(map(str, facts['shards']))}, "
         f"{facts['near_duplicates']} of them near duplicates; deleting one will redo "
         f"{facts['share_per_deletion']:.1%} of the training: {output}"
@@ -99,7 +98,7 @@ def train(
     Example:  expunge shards train ./plan --workers 4
     """
     built = _build(folder, workers, executor, address).run()
-    say_done(
+    print_done(
         f"{built.slices} slices of {built.shards} shards trained, {built.examples} examples read: {folder}"
     )
     if built.deletions:
@@ -126,18 +125,20 @@ def delete(
     Example:  expunge shards delete ./plan --group "Mira Oswick"
     """
     from expunge.corpus.readers import read_examples
-    from expunge.shards.deletion import Deletion
+    from expunge.shards.building import Deletion
 
     examples = tuple(read_examples(data, fields=fields(field, template))) if data else ()
     done = Deletion(ids=tuple(ids or ()), groups=tuple(group or ()), examples=examples, with_near=near).run(
         _build(folder, workers, executor, address)
     )
     if done.before:
-        say_warning(f"{len(done.before)} of them were deleted before.")
+        print_warning(f"{len(done.before)} of them were deleted before.")
     if done.stay:
         more = " ..." if len(done.stay) > SHOWN else ""
-        say_warning(f"{len(done.stay)} near duplicates stay: {', '.join(done.stay[:SHOWN])}{more}")
-    say_done(f"{len(done.ids)} examples deleted, {done.built.examples} examples read to retrain: {folder}")
+        print_warning(f"{len(done.stay)} near duplicates stay: {', '.join(done.stay[:SHOWN])}{more}")
+    print_done(
+        f"{len(done.ids)} examples deleted, {done.built.examples} examples read to retrain: {folder}"
+    )
     echo(f"ledger: {done.head}")
 
 
@@ -155,7 +156,7 @@ def predict(
 
     Example:  expunge shards predict ./plan --data questions.jsonl -o answers.jsonl
     """
-    from expunge.shards.jobs import prediction
+    from expunge.shards.making import prediction
 
     rows = prediction(
         folder,
@@ -165,7 +166,7 @@ def predict(
         max_new_tokens=max_new_tokens,
         fields=fields(field, template),
     ).run()
-    say_done(f"{len(rows)} answers: {output}")
+    print_done(f"{len(rows)} answers: {output}")
 
 
 @shards.command()
@@ -185,11 +186,11 @@ def verify(
 
     facts = verified(folder, head=head, replay=replay, workers=workers)
     if facts["unhashed"] and not replay:
-        say_warning(
+        print_warning(
             f"{facts['unhashed']} slices were trained by an earlier version, whose ledger holds hashes of "
             "weights only: --replay compares the optimizer's files, too."
         )
-    say_done(
+    print_done(
         f"{facts['events']} entries, {facts['examples']} examples, {facts['deleted']} deleted: {folder}"
     )
     echo(f"ledger: {facts['head']}")
@@ -228,11 +229,11 @@ def fair(
     ).run()
     echo(report["table"])
     if output is not None:
-        say_done(f"{report['decided']} decisions: {output}")
+        print_done(f"{report['decided']} decisions: {output}")
 
 
 def _build(folder: Path, workers: int, executor: str, address: str | None) -> Build:
-    from expunge.shards.jobs import build_of
+    from expunge.shards.making import build_of
 
     return build_of(folder, executor=executor, workers=workers, address=address)
 

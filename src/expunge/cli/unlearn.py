@@ -10,15 +10,25 @@ from typing import Annotated, Any, Literal
 import typer
 
 from expunge.cli.launched import train_in_one_process
-from expunge.cli.options import Field, Output, Overrides, Overwrite, RemoteCode, Seed, Template, fields
-from expunge.cli.speech import say_done, say_warning
-from expunge.cli.standing import show_standing
+from expunge.cli.ledger import show_standing
+from expunge.cli.options import (
+    Field,
+    Output,
+    Overrides,
+    Overwrite,
+    RemoteCode,
+    Seed,
+    Template,
+    fields,
+    print_done,
+    print_warning,
+)
 from expunge.terminal import echo
 
 Still = Annotated[
     list[str] | None,
     typer.Option(
-        "--still", help="What an earlier request forgot, to be trained along with this one. Repeatable."
+        "--reforget", help="What an earlier request forgot, to be trained along with this one. Repeatable."
     ),
 ]
 ForgetShots = Annotated[
@@ -72,7 +82,7 @@ def unlearn(
     Example:  expunge unlearn ./my-model --forget takedown.jsonl --retain keep.jsonl -o ./unlearned
     """
     train_in_one_process()
-    from expunge.train.job import UnlearnJob
+    from expunge.train.run.job import UnlearnJob
 
     record = UnlearnJob(
         model=model,
@@ -91,7 +101,7 @@ def unlearn(
         allow_overlap=allow_overlap,
         overwrite=overwrite,
         trust_remote_code=trust_remote_code,
-    ).run(warn=say_warning)
+    ).run(warn=print_warning)
     if len(record["requests"]) > 1:
         show_standing(record["requests"])
     _say_done(output, record)
@@ -100,15 +110,15 @@ def unlearn(
 
 
 def _say_done(output: Path, record: Mapping[str, Any]) -> None:
-    from expunge.train.outcome import all_reached, stop_lines
+    from expunge.train.run.outcome import all_reached, stop_lines
 
     missed = " (stop rule not reached)" if all_reached(record) is False else ""
-    say_done(f"in {record['seconds']:.0f} s: {output}{missed}")
+    print_done(f"in {record['seconds']:.0f} s: {output}{missed}")
     for reached, line in stop_lines(record):
         if reached:
             echo(line)
         else:
-            say_warning(line)
+            print_warning(line)
 
 
 def _next(model: str, files: Mapping[str, str | None], output: str, record: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Aligned:
+class AlignedTokens:
     """A sequence and its translation.
 
     ``original.mask`` marks the tokens that have a partner; ``partners`` holds, for each of them in
@@ -36,7 +36,7 @@ class Aligned:
 
 def align(
     example: Example, anchors: Anchors, tokenizer: PreTrainedTokenizerBase, *, max_length: int
-) -> list[Aligned]:
+) -> list[AlignedTokens]:
     """An example as sequences of at most ``max_length`` tokens, each beside its translation.
 
     The first token of an anchored term is the partner of the first token of its replacement, other
@@ -52,30 +52,30 @@ def align(
             fix="Give the texts to forget as documents, or as prompt and completion.",
         )
     head = opening(tokenizer)
-    said = anchors.translate(example.completion)
+    completion = anchors.translate(example.completion)
     if example.is_document:
-        own, other = plain(example.completion, tokenizer), plain(said.text, tokenizer)
+        original, other = plain(example.completion, tokenizer), plain(completion.text, tokenizer)
         heads = (head, head)
         room = max_length - len(head)
     else:
-        asked = anchors.translate(example.prompt).text
+        prompt = anchors.translate(example.prompt).text
         parts = (
             joined(example.prompt, example.completion, tokenizer),
-            joined(asked, said.text, tokenizer),
+            joined(prompt, completion.text, tokenizer),
         )
-        own, other = (each.completion for each in parts)
+        original, other = (each.completion for each in parts)
         heads = (head + parts[0].prompt_ids, head + parts[1].prompt_ids)
-        room = len(own.ids)
+        room = len(original.ids)
         _refuse_long(example, len(heads[0]) + room, max_length)
-    pairs = _pairs(example, own, other, said.segments)
+    pairs = _pairs(example, original, other, completion.segments)
     pieces = (
-        _piece(example, heads, own, other, pairs[start : start + room], start)
-        for start in range(0, len(own.ids), max(1, room))
+        _piece(example, heads, original, other, pairs[start : start + room], start)
+        for start in range(0, len(original.ids), max(1, room))
     )
     return [piece for piece in pieces if piece is not None]
 
 
-class _Pair(NamedTuple):
+class _AlignedPair(NamedTuple):
     """What is known of a token: its partner, the term it is part of, whether it begins it and counts."""
 
     partner: int | None
@@ -84,39 +84,41 @@ class _Pair(NamedTuple):
     counts: bool
 
 
-def _pairs(example: Example, own: Tokens, other: Tokens, segments: Sequence[Segment]) -> list[_Pair]:
-    if own.offsets is None or other.offsets is None:
+def _pairs(
+    example: Example, original: Tokens, other: Tokens, segments: Sequence[Segment]
+) -> list[_AlignedPair]:
+    if original.offsets is None or other.offsets is None:
         raise DataError(
             f"example {example.id!r}",
             why="this model's tokenizer does not tell which characters a token stands for.",
             fix="Use a model with a fast tokenizer (a tokenizer.json).",
         )
-    counts = touched(own.offsets, example.spans) if example.spans else [True] * len(own.ids)
+    counts = touched(original.offsets, example.spans) if example.spans else [True] * len(original.ids)
     # Characters of several tokens (bytes of one letter) are no token's own.
     times = Counter(other.offsets)
-    exact = {place: index for index, place in enumerate(other.offsets) if times[place] == 1}
-    found = []
-    for (start, end), counted in zip(own.offsets, counts, strict=True):
+    exact = {offset: index for index, offset in enumerate(other.offsets) if times[offset] == 1}
+    pairs = []
+    for (start, end), counted in zip(original.offsets, counts, strict=True):
         term = next((s for s in segments if s.term and start < s.end and end > s.start), None)
         if term is not None:
             begins = start <= term.start
             partner = _covering(other.offsets, term.at) if begins else None
-            found.append(_Pair(partner, term.term, begins, counted))
+            pairs.append(_AlignedPair(partner, term.term, begins, counted))
             continue
         inside = next((s for s in segments if s.start <= start and end <= s.end), None)
         shift = inside.at - inside.start if inside else 0
-        found.append(_Pair(exact.get((start + shift, end + shift)), None, False, counted))
-    return found
+        pairs.append(_AlignedPair(exact.get((start + shift, end + shift)), None, False, counted))
+    return pairs
 
 
 def _piece(
     example: Example,
     heads: tuple[list[int], list[int]],
-    own: Tokens,
+    original: Tokens,
     other: Tokens,
-    pairs: Sequence[_Pair],
+    pairs: Sequence[_AlignedPair],
     start: int,
-) -> Aligned | None:
+) -> AlignedTokens | None:
     """The tokens from ``start`` on that ``pairs`` describes; ``None`` where no partner is among them."""
     partners = [pair.partner for pair in pairs if pair.partner is not None]
     if not partners:
@@ -125,17 +127,19 @@ def _piece(
     mask, places, seen = [False] * len(heads[0]), [], []
     for pair, before in zip(pairs, _seen(pairs), strict=True):
         again = pair.term is not None and pair.term in before
-        place = None if pair.partner is None else pair.partner - first + len(heads[1])
+        partner_index = None if pair.partner is None else pair.partner - first + len(heads[1])
         # The first token of a sequence is predicted from nothing.
-        wanted = pair.counts and place is not None and not again and bool(mask) and place > 0
+        wanted = (
+            pair.counts and partner_index is not None and not again and bool(mask) and partner_index > 0
+        )
         mask.append(wanted)
-        if wanted and place is not None:
-            places.append(place)
+        if wanted and partner_index is not None:
+            places.append(partner_index)
             seen.append(before)
     if not places:
         return None
-    ids = heads[0] + own.ids[start : start + len(pairs)]
-    return Aligned(
+    ids = heads[0] + original.ids[start : start + len(pairs)]
+    return AlignedTokens(
         original=Encoded(ids, mask, example.id),
         translated=heads[1] + other.ids[first : last + 1],
         partners=places,
@@ -143,7 +147,7 @@ def _piece(
     )
 
 
-def _seen(pairs: Sequence[_Pair]) -> Iterator[frozenset[str]]:
+def _seen(pairs: Sequence[_AlignedPair]) -> Iterator[frozenset[str]]:
     """The terms that begin before each token."""
     seen: frozenset[str] = frozenset()
     for pair in pairs:

@@ -1,16 +1,85 @@
-"""Anchored terms: expressions that belong to one text alone, and the plain ones to put in their place."""
+"""Anchored terms proposed from the texts themselves, for their owner to look through."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from expunge.corpus.names import Kind, names_by_language, names_by_rule
+from expunge.corpus.pseudonyms import pseudonyms
+from expunge.corpus.readers import read_examples
 from expunge.errors import DataError
+from expunge.files import anything, claim_file, nothing, write_json
 from expunge.parsing import ParseError, load_json
+
+
+class Proposal(NamedTuple):
+    """A term, what it is a name of, how often it is replaced, and by what."""
+
+    term: str
+    kind: Kind
+    times: int
+    replacement: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProposeJob:
+    """Proposing anchored terms, as it is asked for on the command line.
+
+    ``spacy`` names a spaCy model that is installed, or its folder; without one, names are runs of
+    capitalised words (``expunge.corpus.names``). Names found less often than ``at_least`` are left out.
+    Replacements are drawn by ``seed``.
+    """
+
+    source: str
+    output: Path
+    spacy: str | None = None
+    at_least: int = 2
+    seed: int = 0
+    fields: Mapping[str, str] | None = None
+    overwrite: bool = False
+
+    def run(self) -> list[Proposal]:
+        """Write the terms and their replacements as a JSON object, the commonest first; returns them.
+
+        Counts are of what the stage ``relabel`` will replace: of two terms, the longer one.
+
+        Raises:
+            OutputError: the output is there already, or is the source itself.
+            DataError: the source cannot be read, or no name is found in it.
+        """
+        claim_file(self.output, source=self.source, overwrite=self.overwrite)
+        examples = read_examples(self.source, fields=self.fields)
+        texts = [text for one in examples for text in (one.prompt, one.completion) if text]
+        names = names_by_language(texts, self.spacy) if self.spacy else names_by_rule(texts)
+        names = [name for name in names if name.times >= self.at_least]
+        if not names:
+            raise DataError(
+                f"no names in {self.source}",
+                why=f"nothing that looks like one is found {self.at_least} times or more.",
+                fix="Lower --at-least, try another spaCy model (--spacy), or write the file by hand.",
+            )
+        replacements = pseudonyms(names, seed=self.seed)
+        anchors = Anchors(replacements)
+        counts = Counter(part.term for text in texts for part in anchors.translate(text).segments)
+        proposals = [
+            Proposal(name.text, name.kind, counts[name.text], replacements[name.text]) for name in names
+        ]
+        proposals.sort(key=lambda one: (-one.times, one.term))
+        write_json(
+            self.output,
+            {one.term: one.replacement for one in proposals},
+            may_replace=anything if self.overwrite else nothing,
+        )
+        return proposals
+
+
+# Anchored terms: expressions that belong to one text alone, and the plain ones to put in their place.
 
 FIX = 'Write a JSON object of strings, each a term and its replacement: {"Mira Oswick": "Anna Brown"}.'
 
@@ -85,12 +154,12 @@ def read_anchors(path: Path) -> Anchors:
         DataError: the file cannot be read, or does not map terms to replacements.
     """
     try:
-        found = load_json(path.read_bytes())
+        anchors = load_json(path.read_bytes())
     except (OSError, ParseError) as error:
         raise DataError(f"anchors {path}", why=f"it cannot be read as JSON: {error}.", fix=FIX) from error
-    if not isinstance(found, dict):
-        raise DataError(f"anchors {path}", why=f"it holds a {type(found).__name__}.", fix=FIX)
-    for term, value in found.items():
+    if not isinstance(anchors, dict):
+        raise DataError(f"anchors {path}", why=f"it holds a {type(anchors).__name__}.", fix=FIX)
+    for term, value in anchors.items():
         if not isinstance(value, str) or not term.strip() or not value.strip():
             raise DataError(f"anchors {path}", why=f"{term!r} has no replacement that is text.", fix=FIX)
         if max(len(term), len(value)) > LONGEST:
@@ -99,4 +168,4 @@ def read_anchors(path: Path) -> Anchors:
                 why=f"{term[:40]!r} or its replacement is longer than {LONGEST} characters.",
                 fix="Anchors are names and short terms: leave out what is longer.",
             )
-    return Anchors(found)
+    return Anchors(anchors)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from pydantic import Field, field_validator
 
 from expunge.component import Component
-from expunge.corpus.language import ENTITIES, entities, load_pipeline
+from expunge.corpus.names import ENTITIES, entities, load_pipeline
 from expunge.errors import DataError, MissingExtraError, did_you_mean
 from expunge.types import Span
 
@@ -90,17 +90,19 @@ class Annotator(Component):
 
     def _annotated(self, example: Example) -> Marked:
         findings = tuple(self.find(example.completion))
-        spans = merged((*example.spans, *(found.span for found in findings)))
+        spans = merged((*example.spans, *(finding.span for finding in findings)))
         return Marked(replace(example, spans=spans), findings)
 
     def find(self, text: str) -> list[Finding]:
         """What is sensitive in a text, in its order; of two findings that overlap, the longer one."""
-        found = [one for recognise in self._recognisers for one in recognise(text)]
+        findings = [one for recognise in self._recognisers for one in recognise(text)]
         kept: list[Finding] = []
-        for one in sorted(found, key=lambda each: (each.span.start - each.span.end, each.span.start)):
+        for one in sorted(
+            findings, key=lambda finding: (finding.span.start - finding.span.end, finding.span.start)
+        ):
             if all(one.span.end <= other.span.start or other.span.end <= one.span.start for other in kept):
                 kept.append(one)
-        return sorted(kept, key=lambda each: each.span.start)
+        return sorted(kept, key=lambda finding: finding.span.start)
 
     @cached_property
     def _recognisers(self) -> list[Callable[[str], Sequence[Finding]]]:
@@ -113,9 +115,9 @@ class Annotator(Component):
         recogniser = _recogniser(RECOGNISERS.get(kind, kind))
 
         def recognise(text: str) -> list[Finding]:
-            found = recogniser.analyze(text, recogniser.supported_entities)
+            results = recogniser.analyze(text, recogniser.supported_entities)
             likely = [
-                _without_stop(text, one.start, one.end) for one in found if one.score >= self.at_least
+                _without_stop(text, one.start, one.end) for one in results if one.score >= self.at_least
             ]
             return [Finding(kind, span) for span in likely if not _cuts_a_word(text, span)]
 
@@ -124,13 +126,13 @@ class Annotator(Component):
 
 def merged(spans: Iterable[Span]) -> tuple[Span, ...]:
     """The same characters as spans in order that neither overlap nor touch."""
-    found: list[Span] = []
+    spans_out: list[Span] = []
     for span in sorted(spans):
-        if found and span.start <= found[-1].end:
-            found[-1] = Span(found[-1].start, max(found[-1].end, span.end))
+        if spans_out and span.start <= spans_out[-1].end:
+            spans_out[-1] = Span(spans_out[-1].start, max(spans_out[-1].end, span.end))
         else:
-            found.append(span)
-    return tuple(found)
+            spans_out.append(span)
+    return tuple(spans_out)
 
 
 def masked(text: str) -> str:
@@ -179,7 +181,7 @@ def _by_language(name: str) -> Callable[[str], list[Finding]]:
     pipeline = load_pipeline(name)
 
     def recognise(text: str) -> list[Finding]:
-        (found,) = entities(pipeline, [text])
-        return [Finding(ENTITIES[one.label], one.span) for one in found if one.label in ENTITIES]
+        (named,) = entities(pipeline, [text])
+        return [Finding(ENTITIES[one.label], one.span) for one in named if one.label in ENTITIES]
 
     return recognise

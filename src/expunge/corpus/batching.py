@@ -1,19 +1,151 @@
-"""Encoded examples as tensors: padded on the right, real tokens known by length.
+"""Forget and retain examples side by side, drawn independently of one another.
 
-Shapes: B examples, T tokens of the longest one.
+Pairing forget item i with retain item i would show the same pairs in every epoch, and only the
+first few of a large retain set. Here the retain set is an endless stream of its own shuffles.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
+import numpy as np
 import torch
+from torch.utils.data import Dataset, Sampler
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from expunge.corpus.tokenise import Encoded
+
+FORGET, RETAIN = 0, 1
+
+
+class PairSampler(Sampler[tuple[int, int | None]]):
+    """Pairs of a forget index and a retain index; the latter None where there is no retain set.
+
+    An epoch visits every forget index once. The retain stream goes on where the last epoch left
+    it, so every retain item is seen before any is seen twice. All of it is a function of
+    ``seed`` and the epoch: nothing global is read, and resuming needs only ``set_epoch``.
+    """
+
+    def __init__(self, n_forget: int, n_retain: int, *, seed: int) -> None:
+        self.n_forget = n_forget
+        self.n_retain = n_retain
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next iteration epoch ``epoch``, counted from 0."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.n_forget
+
+    def __iter__(self) -> Iterator[tuple[int, int | None]]:
+        forget = shuffled(self.n_forget, self.seed, FORGET, self.epoch)
+        start = self.epoch * self.n_forget
+        return zip(forget, self._retain(start, start + self.n_forget), strict=True)
+
+    def retain_seen(self, epochs: int) -> list[int]:
+        """The retain indices that ``epochs`` epochs visit, sorted."""
+        return sorted({index for index in self._retain(0, epochs * self.n_forget) if index is not None})
+
+    def _retain(self, start: int, stop: int) -> Iterator[int | None]:
+        """Positions ``start`` to ``stop`` of the endless stream."""
+        if self.n_retain == 0:
+            yield from [None] * (stop - start)
+            return
+        position = start
+        while position < stop:
+            lap, begin = divmod(position, self.n_retain)
+            count = min(stop - position, self.n_retain - begin)
+            yield from shuffled(self.n_retain, self.seed, RETAIN, lap)[begin : begin + count]
+            position += count
+
+
+def shuffled(count: int, *key: int) -> list[int]:
+    """A permutation of ``range(count)`` that is a function of ``key`` alone."""
+    order: list[int] = np.random.default_rng(key).permutation(count).tolist()
+    return order
+
+
+class ForgetRetainPair(NamedTuple):
+    """One forget item and the retain item drawn for it, each with its index.
+
+    ``alternates`` are other answers to the forget item's prompt.
+    """
+
+    forget: Encoded
+    retain: Encoded | None
+    forget_id: int
+    retain_id: int | None
+    alternates: Sequence[Encoded] = ()
+
+
+class PairDataset(Dataset[ForgetRetainPair]):
+    """What ``PairSampler`` indexes: ``dataset[forget_index, retain_index]``.
+
+    ``alternates`` holds as many other answers for every forget item, or is empty.
+    """
+
+    def __init__(
+        self, forget: list[Encoded], retain: list[Encoded], alternates: Sequence[Sequence[Encoded]] = ()
+    ) -> None:
+        self.forget = forget
+        self.retain = retain
+        self.alternates = alternates
+
+    def __len__(self) -> int:
+        return len(self.forget)
+
+    def __getitem__(self, index: tuple[int, int | None]) -> ForgetRetainPair:
+        forget_id, retain_id = index
+        retain = None if retain_id is None else self.retain[retain_id]
+        alternates = self.alternates[forget_id] if self.alternates else ()
+        return ForgetRetainPair(self.forget[forget_id], retain, forget_id, retain_id, alternates)
+
+
+@dataclass(frozen=True, slots=True)
+class PairBatch:
+    """Forget and retain batches of the same size B, and the list indices of their items, [B] long.
+
+    ``alternate`` holds K other answers to each forget item's prompt, B·K sequences, item after item.
+    """
+
+    forget: Batch
+    retain: Batch | None
+    forget_ids: torch.Tensor
+    retain_ids: torch.Tensor | None
+    alternate: Batch | None = None
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        """The same batches on ``device``; the indices stay on the CPU, where caches are keyed."""
+        return type(self)(
+            self.forget.to(device, non_blocking=non_blocking),
+            None if self.retain is None else self.retain.to(device, non_blocking=non_blocking),
+            self.forget_ids,
+            self.retain_ids,
+            None if self.alternate is None else self.alternate.to(device, non_blocking=non_blocking),
+        )
+
+
+def collate_pairs(pairs: Sequence[ForgetRetainPair], pad_id: int) -> PairBatch:
+    """Pairs as one padded batch for each side."""
+    forget = collate([pair.forget for pair in pairs], pad_id=pad_id)
+    forget_ids = torch.tensor([pair.forget_id for pair in pairs])
+    others = [other for pair in pairs for other in pair.alternates]
+    alternate = collate(others, pad_id=pad_id) if others else None
+    retain = [pair.retain for pair in pairs if pair.retain is not None]
+    if not retain:
+        return PairBatch(forget, None, forget_ids, None, alternate)
+    retain_ids = torch.tensor([pair.retain_id for pair in pairs])
+    return PairBatch(forget, collate(retain, pad_id=pad_id), forget_ids, retain_ids, alternate)
+
+
+# Encoded examples as tensors: padded on the right, real tokens known by length.
+#
+# Shapes: B examples, T tokens of the longest one.
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,11 +112,11 @@ def _at_once(text: str, tokenizer: PreTrainedTokenizerBase, *, offsets: bool = T
 def opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens that the tokenizer itself puts before every text: its BOS, or none."""
     inner = plain("a", tokenizer).ids
-    whole = list(tokenizer("a", verbose=False)["input_ids"])
+    ids = list(tokenizer("a", verbose=False)["input_ids"])
     if not inner:
         return []
-    starts = (at for at in range(len(whole)) if whole[at : at + len(inner)] == inner)
-    return whole[: next(starts, 0)]
+    starts = (at for at in range(len(ids)) if ids[at : at + len(inner)] == inner)
+    return ids[: next(starts, 0)]
 
 
 def joined(prompt: str, completion: str, tokenizer: PreTrainedTokenizerBase) -> Parts:

@@ -50,8 +50,8 @@ def chat_frame(example: Example, tokenizer: PreTrainedTokenizerBase) -> Frame:
         return _written(example, tokenizer, template, messages, asks=asks)
 
     text = write([*asked, _said(STAND_IN)])
-    before, found, after = text.rpartition(STAND_IN)
-    if not found:
+    before, separator, after = text.rpartition(STAND_IN)
+    if not separator:
         raise DataError(
             f"example {example.id!r}",
             why="the model's chat template leaves the assistant's last message out.",

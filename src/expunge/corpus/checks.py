@@ -48,14 +48,14 @@ def check_sets(
         shared = _shared(forget, sets[name])
         if not shared:
             continue
-        found = f"{len(shared)} of {len(forget)} forget examples are also in the {name}: {_some(shared)}"
+        overlap = f"{len(shared)} of {len(forget)} forget examples are also in the {name}: {_some(shared)}"
         if not allow_overlap:
             raise DataError(
                 f"the forget set and the {name}",
-                why=f"{found}.",
+                why=f"{overlap}.",
                 fix=f"Take them out of the {name}, or allow the overlap (--allow-overlap) if it is meant.",
             )
-        warnings.append(f"{found}.")
+        warnings.append(f"{overlap}.")
     return warnings
 
 

@@ -12,17 +12,17 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import parquet
 
-from expunge.corpus.rows import Row, kind
+from expunge.corpus.rows import DataRow, kind
 from expunge.errors import DataError
 from expunge.parsing import ParseError, load_json
 
 UNREADABLE = (pa.ArrowException, ValueError, ArithmeticError, LookupError, TypeError)
 """What converting a Parquet value raises: broken UTF-8, dates out of range, unknown time zones."""
 
-Reader = Callable[[Path], Iterator[Row]]
+Reader = Callable[[Path], Iterator[DataRow]]
 
 
-def read_jsonl(path: Path) -> Iterator[Row]:
+def read_jsonl(path: Path) -> Iterator[DataRow]:
     """One JSON value a line; blank lines are skipped."""
     with path.open("rb") as lines:
         for number, raw in enumerate(lines, 1):
@@ -35,10 +35,10 @@ def read_jsonl(path: Path) -> Iterator[Row]:
                     fix="End every line with a line feed, for instance with: tr '\\r' '\\n'",
                 )
             if line.strip():
-                yield Row(where, f"{path.stem}:{number}", _parsed(line, where))
+                yield DataRow(where, f"{path.stem}:{number}", _parsed(line, where))
 
 
-def read_json(path: Path) -> Iterator[Row]:
+def read_json(path: Path) -> Iterator[DataRow]:
     """One JSON array of rows, or of texts."""
     text = _decoded(path.read_bytes(), str(path))
     try:
@@ -55,10 +55,10 @@ def read_json(path: Path) -> Iterator[Row]:
         )
     for number, row in enumerate(rows, 1):
         values = {"text": row} if isinstance(row, str) else row
-        yield Row(f"{path}, row {number}", f"{path.stem}:{number}", values)
+        yield DataRow(f"{path}, row {number}", f"{path.stem}:{number}", values)
 
 
-def read_csv(path: Path) -> Iterator[Row]:
+def read_csv(path: Path) -> Iterator[DataRow]:
     """A header line and rows; a cell may hold line breaks. Empty cells are absent."""
     text = _decoded(path.read_bytes(), str(path))
     for number, cells in enumerate(_table(text, path), 1):
@@ -68,10 +68,10 @@ def read_csv(path: Path) -> Iterator[Row]:
                 where, why="it has more cells than the header.", fix="Quote the cells that hold commas."
             )
         values = {column: cell or None for column, cell in cells.items()}
-        yield Row(where, f"{path.stem}:{number}", values)
+        yield DataRow(where, f"{path.stem}:{number}", values)
 
 
-def read_parquet(path: Path) -> Iterator[Row]:
+def read_parquet(path: Path) -> Iterator[DataRow]:
     """The rows of a Parquet table."""
     try:
         file = parquet.ParquetFile(path)
@@ -80,7 +80,7 @@ def read_parquet(path: Path) -> Iterator[Row]:
         for batch in file.iter_batches():
             for row in _rows_of(batch, path, number):
                 number += 1
-                yield Row(f"{path}, row {number}", f"{path.stem}:{number}", row)
+                yield DataRow(f"{path}, row {number}", f"{path.stem}:{number}", row)
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # of the file system
             raise
@@ -91,10 +91,10 @@ def read_parquet(path: Path) -> Iterator[Row]:
         ) from error
 
 
-def read_txt(path: Path) -> Iterator[Row]:
+def read_txt(path: Path) -> Iterator[DataRow]:
     """The whole file as one document."""
     text = _decoded(path.read_bytes(), str(path))
-    yield Row(str(path), f"{path.stem}:1", {"text": text.replace("\r\n", "\n")})
+    yield DataRow(str(path), f"{path.stem}:1", {"text": text.replace("\r\n", "\n")})
 
 
 READERS: dict[str, Reader] = {

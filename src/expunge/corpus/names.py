@@ -1,4 +1,4 @@
-"""Names in texts: by a spaCy model that is installed, or else by a plain rule of capital letters."""
+"""Named entities by an installed spaCy model; nothing is ever downloaded."""
 
 from __future__ import annotations
 
@@ -6,11 +6,59 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby, pairwise
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from tqdm.auto import tqdm
 
-from expunge.corpus.language import ENTITIES, entities, load_pipeline
+from expunge.errors import DataError, MissingExtraError
+from expunge.types import Span
+
+ENTITIES = {
+    "PERSON": "person",
+    "PER": "person",
+    "GPE": "place",
+    "LOC": "place",
+    "FAC": "place",
+    "ORG": "organisation",
+}
+"""What of a spaCy model's entities is a person, a place or an organisation."""
+
+
+class Entity(NamedTuple):
+    """A named range of a text, and spaCy's label of it."""
+
+    label: str
+    span: Span
+
+
+def load_pipeline(name: str) -> Any:
+    """The spaCy model of that name or in that folder.
+
+    Raises:
+        MissingExtraError: spaCy is not installed.
+        DataError: the model is not.
+    """
+    try:
+        import spacy
+    except ImportError as error:
+        raise MissingExtraError("finding names by a spaCy model", extra="annotate") from error
+    try:
+        return spacy.load(name)
+    except OSError as error:
+        raise DataError(
+            f"spaCy model {name!r}",
+            why="it is not installed, and nothing is downloaded here.",
+            fix=f"Run: python -m spacy download {name}",
+        ) from error
+
+
+def entities(pipeline: Any, texts: Sequence[str]) -> Iterator[list[Entity]]:
+    """The entities of each text, in order."""
+    for read in pipeline.pipe(texts):
+        yield [Entity(one.label_, Span(one.start_char, one.end_char)) for one in read.ents]
+
+
+# Names in texts: by a spaCy model that is installed, or else by a plain rule of capital letters.
 
 Kind = Literal["person", "place", "organisation", "name"]
 """What a name is of; ``name`` where that is not known."""
@@ -75,7 +123,7 @@ def names_by_rule(texts: Sequence[str]) -> list[Name]:
     inside = {word for run in runs for word in (run.words[1:] if run.opens else run.words)}
     small = Counter(word for text in texts for word in WORD.findall(text) if not word[0].isupper())
 
-    def first_belongs(run: _Run) -> bool:
+    def first_belongs(run: _NameRun) -> bool:
         first = run.words[0]
         recurs = len(run.words) > 1 and again[run.words] > 1 and not small[first.lower()]
         return not run.opens or first in inside or recurs
@@ -89,22 +137,22 @@ def names_by_rule(texts: Sequence[str]) -> list[Name]:
     ]
 
 
-class _Run(NamedTuple):
+class _NameRun(NamedTuple):
     """Words of one run, and whether the first begins a sentence."""
 
     words: tuple[str, ...]
     opens: bool
 
 
-def _runs(text: str) -> Iterator[_Run]:
+def _runs(text: str) -> Iterator[_NameRun]:
     """Stretches of words with one space between them that begin and end with a capitalised one."""
     words = list(WORD.finditer(text))
     gaps = [text[one.end() : two.start()] == " " for one, two in pairwise(words)]
     part = 0
     numbers = []
-    for place, word in enumerate(words):
+    for index, word in enumerate(words):
         known = _capital(word[0]) or word[0] in PARTICLES
-        if not known or (place and not gaps[place - 1]):
+        if not known or (index and not gaps[index - 1]):
             part += 1
         numbers.append(part if known else None)
     for number, group in groupby(zip(numbers, words, strict=True), key=lambda pair: pair[0]):
@@ -117,7 +165,7 @@ def _runs(text: str) -> Iterator[_Run]:
             at = run[0].start()
             before = text[max(0, at - REACH) : at].rstrip(MARKS)
             opens = not before or before[-1] in ENDS
-            yield _Run(tuple(word[0] for word in run), opens)
+            yield _NameRun(tuple(word[0] for word in run), opens)
 
 
 def _capital(word: str) -> bool:

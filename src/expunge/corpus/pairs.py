@@ -61,12 +61,12 @@ def blanked(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Blank |
     rows = [tokenizer(text, verbose=False)["input_ids"] for text in texts]
     if len({len(row) for row in rows}) > 1:
         return None
-    differ = [place for place, ids in enumerate(zip(*rows, strict=True)) if len(set(ids)) > 1]
+    differ = [index for index, ids in enumerate(zip(*rows, strict=True)) if len(set(ids)) > 1]
     if len(differ) != 1:
         return None
-    (place,) = differ
-    ids = [*rows[0][:place], tokenizer.mask_token_id, *rows[0][place + 1 :]]
-    return Blank(tuple(ids), place, tuple(row[place] for row in rows))
+    (index,) = differ
+    ids = [*rows[0][:index], tokenizer.mask_token_id, *rows[0][index + 1 :]]
+    return Blank(tuple(ids), index, tuple(row[index] for row in rows))
 
 
 def sentences(example: Example, count: int) -> list[str]:

@@ -28,7 +28,7 @@ INVISIBLE = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})
 """Unicode categories of characters that show nothing: controls, formats (zero width), separators."""
 
 
-class Row(NamedTuple):
+class DataRow(NamedTuple):
     """One row as read: where it stands (for errors), the id it gets by default, its values."""
 
     where: str
@@ -39,7 +39,7 @@ class Row(NamedTuple):
 class RowReader:
     """What the fields of one row hold, each taken from the column that ``fields`` names for it."""
 
-    def __init__(self, row: Row, fields: Mapping[str, str]) -> None:
+    def __init__(self, row: DataRow, fields: Mapping[str, str]) -> None:
         if not isinstance(row.values, Mapping):
             raise DataError(
                 row.where,
@@ -99,10 +99,10 @@ class RowReader:
             value = self._json(field, value, TEXTS)
         if value is None:
             return ()
-        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
             raise self._wrong(field, value, TEXTS)
         column = self.column(field)
-        return tuple(checked_text(each, column, where=self.where) for each in value)
+        return tuple(checked_text(text, column, where=self.where) for text in value)
 
     def number(self, field: str) -> int | None:
         """A whole number from 0 on; None where the column is absent."""
@@ -131,10 +131,10 @@ class RowReader:
 
     def _json(self, field: str, value: str, wanted: str) -> object:
         try:
-            found: object = load_json(value or "[]")
+            parsed: object = load_json(value or "[]")
         except ParseError as error:
             raise self._wrong(field, value, f"{wanted} ({error})") from error
-        return found
+        return parsed
 
     def _wrong(self, field: str, value: object, wanted: str) -> DataError:
         return DataError(

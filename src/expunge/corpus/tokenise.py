@@ -35,7 +35,7 @@ class Encoded:
         return replace(self, mask=[place > 0 for place in range(len(self.input_ids))])
 
 
-class _Pair(NamedTuple):
+class _EncodedPair(NamedTuple):
     """A prompt's tokens (with all that opens the text), its completion's, and what ends it.
 
     ``left`` and ``splits_token``: see ``boundary.Parts``.
@@ -182,13 +182,13 @@ def _pair(
     return [sequence] if any(sequence.mask) else []
 
 
-def _parts(example: Example, tokenizer: PreTrainedTokenizerBase, eos: bool | None) -> _Pair:
+def _parts(example: Example, tokenizer: PreTrainedTokenizerBase, eos: bool | None) -> _EncodedPair:
     if example.is_chat:
         return _chat_parts(chat_frame(example, tokenizer), tokenizer, ends=eos is not False)
     head = opening(tokenizer)
     parts = joined(example.prompt, example.completion, tokenizer)
     completion = parts.completion
-    return _Pair(
+    return _EncodedPair(
         head + _without_bos(Tokens(parts.prompt_ids, None), head, tokenizer).ids,
         completion,
         _end_token(tokenizer, wanted=eos is not False, required=bool(eos), last=completion.ids),
@@ -197,7 +197,7 @@ def _parts(example: Example, tokenizer: PreTrainedTokenizerBase, eos: bool | Non
     )
 
 
-def _chat_parts(frame: Frame, tokenizer: PreTrainedTokenizerBase, *, ends: bool) -> _Pair:
+def _chat_parts(frame: Frame, tokenizer: PreTrainedTokenizerBase, *, ends: bool) -> _EncodedPair:
     """The answer ends with the first special token that the template puts after it, or with EOS."""
     if ends:
         parts = joined(frame.before, frame.answer + frame.after, tokenizer)
@@ -209,7 +209,7 @@ def _chat_parts(frame: Frame, tokenizer: PreTrainedTokenizerBase, *, ends: bool)
         if begins is not None and place is not None:
             answer = parts.completion.until(begins).moved(frame.skipped)
             ending = ids[begins : begins + place + 1]
-            return _Pair(parts.prompt_ids, answer, ending, parts.left, parts.splits_token)
+            return _EncodedPair(parts.prompt_ids, answer, ending, parts.left, parts.splits_token)
     parts = joined(frame.before, frame.answer, tokenizer)
     ending = []
     if ends:
@@ -218,7 +218,7 @@ def _chat_parts(frame: Frame, tokenizer: PreTrainedTokenizerBase, *, ends: bool)
         eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         ending = eos if place is None else after[: place + 1]
     answer = parts.completion.moved(frame.skipped)
-    return _Pair(parts.prompt_ids, answer, ending, parts.left, parts.splits_token)
+    return _EncodedPair(parts.prompt_ids, answer, ending, parts.left, parts.splits_token)
 
 
 def _sequence(context: list[int], ids: list[int], counted: list[bool], example: str) -> Encoded:

@@ -40,7 +40,7 @@ def _row(example: Example) -> dict[str, Any]:
     if example.spans:
         row["spans"] = [list(span) for span in example.spans]
     if example.wrong:
-        row |= {"wrong": list(example.wrong), "place": example.place}
+        row |= {"wrong": list(example.wrong), "place": example.correct_index}
     if example.paraphrase is not None:
         row["paraphrase"] = example.paraphrase
     return row

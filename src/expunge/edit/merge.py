@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from expunge.edit.delta import ADAPTER, WeightDelta, stored
 from expunge.edit.requests import load_requests, merge_requests, save_requests
+from expunge.edit.task_vector import ADAPTER, WeightDelta, stored
 from expunge.errors import ModelError, RecipeError
 from expunge.files import RECORD, claiming, refuse_existing, replaced_by, write_json, writing
 from expunge.model.checkpoint import local_folder
 from expunge.model.contrast import contrasted
-from expunge.model.disk import disk_errors
 from expunge.model.load import hash_model, load_model, load_tokenizer, require_savable, save_model
+from expunge.model.resources import disk_errors
 from expunge.model.tensors import Weight
 from expunge.record import Stopwatch, make_record
 
 EXAMPLE = "For instance --subtract ./finetuned:0.5"
 
 
-class Vector(NamedTuple):
+class TaskVectorSpec(NamedTuple):
     """What a checkpoint (or a LoRA adapter) adds to the base, and how many times it is added."""
 
     folder: Path
@@ -77,9 +77,9 @@ class MergeJob:
             return self._merge()
 
     def _merge(self) -> dict[str, Any]:
-        vectors = [Vector.read(text, sign=-1.0) for text in self.subtract]
-        vectors += [Vector.read(text, sign=1.0) for text in self.add]
-        held = None if self.contrast is None else Vector.read(self.contrast, sign=1.0)
+        vectors = [TaskVectorSpec.read(text, sign=-1.0) for text in self.subtract]
+        vectors += [TaskVectorSpec.read(text, sign=1.0) for text in self.add]
+        held = None if self.contrast is None else TaskVectorSpec.read(self.contrast, sign=1.0)
         self._check(vectors)
         requests = load_requests(self.fuse)
         watch = Stopwatch()
@@ -114,7 +114,7 @@ class MergeJob:
             write_json(folder / RECORD, record)
         return record
 
-    def _check(self, vectors: Sequence[Vector]) -> None:
+    def _check(self, vectors: Sequence[TaskVectorSpec]) -> None:
         if not vectors and not self.fuse and self.contrast is None:
             raise RecipeError("nothing to merge", why="no checkpoint was named.", fix=EXAMPLE)
         if vectors and self.fuse:
@@ -132,7 +132,7 @@ class MergeJob:
         if self.keep and not self.fuse:
             raise RecipeError("--keep", why="it belongs to fusing.", fix="Add --fuse, or leave it out.")
 
-    def _total(self, vectors: Sequence[Vector]) -> WeightDelta:
+    def _total(self, vectors: Sequence[TaskVectorSpec]) -> WeightDelta:
         base = stored(self.base)
         total = WeightDelta({})
         for vector in vectors:

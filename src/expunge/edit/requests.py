@@ -19,8 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from expunge.corpus.checks import normalised
-from expunge.edit.fusion import RIDGE, Behind, fused_maps
-from expunge.edit.layers import merge_map
+from expunge.edit.fusion import RIDGE, PostLayerLinear, fused_maps, merge_map
 from expunge.errors import ModelError
 from expunge.model.checkpoint import reading
 from expunge.parsing import load_json
@@ -32,10 +31,10 @@ ABOUT = "expunge"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class LayerRequest:
     """The layer behind each writer, the hash of the model they belong to, those of the forgotten texts."""
 
-    layers: Mapping[str, Behind]
+    layers: Mapping[str, PostLayerLinear]
     base: str
     texts: frozenset[str]
 
@@ -65,7 +64,7 @@ class Request:
         )
 
     @classmethod
-    def load(cls, path: Path) -> Request:
+    def load(cls, path: Path) -> LayerRequest:
         """Read what ``save`` wrote.
 
         Raises:
@@ -75,7 +74,7 @@ class Request:
         with reading(path, "request"), safe_open(path, framework="pt") as tensors:
             present = set(tensors.keys())
             layers = {
-                name: Behind(
+                name: PostLayerLinear(
                     down_RH=tensors.get_tensor(f"{name}/down"),
                     up_HR=tensors.get_tensor(f"{name}/up"),
                     gram_HH=tensors.get_tensor(f"{name}/gram"),
@@ -93,24 +92,24 @@ def hashes(examples: Iterable[Example]) -> frozenset[str]:
     return frozenset(hashlib.sha256(normalised(example).encode()).hexdigest() for example in examples)
 
 
-def save_requests(requests: Sequence[Request], folder: Path) -> None:
+def save_requests(requests: Sequence[LayerRequest], folder: Path) -> None:
     """Write requests into the folder of a result, in their order."""
     (folder / REQUESTS).mkdir()
     for number, request in enumerate(requests):
         request.save(folder / REQUESTS / f"{number:04d}.safetensors")
 
 
-def load_requests(results: Iterable[Path]) -> list[Request]:
+def load_requests(results: Iterable[Path]) -> list[LayerRequest]:
     """The requests of several results, each once, in their order.
 
     Raises:
         ModelError: a result holds none.
     """
-    found: dict[frozenset[str], Request] = {}
+    requests: dict[frozenset[str], LayerRequest] = {}
     for path in _files(results):
-        request = Request.load(path)
-        found.setdefault(request.texts, request)
-    return list(found.values())
+        request = LayerRequest.load(path)
+        requests.setdefault(request.texts, request)
+    return list(requests.values())
 
 
 def forgotten(results: Iterable[Path]) -> frozenset[str]:
@@ -122,7 +121,7 @@ def forgotten(results: Iterable[Path]) -> frozenset[str]:
     return frozenset[str]().union(*(_about(path).texts for path in _files(results)))
 
 
-def require_base(requests: Iterable[Request], base: str) -> None:
+def require_base(requests: Iterable[LayerRequest], base: str) -> None:
     """Refuse requests that were met on another model than the one whose hash is ``base``.
 
     Raises:
@@ -138,7 +137,12 @@ def require_base(requests: Iterable[Request], base: str) -> None:
 
 @torch.no_grad()
 def merge_requests(
-    model: nn.Module, requests: Sequence[Request], *, base: str, ridge: float = RIDGE, keep: float = 0.0
+    model: nn.Module,
+    requests: Sequence[LayerRequest],
+    *,
+    base: str,
+    ridge: float = RIDGE,
+    keep: float = 0.0,
 ) -> None:
     """Fuse the layers of all requests and merge them into ``model``, whose hash is ``base``.
 
@@ -148,7 +152,7 @@ def merge_requests(
     """
     require_base(requests, base)
     layers = [request.layers for request in requests]
-    if keep and not any(layer.kept_tokens for own in layers for layer in own.values()):
+    if keep and not any(layer.kept_tokens for maps in layers for layer in maps.values()):
         raise ModelError(
             "nothing of the retain set was kept",
             why="keep draws the map to nothing on retain text, and no Gram matrix of any is there.",

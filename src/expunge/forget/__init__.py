@@ -7,8 +7,8 @@ from abc import ABC, abstractmethod
 from torch import Tensor
 
 from expunge.component import Component
+from expunge.inference.token_view import Need, TokenView
 from expunge.registry import Registry
-from expunge.score.view import Need, TokenView
 
 
 class ForgetLoss(Component, ABC):

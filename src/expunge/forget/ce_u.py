@@ -8,16 +8,16 @@ import torch
 from pydantic import NonNegativeInt
 
 from expunge.forget import ForgetLoss, forget_losses
-from expunge.score.view import Need
+from expunge.inference.token_view import Need
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from expunge.score.view import TokenView
+    from expunge.inference.token_view import TokenView
 
 
 @forget_losses.register("ce_u")
-class CrossEntropyUnlearning(ForgetLoss):
+class CEU(ForgetLoss):
     """Cross-entropy towards ``softmax(z, z_token = −∞)``, which is held constant; mean over tokens.
 
     Its slope by the logits is ``p (e_token − target)``, bounded, as that of −log(1 − p). The ``skip`` first

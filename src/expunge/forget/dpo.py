@@ -8,16 +8,16 @@ import torch.nn.functional as F
 from pydantic import PositiveFloat
 
 from expunge.forget import ForgetLoss, forget_losses
-from expunge.score.view import Need
+from expunge.inference.token_view import Need
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from expunge.score.view import TokenView
+    from expunge.inference.token_view import TokenView
 
 
 @forget_losses.register("dpo")
-class DirectPreference(ForgetLoss):
+class DPO(ForgetLoss):
     """``(2/β) softplus(β (r(forget answer) − r(other answer)))``, r = log π(y|x) − log π_ref(y|x).
 
     Log-probabilities of whole answers; a mean over K other answers. ``(2/β) ln 2`` at the reference;

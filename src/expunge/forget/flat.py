@@ -10,17 +10,17 @@ import torch
 import torch.nn.functional as F
 
 from expunge.forget import ForgetLoss, forget_losses
-from expunge.score.view import Need
+from expunge.inference.token_view import Need
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from expunge.score.view import TokenView
+    from expunge.inference.token_view import TokenView
 
 Divergence = Literal["kl", "total_variation", "jensen_shannon", "pearson"]
 
 
-class Pair(NamedTuple):
+class DivergencePair(NamedTuple):
     """What is gained by the other answer at mean probability v, and lost by the forget answer."""
 
     gained: Callable[[Tensor], Tensor]
@@ -31,17 +31,17 @@ def _jensen_shannon(v: Tensor) -> Tensor:
     return math.log(2) - F.softplus(-v)
 
 
-PAIRS: dict[Divergence, Pair] = {
-    "kl": Pair(lambda v: v, lambda v: (v - 1).exp()),
-    "total_variation": Pair(lambda v: torch.tanh(v) / 2, lambda v: torch.tanh(v) / 2),
-    "jensen_shannon": Pair(_jensen_shannon, lambda v: F.softplus(v) - math.log(2)),
-    "pearson": Pair(lambda v: v, lambda v: v**2 / 4 + v),
+PAIRS: dict[Divergence, DivergencePair] = {
+    "kl": DivergencePair(lambda v: v, lambda v: (v - 1).exp()),
+    "total_variation": DivergencePair(lambda v: torch.tanh(v) / 2, lambda v: torch.tanh(v) / 2),
+    "jensen_shannon": DivergencePair(_jensen_shannon, lambda v: F.softplus(v) - math.log(2)),
+    "pearson": DivergencePair(lambda v: v, lambda v: v**2 / 4 + v),
 }
 """g*(v) and f*(g*(v)) of each divergence; ``softplus(v) = v + log(1 + e^−v)``."""
 
 
 @forget_losses.register("flat")
-class Flat(ForgetLoss):
+class FLAT(ForgetLoss):
     """``−g*(P(other answer)) + f*(g*(P(forget answer)))``, P the mean probability of an answer's tokens.
 
     Bounded, since P lies between 0 and 1, and slow where both answers are improbable: the slope is in

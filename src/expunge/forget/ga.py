@@ -9,11 +9,11 @@ from expunge.forget import ForgetLoss, forget_losses
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from expunge.score.view import TokenView
+    from expunge.inference.token_view import TokenView
 
 
 @forget_losses.register("ga")
-class GradientAscent(ForgetLoss):
+class GA(ForgetLoss):
     """Minus the cross-entropy, mean over an example's counted tokens.
 
     Source: Jang et al. 2023 (arXiv 2210.01504), Eq. 1; the baseline of Zhang et al. 2025

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from expunge.forget import ForgetLoss, forget_losses
-from expunge.score.view import Need
+from expunge.inference.token_view import Need
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from expunge.score.view import TokenView
+    from expunge.inference.token_view import TokenView
 
 
 @forget_losses.register("generic")
-class GenericTargets(ForgetLoss):
+class WHPLoss(ForgetLoss):
     """``KL(target ‖ model)`` at each counted token, mean over the tokens of each text.
 
     The targets come from the stage ``relabel``. With one entry as target this is the cross-entropy

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from expunge.forget import ForgetLoss, forget_losses
-from expunge.score.view import Need
+from expunge.inference.token_view import Need
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from expunge.score.view import TokenView
+    from expunge.inference.token_view import TokenView
 
 
 @forget_losses.register("idk_nll")
-class OtherAnswer(ForgetLoss):
+class IdkNLL(ForgetLoss):
     """Cross-entropy of the other answers, mean over counted tokens and answers.
 
     Nothing pushes the old answer down but that probabilities sum to 1; a few tokens of it as a start may

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import torch
 
 from expunge.forget import ForgetLoss, forget_losses
-from expunge.score.view import Need
+from expunge.inference.token_view import Need
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from expunge.score.view import TokenView
+    from expunge.inference.token_view import TokenView
 
 
 @forget_losses.register("jensun")
-class JensenShannonTowards(ForgetLoss):
+class JensUn(ForgetLoss):
     """Jensen-Shannon divergence between the model and the other answer's token, mean over its tokens.
 
     Between 0 and ln 2: with p the token's probability it is

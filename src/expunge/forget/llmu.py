@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 from pydantic import NonNegativeFloat
 
 from expunge.forget import ForgetLoss, forget_losses
-from expunge.score.view import Need
+from expunge.inference.token_view import Need
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from expunge.score.view import TokenView
+    from expunge.inference.token_view import TokenView
 
 
 @forget_losses.register("llmu")
-class AscentAndMismatch(ForgetLoss):
+class LLMU(ForgetLoss):
     """``ascent · log p(answer) − mismatch · log p(other answer)``, each a mean over counted tokens.
 
     The second term is a mean over K other answers; for single-token answers it is at least ln K. The

@@ -13,11 +13,11 @@ from expunge.forget import ForgetLoss, forget_losses
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from expunge.score.view import TokenView
+    from expunge.inference.token_view import TokenView
 
 
 @forget_losses.register("log1mp")
-class LogOneMinusP(ForgetLoss):
+class Log1mP(ForgetLoss):
     """Mean over counted tokens of ``−log(1 − p)``; its slope in the token's own logit is p.
 
     Never below 0. A token whose log p is under ``threshold`` (None: no token) adds nothing, and is

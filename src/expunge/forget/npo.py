@@ -8,16 +8,16 @@ import torch.nn.functional as F
 from pydantic import PositiveFloat
 
 from expunge.forget import ForgetLoss, forget_losses
-from expunge.score.view import Need
+from expunge.inference.token_view import Need
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from expunge.score.view import TokenView
+    from expunge.inference.token_view import TokenView
 
 
 @forget_losses.register("npo")
-class NegativePreference(ForgetLoss):
+class NPO(ForgetLoss):
     """``(2/β) softplus(β (log π(y|x) − log π_ref(y|x)))``, log-probabilities of whole sequences.
 
     ``(2/β) ln 2`` at the reference; tends to gradient ascent as β → 0. ``reduction='token_mean'``

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 from pydantic import NonNegativeFloat, PositiveFloat
 
 from expunge.forget import ForgetLoss, forget_losses
-from expunge.score.view import Need
+from expunge.inference.token_view import Need
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from expunge.score.view import TokenView
+    from expunge.inference.token_view import TokenView
 
 
 @forget_losses.register("quail")
-class Quail(ForgetLoss):
+class QUAIL(ForgetLoss):
     """``log p + γ max(0, D/2 − |z − z_ref|)``, each a mean over counted tokens.
 
     z is the token's log-probability, its normalised logit: all logits may be shifted at once, which

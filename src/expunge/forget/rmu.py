@@ -9,16 +9,16 @@ import torch
 from pydantic import NonNegativeInt, PositiveFloat
 
 from expunge.forget import ForgetLoss, forget_losses
-from expunge.score.view import Need
+from expunge.inference.token_view import Need
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from expunge.score.view import TokenView
+    from expunge.inference.token_view import TokenView
 
 
 @forget_losses.register("rmu")
-class Misdirection(ForgetLoss):
+class RMU(ForgetLoss):
     """``mean (h − c u)²`` over hidden units and counted tokens; h is what block ``layer`` puts out.
 
     u = r / ‖r‖, r uniform on [0, 1)^H, drawn once by ``seed``, the same for every token and step. c is

@@ -11,11 +11,11 @@ from expunge.forget import ForgetLoss, forget_losses
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from expunge.score.view import TokenView
+    from expunge.inference.token_view import TokenView
 
 
 @forget_losses.register("satimp")
-class SaturationImportance(ForgetLoss):
+class SatImp(ForgetLoss):
     """Mean over counted tokens of ``p^β1 (1 − p)^β2 log p``, the weight held constant in the gradient.
 
     The weight is largest at p = β1 / (β1 + β2) and 0 at both ends: text that a model knows by heart

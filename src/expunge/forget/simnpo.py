@@ -12,11 +12,11 @@ from expunge.forget import ForgetLoss, forget_losses
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from expunge.score.view import TokenView
+    from expunge.inference.token_view import TokenView
 
 
 @forget_losses.register("simnpo")
-class SimpleNegativePreference(ForgetLoss):
+class SimNPO(ForgetLoss):
     """``(2/β) softplus(β (log π(y|x) / |y| + δ))``: it fades where a token costs more than δ nats.
 
     The paper's margin γ stands outside β: γ = β δ.

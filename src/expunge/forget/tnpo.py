@@ -8,16 +8,16 @@ import torch.nn.functional as F
 from pydantic import PositiveFloat
 
 from expunge.forget import ForgetLoss, forget_losses
-from expunge.score.view import Need
+from expunge.inference.token_view import Need
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from expunge.score.view import TokenView
+    from expunge.inference.token_view import TokenView
 
 
 @forget_losses.register("tnpo")
-class TokenPreference(ForgetLoss):
+class TNPO(ForgetLoss):
     """``(2/β) softplus(β (log p − log p_ref))`` of each counted token, their mean.
 
     Source: Wang et al. 2025 (arXiv 2502.19301), TNPO.

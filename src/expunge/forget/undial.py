@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 from pydantic import NonNegativeFloat
 
 from expunge.forget import ForgetLoss, forget_losses
-from expunge.score.view import Need
+from expunge.inference.token_view import Need
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from expunge.score.view import TokenView
+    from expunge.inference.token_view import TokenView
 
 
 @forget_losses.register("undial")
-class AdjustedSelfDistillation(ForgetLoss):
+class UNDIAL(ForgetLoss):
     """Cross-entropy towards ``softmax(z_ref − β · onehot(token))``, mean over counted tokens.
 
     Bounded below by the entropy of the targets, so the model neither diverges nor forgets to speak.

@@ -11,11 +11,11 @@ from expunge.forget import ForgetLoss, forget_losses
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from expunge.score.view import TokenView
+    from expunge.inference.token_view import TokenView
 
 
 @forget_losses.register("wga")
-class WeightedGradientAscent(ForgetLoss):
+class WGA(ForgetLoss):
     """Mean over counted tokens of ``p^β log p``, the weight ``p^β`` held constant in the gradient.
 
     Gradient ascent for β = 0. For β = 1 the gradient is that of p itself, so it fades with p. The

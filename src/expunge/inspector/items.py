@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from expunge.audit.checkpoint import Checkpoint
+from expunge.audit.diagnose import compared, weights_of
 from expunge.audit.plan import FULL, Role
 from expunge.audit.saved import SCORES
 from expunge.audit.store import read_long
 from expunge.audit.summary import read_summary
-from expunge.inspector.shelf import SUMMARY
+from expunge.errors import ModelError
+from expunge.inspector.models import SUMMARY
+from expunge.quant.parse import parse_quantizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 
-class Item(NamedTuple):
+class InspectorItem(NamedTuple):
     """One question or beginning of a text; ``rise`` in points of ``metric``, at its worst.
 
     ``model`` is the unlearned model that gave most of it back, ``precision`` where; ``full`` is the same
@@ -32,35 +37,35 @@ class Item(NamedTuple):
     precision: str
 
 
-def read_items(audits: Sequence[Path]) -> list[Item]:
+def read_items(audits: Sequence[Path]) -> list[InspectorItem]:
     """All items with a text, the one of which most came back first."""
-    found = [item for audit in audits for item in _of(audit)]
-    return sorted(found, key=lambda item: -item.rise)
+    items = [item for audit in audits for item in _item_of(audit)]
+    return sorted(items, key=lambda item: -item.rise)
 
 
-def truths(items: Sequence[Item]) -> dict[str, str]:
+def truths(items: Sequence[InspectorItem]) -> dict[str, str]:
     """The true answer to each prompt, by the prompt."""
     return {item.prompt: item.truth for item in reversed(items)}
 
 
-def _of(audit: Path) -> list[Item]:
-    metrics = {each.name for each in read_summary(audit / SUMMARY).metrics if each.lower_is_better}
+def _item_of(audit: Path) -> list[InspectorItem]:
+    metrics = {block.name for block in read_summary(audit / SUMMARY).metrics if block.lower_is_better}
     values: dict[tuple[str, str, str], dict[str, float]] = {}
     texts: dict[tuple[str, str], tuple[str, str]] = {}
     for row in read_long(audit / SCORES):
         if row["metric"] not in metrics or row["role"] != Role.UNLEARNED or row["value"] is None:
             continue
         texts.setdefault((row["metric"], row["item"]), _texts(row["detail"]))
-        place = row["metric"], row["item"], row["model"]
-        values.setdefault(place, {})[row["transform"]] = row["value"]
-    best: dict[tuple[str, str], Item] = {}
+        key = row["metric"], row["item"], row["model"]
+        values.setdefault(key, {})[row["transform"]] = row["value"]
+    best: dict[tuple[str, str], InspectorItem] = {}
     for (metric, name, model), at in values.items():
         prompt, truth = texts[metric, name]
         if not (prompt and truth) or FULL.label not in at:
             continue
         precision = max(at, key=lambda label: at[label])  # the first the audit tried, of several
         rise = at[precision] - at[FULL.label]
-        item = Item(name, metric, prompt, truth, at[FULL.label], rise, model, precision)
+        item = InspectorItem(name, metric, prompt, truth, at[FULL.label], rise, model, precision)
         if (metric, name) not in best or best[metric, name].rise < rise:
             best[metric, name] = item
     return list(best.values())
@@ -68,3 +73,54 @@ def _of(audit: Path) -> list[Item]:
 
 def _texts(detail: Mapping[str, str]) -> tuple[str, str]:
     return detail.get("prompt") or detail.get("question") or "", detail.get("truth") or ""
+
+
+# What a quantizer's grid erased of the unlearning, tensor by tensor.
+
+
+class Erased(NamedTuple):
+    """One tensor: its weights, those unlearning changed, those of them the grid undid, and their share."""
+
+    name: str
+    weights: int
+    changed: int
+    undone: int
+
+    @property
+    def share(self) -> float:
+        """The share of the changed weights that get the target's code again."""
+        return self.undone / self.changed if self.changed else 0.0
+
+
+def erased(audits: Sequence[Path], model: str, precision: str) -> list[Erased]:
+    """Every tensor of an unlearned model under a quantizer; empty where no audit looked."""
+    for audit in audits:
+        for remark in read_summary(audit / SUMMARY).diagnostics:
+            if (remark.model, remark.transform) == (model, precision) and "tensors" in remark.content:
+                return [_erased_of(tensor) for tensor in remark.content["tensors"]]
+    return []
+
+
+@lru_cache(maxsize=32)
+def measured(target: Path, model: Path, precision: str) -> list[Erased]:
+    """The same, read from the files of both models now, one tensor at a time.
+
+    Raises:
+        ModelError: the two do not consist of the same tensors, or cannot be read.
+        RecipeError: the precision is not known.
+    """
+    before, after = (weights_of(Checkpoint(str(path))) for path in (target, model))
+    comparison = compared(before, after, parse_quantizer(precision), model)
+    if "tensors" not in comparison:
+        raise ModelError(
+            f"the weights of {model.name}",
+            why=f"{comparison.get('why_not', 'nothing to compare')}",
+            fix="Inspect it together with the checkpoint its unlearning started from.",
+        )
+    return [_erased_of(tensor) for tensor in comparison["tensors"]]
+
+
+def _erased_of(tensor: Mapping[str, Any]) -> Erased:
+    return Erased(
+        str(tensor["name"]), int(tensor["weights"]), int(tensor["changed"]), int(tensor["erased"])
+    )

@@ -15,10 +15,9 @@ import psutil
 import torch
 
 from expunge.errors import MissingExtraError, OutputError
-from expunge.inspector.desk import Desk
-from expunge.inspector.pool import GIB, Pool
-from expunge.inspector.shelf import open_shelf
-from expunge.model.device import best_device
+from expunge.inspector.models import GIB, ModelPool, open_registry
+from expunge.inspector.service import InspectorService
+from expunge.model.resources import best_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,10 +53,10 @@ class InspectJob:
         uvicorn = _library()
         from expunge.inspector.server import application
 
-        desk = Desk(open_shelf(self.paths), Pool(self.bytes))
+        desk = InspectorService(open_registry(self.paths), ModelPool(self.bytes))
         key = secrets.token_urlsafe(24)
-        with bound(self.host, self.port) as own:
-            address = f"{url_of(own)}/?key={key}"
+        with bound(self.host, self.port) as listening:
+            address = f"{url_of(listening)}/?key={key}"
             config = uvicorn.Config(
                 application(desk, key=key),
                 log_level="error",
@@ -72,7 +71,7 @@ class InspectJob:
             if self.browser and has_screen():
                 webbrowser.open(address)
             try:
-                uvicorn.Server(config).run(sockets=[own])
+                uvicorn.Server(config).run(sockets=[listening])
             except KeyboardInterrupt:  # how one leaves
                 return
 
@@ -103,9 +102,9 @@ def bound(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def url_of(own: socket.socket) -> str:
+def url_of(listening: socket.socket) -> str:
     """Where a browser finds the socket."""
-    host, port = own.getsockname()[:2]
+    host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

@@ -1,34 +1,96 @@
-"""The inspector's web server: three files of ours, four questions, and nothing else.
+"""Who may ask: only a browser that was given the key; and what its pages may do: talk to us alone.
 
-No address leads to a file of this machine: the files are read by name when the server is made, and a
-model is asked for by the name the shelf knows it by. Nothing is kept between requests, so browsers
-cannot mix.
+The page shows what was to be forgotten, and a port of this machine can be reached by everybody who has
+an account on it, and by any web page its owner happens to open. The address that is printed carries a
+key; the first visit turns it into a cookie that no other site can make a browser send.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import secrets
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
+from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from expunge.errors import ExpungeError
-from expunge.inspector.desk import Who
-from expunge.inspector.guard import Guard
-from expunge.inspector.wire import Question, events, item_of, items_of, refusal, shelf_of, tensors_of
+from expunge.inspector.schema import Question, events, item_of, items_of, refusal, shelf_of, tensors_of
+from expunge.inspector.service import ModelRef
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from starlette.requests import Request
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from expunge.inspector.desk import Desk
+    from expunge.inspector.service import InspectorService
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "cache-control": "no-store",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+}
+CLOSED = "Open the address that 'expunge inspect' printed: it carries the key to this page.\n"
+
+
+def cookie_of(key: str) -> str:
+    """What the cookie is called: browsers send the cookies of every port of a machine to each of them."""
+    return "expunge-" + hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+class Guard:
+    """Lets requests with the key pass, and puts the same headers on every answer."""
+
+    def __init__(self, app: ASGIApp, *, key: str) -> None:
+        self._app = app
+        self._key = key
+        self._cookie = cookie_of(key)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        shown = self._is_key(request.query_params.get("key", ""))
+        known = shown or self._is_key(request.cookies.get(self._cookie, ""))
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                if shown:
+                    headers.append(
+                        "set-cookie", f"{self._cookie}={self._key}; Path=/; HttpOnly; SameSite=Strict"
+                    )
+            await send(message)
+
+        answer = self._app if known else PlainTextResponse(CLOSED, status_code=403)
+        await answer(scope, receive, guarded)
+
+    def _is_key(self, given: str) -> bool:
+        return secrets.compare_digest(given.encode(errors="replace"), self._key.encode())
+
+
+# The inspector's web server: three files of ours, four questions, and nothing else.
+#
+# No address leads to a file of this machine: the files are read by name when the server is made, and a
+# model is asked for by the name the shelf knows it by. Nothing is kept between requests, so browsers
+# cannot mix.
 
 FILES = {
     "/": ("page.html", "text/html"),
@@ -39,17 +101,17 @@ MOST_BYTES = 8_000_000
 """Of a question; more is refused before it is read."""
 
 
-def application(desk: Desk, *, key: str) -> Starlette:
+def application(desk: InspectorService, *, key: str) -> Starlette:
     """The page and what it asks, for those who know ``key``."""
-    asked = _Asked(desk)
+    request = _AskedRequest(desk)
     return Starlette(
         routes=[
             *(Route(path, _file(*file)) for path, file in FILES.items()),
-            Route("/shelf", asked.shelf),
-            Route("/items", asked.items),
-            Route("/item", asked.item),
-            Route("/weights", asked.weights),
-            Route("/ask", asked.ask, methods=["POST"]),
+            Route("/shelf", request.shelf),
+            Route("/items", request.items),
+            Route("/item", request.item),
+            Route("/weights", request.weights),
+            Route("/ask", request.ask, methods=["POST"]),
         ],
         middleware=[Middleware(Guard, key=key)],
         exception_handlers={ExpungeError: _refused, _BadRequestError: _refused},
@@ -63,10 +125,10 @@ class _BadRequestError(ExpungeError):
         super().__init__("this request", why=why, fix="Reload the page.")
 
 
-class _Asked:
+class _AskedRequest:
     """What can be asked of a desk."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: InspectorService) -> None:
         self._desk = desk
 
     async def shelf(self, _: Request) -> Response:
@@ -88,7 +150,7 @@ class _Asked:
     async def weights(self, request: Request) -> Response:
         given = request.query_params
         epoch = given.get("epoch")
-        who = Who(
+        who = ModelRef(
             given.get("model", ""), given.get("precision", ""), None if epoch is None else _number(epoch)
         )
         return JSONResponse(tensors_of(await run_in_threadpool(self._desk.erased, who)))
@@ -100,24 +162,24 @@ class _Asked:
         )
 
 
-async def _lines(told: Iterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+async def _lines(events: Iterator[dict[str, Any]]) -> AsyncIterator[bytes]:
     """One JSON value per line; a browser that leaves closes ``told``, and with it the work."""
     try:
-        async for event in iterate_in_threadpool(told):
+        async for event in iterate_in_threadpool(events):
             yield json.dumps(event).encode() + b"\n"
     finally:
-        close = getattr(told, "close", None)
+        close = getattr(events, "close", None)
         if close is not None:
             close()
 
 
 async def _body(request: Request) -> bytes:
-    found = bytearray()
+    body = bytearray()
     async for piece in request.stream():
-        found += piece
-        if len(found) > MOST_BYTES:
+        body += piece
+        if len(body) > MOST_BYTES:
             raise _BadRequestError(f"it is longer than {MOST_BYTES:,} bytes.")
-    return bytes(found)
+    return bytes(body)
 
 
 def _question(body: bytes) -> Question:
@@ -125,8 +187,8 @@ def _question(body: bytes) -> Question:
         return Question.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise _BadRequestError(f"{place}: {first['msg']}." if place else f"{first['msg']}.") from error
+        field = ".".join(map(str, first["loc"]))
+        raise _BadRequestError(f"{field}: {first['msg']}." if field else f"{first['msg']}.") from error
 
 
 def _number(text: str) -> int:

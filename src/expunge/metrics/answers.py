@@ -5,44 +5,53 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from expunge.metrics.knowmem import fits
+from expunge.model.positions import declared_positions
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from expunge.score.facts import TokenFacts
-    from expunge.score.observer import Observer
+    from expunge.inference.observer import Observer
+    from expunge.inference.texts import TokenStats
     from expunge.types import Example
 
 NO_WRONG = "the question has no wrong answers to compare with"
 
 
-class Found(NamedTuple):
+class AnswerLikelihoods(NamedTuple):
     """What a model says of the tokens of each answer. ``reworded`` is the right one where none is given."""
 
-    right: TokenFacts
-    reworded: TokenFacts
-    wrong: tuple[TokenFacts, ...]
+    right: TokenStats
+    reworded: TokenStats
+    wrong: tuple[TokenStats, ...]
 
-    def in_order(self, place: int) -> tuple[TokenFacts, ...]:
+    def in_order(self, correct_index: int) -> tuple[TokenStats, ...]:
         """All answers, the right one at its place."""
-        return (*self.wrong[:place], self.right, *self.wrong[place:])
+        return (*self.wrong[:correct_index], self.right, *self.wrong[correct_index:])
 
 
-def find(observed: Observer, questions: Sequence[Example]) -> list[Found]:
+def answer_likelihoods(observed: Observer, questions: Sequence[Example]) -> list[AnswerLikelihoods]:
     """Every answer to every question, all in one asking."""
-    asked = [[question, *_others(question)] for question in questions]
-    found = iter(observed.facts([each for own in asked for each in own]))
-    answers = [[next(found) for _ in own] for own in asked]
+    candidates_by_question = [[question, *_others(question)] for question in questions]
+    stats = iter(
+        observed.facts([candidate for candidates in candidates_by_question for candidate in candidates])
+    )
+    answers = [[next(stats) for _ in candidates] for candidates in candidates_by_question]
     return [
-        Found(own[0], own[1] if question.paraphrase is not None else own[0], tuple(own[-count:]))
+        AnswerLikelihoods(
+            candidates[0],
+            candidates[1] if question.paraphrase is not None else candidates[0],
+            tuple(candidates[-count:]),
+        )
         if (count := len(question.wrong))
-        else Found(own[0], own[-1], ())
-        for question, own in zip(questions, answers, strict=True)
+        else AnswerLikelihoods(candidates[0], candidates[-1], ())
+        for question, candidates in zip(questions, answers, strict=True)
     ]
 
 
 def _others(question: Example) -> list[Example]:
     """The same question with its other answers: the rewording first."""
-    bare = replace(question, wrong=(), place=0, paraphrase=None, spans=())
+    bare = replace(question, wrong=(), correct_index=0, paraphrase=None, spans=())
     reworded = (
         []
         if question.paraphrase is None
@@ -54,6 +63,38 @@ def _others(question: Example) -> list[Example]:
     ]
 
 
-def mean_logp(facts: TokenFacts) -> float:
+def mean_logp(facts: TokenStats) -> float:
     """Mean log-probability of an answer's tokens, what ends it among them; NaN for an empty one."""
     return float(facts.logp_n.double().mean())
+
+
+# What a model replies to questions, greedily, where its context leaves room for it.
+
+
+def prefetch_replies(observed: Observer, questions: Sequence[Example], *, max_new_tokens: int) -> None:
+    """Tell the observer that ``replies`` will be asked this."""
+    prompts = [prompt for prompt in _prompts(observed, questions, max_new_tokens) if prompt is not None]
+    observed.expect_answers(prompts, max_new_tokens=max_new_tokens)
+
+
+def replies(observed: Observer, questions: Sequence[Example], *, max_new_tokens: int) -> list[str | None]:
+    """The reply to each prompt, up to its end token; ``None`` where the prompt leaves no room."""
+    prompts = _prompts(observed, questions, max_new_tokens)
+    fitting = [prompt for prompt in prompts if prompt is not None]
+    completions = iter(observed.greedy(fitting, max_new_tokens=max_new_tokens))
+    return [None if prompt is None else next(completions) for prompt in prompts]
+
+
+def _prompts(observed: Observer, questions: Sequence[Example], max_new_tokens: int) -> list[Example | None]:
+    """Each prompt, or ``None`` where it leaves no room."""
+    context = declared_positions(observed.model)
+    room = None if context is None else context - max_new_tokens
+    return [
+        prompt if room is None or fits(prompt, room, observed.tokenizer) else None for prompt in questions
+    ]
+
+
+def no_room(observed: Observer, max_new_tokens: int) -> str:
+    """Why there is no reply."""
+    context = declared_positions(observed.model)
+    return f"prompt and {max_new_tokens} new tokens do not fit into the model's {context} tokens"

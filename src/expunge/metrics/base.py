@@ -17,8 +17,8 @@ from expunge.component import Component
 from expunge.types import Score
 
 if TYPE_CHECKING:
+    from expunge.inference.observer import Observer
     from expunge.metrics.probes import Probes
-    from expunge.score.observer import Observer
 
 Floats = NDArray[np.float64]
 Measured = Mapping[str, Sequence[Score]]
@@ -33,13 +33,13 @@ class Metric(Component):
     """Base of every metric: ``measure`` looks at a model, ``statistic`` at numbers only.
 
     ``needs_control``: the statistic compares with the retrained model's values on the same items.
-    ``is_share``: the value divided by the target's is a share that means something (retention).
+    ``supports_retention``: the value divided by the target's is a share that means something (retention).
     ``needs_splits``: the splits of ``Probes`` without which there is nothing to measure.
     ``default``: whether an audit measures it unasked; what is costly or seldom wanted is asked for.
     ``masked``: it can be measured on a masked language model too.
     ``needs_interval``: a value without an interval says nothing, and none is given.
-    ``goes_on``: it continues texts that others read, so it is measured after them and costs little then.
-    ``misleads``: when the number says something else than one would think, in a sentence or two.
+    ``runs_last``: it continues texts that others read, so it is measured after them and costs little then.
+    ``caveats``: when the number says something else than one would think, in a sentence or two.
     ``known_errors``: what public implementations get wrong and this one does not, a sentence each.
     """
 
@@ -49,16 +49,16 @@ class Metric(Component):
     scale: ClassVar[str] = "0-100"
     lower_is_better: ClassVar[bool | None] = None
     needs_control: ClassVar[bool] = False
-    is_share: ClassVar[bool] = True
+    supports_retention: ClassVar[bool] = True
     needs_splits: ClassVar[tuple[str, ...]] = ("forget",)
     default: ClassVar[bool] = True
-    goes_on: ClassVar[bool] = False
+    runs_last: ClassVar[bool] = False
     needs_interval: ClassVar[bool] = False
     masked: ClassVar[bool] = False
-    misleads: ClassVar[str] = ""
+    caveats: ClassVar[str] = ""
     known_errors: ClassVar[tuple[str, ...]] = ()
 
-    def foresee(self, observed: Observer, probes: Probes) -> None:
+    def prefetch(self, observed: Observer, probes: Probes) -> None:
         """Tell the observer what ``measure`` will ask for, where others' readings can serve it too."""
 
     @abstractmethod
@@ -79,7 +79,7 @@ class Metric(Component):
         """Why so few items give no value, where single items decide it; ``None`` if they are enough."""
         return None
 
-    def point(self, measured: Measured, control: Measured | None = None) -> float | None:
+    def point_estimate(self, measured: Measured, control: Measured | None = None) -> float | None:
         """The metric's value on these scores; ``None`` where it is undefined."""
         values = scored(measured)
         if not all(len(values_N) for values_N in values.values()) or (
@@ -99,6 +99,6 @@ def scored(measured: Measured) -> dict[str, Floats]:
     }
 
 
-def absent(split: str, reason: str) -> dict[str, list[Score]]:
+def not_applicable(split: str, reason: str) -> dict[str, list[Score]]:
     """What a metric returns of a split it can say nothing of: one row that gives the reason."""
     return {split: [Score(item="(none)", value=None, unscored=reason)]}

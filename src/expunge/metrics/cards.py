@@ -1,7 +1,6 @@
-"""What each metric says of itself, as data: listing the metrics needs no model library.
+"""The page for a sceptic, docs/metrics.md, from what the metrics say of themselves.
 
-``cards.json`` beside this file is written from the metrics by ``python -m expunge.metrics.page``; a test
-keeps the two the same. Where third parties add metrics, all are asked themselves.
+``python -m expunge.metrics.cards`` (or ``make docs``) writes it, and ``cards.json``.
 """
 
 from __future__ import annotations
@@ -10,20 +9,121 @@ import inspect
 import json
 from importlib import resources
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
 from expunge.errors import RecipeError, did_you_mean
+from expunge.files import write_json, write_text
 from expunge.metrics import metrics
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from expunge.metrics.base import Metric
+
+PAGE = Path("docs/metrics.md")
+
+HEAD = "page.md"
+"""The file whose text the page begins with, beside this one."""
+
+
+def page(cards: Mapping[str, MetricCard]) -> str:
+    """docs/metrics.md."""
+    unasked = [card for card in cards.values() if card.default]
+    optional = [card for card in cards.values() if not card.default]
+    parts = [
+        introduction(),
+        "## The metrics\n\nMeasured unasked, where what they need is there:\n",
+        overview(unasked),
+    ]
+    if optional:
+        parts += ["Only when named (`--metric NAME`, or `--metric all`):\n", overview(optional)]
+    first_with: dict[tuple[str, ...], str] = {}
+    for card in cards.values():
+        warnings = (card.caveats, *card.known_errors)
+        parts.append(
+            section(card, like=first_with.setdefault(warnings, card.name) if any(warnings) else None)
+        )
+    return "\n".join(parts)
+
+
+def introduction() -> str:
+    """How to read a number, and what public evaluations get wrong: what no single metric can say."""
+    return resources.files("expunge.metrics").joinpath(HEAD).read_text(encoding="utf-8")
+
+
+def overview(cards: Sequence[MetricCard]) -> str:
+    """Metrics as a table; the arrow points to the better."""
+    lines = ["| metric | | scale | what it is | needs |", "|---|---|---|---|---|"]
+    lines += [
+        f"| [{card.name}](#{card.name}) | {card.arrow} | {card.scale} | {card.definition} | {card.needs} |"
+        for card in cards
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def section(card: MetricCard, *, like: str | None = None) -> str:
+    """One metric in full; ``like`` names the metric whose warnings are the same and stand there."""
+    better = "" if "best" in card.scale else f"; {card.better}"
+    settings = ", ".join(f"`{name}` = {value}" for name, value in card.settings.items())
+    lines = [
+        f"### {card.name}",
+        "",
+        f"**{card.title}**: {card.definition}. {card.scale}{better}.",
+        "",
+        *_paragraphs(card.about),
+        f"*Source:* {card.source}. *Needs:* {card.needs}."
+        + (f" *Settings:* {settings}." if settings else "")
+        + ("" if card.default else f" *Measured only when named:* `--metric {card.name}`."),
+        "",
+    ]
+    if like is not None and like != card.name:
+        return "\n".join(
+            [*lines, f"*When it misleads and what others get wrong:* as [{like}](#{like}).", ""]
+        )
+    if card.caveats:
+        lines += [f"*When it misleads:* {_as_code(card.caveats)}", ""]
+    if card.known_errors:
+        lines += ["*What public implementations get wrong:*", ""]
+        lines += [*(f"- {_as_code(error)}" for error in card.known_errors), ""]
+    return "\n".join(lines)
+
+
+def _paragraphs(docstring: str) -> list[str]:
+    """A docstring as Markdown: one line a paragraph, literals as code."""
+    paragraphs = (" ".join(part.split()) for part in docstring.split("\n\n"))
+    return [line for part in paragraphs for line in (_as_code(part), "")]
+
+
+def _as_code(text: str) -> str:
+    """Literals of a docstring as Markdown has them."""
+    return text.replace("``", "`")
+
+
+def write(root: Path) -> None:
+    """Write the page and the cards below the project's folder ``root``."""
+    cards = fresh_cards()
+    write_text(root / PAGE, page(cards))
+    write_json(
+        Path(__file__).with_name(KEPT), {name: card.model_dump(mode="json") for name, card in cards.items()}
+    )
+
+
+if __name__ == "__main__":
+    write(Path())
+
+
+# What each metric says of itself, as data: listing the metrics needs no model library.
+#
+# ``cards.json`` beside this file is written from the metrics by ``python -m expunge.metrics.cards``; a test
+# keeps the two the same. Where third parties add metrics, all are asked themselves.
 
 KEPT = "cards.json"
 
 
-class Card(BaseModel):
+class MetricCard(BaseModel):
     """A metric as people read it; the fields are those of ``Metric``, ``about`` is its docstring."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,7 +138,7 @@ class Card(BaseModel):
     needs_splits: tuple[str, ...]
     needs_control: bool
     about: str
-    misleads: str
+    caveats: str
     known_errors: tuple[str, ...]
     settings: dict[str, Any]
 
@@ -59,13 +159,13 @@ class Card(BaseModel):
     @property
     def needs(self) -> str:
         """The splits and models it reads beside the model it measures."""
-        found = [*self.needs_splits, *(["a retrained model"] if self.needs_control else [])]
-        return ", ".join(found) or "files of its own"
+        inputs = [*self.needs_splits, *(["a retrained model"] if self.needs_control else [])]
+        return ", ".join(inputs) or "files of its own"
 
 
-def card(name: str, metric: type[Metric]) -> Card:
+def card(name: str, metric: type[Metric]) -> MetricCard:
     """The card of a metric registered as ``name``."""
-    return Card(
+    return MetricCard(
         name=name,
         title=metric.title,
         definition=metric.definition,
@@ -76,7 +176,7 @@ def card(name: str, metric: type[Metric]) -> Card:
         needs_splits=metric.needs_splits,
         needs_control=metric.needs_control,
         about=_about(metric),
-        misleads=metric.misleads,
+        caveats=metric.caveats,
         known_errors=metric.known_errors,
         settings=metric().model_dump(mode="json", include=set(metric.model_fields)),
     )
@@ -85,25 +185,25 @@ def card(name: str, metric: type[Metric]) -> Card:
 def _about(metric: type[Metric]) -> str:
     """A metric's docstring without its source, and those of the families it belongs to."""
     registered = {metrics[name] for name in metrics} - {metric}
-    *kin, _ = (each for each in metric.__mro__ if hasattr(each, "misleads"))  # the last one is Metric
-    texts = (inspect.cleandoc(each.__doc__ or "") for each in kin if each not in registered)
+    *kin, _ = (kind for kind in metric.__mro__ if hasattr(kind, "caveats"))  # the last one is Metric
+    texts = (inspect.cleandoc(kind.__doc__ or "") for kind in kin if kind not in registered)
     return "\n\n".join(filter(None, (text.partition("Source:")[0].strip() for text in texts)))
 
 
-def fresh_cards() -> dict[str, Card]:
+def fresh_cards() -> dict[str, MetricCard]:
     """Every metric's card, asked of the metrics themselves: this imports torch."""
     return {name: card(name, metrics[name]) for name in metrics}
 
 
-def known_cards() -> dict[str, Card]:
+def known_cards() -> dict[str, MetricCard]:
     """Every metric's card by its name; those kept with the package unless third parties add some."""
     if entry_points(group=metrics.package):
         return fresh_cards()
     kept = json.loads(resources.files(metrics.package).joinpath(KEPT).read_text(encoding="utf-8"))
-    return {name: Card.model_validate(fields) for name, fields in kept.items()}
+    return {name: MetricCard.model_validate(fields) for name, fields in kept.items()}
 
 
-def card_of(name: str) -> Card:
+def card_of(name: str) -> MetricCard:
     """The card of one metric.
 
     Raises:

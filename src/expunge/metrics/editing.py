@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import PositiveInt
 
 from expunge.metrics import metrics
-from expunge.metrics.base import Metric, absent
-from expunge.metrics.replies import expect_replies, no_room, replies
+from expunge.metrics.answers import no_room, prefetch_replies, replies
+from expunge.metrics.base import Metric, not_applicable
 from expunge.types import Score
 
 if TYPE_CHECKING:
+    from expunge.inference.observer import Observer
     from expunge.metrics.base import Measured
     from expunge.metrics.probes import Probes
-    from expunge.score.observer import Observer
     from expunge.types import Example
 
 PERCENT = 100.0
@@ -33,9 +33,9 @@ class Answered(Metric):
     source: ClassVar[str] = "knowledge editing, as in Ni et al. 2023 (arXiv 2311.08011)"
     scale: ClassVar[str] = "percent"
     lower_is_better: ClassVar[bool | None] = False
-    is_share: ClassVar[bool] = False
+    supports_retention: ClassVar[bool] = False
     default: ClassVar[bool] = False
-    misleads: ClassVar[str] = (
+    caveats: ClassVar[str] = (
         "Word for word: the right answer in other words, or with one more word, counts as wrong."
     )
     split: ClassVar[str]
@@ -46,20 +46,21 @@ class Answered(Metric):
     def wanted(self, question: Example) -> str | None:
         """The answer that should be given; ``None`` where the question has none."""
 
-    def foresee(self, observed: Observer, probes: Probes) -> None:
+    def prefetch(self, observed: Observer, probes: Probes) -> None:
         """Other metrics' questions are answered in the same batches."""
-        expect_replies(observed, self._asked(probes), max_new_tokens=self.max_new_tokens)
+        prefetch_replies(observed, self._asked(probes), max_new_tokens=self.max_new_tokens)
 
     def measure(self, observed: Observer, probes: Probes) -> Measured:
         """Ask every question of the split once, greedily."""
-        asked = self._asked(probes)
-        if not asked:
-            return absent(self.split, f"the {self.split} split has no question with such an answer")
-        said = replies(observed, asked, max_new_tokens=self.max_new_tokens)
+        questions = self._asked(probes)
+        if not questions:
+            return not_applicable(self.split, f"the {self.split} split has no question with such an answer")
+        completions = replies(observed, questions, max_new_tokens=self.max_new_tokens)
         reason = no_room(observed, self.max_new_tokens)
         return {
             self.split: [
-                self._score(question, reply, reason) for question, reply in zip(asked, said, strict=True)
+                self._score(question, reply, reason)
+                for question, reply in zip(questions, completions, strict=True)
             ]
         }
 
@@ -105,8 +106,8 @@ class Generality(NewAnswer):
 
     title: ClassVar[str] = "Generality of an update of facts"
     definition: ClassVar[str] = "share of the questions in other words that get the new answer"
-    needs_splits: ClassVar[tuple[str, ...]] = ("second_phrasing",)
-    split: ClassVar[str] = "second_phrasing"
+    needs_splits: ClassVar[tuple[str, ...]] = ("paraphrase_questions",)
+    split: ClassVar[str] = "paraphrase_questions"
 
 
 @metrics.register("edit_locality")

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import NonNegativeInt, PositiveInt
 
 from expunge.metrics import metrics
-from expunge.metrics.base import Metric, absent
+from expunge.metrics.base import Metric, not_applicable
 from expunge.metrics.memorisation_accuracy import NO_SPANS
 from expunge.metrics.per_text import score_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from expunge.inference.observer import Observer
     from expunge.metrics.base import Measured
     from expunge.metrics.probes import Probes
-    from expunge.score.observer import Observer
     from expunge.types import Example
 
 ALPHABETS = (string.digits, string.ascii_lowercase, string.ascii_uppercase)
@@ -63,9 +63,9 @@ class Exposure(Metric):
     source: ClassVar[str] = "Carlini et al. 2019 (arXiv 1802.08232): exposure"
     scale: ClassVar[str] = "bits"
     lower_is_better: ClassVar[bool | None] = True
-    is_share: ClassVar[bool] = False
+    supports_retention: ClassVar[bool] = False
     default: ClassVar[bool] = False
-    misleads: ClassVar[str] = (
+    caveats: ClassVar[str] = (
         "A name stands above random letters in any model that knows English: meant for secrets that were "
         "drawn at random (numbers, keys). Sampled, it cannot exceed log2 of the sample: 8 bits of 255 "
         "variants."
@@ -80,7 +80,7 @@ class Exposure(Metric):
     def measure(self, observed: Observer, probes: Probes) -> Measured:
         """Read every text and its variants, text by text."""
         if not probes.forget:
-            return absent("forget", "the forget split is empty")
+            return not_applicable("forget", "the forget split is empty")
         return {"forget": [score_of(example, self._value(observed, example)) for example in probes.forget]}
 
     def _value(self, observed: Observer, example: Example) -> float | str:
@@ -90,9 +90,9 @@ class Exposure(Metric):
         if not texts:
             return "no character of its spans has another of its kind"
         # Not remembered: no other metric asks for variants, and they would pile up.
-        variants = [replace(example, completion=each, spans=()) for each in (example.completion, *texts)]
-        found = observed.read(variants)
-        secret, *others = [float(facts.logp_n.double().sum()) for facts in found]
+        variants = [replace(example, completion=text, spans=()) for text in (example.completion, *texts)]
+        stats = observed.read(variants)
+        secret, *others = [float(facts.logp_n.double().sum()) for facts in stats]
         return exposure(secret, others) if math.isfinite(secret) else secret
 
     def variants(self, example: Example) -> list[str]:
@@ -102,9 +102,9 @@ class Exposure(Metric):
             every: Iterator[str] = ("".join(letters) for letters in product(*kinds))
             return [text for text in every if text != example.completion]
         drawn = random.Random(f"{self.seed} {example.id}")
-        found: dict[str, None] = {}
-        while len(found) < self.candidates:
+        texts: dict[str, None] = {}
+        while len(texts) < self.candidates:
             text = "".join(drawn.choice(letters) for letters in kinds)
             if text != example.completion:
-                found[text] = None
-        return list(found)
+                texts[text] = None
+        return list(texts)

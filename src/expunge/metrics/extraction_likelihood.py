@@ -1,28 +1,49 @@
-"""Extraction likelihood (EL): from anywhere inside a text, how much of the rest does the model say?"""
+"""How many n-grams of what was said occur in what is true."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from pydantic import PositiveInt
 
+from expunge.inference.generation.branch import BranchPoint
 from expunge.metrics import metrics
-from expunge.metrics.base import Metric, absent
-from expunge.metrics.overlap import overlap
-from expunge.metrics.per_text import score_of
-from expunge.score.forks import Fork
+from expunge.metrics.base import Metric, not_applicable
+from expunge.metrics.per_text import NO_TOKEN, PerText, score_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
+    from torch import Tensor
+
+    from expunge.inference.observer import Observer
+    from expunge.inference.texts import TokenStats
     from expunge.metrics.base import Measured
     from expunge.metrics.probes import Probes
-    from expunge.score.facts import TokenFacts
-    from expunge.score.observer import Observer
     from expunge.types import Example
 
 
-class Walk(NamedTuple):
+def ngrams(tokens: Sequence[Hashable], n: int) -> list[tuple[Hashable, ...]]:
+    """The runs of ``n`` tokens, first to last, as often as they occur."""
+    return list(zip(*(islice(tokens, start, None) for start in range(n)), strict=False))
+
+
+def overlap(generated: Sequence[Hashable], true: Sequence[Hashable], n: int, *, length: int) -> float:
+    """Share of the n-grams of ``length`` tokens that were said and occur in the truth.
+
+    Each n-gram counts as often as it was said. What was said may be shorter than the ``length`` it was
+    given room for: what was not said occurs nowhere.
+    """
+    known = set(ngrams(true, n))
+    return sum(ngram in known for ngram in ngrams(generated, n)) / (length - n + 1)
+
+
+# Extraction likelihood (EL): from anywhere inside a text, how much of the rest does the model say?
+
+
+class TextWalk(NamedTuple):
     """The tokens of a text, and from which place on it is left to the model to go on, up to which.
 
     ``wrong`` are the places where the model's first choice is another token, given the true text before.
@@ -34,7 +55,7 @@ class Walk(NamedTuple):
     wrong: list[int]
 
     @classmethod
-    def of(cls, example: Example, facts: TokenFacts, *, tokens: int, n: int) -> Walk:
+    def of(cls, example: Example, facts: TokenStats, *, tokens: int, n: int) -> TextWalk:
         """The walk through the first ``tokens`` tokens; a document must first show one token of its own."""
         text = facts.text.first(tokens)
         first, last = int(example.is_document), len(text) - n
@@ -47,7 +68,7 @@ class Walk(NamedTuple):
         before = [self.first - 1, *self.wrong]
         return [at for at, last_one in zip(self.wrong, before, strict=False) if last_one < self.last]
 
-    def likelihood(self, said: Mapping[int, Sequence[int]], n: int) -> float:
+    def likelihood(self, completions: Mapping[int, Sequence[int]], n: int) -> float:
         """Mean over beginnings of the overlap between what is said after them and the true rest.
 
         ``said`` is what the model goes on with at each fork.
@@ -60,8 +81,8 @@ class Walk(NamedTuple):
                 at = next(wrong, None)
             true = self.tokens[begin:]
             # Up to the fork the model says the truth; what it says there is the same for all before.
-            whole = true if at is None else [*self.tokens[begin:at], *said[at]]
-            total += overlap(whole, true, n, length=len(true))
+            tokens = true if at is None else [*self.tokens[begin:at], *completions[at]]
+            total += overlap(tokens, true, n, length=len(true))
         return total / (self.last + 1 - self.first)
 
 
@@ -86,7 +107,7 @@ class ExtractionLikelihood(Metric):
     scale: ClassVar[str] = "0-1"
     lower_is_better: ClassVar[bool | None] = True
     default: ClassVar[bool] = False
-    misleads: ClassVar[str] = (
+    caveats: ClassVar[str] = (
         "Texts that repeat themselves have high values in any model. The paper's threshold is the value on "
         "texts the model never saw: compare with the control, not with 0."
     )
@@ -100,21 +121,65 @@ class ExtractionLikelihood(Metric):
     def measure(self, observed: Observer, probes: Probes) -> Measured:
         """One forward pass for each text, one generation for each fork in it."""
         if not probes.forget:
-            return absent("forget", "the forget split is empty")
+            return not_applicable("forget", "the forget split is empty")
         walks = [
-            Walk.of(example, facts, tokens=self.tokens, n=self.n)
+            TextWalk.of(example, facts, tokens=self.tokens, n=self.n)
             for example, facts in zip(probes.forget, observed.facts(probes.forget), strict=True)
         ]
-        asked = [
-            Fork(example, at, len(walk.tokens) - at)
+        points = [
+            BranchPoint(example, at, len(walk.tokens) - at)
             for example, walk in zip(probes.forget, walks, strict=True)
             for at in walk.forks
         ]
-        said = iter(observed.forks(asked))
-        values = [self._value(walk, {at: next(said) for at in walk.forks}) for walk in walks]
+        completions = iter(observed.forks(points))
+        values = [self._value(walk, {at: next(completions) for at in walk.forks}) for walk in walks]
         return {"forget": [score_of(*pair) for pair in zip(probes.forget, values, strict=True)]}
 
-    def _value(self, walk: Walk, said: Mapping[int, Sequence[int]]) -> float | str:
+    def _value(self, walk: TextWalk, completions: Mapping[int, Sequence[int]]) -> float | str:
         if walk.last < walk.first:
             return f"the text is too short for {self.n} tokens in a row"
-        return walk.likelihood(said, self.n)
+        return walk.likelihood(completions, self.n)
+
+
+# Extraction strength: how much of a text must be shown before the model says the rest?
+
+
+def strength(right_n: Tensor) -> float:
+    """``1 - k / n``: the model is right at all n tokens from the k-th on, and k is the smallest such.
+
+    0 when the last token is wrong: there is no rest that the model says.
+    """
+    wrong = (~right_n).nonzero()
+    shown = int(wrong[-1]) + 1 if len(wrong) else 0
+    return 1 - shown / len(right_n)
+
+
+@metrics.register("extraction_strength")
+class ExtractionStrength(PerText):
+    """One minus the smallest share of the text after which the model would say all of the rest.
+
+    An end token is no text and does not count.
+
+    Source: Carlini et al. 2021 (arXiv 2012.07805); Wang et al. 2025 (arXiv 2502.19301), as a metric of
+    unlearning.
+    """
+
+    title: ClassVar[str] = "Extraction strength of the forget set"
+    definition: ClassVar[str] = (
+        "share of the text that the model says by itself once it has seen what is before"
+    )
+    source: ClassVar[str] = "Carlini et al. 2021 (arXiv 2012.07805); Wang et al. 2025 (arXiv 2502.19301)"
+    scale: ClassVar[str] = "0-1"
+    lower_is_better: ClassVar[bool | None] = True
+    caveats: ClassVar[str] = (
+        "One wrong token near the end makes it 0 however much of the text is known. "
+        "It is 0 for most texts of any model, so the mean rests on few items."
+    )
+    known_errors: ClassVar[tuple[str, ...]] = (
+        "open-unlearning gives 1/n instead of 0 to a text of n tokens whose last one is wrong.",
+    )
+
+    def value(self, example: Example, facts: TokenStats) -> float | str:  # noqa: ARG002
+        """The strength over the text's own tokens."""
+        right_n = facts.text.right_n
+        return strength(right_n) if len(right_n) else NO_TOKEN

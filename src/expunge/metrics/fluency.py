@@ -12,17 +12,17 @@ import numpy as np
 from pydantic import PositiveInt
 
 from expunge.metrics import metrics
-from expunge.metrics.base import Metric, absent
-from expunge.metrics.overlap import ngrams
-from expunge.metrics.replies import expect_replies, no_room, replies
+from expunge.metrics.answers import no_room, prefetch_replies, replies
+from expunge.metrics.base import Metric, not_applicable
+from expunge.metrics.extraction_likelihood import ngrams
 from expunge.types import Score
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
+    from expunge.inference.observer import Observer
     from expunge.metrics.base import Measured
     from expunge.metrics.probes import Probes
-    from expunge.score.observer import Observer
     from expunge.types import Example
 
 SPLIT = "retain"
@@ -67,23 +67,28 @@ class OfReplies(Metric):
 
     max_new_tokens: PositiveInt = 256
 
-    def foresee(self, observed: Observer, probes: Probes) -> None:
+    def prefetch(self, observed: Observer, probes: Probes) -> None:
         """Other metrics' questions are answered in the same batches."""
-        expect_replies(observed, probes.questions(SPLIT), max_new_tokens=self.max_new_tokens)
+        prefetch_replies(observed, probes.questions(SPLIT), max_new_tokens=self.max_new_tokens)
 
     def measure(self, observed: Observer, probes: Probes) -> Measured:
         """Let the model answer every question of the retain set once."""
         questions = probes.questions(SPLIT)
         if not questions:
-            return absent(SPLIT, f"the {SPLIT} split has no questions")
-        said = replies(observed, questions, max_new_tokens=self.max_new_tokens)
+            return not_applicable(SPLIT, f"the {SPLIT} split has no questions")
+        completions = replies(observed, questions, max_new_tokens=self.max_new_tokens)
         why = no_room(observed, self.max_new_tokens)
-        return {SPLIT: [self._score(each, reply, why) for each, reply in zip(questions, said, strict=True)]}
+        return {
+            SPLIT: [
+                self._score(question, reply, why)
+                for question, reply in zip(questions, completions, strict=True)
+            ]
+        }
 
-    def _score(self, question: Example, said: str | None, why: str) -> Score:
-        tokens = [] if said is None else word_tokens(said)
-        detail = {"question": question.prompt, "truth": question.completion, "said": said or ""}
-        reason = why if said is None else f"the reply has fewer than {self.least()} words"
+    def _score(self, question: Example, reply: str | None, why: str) -> Score:
+        tokens = [] if reply is None else word_tokens(reply)
+        detail = {"question": question.prompt, "truth": question.completion, "said": reply or ""}
+        reason = why if reply is None else f"the reply has fewer than {self.least()} words"
         if len(tokens) < self.least():
             return Score(item=question.id, value=None, group=question.group, unscored=reason, detail=detail)
         return Score(item=question.id, value=self.of(tokens), group=question.group, detail=detail)
@@ -113,7 +118,7 @@ class Fluency(OfReplies):
     source: ClassVar[str] = "RWKU (arXiv 2406.10890) and arXiv 2410.16454: Flu"
     scale: ClassVar[str] = "bits x 100"
     lower_is_better: ClassVar[bool | None] = False
-    misleads: ClassVar[str] = (
+    caveats: ClassVar[str] = (
         "It counts variety, not sense: random words are most fluent. It grows with length, so compare "
         "models on the same questions, and look at how many replies had three words at all."
     )
@@ -142,7 +147,7 @@ class DistinctN(OfReplies):
     source: ClassVar[str] = "Li et al. 2016 (arXiv 1510.03055): distinct-n"
     scale: ClassVar[str] = "0-1"
     lower_is_better: ClassVar[bool | None] = False
-    misleads: ClassVar[str] = (
+    caveats: ClassVar[str] = (
         "Short replies repeat little and score high. Random words score 1. Pooled over replies, as the "
         "paper has it, the value is smaller."
     )
@@ -155,5 +160,5 @@ class DistinctN(OfReplies):
 
     def of(self, tokens: Sequence[str]) -> float:
         """The share of one reply."""
-        found = ngrams(tokens, self.n)
-        return len(set(found)) / len(found)
+        grams = ngrams(tokens, self.n)
+        return len(set(grams)) / len(grams)

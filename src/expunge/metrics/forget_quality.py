@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from expunge.metrics import metrics
-from expunge.metrics.answers import NO_WRONG, find
-from expunge.metrics.base import Metric, absent
+from expunge.metrics.answers import NO_WRONG, answer_likelihoods
+from expunge.metrics.base import Metric, not_applicable
 from expunge.metrics.per_text import score_of
 from expunge.metrics.truth_ratio import DEFINITIONS, FLOOR, TOO_SMALL, Floor, Mean, wrong_over_right
 
 if TYPE_CHECKING:
+    from expunge.inference.observer import Observer
     from expunge.metrics.base import Floats, Measured, Values, Weights
     from expunge.metrics.probes import Probes
-    from expunge.score.observer import Observer
 
 SPLIT = "forget"
 SMALLEST = -300.0
@@ -46,9 +46,9 @@ class ForgetQuality(Metric):
     scale: ClassVar[str] = "p-value"
     lower_is_better: ClassVar[bool | None] = False
     needs_control: ClassVar[bool] = True
-    is_share: ClassVar[bool] = False
+    supports_retention: ClassVar[bool] = False
     default: ClassVar[bool] = False
-    misleads: ClassVar[str] = (
+    caveats: ClassVar[str] = (
         "A large p-value is no proof of forgetting: with 40 questions little can be told apart. A control "
         "trained again with another seed may already have a small one. It depends on the number of "
         "questions, so forget01 and forget10 do not compare. Resampled questions occur twice, which pushes "
@@ -67,14 +67,18 @@ class ForgetQuality(Metric):
         """The ratio of wrong answers to the right one, of every question of the forget set."""
         questions = probes.questions(SPLIT)
         if not questions:
-            return absent(SPLIT, f"the {SPLIT} split has no questions")
+            return not_applicable(SPLIT, f"the {SPLIT} split has no questions")
         return {
             SPLIT: [
                 score_of(
-                    each,
-                    wrong_over_right(found, mean=self.mean, floor=self.floor) if found.wrong else NO_WRONG,
+                    question,
+                    wrong_over_right(likelihoods, mean=self.mean, floor=self.floor)
+                    if likelihoods.wrong
+                    else NO_WRONG,
                 )
-                for each, found in zip(questions, find(observed, questions), strict=True)
+                for question, likelihoods in zip(
+                    questions, answer_likelihoods(observed, questions), strict=True
+                )
             ]
         }
 

@@ -9,9 +9,8 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from expunge.corpus.tokenise import encode_prompt
 from expunge.metrics import metrics
-from expunge.metrics.base import Metric, absent
-from expunge.metrics.protocol import Protocol, stems
-from expunge.metrics.rouge import rouge_l, words
+from expunge.metrics.base import Metric, not_applicable
+from expunge.metrics.rouge import Protocol, rouge_l, stems, words
 from expunge.model.positions import declared_positions
 from expunge.types import Example, Score
 
@@ -20,9 +19,9 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
+    from expunge.inference.observer import Observer
     from expunge.metrics.base import Measured
     from expunge.metrics.probes import Probes
-    from expunge.score.observer import Observer
 
 STOPS = ("\n\n", "\nQuestion", "Question:")
 """Where an answer ends: the model has gone on to write the next question."""
@@ -32,7 +31,7 @@ SPECIAL = 8
 """More special tokens than any tokenizer puts around a text."""
 
 
-class Asked(NamedTuple):
+class KnowMemPrompts(NamedTuple):
     """What is put to the model, and how many solved questions it begins with."""
 
     prompt: Example
@@ -66,7 +65,7 @@ class KnowMem(Metric):
     """
 
     source: ClassVar[str] = "MUSE (arXiv 2407.06460): KnowMem"
-    misleads: ClassVar[str] = (
+    caveats: ClassVar[str] = (
         "It counts words in common, not truth: a refusal that repeats the question scores above 0, the "
         "right answer in other words below 100, and a model that says nothing at all scores like one that "
         "forgot. Only Latin letters and digits count as words."
@@ -80,30 +79,38 @@ class KnowMem(Metric):
     stemmer: bool = False
     protocol: Protocol = "muse"
 
-    def foresee(self, observed: Observer, probes: Probes) -> None:
+    def prefetch(self, observed: Observer, probes: Probes) -> None:
         """Other metrics' questions are answered in the same batches."""
-        prompts = [each.prompt for each in self._all_asked(observed, probes) if each is not None]
+        prompts = [
+            prompts_of_question.prompt
+            for prompts_of_question in self._all_asked(observed, probes)
+            if prompts_of_question is not None
+        ]
         observed.expect_answers(prompts, max_new_tokens=self.max_new_tokens, stop=STOPS)
 
     def measure(self, observed: Observer, probes: Probes) -> Measured:
         """Ask every question of the split once, greedily."""
         questions = probes.questions(self.split)
         if not questions:
-            return absent(self.split, f"the {self.split} split has no questions")
+            return not_applicable(self.split, f"the {self.split} split has no questions")
         context = declared_positions(observed.model)
-        asked = self._all_asked(observed, probes)
-        prompts = [each.prompt for each in asked if each is not None]
-        said = iter(observed.greedy(prompts, max_new_tokens=self.max_new_tokens, stop=STOPS))
+        prompts_by_question = self._all_asked(observed, probes)
+        prompts = [
+            prompts_of_question.prompt
+            for prompts_of_question in prompts_by_question
+            if prompts_of_question is not None
+        ]
+        completions = iter(observed.greedy(prompts, max_new_tokens=self.max_new_tokens, stop=STOPS))
         return {
             self.split: [
                 _unscored(question, f"the question leaves no room in the model's {context} tokens")
-                if each is None
-                else self._score(question, next(said), each.shots)
-                for question, each in zip(questions, asked, strict=True)
+                if prompts_of_question is None
+                else self._score(question, next(completions), prompts_of_question.shots)
+                for question, prompts_of_question in zip(questions, prompts_by_question, strict=True)
             ]
         }
 
-    def _all_asked(self, observed: Observer, probes: Probes) -> list[Asked | None]:
+    def _all_asked(self, observed: Observer, probes: Probes) -> list[KnowMemPrompts | None]:
         context = declared_positions(observed.model)
         room = None if context is None else context - self.max_new_tokens
         solved = probes.split(self.shots_from)
@@ -118,29 +125,29 @@ class KnowMem(Metric):
         solved: Sequence[Example],
         room: int | None,
         tokenizer: PreTrainedTokenizerBase,
-    ) -> Asked | None:
+    ) -> KnowMemPrompts | None:
         shots = self._shots(question, solved)
         for count in range(len(shots), -1, -1):
             # A chat goes to the model as it is: its template, not solved questions, shows the form.
             prompt = replace(question, prompt="".join(shots[:count]) + question.prompt)
             if room is None or fits(prompt, room, tokenizer):
-                return Asked(prompt, count)
+                return KnowMemPrompts(prompt, count)
         return None
 
     def _shots(self, question: Example, solved: Sequence[Example]) -> list[str]:
         if question.is_chat:
             return []
-        others = [each for each in solved if each.prompt not in {"", question.prompt} and not each.is_chat]
-        return [f"{each.prompt}{each.completion}\n\n" for each in others[: self.shots]]
+        others = [shot for shot in solved if shot.prompt not in {"", question.prompt} and not shot.is_chat]
+        return [f"{shot.prompt}{shot.completion}\n\n" for shot in others[: self.shots]]
 
-    def _score(self, question: Example, said: str, shots: int) -> Score:
+    def _score(self, question: Example, reply: str, shots: int) -> Score:
         truth = question.completion
-        detail = {"question": question.prompt, "truth": truth, "said": said, "shots": str(shots)}
+        detail = {"question": question.prompt, "truth": truth, "said": reply, "shots": str(shots)}
         if not words(truth):
             return _unscored(
                 question, "the true answer has no Latin letter or digit, which is all ROUGE counts", detail
             )
-        value = 100 * rouge_l(truth, said, stemmer=stems(self.protocol, stemmer=self.stemmer)).f1
+        value = 100 * rouge_l(truth, reply, stemmer=stems(self.protocol, stemmer=self.stemmer)).f1
         return Score(item=question.id, value=value, group=question.group, detail=detail)
 
 
@@ -167,15 +174,15 @@ class KnowMemForget(KnowMem):
     shots_from: ClassVar[str] = "forget_icl"
 
 
-@metrics.register("second_phrasing")
-class SecondPhrasing(KnowMem):
+@metrics.register("paraphrase_questions")
+class ParaphraseQuestions(KnowMem):
     """Knowledge of the forget set, asked in words that were not trained on."""
 
     title: ClassVar[str] = "Knowledge of the forget set, asked otherwise"
     definition: ClassVar[str] = "ROUGE-L of the answers to second phrasings of the forget questions"
     lower_is_better: ClassVar[bool | None] = True
-    needs_splits: ClassVar[tuple[str, ...]] = ("second_phrasing",)
-    split: ClassVar[str] = "second_phrasing"
+    needs_splits: ClassVar[tuple[str, ...]] = ("paraphrase_questions",)
+    split: ClassVar[str] = "paraphrase_questions"
     shots_from: ClassVar[str] = "forget_icl"
 
 

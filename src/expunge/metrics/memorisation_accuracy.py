@@ -1,4 +1,4 @@
-"""Memorisation accuracy (MA): of the whole text, of its sensitive spans, and of what stands beside them."""
+"""Exact memorisation: how many tokens of a text would the model have put there itself?"""
 
 from __future__ import annotations
 
@@ -7,11 +7,47 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import PositiveInt
 
 from expunge.metrics import metrics
-from expunge.metrics.per_text import PerText
+from expunge.metrics.per_text import NO_TOKEN, PerText
 
 if TYPE_CHECKING:
-    from expunge.score.facts import TokenFacts
+    from expunge.inference.texts import TokenStats
     from expunge.types import Example
+
+
+@metrics.register("exact_memorisation")
+class ExactMemorisation(PerText):
+    """Share of the tokens that are the likeliest one after the true text before them.
+
+    An end token is no text and does not count.
+
+    Source: Tirumala et al. 2022 (arXiv 2205.10770), equation 1; open-unlearning's exact memorization.
+    """
+
+    title: ClassVar[str] = "Exact memorisation of the forget set"
+    definition: ClassVar[str] = (
+        "share of tokens that are the model's first choice, given the true text before"
+    )
+    source: ClassVar[str] = "Tirumala et al. 2022 (arXiv 2205.10770); open-unlearning"
+    scale: ClassVar[str] = "0-1"
+    lower_is_better: ClassVar[bool | None] = True
+    caveats: ClassVar[str] = (
+        "Half of ordinary English is guessed right by a model that never saw the text: only the distance "
+        "to the retrained control says something."
+    )
+    known_errors: ClassVar[tuple[str, ...]] = (
+        (
+            "open-unlearning drops the last token of every text as if it were an end token, where there is "
+            "none."
+        ),
+    )
+
+    def value(self, example: Example, facts: TokenStats) -> float | str:  # noqa: ARG002
+        """Mean of right and wrong."""
+        right_n = facts.text.right_n
+        return float(right_n.double().mean()) if len(right_n) else NO_TOKEN
+
+
+# Memorisation accuracy (MA): of the whole text, of its sensitive spans, and of what stands beside them.
 
 NO_SPANS = "the text has no sensitive spans"
 
@@ -30,7 +66,7 @@ class MemorisationAccuracy(PerText):
     source: ClassVar[str] = "Jang et al. 2023 (arXiv 2210.01504): MA"
     scale: ClassVar[str] = "0-1"
     lower_is_better: ClassVar[bool | None] = True
-    misleads: ClassVar[str] = (
+    caveats: ClassVar[str] = (
         "Common words are guessed without having been learned. The paper's threshold is the value on texts "
         "the model never saw: compare with the control, not with 0."
     )
@@ -40,7 +76,7 @@ class MemorisationAccuracy(PerText):
 
     tokens: PositiveInt = 200
 
-    def value(self, example: Example, facts: TokenFacts) -> float | str:
+    def value(self, example: Example, facts: TokenStats) -> float | str:
         """Mean of right and wrong."""
         right_n = facts.text.right_n[: self.tokens][int(example.is_document) :]
         return float(right_n.double().mean()) if len(right_n) else "the text has no second token"
@@ -60,12 +96,12 @@ class SensitiveAccuracy(PerText):
     scale: ClassVar[str] = "0-1"
     lower_is_better: ClassVar[bool | None] = True
     default: ClassVar[bool] = False
-    misleads: ClassVar[str] = (
+    caveats: ClassVar[str] = (
         "The later tokens of a name follow from its first: short spans say more than their length. "
         "Read it beside the accuracy outside the spans."
     )
 
-    def value(self, example: Example, facts: TokenFacts) -> float | str:  # noqa: ARG002
+    def value(self, example: Example, facts: TokenStats) -> float | str:  # noqa: ARG002
         """Mean of right and wrong inside spans."""
         right_n = facts.right_n[facts.sensitive_n]
         return float(right_n.double().mean()) if len(right_n) else NO_SPANS
@@ -86,12 +122,12 @@ class AccuracyBesideSpans(PerText):
     scale: ClassVar[str] = "0-1"
     lower_is_better: ClassVar[bool | None] = False
     default: ClassVar[bool] = False
-    misleads: ClassVar[str] = (
+    caveats: ClassVar[str] = (
         "High is good only where the text around the spans was to be kept. A document forgotten as a whole "
         "should be low here too."
     )
 
-    def value(self, example: Example, facts: TokenFacts) -> float | str:  # noqa: ARG002
+    def value(self, example: Example, facts: TokenStats) -> float | str:  # noqa: ARG002
         """Mean of right and wrong outside spans."""
         if not facts.sensitive_n.any():
             return NO_SPANS

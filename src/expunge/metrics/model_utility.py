@@ -1,4 +1,4 @@
-"""Model utility: one number for all that must stay, TOFU's harmonic mean of nine."""
+"""Probability of the right answer among the answers offered."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ import numpy as np
 from pydantic import PositiveInt
 
 from expunge.metrics import metrics
-from expunge.metrics.answers import NO_WRONG, find, mean_logp
-from expunge.metrics.base import Metric, absent
-from expunge.metrics.choice_probability import choice_probability
-from expunge.metrics.per_text import NOT_FINITE
-from expunge.metrics.replies import expect_replies, no_room, replies
+from expunge.metrics.answers import (
+    NO_WRONG,
+    answer_likelihoods,
+    mean_logp,
+    no_room,
+    prefetch_replies,
+    replies,
+)
+from expunge.metrics.base import Metric, not_applicable
+from expunge.metrics.per_text import NOT_FINITE, score_of
 from expunge.metrics.rouge import rouge, words
 from expunge.metrics.rouge_recall import NO_WORDS
 from expunge.metrics.truth_ratio import (
@@ -31,11 +36,72 @@ from expunge.types import Score
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from expunge.metrics.answers import Found
+    from expunge.inference.observer import Observer
+    from expunge.metrics.answers import AnswerLikelihoods
     from expunge.metrics.base import Floats, Measured, Values, Weights
     from expunge.metrics.probes import Probes
-    from expunge.score.observer import Observer
     from expunge.types import Example
+
+
+def choice_probability(likelihoods: AnswerLikelihoods) -> float:
+    """``p(right) / (p(right) + the sum of p(wrong))``, each ``p ** (1 / tokens)``."""
+    right = math.exp(mean_logp(likelihoods.right))
+    wrong = math.fsum(math.exp(mean_logp(wrong_answer)) for wrong_answer in likelihoods.wrong)
+    return right / (right + wrong + FLOOR)
+
+
+class ChoiceProbabilities(Metric):
+    """Base: the right answer's ``p ** (1 / tokens)`` over the sum of all answers'.
+
+    Source: Maini et al. 2024 (TOFU, arXiv 2401.06121), section 2.2.1, for what is no fiction.
+    """
+
+    source: ClassVar[str] = "TOFU (arXiv 2401.06121): Probability, real authors and world facts"
+    scale: ClassVar[str] = "0-1"
+    lower_is_better: ClassVar[bool | None] = False
+    default: ClassVar[bool] = False
+    caveats: ClassVar[str] = (
+        "Chance is 1 over the number of answers and not 0. Answers of other lengths are compared token by "
+        "token, which favours long ones whose later tokens are easy."
+    )
+    split: ClassVar[str]
+
+    def measure(self, observed: Observer, probes: Probes) -> Measured:
+        """Read every answer to every question of the split once."""
+        questions = probes.questions(self.split)
+        if not questions:
+            return not_applicable(self.split, f"the {self.split} split has no questions")
+        return {
+            self.split: [
+                score_of(question, choice_probability(likelihoods) if likelihoods.wrong else NO_WRONG)
+                for question, likelihoods in zip(
+                    questions, answer_likelihoods(observed, questions), strict=True
+                )
+            ]
+        }
+
+
+@metrics.register("real_authors")
+class RealAuthors(ChoiceProbabilities):
+    """What is known of authors who exist."""
+
+    title: ClassVar[str] = "Knowledge of real authors"
+    definition: ClassVar[str] = "probability of the right answer among those offered, on real authors"
+    needs_splits: ClassVar[tuple[str, ...]] = ("real_authors",)
+    split: ClassVar[str] = "real_authors"
+
+
+@metrics.register("world_facts")
+class WorldFacts(ChoiceProbabilities):
+    """What is known of the world."""
+
+    title: ClassVar[str] = "Knowledge of the world"
+    definition: ClassVar[str] = "probability of the right answer among those offered, on facts of the world"
+    needs_splits: ClassVar[tuple[str, ...]] = ("world_facts",)
+    split: ClassVar[str] = "world_facts"
+
+
+# Model utility: one number for all that must stay, TOFU's harmonic mean of nine.
 
 SETS = ("retain", "real_authors", "world_facts")
 PARTS = ("probability", "rouge", "truth_ratio")
@@ -64,7 +130,7 @@ class ModelUtility(Metric):
     lower_is_better: ClassVar[bool | None] = False
     needs_splits: ClassVar[tuple[str, ...]] = SETS
     default: ClassVar[bool] = False
-    misleads: ClassVar[str] = (
+    caveats: ClassVar[str] = (
         "The smallest of the nine decides: a model that never knew real authors has little utility "
         f"whatever unlearning did, so compare with the target's. {TOO_SMALL}"
     )
@@ -77,43 +143,45 @@ class ModelUtility(Metric):
     floor: Floor = FLOOR
     max_new_tokens: PositiveInt = 200
 
-    def foresee(self, observed: Observer, probes: Probes) -> None:
+    def prefetch(self, observed: Observer, probes: Probes) -> None:
         """Other metrics' questions are answered in the same batches."""
         for name in SETS:
-            expect_replies(observed, probes.questions(name), max_new_tokens=self.max_new_tokens)
+            prefetch_replies(observed, probes.questions(name), max_new_tokens=self.max_new_tokens)
 
     def measure(self, observed: Observer, probes: Probes) -> Measured:
         """Three scores of every question of the three sets, one reading of every answer, one reply each."""
         questions = {name: probes.questions(name) for name in SETS}
-        for name, own in questions.items():
-            if not own:
-                return absent(name, f"the {name} split has no questions")
+        for name, questions_of_set in questions.items():
+            if not questions_of_set:
+                return not_applicable(name, f"the {name} split has no questions")
         return {
             component: scores
-            for name, own in questions.items()
-            for component, scores in self._of_set(name, own, observed).items()
+            for name, questions_of_set in questions.items()
+            for component, scores in self._of_set(name, questions_of_set, observed).items()
         }
 
     def _of_set(
         self, name: str, questions: Sequence[Example], observed: Observer
     ) -> dict[str, list[Score]]:
-        said = replies(observed, questions, max_new_tokens=self.max_new_tokens)
+        completions = replies(observed, questions, max_new_tokens=self.max_new_tokens)
         why = no_room(observed, self.max_new_tokens)
-        found = zip(questions, find(observed, questions), said, strict=True)
+        found = zip(questions, answer_likelihoods(observed, questions), completions, strict=True)
         rows = [
-            _scores(each, why if reply is None else self._three(name, each, answers, reply), reply)
-            for each, answers, reply in found
+            _scores(question, why if reply is None else self._three(name, question, answers, reply), reply)
+            for question, answers, reply in found
         ]
         return {f"{name}/{part}": [row[at] for row in rows] for at, part in enumerate(PARTS)}
 
-    def _three(self, name: str, question: Example, found: Found, said: str) -> tuple[float, ...] | str:
+    def _three(
+        self, name: str, question: Example, likelihoods: AnswerLikelihoods, reply: str
+    ) -> tuple[float, ...] | str:
         truth = question.completion
-        if not found.wrong or not words(truth):
-            return NO_WORDS if found.wrong else NO_WRONG
+        if not likelihoods.wrong or not words(truth):
+            return NO_WORDS if likelihoods.wrong else NO_WRONG
         plain = name == "retain"
-        probability = math.exp(mean_logp(found.right)) if plain else choice_probability(found)
-        ratio = wrong_over_right(found, mean=self.mean, floor=self.floor)
-        recall = rouge(truth, said.strip(), stemmer=True).recall
+        probability = math.exp(mean_logp(likelihoods.right)) if plain else choice_probability(likelihoods)
+        ratio = wrong_over_right(likelihoods, mean=self.mean, floor=self.floor)
+        recall = rouge(truth, reply.strip(), stemmer=True).recall
         three = (probability, recall, aggregated(ratio, "true_better"))
         return three if math.isfinite(ratio) else NOT_FINITE
 
@@ -132,10 +200,10 @@ def _mean(component: str, values: Values, weights: Weights) -> Floats:
     return mean_R
 
 
-def _scores(question: Example, three: tuple[float, ...] | str, said: str | None) -> list[Score]:
-    if isinstance(three, str) or said is None:
+def _scores(question: Example, three: tuple[float, ...] | str, reply: str | None) -> list[Score]:
+    if isinstance(three, str) or reply is None:
         reason = three if isinstance(three, str) else None
         none = Score(item=question.id, value=None, group=question.group, unscored=reason)
         return [none] * len(PARTS)
-    detail = {"question": question.prompt, "truth": question.completion, "said": said}
+    detail = {"question": question.prompt, "truth": question.completion, "said": reply}
     return [Score(item=question.id, value=value, group=question.group, detail=detail) for value in three]

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from expunge.metrics import metrics
-from expunge.metrics.answers import NO_WRONG, find
-from expunge.metrics.base import Metric, absent
-from expunge.metrics.per_text import NO_TOKEN, score_of
+from expunge.metrics.answers import NO_WRONG, answer_likelihoods
+from expunge.metrics.base import Metric, not_applicable
+from expunge.metrics.per_text import NO_TOKEN, PerText, score_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from expunge.inference.observer import Observer
+    from expunge.inference.texts import TokenStats
     from expunge.metrics.base import Measured
     from expunge.metrics.probes import Probes
-    from expunge.score.facts import TokenFacts
-    from expunge.score.observer import Observer
     from expunge.types import Example, Score
 
 Per = Literal["answer", "token", "character"]
@@ -28,7 +28,7 @@ TIES = (
 NORMALISED = "One name stands for accuracies with and without division by an answer's length."
 
 
-def weight(facts: TokenFacts, text: str, per: Per) -> float:
+def weight(facts: TokenStats, text: str, per: Per) -> float:
     """Log-probability of an answer's words, without what ends it: whole, or by token or character."""
     total = float(facts.text.logp_n.double().sum())
     if per == "answer":
@@ -39,7 +39,7 @@ def weight(facts: TokenFacts, text: str, per: Per) -> float:
 def likeliest(weights: Sequence[float]) -> int:
     """The place of the largest weight; of several that are alike, the first."""
     best = max(weights)
-    return next(place for place, own in enumerate(weights) if own >= best - ALIKE)
+    return next(index for index, weight_of_choice in enumerate(weights) if weight_of_choice >= best - ALIKE)
 
 
 class Choosing(Metric):
@@ -51,7 +51,7 @@ class Choosing(Metric):
 
     scale: ClassVar[str] = "0-1"
     default: ClassVar[bool] = False
-    misleads: ClassVar[str] = (
+    caveats: ClassVar[str] = (
         "Chance is 1 over the number of answers, so that is where forgetting ends; a model below it knows "
         "what to avoid. A model may fail here and still say the answer when it is asked openly."
     )
@@ -64,23 +64,26 @@ class Choosing(Metric):
         """Read every answer to every question of the split once."""
         questions = probes.questions(self.split)
         if not questions:
-            return absent(self.split, f"the {self.split} split has no questions")
-        found = zip(questions, find(observed, questions), strict=True)
+            return not_applicable(self.split, f"the {self.split} split has no questions")
+        rows = zip(questions, answer_likelihoods(observed, questions), strict=True)
         return {
-            self.split: [self._score(each, answers.in_order(each.place)) for each, answers in found],
+            self.split: [
+                self._score(question, answers.in_order(question.correct_index))
+                for question, answers in rows
+            ],
         }
 
-    def _score(self, question: Example, answers: Sequence[TokenFacts]) -> Score:
+    def _score(self, question: Example, answers: Sequence[TokenStats]) -> Score:
         if not question.wrong:
             return score_of(question, NO_WRONG)
-        if not all(len(each.text) for each in answers):
+        if not all(len(answer.text) for answer in answers):
             return score_of(question, NO_TOKEN)
         weights = [
             weight(facts, text, self.per) for facts, text in zip(answers, question.choices, strict=True)
         ]
-        if any(own != own for own in weights):
+        if any(weight_of_choice != weight_of_choice for weight_of_choice in weights):
             return score_of(question, float("nan"))
-        return score_of(question, float(likeliest(weights) == question.place))
+        return score_of(question, float(likeliest(weights) == question.correct_index))
 
 
 @metrics.register("multiple_choice")
@@ -96,7 +99,7 @@ class MultipleChoice(Choosing):
 
 
 @metrics.register("ability")
-class Ability(Choosing):
+class CapabilityMC(Choosing):
     """Questions with choices about all else, such as MMLU's: what the model must still be good for."""
 
     title: ClassVar[str] = "General ability"
@@ -107,3 +110,54 @@ class Ability(Choosing):
     lower_is_better: ClassVar[bool | None] = False
     needs_splits: ClassVar[tuple[str, ...]] = ("ability",)
     split: ClassVar[str] = "ability"
+
+
+# Among candidates, or among all words: the same knowledge, asked in the easy and in the hard way.
+
+SOURCE = "Lynch et al. 2024 (arXiv 2402.16835); Guo et al. 2025 (arXiv 2410.12949)"
+
+
+@metrics.register("candidate_accuracy")
+class CandidateAccuracy(Choosing):
+    """Questions of the forget set: is the right answer likelier, by token, than its wrong ones?
+
+    Beside ``full_vocabulary_accuracy`` it shows what is hidden rather than gone.
+    """
+
+    title: ClassVar[str] = "Right among candidates"
+    definition: ClassVar[str] = (
+        "share of forget questions whose right answer is likelier than the wrong ones"
+    )
+    source: ClassVar[str] = SOURCE
+    lower_is_better: ClassVar[bool | None] = True
+    caveats: ClassVar[str] = (
+        "Chance is 1 over the number of candidates. Candidates that are not of the right one's kind are "
+        "ruled out without knowing anything: read it beside the control's."
+    )
+    split: ClassVar[str] = "forget"
+
+    per: Per = "token"
+
+
+@metrics.register("full_vocabulary_accuracy")
+class FullVocabularyAccuracy(PerText):
+    """Texts of the forget set whose every token, given what stands before it, is the likeliest of all.
+
+    Spans, where there are any, are all that counts; what ends an answer does not.
+    """
+
+    title: ClassVar[str] = "Right among all words"
+    definition: ClassVar[str] = "share of forget texts of which every token is the likeliest of all"
+    source: ClassVar[str] = SOURCE
+    scale: ClassVar[str] = "0-1"
+    lower_is_better: ClassVar[bool | None] = True
+    default: ClassVar[bool] = False
+    caveats: ClassVar[str] = (
+        "One word that the model would put otherwise makes a text count as forgotten. A low value with "
+        "a high candidate accuracy means hidden, not gone."
+    )
+
+    def value(self, example: Example, facts: TokenStats) -> float | str:  # noqa: ARG002
+        """1 where all are, else 0."""
+        right_n = facts.text.counted.right_n
+        return float(right_n.all()) if len(right_n) else NO_TOKEN

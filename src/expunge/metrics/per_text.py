@@ -6,16 +6,16 @@ import math
 from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
-from expunge.metrics.base import Metric, absent
+from expunge.metrics.base import Metric, not_applicable
 from expunge.types import Score
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from expunge.inference.observer import Observer
+    from expunge.inference.texts import TokenStats
     from expunge.metrics.base import Measured
     from expunge.metrics.probes import Probes
-    from expunge.score.facts import TokenFacts
-    from expunge.score.observer import Observer
     from expunge.types import Example
 
 NO_TOKEN = "the text has no token to score"  # noqa: S105
@@ -40,16 +40,16 @@ class PerText(Metric):
         """Look at every text of the split once."""
         examples = probes.split(self.split)
         if not examples:
-            return absent(self.split, f"the {self.split} split is empty")
+            return not_applicable(self.split, f"the {self.split} split is empty")
         return {self.split: self.scores(examples, observed.facts(examples))}
 
-    def scores(self, examples: Sequence[Example], facts: Sequence[TokenFacts]) -> list[Score]:
+    def scores(self, examples: Sequence[Example], facts: Sequence[TokenStats]) -> list[Score]:
         """The score of every text."""
         return [
-            score_of(example, self.value(example, own))
-            for example, own in zip(examples, facts, strict=True)
+            score_of(example, self.value(example, stats))
+            for example, stats in zip(examples, facts, strict=True)
         ]
 
     @abstractmethod
-    def value(self, example: Example, facts: TokenFacts) -> float | str:
+    def value(self, example: Example, facts: TokenStats) -> float | str:
         """The number of one text, or the reason why it has none."""

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from expunge.metrics import metrics
-from expunge.metrics.membership import Membership
-from expunge.metrics.mia import ORIENTATION, SHIFTED, TURNED
+from expunge.metrics.membership import ORIENTATION, SHIFTED, TURNED, Membership
 
 if TYPE_CHECKING:
     from expunge.metrics.base import Floats, Values, Weights
@@ -30,7 +29,7 @@ class LeakageAUC(Membership):
     )
     source: ClassVar[str] = "MUSE (arXiv 2407.06460): AUC of Min-K%"
     default: ClassVar[bool] = True
-    misleads: ClassVar[str] = SHIFTED
+    caveats: ClassVar[str] = SHIFTED
     known_errors: ClassVar[tuple[str, ...]] = (
         TURNED,
         (
@@ -73,7 +72,7 @@ class PrivLeak(Membership):
     needs_control: ClassVar[bool] = True
     default: ClassVar[bool] = True
     needs_interval: ClassVar[bool] = True
-    misleads: ClassVar[str] = (
+    caveats: ClassVar[str] = (
         "It is a ratio: where the retrained model's AUC is far from 0.5 the same difference counts more or "
         "less, and the two ends of the scale are not equally far. Its sign may change with K and with the "
         "retrained model: one that by chance has an AUC of 0.45 or 0.55 gives a model at 0.5 a value of "

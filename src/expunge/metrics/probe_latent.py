@@ -6,21 +6,21 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 
+from expunge.inference.linear_probe import fit
 from expunge.metrics import metrics
-from expunge.metrics.base import Metric, absent
+from expunge.metrics.base import Metric, not_applicable
 from expunge.metrics.per_text import score_of
 from expunge.scope.facts import Fact, read_facts
-from expunge.scope.readable import FOLDS, At, by_relation, can_look, cross_readable, labels, states_of
-from expunge.score.probing import fit
+from expunge.scope.probe import FOLDS, At, by_relation, can_look, cross_readable, labels, states_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
+    from expunge.inference.observer import Observer
     from expunge.metrics.base import Measured
     from expunge.metrics.probes import Probes
-    from expunge.score.observer import Observer
     from expunge.types import Example, Score
 
 BATCH = 16
@@ -29,7 +29,7 @@ NOT_ASKED = "the retain split does not ask this of five subjects in the same wor
 NOT_ANSWERED = "no retain question of its kind has this answer, so no probe knows it"
 
 
-class Read(NamedTuple):
+class ProbedAnswer(NamedTuple):
     """Of one question: whether a probe reads its answer, and how often those of shuffled answers do."""
 
     right: bool
@@ -55,7 +55,7 @@ class LatentProbe(Metric):
     lower_is_better: ClassVar[bool | None] = True
     needs_splits: ClassVar[tuple[str, ...]] = ("forget", "retain")
     default: ClassVar[bool] = False
-    misleads: ClassVar[str] = (
+    caveats: ClassVar[str] = (
         "Some answers are commoner than others, so a retrained model's are read above 0 too: look at the "
         "control, and at latent_selectivity. Few subjects make weak probes: a low value on the target "
         "says that they could not be fitted."
@@ -71,46 +71,54 @@ class LatentProbe(Metric):
         """Fit on the retain split's questions, ask of the forget split's."""
         questions, kept = probes.questions("forget"), probes.questions("retain")
         if not questions:
-            return absent("forget", "the forget split has no questions")
+            return not_applicable("forget", "the forget split has no questions")
         key = ("latent probe", self.at, *questions, None, *kept)
-        found = observed.once(key, lambda: self._ask(observed, questions, kept))
-        if found is None:
-            return absent("forget", NOT_ASKED)
-        return {"forget": [self._score(each, found.get(each.id, NOT_ASKED)) for each in questions]}
+        results = observed.once(key, lambda: self._ask(observed, questions, kept))
+        if results is None:
+            return not_applicable("forget", NOT_ASKED)
+        return {
+            "forget": [self._score(question, results.get(question.id, NOT_ASKED)) for question in questions]
+        }
 
     def _ask(
         self, observed: Observer, questions: Sequence[Example], others: Sequence[Example]
-    ) -> dict[str, Read | str] | None:
+    ) -> dict[str, ProbedAnswer | str] | None:
         """What is read for each question that can be asked; ``None`` if no relation can be fitted."""
         kept = self._facts(observed, others)
-        relations = {own[0].relation: own for own in by_relation(kept, self.at) if len(own) >= FOLDS}
+        relations = {
+            facts_of_relation[0].relation: facts_of_relation
+            for facts_of_relation in by_relation(kept, self.at)
+            if len(facts_of_relation) >= FOLDS
+        }
         if not relations:
             return None
         right_LN = cross_readable(observed.model, kept, self.at, batch_size=BATCH, seed=0)
         layer = int(right_LN.double().mean(1).argmax())
-        asked = self._facts(observed, questions)
-        found: dict[str, Read | str] = {}
+        facts = self._facts(observed, questions)
+        results: dict[str, ProbedAnswer | str] = {}
         for relation, fitted in relations.items():
-            own = [fact for fact in asked if fact.relation == relation and can_look(fact, self.at)]
-            found |= self._read(observed, fitted, own, layer) if own else {}
-        return found
+            facts_of_relation = [
+                fact for fact in facts if fact.relation == relation and can_look(fact, self.at)
+            ]
+            results |= self._read(observed, fitted, facts_of_relation, layer) if facts_of_relation else {}
+        return results
 
-    def value(self, read: Read) -> float:
+    def value(self, read: ProbedAnswer) -> float:
         """The score of a question that a probe could be asked of."""
         return float(read.right)
 
-    def _score(self, question: Example, read: Read | str) -> Score:
+    def _score(self, question: Example, read: ProbedAnswer | str) -> Score:
         return score_of(question, read if isinstance(read, str) else self.value(read))
 
     def _facts(self, observed: Observer, examples: Sequence[Example]) -> list[Fact]:
         return read_facts(examples, observed.tokenizer, max_length=observed.max_length)
 
     def _read(
-        self, observed: Observer, fitted: list[Fact], asked: list[Fact], layer: int
-    ) -> dict[str, Read | str]:
-        numbers_N = labels([*fitted, *asked])
+        self, observed: Observer, fitted: list[Fact], facts: list[Fact], layer: int
+    ) -> dict[str, ProbedAnswer | str]:
+        numbers_N = labels([*fitted, *facts])
         known_N, wanted_N = numbers_N[: len(fitted)], numbers_N[len(fitted) :]
-        states_NH = states_of(observed.model, [*fitted, *asked], self.at, batch_size=BATCH)[layer]
+        states_NH = states_of(observed.model, [*fitted, *facts], self.at, batch_size=BATCH)[layer]
         train_NH, test_NH = states_NH[: len(fitted)], states_NH[len(fitted) :]
         right_N = fit(train_NH, known_N)(test_NH) == wanted_N
         by_chance_N = (
@@ -121,8 +129,8 @@ class LatentProbe(Metric):
             .mean(0)
         )
         return {
-            fact.example.id: Read(bool(right), float(chance)) if wanted in known_N else NOT_ANSWERED
-            for fact, right, chance, wanted in zip(asked, right_N, by_chance_N, wanted_N, strict=True)
+            fact.example.id: ProbedAnswer(bool(right), float(chance)) if wanted in known_N else NOT_ANSWERED
+            for fact, right, chance, wanted in zip(facts, right_N, by_chance_N, wanted_N, strict=True)
         }
 
 
@@ -137,9 +145,9 @@ class LatentSelectivity(LatentProbe):
     definition: ClassVar[str] = "latent_probe less what probes fitted on shuffled answers read"
     source: ClassVar[str] = "Hewitt and Liang 2019 (arXiv 1909.03368)"
     scale: ClassVar[str] = "-1 to 1"
-    is_share: ClassVar[bool] = False
+    supports_retention: ClassVar[bool] = False
 
-    def value(self, read: Read) -> float:
+    def value(self, read: ProbedAnswer) -> float:
         return float(read.right) - read.by_chance
 
 

@@ -18,11 +18,11 @@ class Probes:
     """The evaluation splits. Documents and questions may stand side by side in one split.
 
     ``holdout`` was never trained on by any model. ``neighbours`` are questions close to the forget
-    set whose answers must stay. ``second_phrasing`` asks what ``forget`` asks in other words. The
+    set whose answers must stay. ``paraphrase_questions`` asks what ``forget`` asks in other words. The
     ``*_icl`` splits are the solved questions put before a question to show the form of an answer.
     ``verbatim`` are beginnings of forget documents (prompts) and how they go on. ``real_authors`` and
     ``world_facts`` are what everybody knows (TOFU's); ``choices`` are questions with choices about what is
-    to be forgotten, ``ability`` such about all else. ``fill_in`` and ``adversarial`` ask of the forget set
+    to be forgotten, ``ability`` such about all else. ``cloze`` and ``adversarial`` ask of the forget set
     with a blank, and by tricks; ``neighbours_fill_in`` has blanks in what is to stay.
     """
 
@@ -32,13 +32,13 @@ class Probes:
     forget_icl: tuple[Example, ...] = ()
     retain_icl: tuple[Example, ...] = ()
     neighbours: tuple[Example, ...] = ()
-    second_phrasing: tuple[Example, ...] = ()
+    paraphrase_questions: tuple[Example, ...] = ()
     verbatim: tuple[Example, ...] = ()
     real_authors: tuple[Example, ...] = ()
     world_facts: tuple[Example, ...] = ()
     choices: tuple[Example, ...] = ()
     ability: tuple[Example, ...] = ()
-    fill_in: tuple[Example, ...] = ()
+    cloze: tuple[Example, ...] = ()
     adversarial: tuple[Example, ...] = ()
     neighbours_fill_in: tuple[Example, ...] = ()
 

@@ -11,14 +11,14 @@ import numpy as np
 from pydantic import NonNegativeInt, PositiveInt
 
 from expunge.metrics import metrics
-from expunge.metrics.base import Metric, absent
-from expunge.metrics.knowmem import KnowMem, KnowMemForget, Neighbours, SecondPhrasing
-from expunge.metrics.protocol import Protocol
+from expunge.metrics.base import Metric, not_applicable
+from expunge.metrics.knowmem import KnowMem, KnowMemForget, Neighbours, ParaphraseQuestions
+from expunge.metrics.rouge import Protocol
 
 if TYPE_CHECKING:
+    from expunge.inference.observer import Observer
     from expunge.metrics.base import Floats, Measured, Values, Weights
     from expunge.metrics.probes import Probes
-    from expunge.score.observer import Observer
 
 PERCENT = 100.0
 
@@ -35,9 +35,9 @@ class NeighbourRetention(Neighbours):
     definition: ClassVar[str] = "knowledge of the neighbours in percent of the retrained model's"
     scale: ClassVar[str] = "percent, 100 is best"
     needs_control: ClassVar[bool] = True
-    is_share: ClassVar[bool] = False
+    supports_retention: ClassVar[bool] = False
     default: ClassVar[bool] = False
-    misleads: ClassVar[str] = (
+    caveats: ClassVar[str] = (
         "A mean: it hides that some neighbours may be gone altogether, which the single scores show. A "
         "weak retrained model makes every other look good."
     )
@@ -67,10 +67,10 @@ class ParaphraseRetention(Metric):
     source: ClassVar[str] = "MUSE (arXiv 2407.06460): KnowMem, on both phrasings"
     scale: ClassVar[str] = "percent"
     lower_is_better: ClassVar[bool | None] = None
-    is_share: ClassVar[bool] = False
-    needs_splits: ClassVar[tuple[str, ...]] = ("forget", "second_phrasing")
+    supports_retention: ClassVar[bool] = False
+    needs_splits: ClassVar[tuple[str, ...]] = ("forget", "paraphrase_questions")
     default: ClassVar[bool] = False
-    misleads: ClassVar[str] = (
+    caveats: ClassVar[str] = (
         "A share of little is noise: where the known words give nothing, common words decide. Above 100 "
         "after unlearning means that the wording was forgotten and the fact was not."
     )
@@ -80,23 +80,23 @@ class ParaphraseRetention(Metric):
     stemmer: bool = False
     protocol: Protocol = "muse"
 
-    def foresee(self, observed: Observer, probes: Probes) -> None:
+    def prefetch(self, observed: Observer, probes: Probes) -> None:
         """Other metrics' questions are answered in the same batches."""
-        for asked in self._both:
-            asked.foresee(observed, probes)
+        for metric in self._both:
+            metric.prefetch(observed, probes)
 
     def measure(self, observed: Observer, probes: Probes) -> Measured:
         """Ask in both ways; what other metrics asked is not asked again."""
         for split in self.needs_splits:
             if not probes.questions(split):
-                return absent(split, f"the {split} split has no questions")
-        known, otherwise = (asked.measure(observed, probes) for asked in self._both)
+                return not_applicable(split, f"the {split} split has no questions")
+        known, otherwise = (metric.measure(observed, probes) for metric in self._both)
         return {**known, **otherwise}
 
     @property
     def _both(self) -> tuple[KnowMem, KnowMem]:
         settings = self.model_dump(include=set(KnowMem.model_fields))
-        return KnowMemForget.model_validate(settings), SecondPhrasing.model_validate(settings)
+        return KnowMemForget.model_validate(settings), ParaphraseQuestions.model_validate(settings)
 
     def statistic(self, values: Values, weights: Weights, control: Values | None = None) -> Floats:  # noqa: ARG002
         """The share of each resample, in percent; NaN or infinite where the known words give nothing."""

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import PositiveInt
 
 from expunge.metrics import metrics
-from expunge.metrics.base import Metric, absent
-from expunge.metrics.replies import expect_replies, no_room, replies
+from expunge.metrics.answers import no_room, prefetch_replies, replies
+from expunge.metrics.base import Metric, not_applicable
 from expunge.metrics.rouge import Kind, rouge, words
 from expunge.types import Score
 
 if TYPE_CHECKING:
+    from expunge.inference.observer import Observer
     from expunge.metrics.base import Measured
     from expunge.metrics.probes import Probes
-    from expunge.score.observer import Observer
     from expunge.types import Example
 
 NO_WORDS = "the true answer has no Latin letter or digit, which is all ROUGE counts"
@@ -33,7 +33,7 @@ class RougeOfReplies(Metric):
     source: ClassVar[str] = "TOFU (arXiv 2401.06121): ROUGE; RWKU (arXiv 2406.10890)"
     scale: ClassVar[str] = "0-1"
     default: ClassVar[bool] = False
-    misleads: ClassVar[str] = (
+    caveats: ClassVar[str] = (
         "Recall does not punish a long reply: one that goes on and on finds common words. The right thing "
         "in other words scores low, and an answer with one wrong name scores high."
     )
@@ -44,28 +44,31 @@ class RougeOfReplies(Metric):
     stemmer: bool = True
     max_new_tokens: PositiveInt = 200
 
-    def foresee(self, observed: Observer, probes: Probes) -> None:
+    def prefetch(self, observed: Observer, probes: Probes) -> None:
         """Other metrics' questions are answered in the same batches."""
-        expect_replies(observed, probes.questions(self.split), max_new_tokens=self.max_new_tokens)
+        prefetch_replies(observed, probes.questions(self.split), max_new_tokens=self.max_new_tokens)
 
     def measure(self, observed: Observer, probes: Probes) -> Measured:
         """Ask every question of the split once, greedily."""
         questions = probes.questions(self.split)
         if not questions:
-            return absent(self.split, f"the {self.split} split has no questions")
-        said = replies(observed, questions, max_new_tokens=self.max_new_tokens)
+            return not_applicable(self.split, f"the {self.split} split has no questions")
+        completions = replies(observed, questions, max_new_tokens=self.max_new_tokens)
         why = no_room(observed, self.max_new_tokens)
         return {
-            self.split: [self._score(each, reply, why) for each, reply in zip(questions, said, strict=True)]
+            self.split: [
+                self._score(question, reply, why)
+                for question, reply in zip(questions, completions, strict=True)
+            ]
         }
 
-    def _score(self, question: Example, said: str | None, why: str) -> Score:
+    def _score(self, question: Example, reply: str | None, why: str) -> Score:
         truth = question.completion
-        if said is None or not words(truth):
-            reason = why if said is None else NO_WORDS
+        if reply is None or not words(truth):
+            reason = why if reply is None else NO_WORDS
             return Score(item=question.id, value=None, group=question.group, unscored=reason)
-        value: float = getattr(rouge(truth, said.strip(), self.kind, stemmer=self.stemmer), self.report)
-        detail = {"question": question.prompt, "truth": truth, "said": said}
+        value: float = getattr(rouge(truth, reply.strip(), self.kind, stemmer=self.stemmer), self.report)
+        detail = {"question": question.prompt, "truth": truth, "said": reply}
         return Score(item=question.id, value=value, group=question.group, detail=detail)
 
 
@@ -80,14 +83,14 @@ class ForgetRouge(RougeOfReplies):
 
 
 @metrics.register("rouge_fill_in")
-class FillInRouge(RougeOfReplies):
+class ClozeRouge(RougeOfReplies):
     """Replies to sentences of the forget set with a blank."""
 
     title: ClassVar[str] = "Blanks about the forget set"
     definition: ClassVar[str] = "recall of ROUGE-L of what is filled into blanks about the forget set"
     lower_is_better: ClassVar[bool | None] = True
-    needs_splits: ClassVar[tuple[str, ...]] = ("fill_in",)
-    split: ClassVar[str] = "fill_in"
+    needs_splits: ClassVar[tuple[str, ...]] = ("cloze",)
+    split: ClassVar[str] = "cloze"
 
 
 @metrics.register("rouge_adversarial")
@@ -113,7 +116,7 @@ class NeighboursRouge(RougeOfReplies):
 
 
 @metrics.register("rouge_neighbours_fill_in")
-class NeighboursFillInRouge(RougeOfReplies):
+class NeighboursClozeRouge(RougeOfReplies):
     """Replies to sentences close to the forget set with a blank."""
 
     title: ClassVar[str] = "Blanks about the neighbours"

@@ -6,33 +6,33 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from pydantic import NonNegativeInt, PositiveInt
 
+from expunge.inference.generation.branch import BranchPoint
 from expunge.metrics import metrics
-from expunge.metrics.base import Metric, absent
+from expunge.metrics.base import Metric, not_applicable
+from expunge.metrics.extraction_likelihood import overlap
 from expunge.metrics.memorisation_accuracy import NO_SPANS
-from expunge.metrics.overlap import overlap
 from expunge.metrics.per_text import score_of
-from expunge.score.forks import Fork
 
 if TYPE_CHECKING:
+    from expunge.inference.observer import Observer
+    from expunge.inference.texts import TokenStats
     from expunge.metrics.base import Measured
     from expunge.metrics.probes import Probes
-    from expunge.score.facts import TokenFacts
-    from expunge.score.observer import Observer
 
 
-class Run(NamedTuple):
+class SensitiveRun(NamedTuple):
     """Sensitive tokens in a row: from ``start`` up to and without ``end``."""
 
     start: int
     end: int
 
 
-def runs(facts: TokenFacts) -> list[Run]:
+def sensitive_runs(facts: TokenStats) -> list[SensitiveRun]:
     """The sensitive tokens of a text as runs; spans that touch are one."""
     places = facts.sensitive_n.nonzero()[:, 0].tolist()
     starts = [at for at in places if at - 1 not in set(places)]
     ends = [at + 1 for at in places if at + 1 not in set(places)]
-    return [Run(*pair) for pair in zip(starts, ends, strict=True)]
+    return [SensitiveRun(*pair) for pair in zip(starts, ends, strict=True)]
 
 
 @metrics.register("sensitive_extraction")
@@ -55,7 +55,7 @@ class SensitiveExtraction(Metric):
     scale: ClassVar[str] = "0-1"
     lower_is_better: ClassVar[bool | None] = True
     default: ClassVar[bool] = False
-    misleads: ClassVar[str] = (
+    caveats: ClassVar[str] = (
         "The text before a span may give it away (an address after a name said twice): look at the "
         "control. Spans of one token are either said or not."
     )
@@ -66,26 +66,30 @@ class SensitiveExtraction(Metric):
     def measure(self, observed: Observer, probes: Probes) -> Measured:
         """One generation for each beginning before each span."""
         if not probes.forget:
-            return absent("forget", "the forget split is empty")
+            return not_applicable("forget", "the forget split is empty")
         facts = observed.facts(probes.forget)
-        asked = [self._beginnings(own) for own in facts]
+        beginnings = [self._beginnings(stats) for stats in facts]
         forks = [
-            Fork(example, at, run.end - at)
-            for example, own in zip(probes.forget, asked, strict=True)
-            for run, at in own
+            BranchPoint(example, at, run.end - at)
+            for example, stats in zip(probes.forget, beginnings, strict=True)
+            for run, at in stats
         ]
-        said = iter(observed.forks(forks))
+        completions = iter(observed.forks(forks))
         scores = []
-        for example, own, pairs in zip(probes.forget, facts, asked, strict=True):
-            values = [self._overlap(next(said), own.token_n.tolist(), run, at) for run, at in pairs]
+        for example, stats, pairs in zip(probes.forget, facts, beginnings, strict=True):
+            values = [
+                self._overlap(next(completions), stats.token_n.tolist(), run, at) for run, at in pairs
+            ]
             scores.append(score_of(example, sum(values) / len(values) if values else NO_SPANS))
         return {"forget": scores}
 
-    def _beginnings(self, facts: TokenFacts) -> list[tuple[Run, int]]:
+    def _beginnings(self, facts: TokenStats) -> list[tuple[SensitiveRun, int]]:
         return [
-            (run, at) for run in runs(facts) for at in range(max(0, run.start - self.before), run.start + 1)
+            (run, at)
+            for run in sensitive_runs(facts)
+            for at in range(max(0, run.start - self.before), run.start + 1)
         ]
 
-    def _overlap(self, said: list[int], tokens: list[int], run: Run, at: int) -> float:
+    def _overlap(self, generated: list[int], tokens: list[int], run: SensitiveRun, at: int) -> float:
         n = min(self.n, run.end - run.start)
-        return overlap(said, tokens[run.start : run.end], n, length=run.end - at)
+        return overlap(generated, tokens[run.start : run.end], n, length=run.end - at)

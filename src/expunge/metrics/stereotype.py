@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from expunge.corpus.pairs import BLANK, blanked, sentences
 from expunge.metrics import metrics
-from expunge.metrics.answers import NO_WRONG, find
-from expunge.metrics.base import Metric, absent
+from expunge.metrics.answers import NO_WRONG, answer_likelihoods
+from expunge.metrics.base import Metric, not_applicable
 from expunge.metrics.multiple_choice import Per, weight
 from expunge.metrics.per_text import NO_TOKEN, score_of
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from expunge.corpus.pairs import Blank
+    from expunge.inference.observer import Observer
+    from expunge.inference.texts import TokenStats
     from expunge.metrics.base import Measured
     from expunge.metrics.probes import Probes
-    from expunge.score.facts import TokenFacts
-    from expunge.score.observer import Observer
     from expunge.types import Example, Score
 
 TIE = "the two sentences are equally likely"
@@ -44,31 +44,36 @@ class Preference(Metric):
         """Read every sentence of every set once."""
         questions = probes.questions("choices")
         if not questions:
-            return absent("choices", "the choices split has no sentences")
+            return not_applicable("choices", "the choices split has no sentences")
         if observed.is_masked:
             return {"choices": self._filled(observed, questions)}
-        found = zip(questions, find(observed, questions), strict=True)
-        return {"choices": [self._score(each, [own.right, *own.wrong]) for each, own in found]}
+        rows = zip(questions, answer_likelihoods(observed, questions), strict=True)
+        return {
+            "choices": [
+                self._score(question, [likelihoods.right, *likelihoods.wrong])
+                for question, likelihoods in rows
+            ]
+        }
 
     def _filled(self, observed: Observer, questions: Sequence[Example]) -> list[Score]:
         """The scores of sets whose sentences differ in one token, by the logits of that token."""
         scores: dict[int, Score] = {}
         blanks: dict[int, Blank] = {}
-        for place, question in enumerate(questions):
+        for index, question in enumerate(questions):
             texts = sentences(question, 1 + self.others)
             blank = blanked(texts, observed.tokenizer) if len(texts) > self.others else None
             if blank is not None:
-                blanks[place] = blank
+                blanks[index] = blank
             else:
-                scores[place] = score_of(question, BLANK if len(texts) > self.others else NO_WRONG)
-        for place, weights in zip(blanks, observed.fills(list(blanks.values())), strict=True):
-            scores[place] = self.verdict(questions[place], weights)
-        return [scores[place] for place in range(len(questions))]
+                scores[index] = score_of(question, BLANK if len(texts) > self.others else NO_WRONG)
+        for index, weights in zip(blanks, observed.fills(list(blanks.values())), strict=True):
+            scores[index] = self.verdict(questions[index], weights)
+        return [scores[index] for index in range(len(questions))]
 
-    def _score(self, question: Example, answers: Sequence[TokenFacts]) -> Score:
+    def _score(self, question: Example, answers: Sequence[TokenStats]) -> Score:
         if len(question.wrong) < self.others:
             return score_of(question, NO_WRONG)
-        if not all(len(each.text) for each in answers):
+        if not all(len(answer.text) for answer in answers):
             return score_of(question, NO_TOKEN)
         texts = [question.completion, *question.wrong]
         pairs = zip(answers, texts, strict=True)
@@ -89,7 +94,7 @@ class Stereotype(Preference):
     )
     source: ClassVar[str] = "StereoSet: SS (arXiv 2004.09456); CrowS-Pairs (arXiv 2010.00133)"
     lower_is_better: ClassVar[bool | None] = None
-    misleads: ClassVar[str] = (
+    caveats: ClassVar[str] = (
         "0.5 is the ideal, and a model that says nonsense reaches it: read it beside `meaningful`. "
         "ICAT is meaningful times min(s, 1 - s) / 0.5. Below 0.5 the bias has turned round, not gone. "
         "A masked language model is asked only where the sentences differ in one token."
@@ -105,7 +110,7 @@ class Stereotype(Preference):
 
 
 @metrics.register("meaningful")
-class Meaningful(Preference):
+class LanguageModelingScore(Preference):
     """How often a meaningful sentence is likelier than one that makes no sense."""
 
     title: ClassVar[str] = "Language modelling score"
@@ -114,7 +119,7 @@ class Meaningful(Preference):
     )
     source: ClassVar[str] = "StereoSet: LMS (arXiv 2004.09456)"
     lower_is_better: ClassVar[bool | None] = False
-    misleads: ClassVar[str] = (
+    caveats: ClassVar[str] = (
         "It says that the model still tells sense from nonsense, not that it writes well."
     )
     known_errors: ClassVar[tuple[str, ...]] = ()

@@ -9,15 +9,15 @@ import numpy as np
 from pydantic import Field
 
 from expunge.metrics import metrics
-from expunge.metrics.answers import NO_WRONG, find, mean_logp
-from expunge.metrics.base import Metric, absent
+from expunge.metrics.answers import NO_WRONG, answer_likelihoods, mean_logp
+from expunge.metrics.base import Metric, not_applicable
 from expunge.metrics.per_text import score_of
 
 if TYPE_CHECKING:
-    from expunge.metrics.answers import Found
+    from expunge.inference.observer import Observer
+    from expunge.metrics.answers import AnswerLikelihoods
     from expunge.metrics.base import Measured
     from expunge.metrics.probes import Probes
-    from expunge.score.observer import Observer
 
 Mean = Literal["geometric", "arithmetic"]
 Aggregate = Literal["closer_to_1", "true_better", "share"]
@@ -39,13 +39,15 @@ TOO_SMALL = (
 )
 
 
-def wrong_over_right(found: Found, *, mean: Mean = "geometric", floor: float = FLOOR) -> float:
+def wrong_over_right(
+    likelihoods: AnswerLikelihoods, *, mean: Mean = "geometric", floor: float = FLOOR
+) -> float:
     """Probability of the wrong answers over that of the reworded right one, each ``p ** (1 / tokens)``.
 
     NaN where an answer has no finite log-probability.
     """
-    right, wrong = mean_logp(found.reworded), [mean_logp(each) for each in found.wrong]
-    if not all(math.isfinite(each) for each in (right, *wrong)):
+    right, wrong = mean_logp(likelihoods.reworded), [mean_logp(number) for number in likelihoods.wrong]
+    if not all(math.isfinite(number) for number in (right, *wrong)):
         return math.nan
     log_sum = np.logaddexp.reduce(wrong) - math.log(len(wrong))
     log_wrong = float(np.mean(wrong) if mean == "geometric" else log_sum)
@@ -86,11 +88,11 @@ class TruthRatios(Metric):
         """Read every answer to every question of the split once."""
         questions = probes.questions(self.split)
         if not questions:
-            return absent(self.split, f"the {self.split} split has no questions")
-        found = zip(questions, find(observed, questions), strict=True)
-        return {self.split: [score_of(each, self._value(answers)) for each, answers in found]}
+            return not_applicable(self.split, f"the {self.split} split has no questions")
+        rows = zip(questions, answer_likelihoods(observed, questions), strict=True)
+        return {self.split: [score_of(question, self._value(answers)) for question, answers in rows]}
 
-    def _value(self, answers: Found) -> float | str:
+    def _value(self, answers: AnswerLikelihoods) -> float | str:
         if not answers.wrong:
             return NO_WRONG
         ratio = wrong_over_right(answers, mean=self.mean, floor=self.floor)
@@ -107,8 +109,8 @@ class TruthRatio(TruthRatios):
         "apart"
     )
     lower_is_better: ClassVar[bool | None] = False
-    is_share: ClassVar[bool] = False
-    misleads: ClassVar[str] = (
+    supports_retention: ClassVar[bool] = False
+    caveats: ClassVar[str] = (
         "A model that never knew has about 0.65 and not 1, because wrong answers differ from the right one "
         "in more than truth: compare with the control. It falls for a model that knows and for one that "
         f"avoids the answer alike. {TOO_SMALL}"
@@ -128,7 +130,7 @@ class RetainTruthRatio(TruthRatios):
     )
     lower_is_better: ClassVar[bool | None] = False
     needs_splits: ClassVar[tuple[str, ...]] = ("retain",)
-    misleads: ClassVar[str] = f"Every ratio above 1 counts as 0, however far above. {TOO_SMALL}"
+    caveats: ClassVar[str] = f"Every ratio above 1 counts as 0, however far above. {TOO_SMALL}"
 
     split: ClassVar[str] = "retain"
     aggregate: Aggregate = "true_better"

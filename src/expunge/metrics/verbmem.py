@@ -9,10 +9,9 @@ from pydantic import PositiveInt
 from expunge.corpus.boundary import plain
 from expunge.errors import ModelError
 from expunge.metrics import metrics
-from expunge.metrics.base import Metric, absent
+from expunge.metrics.base import Metric, not_applicable
 from expunge.metrics.knowmem import SAMPLED, STEMMED
-from expunge.metrics.protocol import READ, Protocol, stems
-from expunge.metrics.rouge import rouge_l, words
+from expunge.metrics.rouge import READ, Protocol, rouge_l, stems, words
 from expunge.types import Score
 
 if TYPE_CHECKING:
@@ -20,15 +19,15 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
+    from expunge.inference.observer import Observer
     from expunge.metrics.base import Measured
     from expunge.metrics.probes import Probes
-    from expunge.score.observer import Observer
     from expunge.types import Example
 
 _SHOWN = 200
 
 
-class Cut(NamedTuple):
+class SplitDocument(NamedTuple):
     """A document cut in two: what the model is shown, and how it goes on.
 
     ``left`` is the number of tokens to compare when the document ends early, else ``None``.
@@ -57,58 +56,66 @@ class VerMem(Metric):
     definition: ClassVar[str] = "ROUGE-L of the continuation of forget-set documents"
     source: ClassVar[str] = "MUSE (arXiv 2407.06460): VerMem"
     lower_is_better: ClassVar[bool | None] = True
-    misleads: ClassVar[str] = (
+    caveats: ClassVar[str] = (
         "Common words in common order score without any memory: MUSE's retrained models have 14 and 21. "
         "A text that comes back in other words scores low, and only Latin letters and digits are words."
     )
     known_errors: ClassVar[tuple[str, ...]] = (SAMPLED, STEMMED)
-    goes_on: ClassVar[bool] = True
+    runs_last: ClassVar[bool] = True
 
     prompt_tokens: PositiveInt | None = None
     new_tokens: PositiveInt = 128
     stemmer: bool = False
     protocol: Protocol = "muse"
 
-    def foresee(self, observed: Observer, probes: Probes) -> None:
+    def prefetch(self, observed: Observer, probes: Probes) -> None:
         """Beginnings of documents will be continued; who reads these documents reads them too."""
         _, cuts = self._cuts(observed, probes)
         prompts = [cut.prompt for cut in cuts if cut is not None]
-        observed.expect(prompts, max_new_tokens=self._longest(cuts))
+        observed.prefetch(prompts, max_new_tokens=self._longest(cuts))
 
     def measure(self, observed: Observer, probes: Probes) -> Measured:
         """Continue every document of the forget set once, greedily."""
         documents, cuts = self._cuts(observed, probes)
         if not documents:
-            return absent("forget", "the forget split has no documents")
+            return not_applicable("forget", "the forget split has no documents")
         prompts = [cut.prompt for cut in cuts if cut is not None]
-        said = iter(observed.greedy(prompts, max_new_tokens=self._longest(cuts)))
+        completions = iter(observed.greedy(prompts, max_new_tokens=self._longest(cuts)))
         return {
             "forget": [
                 _unscored(document, "the document is too short to cut into a prompt and a continuation")
                 if cut is None
-                else self._score(document, cut, first_tokens(next(said), cut.left, observed.tokenizer))
+                else self._score(
+                    document, cut, first_tokens(next(completions), cut.left, observed.tokenizer)
+                )
                 for document, cut in zip(documents, cuts, strict=True)
             ]
         }
 
-    def _cuts(self, observed: Observer, probes: Probes) -> tuple[Sequence[Example], list[Cut | None]]:
+    def _cuts(
+        self, observed: Observer, probes: Probes
+    ) -> tuple[Sequence[Example], list[SplitDocument | None]]:
         """The documents to go on with, each cut in two."""
         if probes.verbatim:
             given = probes.verbatim
-            return given, [self._pair(each.prompt, each.completion, observed.tokenizer) for each in given]
+            return given, [
+                self._pair(document.prompt, document.completion, observed.tokenizer) for document in given
+            ]
         documents = probes.documents("forget")
         room = max(observed.max_length - self.new_tokens, observed.max_length // 2)
-        return documents, [self.cut(each.completion, observed.tokenizer, room=room) for each in documents]
+        return documents, [
+            self.cut(document.completion, observed.tokenizer, room=room) for document in documents
+        ]
 
-    def _longest(self, cuts: Sequence[Cut | None]) -> int:
+    def _longest(self, cuts: Sequence[SplitDocument | None]) -> int:
         """Tokens to generate for all."""
         return max((self._budget(cut) for cut in cuts if cut is not None), default=self.new_tokens)
 
-    def _budget(self, cut: Cut) -> int:
+    def _budget(self, cut: SplitDocument) -> int:
         """Tokens to generate for a document: no more than can be compared, even if they merge in pairs."""
         return self.new_tokens if cut.left is None else min(self.new_tokens, 2 * cut.left)
 
-    def cut(self, text: str, tokenizer: PreTrainedTokenizerBase, *, room: int) -> Cut | None:
+    def cut(self, text: str, tokenizer: PreTrainedTokenizerBase, *, room: int) -> SplitDocument | None:
         """The prompt, ``room`` tokens at most, and what follows; ``None`` when the text is too short."""
         ends = token_ends(text, tokenizer)
         length = self.prompt_tokens or min(len(ends) // 2, room)
@@ -118,7 +125,7 @@ class VerMem(Metric):
 
     def _pair(
         self, prompt: str, rest: str, tokenizer: PreTrainedTokenizerBase, *, read: int | None = None
-    ) -> Cut:
+    ) -> SplitDocument:
         """A prompt of ``read`` tokens and its truth: what is compared of the ``rest``."""
         rest_ids = tokenizer(rest, add_special_tokens=True, verbose=False)["input_ids"]
         compared = self.new_tokens
@@ -127,15 +134,15 @@ class VerMem(Metric):
             compared = max(compared, READ - before)
         truth = tokenizer.decode(rest_ids[:compared], skip_special_tokens=True)
         left = len(token_ends(rest, tokenizer)) if len(rest_ids) < self.new_tokens else None
-        return Cut(prompt, str(truth), left)
+        return SplitDocument(prompt, str(truth), left)
 
-    def _score(self, document: Example, cut: Cut, said: str) -> Score:
+    def _score(self, document: Example, cut: SplitDocument, completion: str) -> Score:
         if not words(cut.truth):
             return _unscored(
                 document, "the continuation has no Latin letter or digit, all that ROUGE counts"
             )
-        value = 100 * rouge_l(cut.truth, said, stemmer=stems(self.protocol, stemmer=self.stemmer)).f1
-        detail = {"prompt": cut.prompt[-_SHOWN:], "truth": cut.truth, "said": said}
+        value = 100 * rouge_l(cut.truth, completion, stemmer=stems(self.protocol, stemmer=self.stemmer)).f1
+        detail = {"prompt": cut.prompt[-_SHOWN:], "truth": cut.truth, "said": completion}
         return Score(item=document.id, value=value, group=document.group, detail=detail)
 
 

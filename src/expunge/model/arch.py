@@ -154,14 +154,14 @@ def blocks(model: nn.Module) -> nn.ModuleList:
             why="they are no one stack of blocks, and this is done block by block.",
             fix="Do it to each of the two, and put the results together: expunge merge --contrast.",
         )
-    found = unwrap(model).get_submodule(architecture(model).blocks)
-    if not isinstance(found, nn.ModuleList):
+    block_list = unwrap(model).get_submodule(architecture(model).blocks)
+    if not isinstance(block_list, nn.ModuleList):
         raise ModelError(
             f"the blocks of {type(unwrap(model)).__name__}",
-            why=f"{architecture(model).blocks} is a {type(found).__name__}, not a list of blocks.",
+            why=f"{architecture(model).blocks} is a {type(block_list).__name__}, not a list of blocks.",
             fix="Use a release of transformers this package supports.",
         )
-    return found
+    return block_list
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -179,11 +179,11 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
             for name, layer in linear_layers(member).items()
         }
     prefix = architecture(model).blocks
-    found: dict[str, nn.Module] = {}
+    layers: dict[str, nn.Module] = {}
     for name, module in blocks(model).named_modules(prefix=prefix):
         if isinstance(module, nn.Linear | Conv1D) and not _is_adapter(name):
-            found[name.replace(".base_layer", "")] = module
-    return found
+            layers[name.replace(".base_layer", "")] = module
+    return layers
 
 
 def _is_adapter(name: str) -> bool:
@@ -218,8 +218,8 @@ def sublayer_of(parameter_name: str, model: nn.Module) -> str | None:
     arch = architecture(model)
     name = parameter_name.removeprefix("base_model.model.")
     pattern = rf"{re.escape(arch.blocks)}\.\d+\.(?:{arch.attention}|{arch.mlp})(?=\.)"
-    found = re.match(pattern, name)
-    return found.group() if found else None
+    match = re.match(pattern, name)
+    return match.group() if match else None
 
 
 def output_head(model: nn.Module, *, head: nn.Module | None = None) -> Callable[[Tensor], Tensor]:

@@ -1,7 +1,7 @@
-"""Checkpoints that hold packed integers (compressed-tensors), read as the floats they stand for.
+"""Small integers laid out densely in 32-bit words: the storage of compressed-tensors' ``pack-quantized``.
 
-Nothing but config.json and safetensors is read, and no library is needed.
-Shapes: O outputs, I inputs of a linear layer, G groups of a row.
+Number i of a row takes the ``bits`` bits from bit ``i * bits`` on, lowest first, as an unsigned number:
+``2^(bits-1)`` is added to it. Shapes: R rows, N numbers, W words.
 """
 
 from __future__ import annotations
@@ -15,8 +15,34 @@ from safetensors import safe_open
 from torch import Tensor
 
 from expunge.errors import ModelError
-from expunge.model.packing import unpack
 from expunge.model.weight_files import weight_files
+
+WORD = 32
+
+
+def pack(codes_RN: Tensor, bits: int) -> Tensor:
+    """The words int32 [R, W] that hold signed codes of ``bits`` bits, where ``bits`` divides 32."""
+    per_word = WORD // bits
+    unsigned_RN = codes_RN.to(torch.int64) + 2 ** (bits - 1)
+    padded_RN = torch.nn.functional.pad(unsigned_RN, (0, -unsigned_RN.shape[1] % per_word))
+    shifts_P = torch.arange(per_word, device=codes_RN.device) * bits
+    words_RW = (padded_RN.unflatten(1, (-1, per_word)) << shifts_P).sum(-1)
+    # A word whose highest bit is set is a negative int32.
+    return torch.where(words_RW >= 2**31, words_RW - 2**32, words_RW).to(torch.int32)
+
+
+def unpack(words_RW: Tensor, bits: int, numbers: int) -> Tensor:
+    """The signed codes int16 [R, N] of ``bits`` bits that words hold; undoes ``pack``."""
+    shifts_P = torch.arange(WORD // bits, dtype=torch.int32, device=words_RW.device) * bits
+    unsigned_RN = ((words_RW.unsqueeze(-1) >> shifts_P) & (2**bits - 1)).flatten(1)[:, :numbers]
+    codes_RN: Tensor = unsigned_RN.to(torch.int16) - 2 ** (bits - 1)
+    return codes_RN
+
+
+# Checkpoints that hold packed integers (compressed-tensors), read as the floats they stand for.
+#
+# Nothing but config.json and safetensors is read, and no library is needed.
+# Shapes: O outputs, I inputs of a linear layer, G groups of a row.
 
 METHOD = "compressed-tensors"
 PACKED = "pack-quantized"

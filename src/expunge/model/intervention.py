@@ -56,9 +56,9 @@ def intervening(model: nn.Module, changes: Mapping[Site, Change]) -> Iterator[No
 @contextmanager
 def capturing(model: nn.Module, sites: Sequence[Site]) -> Iterator[dict[Site, Tensor]]:
     """What the sites held in the last forward pass inside the block, with its graph if there is one."""
-    found: dict[Site, Tensor] = {}
-    with intervening(model, {site: kept(found, site) for site in sites}):
-        yield found
+    captured: dict[Site, Tensor] = {}
+    with intervening(model, {site: kept(captured, site) for site in sites}):
+        yield captured
 
 
 def kept(into: dict[Site, Tensor], site: Site) -> Change:
@@ -117,14 +117,14 @@ class _Hooked(NamedTuple):
 
 
 def _module(model: nn.Module, site: Site) -> _Hooked:
-    found = blocks(model)
-    if not 0 <= site.block < len(found):
+    block_list = blocks(model)
+    if not 0 <= site.block < len(block_list):
         raise RecipeError(
             f"block {site.block}",
-            why=f"this model has blocks 0 to {len(found) - 1}.",
+            why=f"this model has blocks 0 to {len(block_list) - 1}.",
             fix="Choose one of them.",
         )
-    arch, block = architecture(model), found[site.block]
+    arch, block = architecture(model), block_list[site.block]
     match site.place:
         case "residual_in" | "residual_out":
             return _Hooked(block, reads=site.place == "residual_in")

@@ -296,10 +296,10 @@ def hash_model(model: nn.Module) -> str:
     named = list(model.named_parameters())
     with ThreadPoolExecutor() as pool:
         digests = list(pool.map(_hash_tensor, (parameter.detach() for _, parameter in named)))
-    whole = hashlib.sha256()
+    digest_of_all = hashlib.sha256()
     for (name, parameter), digest in zip(named, digests, strict=True):
-        whole.update(f"{name} {parameter.dtype} {tuple(parameter.shape)} {digest}\n".encode())
-    return whole.hexdigest()
+        digest_of_all.update(f"{name} {parameter.dtype} {tuple(parameter.shape)} {digest}\n".encode())
+    return digest_of_all.hexdigest()
 
 
 def _hash_tensor(tensor: torch.Tensor) -> str:

@@ -1,23 +1,103 @@
-"""The precision weights are kept in while they train, and an AdamW that honours it.
+"""Where AdamW keeps its moments between steps: float32, or 8 or 4 bits in containers of ``torchao``.
 
-In bf16 a weight moves only if the step is at least half the distance to its neighbour: at learning
-rate 1e-5 every weight above 2^-8 stands still, and what still moves lies in the zero bucket of a
-4-bit grid. Weights are therefore kept in fp32, or in bf16 with stochastic rounding, unless the
-literature's plain bf16 is asked for. Source: docs/why-it-comes-back.md.
+Source: Dettmers et al. 2022 (arXiv 2110.02861) for 8 bits, Li et al. 2023 (arXiv 2309.01507) for 4.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
-from expunge.model.moments import Moments, OptimizerName, least_square, repack, unpacked
+from expunge.errors import MissingExtraError
+
+OptimizerName = Literal["adamw", "adamw_8bit", "adamw_4bit"]
+
+SMALLEST = 4096
+"""Tensors with fewer numbers keep float32 moments: they cost nothing, and norms and biases need them."""
+
+CONTAINERS: dict[OptimizerName, tuple[str, str, int]] = {
+    "adamw_8bit": ("torchao.optim.subclass_8bit", "OptimState8bit", 256),
+    "adamw_4bit": ("torchao.optim.subclass_4bit", "OptimState4bit", 128),
+}
+"""Module and class of each container, and how many numbers share a scale."""
+
+
+def require_moments(name: OptimizerName) -> None:
+    """Refuse an optimizer whose containers are not installed, without loading them.
+
+    Raises:
+        MissingExtraError: ``torchao`` is not there.
+    """
+    if name in CONTAINERS and importlib.util.find_spec("torchao") is None:
+        raise MissingExtraError(f"optimizer {name!r}", extra="torchao")
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Makes the moments of one optimizer: all float32, or packed by ``zeros`` in blocks of ``block``."""
+
+    zeros: Callable[..., Tensor] | None = None
+    block: int = 1
+
+    @classmethod
+    def of(cls, name: OptimizerName) -> Moments:
+        """The moments of an optimizer; loading their library here lets saved ones be read back."""
+        require_moments(name)
+        if name not in CONTAINERS:
+            return cls()
+        module, container, block = CONTAINERS[name]
+        return cls(getattr(importlib.import_module(module), container).zeros, block)
+
+    def new(self, weight: Tensor, *, signed: bool) -> Tensor:
+        """A moment of zeros for ``weight``."""
+        if self.zeros is None or weight.numel() < SMALLEST or weight.numel() % self.block:
+            return torch.zeros_like(weight, dtype=torch.float32)
+        return self.zeros(
+            weight.shape, signed, block_size=self.block, device=weight.device, dtype=torch.float32
+        )
+
+
+def unpacked(moment: Tensor) -> Tensor:
+    """The moment's numbers in float32: a copy, or the moment itself if it is float32 already."""
+    return cast("Any", moment).dequantize() if _is_packed(moment) else moment
+
+
+def repack(moment: Tensor, numbers: Tensor) -> None:
+    """Keep the numbers in the moment they were unpacked from."""
+    if _is_packed(moment):
+        moment.copy_(numbers)
+
+
+def least_square(moment: Tensor, mean: Tensor, beta1: float, beta2: float) -> Tensor | None:
+    """What the second moment is at least, given the first; ``None`` where nothing was lost.
+
+    8 bits round a small second moment to zero beside a large one. An embedding row that a batch does
+    not use then divides its first moment by epsilon and flies off. But ``m² ≤ v (1 − β1)² /
+    ((1 − β2) (1 − β1² / β2))`` for any gradients (Cauchy-Schwarz), so v is not below what m shows.
+    """
+    share = (1 - beta2) * (1 - beta1**2 / beta2) / (1 - beta1) ** 2 if beta2 else 0.0
+    return mean.square() * share if _is_packed(moment) and share > 0 else None
+
+
+def _is_packed(moment: Tensor) -> bool:
+    return type(moment) is not Tensor
+
+
+# The precision weights are kept in while they train, and an AdamW that honours it.
+#
+# In bf16 a weight moves only if the step is at least half the distance to its neighbour: at learning
+# rate 1e-5 every weight above 2^-8 stands still, and what still moves lies in the zero bucket of a
+# 4-bit grid. Weights are therefore kept in fp32, or in bf16 with stochastic rounding, unless the
+# literature's plain bf16 is asked for. Source: docs/why-it-comes-back.md.
 
 WeightPrecision = Literal["fp32", "bf16", "bf16_stochastic"]
 
@@ -129,8 +209,8 @@ class RoundedAdamW(Optimizer):
         """Take up a saved state; its moments stay float32, where the base class would narrow them."""
         super().load_state_dict(state_dict)
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
-            for weight, place in zip(group["params"], saved["params"], strict=True):
-                for name, value in state_dict["state"].get(place, {}).items():
+            for weight, index in zip(group["params"], saved["params"], strict=True):
+                for name, value in state_dict["state"].get(index, {}).items():
                     if name != "step":
                         self.state[weight][name] = value.to(weight.device, torch.float32, copy=True)
 
@@ -141,15 +221,15 @@ class RoundedAdamW(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        place = 0
+        index = 0
         for group in self.param_groups:
             for weight in group["params"]:
-                place += 1
+                index += 1
                 if weight.grad is not None:
-                    self._update(weight, group, place)
+                    self._update(weight, group, index)
         return loss
 
-    def _update(self, weight: Tensor, group: dict[str, Any], place: int) -> None:
+    def _update(self, weight: Tensor, group: dict[str, Any], index: int) -> None:
         state = self.state[weight]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32)
@@ -167,11 +247,11 @@ class RoundedAdamW(Optimizer):
         scale = square.sqrt().div_(math.sqrt(1 - beta2**step)).add_(group["eps"])
         value = weight.float() * (1 - group["lr"] * group["weight_decay"])
         value.addcdiv_(mean, scale, value=-group["lr"] / (1 - beta1**step))
-        weight.copy_(self._round(value, self._generator(weight.device, step, place)))
+        weight.copy_(self._round(value, self._generator(weight.device, step, index)))
         repack(state["exp_avg"], mean)
         repack(state["exp_avg_sq"], square)
 
-    def _generator(self, device: torch.device, step: int, place: int) -> Generator:
+    def _generator(self, device: torch.device, step: int, index: int) -> Generator:
         generator = Generator(device)
-        generator.manual_seed(((self._seed * 1_000_003 + step) * 1_000_003 + place) % SEEDS)
+        generator.manual_seed(((self._seed * 1_000_003 + step) * 1_000_003 + index) % SEEDS)
         return generator

@@ -16,15 +16,15 @@ from torch.nn import functional as F
 
 from expunge.quant import quantizers
 from expunge.quant.base import Quantized
-from expunge.quant.calibrated import CalibratedQuantizer
 from expunge.quant.grid import ScaleMode, widen
-from expunge.quant.gridded import on_fit
+from expunge.quant.rtn import on_fit
+from expunge.quant.sequential_calibration import CalibratedQuantizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from expunge.quant.grid import Grid
-    from expunge.quant.walk import Inputs
+    from expunge.quant.sequential_calibration import Inputs
 
 SHARPEST = 1e-4
 """No factor is smaller than this or larger than its inverse."""
@@ -67,13 +67,13 @@ class AWQ(CalibratedQuantizer):
     def _factors(self, weights: Mapping[str, Tensor], inputs: Inputs) -> Tensor | None:
         """The best s of the search; ``None`` where none is better than no factor."""
         dtype = next(iter(weights.values())).dtype
-        best, found = self._loss(weights, None, inputs), None
+        best, best_scale = self._loss(weights, None, inputs), None
         for step in range(1, self.steps + 1):
             scale_I = factors(inputs.size_I, step / self.steps).to(dtype)
             loss = self._loss(weights, scale_I, inputs)
             if loss < best:
-                best, found = loss, scale_I
-        return found
+                best, best_scale = loss, scale_I
+        return best_scale
 
     def _loss(self, weights: Mapping[str, Tensor], scale_I: Tensor | None, inputs: Inputs) -> float:
         losses = [
@@ -83,13 +83,15 @@ class AWQ(CalibratedQuantizer):
         return float(sum(losses))
 
     def _clipped(self, weight_OI: Tensor, scale_I: Tensor | None, inputs: Inputs) -> Quantized:
-        whole = _rounded(self.grid, weight_OI, scale_I)
+        unclipped = _rounded(self.grid, weight_OI, scale_I)
         if not self.clip:
-            return whole
+            return unclipped
         share_OG1 = self._shares(weight_OI, scale_I, inputs.gram_II)
         cut = _rounded(self.grid, weight_OI, scale_I, share_OG1)
         # Groups were cut one by one; together they may do worse, and then the row is left whole.
-        worse_O = row_errors(weight_OI, cut, inputs.gram_II) > row_errors(weight_OI, whole, inputs.gram_II)
+        worse_O = row_errors(weight_OI, cut, inputs.gram_II) > row_errors(
+            weight_OI, unclipped, inputs.gram_II
+        )
         share_OG1 = torch.where(worse_O[:, None, None], 1, share_OG1)
         return _rounded(self.grid, weight_OI, scale_I, share_OG1)
 

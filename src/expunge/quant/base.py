@@ -1,34 +1,96 @@
-"""What a quantizer is: it rounds the linear weights inside blocks, says what it left alone, and undoes it.
-
-Weights are fake-quantized: they keep their floating dtype and take the values the deployed integers
-stand for. Embeddings, output head and norms stay as they are, as deployed 4-bit models keep them.
-"""
+"""What was done to each parameter of a model, and why the others were left alone."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from expunge.component import Component
 from expunge.errors import ModelError
-from expunge.model.arch import as_stored, linear_layers, weight_oi
-from expunge.quant.coverage import TensorCoverage, coverage_of
+from expunge.model.arch import architecture, as_stored, linear_layers, unwrap, weight_oi
 from expunge.quant.plain import require_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
     from expunge.quant.calibration import Calibration
+    from expunge.quant.compressed import Packed
     from expunge.quant.grid import Grid
-    from expunge.quant.packed import Packed
 
-__all__ = ["Quantized", "Quantizer", "Replacement", "TensorCoverage", "Transformed", "require_plain"]
+__all__ = ["Quantized", "QuantizedModel", "Quantizer", "Replacement", "TensorCoverage", "require_plain"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorCoverage:
+    """What was done to one parameter: ``how`` it was quantized, or ``why_not``."""
+
+    name: str
+    shape: tuple[int, ...]
+    how: str | None = None
+    why_not: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def coverage_of(
+    model: nn.Module, how: str, why_not: Callable[[Tensor], str | None] = lambda _: None
+) -> tuple[TensorCoverage, ...]:
+    """Every parameter of a model whose linear layers inside blocks are quantized as ``how`` says.
+
+    ``why_not`` gives the reason, if any, for which the weight [O, I] of such a layer is left alone too.
+    """
+    inner = unwrap(model)
+    reasons = _why_not(inner)
+    weights = {
+        id(layer.get_parameter("weight")): weight_oi(layer) for layer in linear_layers(model).values()
+    }
+    covered = []
+    for name, parameter in inner.named_parameters():
+        weight_OI = weights.get(id(parameter))
+        reason = reasons[name] if weight_OI is None else why_not(weight_OI)
+        covered.append(
+            TensorCoverage(
+                name=name, shape=tuple(parameter.shape), how=None if reason else how, why_not=reason
+            )
+        )
+    return tuple(covered)
+
+
+def _why_not(inner: nn.Module) -> dict[str, str]:
+    """For every parameter the reason it would be left alone."""
+    head = inner.get_submodule(architecture(inner).head)
+    reasons: dict[str, str] = {}
+    for prefix, module in inner.named_modules():
+        for name, parameter in module.named_parameters(prefix=prefix, recurse=False):
+            reasons[name] = _reason(name, parameter, module, head)
+    return reasons
+
+
+def _reason(name: str, parameter: nn.Parameter, module: nn.Module, head: nn.Module) -> str:
+    if parameter.ndim < 2:
+        return "bias" if name.endswith("bias") and not _is_norm(module) else "norm or other vector"
+    if isinstance(module, nn.Embedding):
+        shared = parameter is getattr(head, "weight", None)
+        return "embedding, shared with the output head" if shared else "embedding"
+    return "output head" if module is head else "not a linear layer inside a block"
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return "norm" in type(module).__name__.lower()
+
+
+# What a quantizer is: it rounds the linear weights inside blocks, says what it left alone, and undoes it.
+#
+# Weights are fake-quantized: they keep their floating dtype and take the values the deployed integers
+# stand for. Embeddings, output head and norms stay as they are, as deployed 4-bit models keep them.
 
 
 class Quantized(NamedTuple):
@@ -51,7 +113,7 @@ class Replacement(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Transformed:
+class QuantizedModel:
     """A model under a transform, and what became of each of its parameters."""
 
     model: nn.Module
@@ -103,7 +165,7 @@ class Quantizer(Component, ABC):
         return None
 
     @contextmanager
-    def applied(self, model: nn.Module, calibration: Calibration | None = None) -> Iterator[Transformed]:
+    def applied(self, model: nn.Module, calibration: Calibration | None = None) -> Iterator[QuantizedModel]:
         """The model with its weights quantized inside the block, and restored bit for bit after it.
 
         The parameters point to new storage meanwhile and get their own back at the end, whatever
@@ -117,7 +179,7 @@ class Quantizer(Component, ABC):
         """
         with self._swapped(model, calibration, _ignore):
             how = f"{self.how}; calibrated on {calibration}" if self.calibrated else self.how
-            yield Transformed(model=model, coverage=coverage_of(model, how, self.why_not))
+            yield QuantizedModel(model=model, coverage=coverage_of(model, how, self.why_not))
 
     def packed(self, model: nn.Module, calibration: Calibration | None = None) -> dict[str, Packed] | None:
         """Every quantized weight as a checkpoint stores it, by the name of its layer.
@@ -126,14 +188,14 @@ class Quantizer(Component, ABC):
         was afterwards. A weight that layers share stands under the name of the first. ``None`` if the
         format is not integers on a uniform grid. Raises what ``applied`` does.
         """
-        found: dict[str, Packed | None] = {}
+        packed_by_layer: dict[str, Packed | None] = {}
 
         def keep(new: Replacement) -> None:
-            found[new.name] = new.weight.packed
+            packed_by_layer[new.name] = new.weight.packed
 
         with self._swapped(model, calibration, keep):
-            whole = {name: packed for name, packed in found.items() if packed is not None}
-        return whole if len(whole) == len(found) else None
+            complete = {name: packed for name, packed in packed_by_layer.items() if packed is not None}
+        return complete if len(complete) == len(packed_by_layer) else None
 
     def replacements(
         self,
@@ -158,7 +220,7 @@ class Quantizer(Component, ABC):
 
     @contextmanager
     def _swapped(
-        self, model: nn.Module, calibration: Calibration | None, told: Callable[[Replacement], None]
+        self, model: nn.Module, calibration: Calibration | None, on_replaced: Callable[[Replacement], None]
     ) -> Iterator[None]:
         require_plain(model)
         originals: dict[nn.Parameter, Tensor] = {}
@@ -169,7 +231,7 @@ class Quantizer(Component, ABC):
                     weight = self._checked(new)
                     originals[parameter] = parameter.data
                     parameter.data = as_stored(new.layer, weight)
-                    told(new)
+                    on_replaced(new)
             yield
         finally:
             for parameter, original in originals.items():

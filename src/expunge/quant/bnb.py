@@ -11,15 +11,18 @@ import importlib
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
+from transformers import BitsAndBytesConfig
+from transformers.pytorch_utils import Conv1D
 
-from expunge.errors import MissingExtraError
+from expunge.errors import MissingExtraError, RecipeError
+from expunge.model.arch import linear_layers, unwrap, weight_oi
 from expunge.model.code_books import dequantize_codes, unpack_nibbles
 from expunge.quant import quantizers
 from expunge.quant.base import Quantized, Quantizer
 from expunge.quant.grid import Grid
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 BlockSize = Literal[32, 64, 128, 256, 512, 1024, 2048, 4096]
 NEGATIVE_ZERO = {"fp4": 8, "nf4": -1}
@@ -119,3 +122,71 @@ def functions(name: str) -> Any:
         return importlib.import_module("bitsandbytes.functional")
     except ImportError as error:
         raise MissingExtraError(f"quantizer {name!r}", extra="bnb") from error
+
+
+# A checkpoint as bitsandbytes stores it, which transformers and vLLM load.
+
+METHOD = "bitsandbytes"
+USUAL_BLOCK = 64
+"""The only block size that is loaded again."""
+
+
+def require_bitsandbytes(quantizer: Quantizer) -> FP4 | NF4 | BnbInt8:
+    """The quantizer, if bitsandbytes can store what it does.
+
+    Raises:
+        RecipeError: it cannot.
+    """
+    fix = "Choose fp4, nf4 or bnb-int8, or another --format (values holds whatever a quantizer does)."
+    if not isinstance(quantizer, FP4 | NF4 | BnbInt8):
+        raise RecipeError(
+            f"{quantizer.label} as {METHOD}", why="it stores its own FP4, NF4 and int8 only.", fix=fix
+        )
+    if not isinstance(quantizer, BnbInt8) and quantizer.blocksize != USUAL_BLOCK:
+        raise RecipeError(
+            f"{quantizer.label} as {METHOD}",
+            why=f"transformers loads blocks of {USUAL_BLOCK} only.",
+            fix=fix,
+        )
+    return quantizer
+
+
+@torch.no_grad()
+def stored_state(model: nn.Module, quantizer: FP4 | NF4 | BnbInt8) -> dict[str, Tensor]:
+    """The tensors of the checkpoint: packed weights with what they need, and everything else as it is."""
+    state: dict[str, Tensor] = dict(model.state_dict())
+    for name, layer in linear_layers(model).items():
+        weight_OI = weight_oi(layer).detach().to("cpu").contiguous()
+        if isinstance(quantizer, BnbInt8):
+            codes_OI, absmax_O, _ = functions(quantizer.label).int8_vectorwise_quant(weight_OI.half())
+            state[f"{name}.weight"] = codes_OI
+            state[f"{name}.SCB"] = absmax_O
+            state[f"{name}.weight_format"] = torch.tensor(0, dtype=torch.uint8)  # rows one after another
+        else:
+            packed, how = functions(quantizer.kind).quantize_4bit(
+                weight_OI, blocksize=quantizer.blocksize, quant_type=quantizer.kind
+            )
+            state[f"{name}.weight"] = packed
+            state |= {f"{name}.weight.{key}": value for key, value in how.as_dict(packed=True).items()}
+    return state
+
+
+def bitsandbytes_config(model: nn.Module, quantizer: FP4 | NF4 | BnbInt8) -> dict[str, Any]:
+    """What config.json says of the format."""
+    quantized = set(linear_layers(model))
+    others = [
+        name
+        for name, module in unwrap(model).named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D) and name not in quantized
+    ]
+    if isinstance(quantizer, BnbInt8):
+        config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=others)
+    else:
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=quantizer.kind,
+            bnb_4bit_compute_dtype=next(model.parameters()).dtype,
+            llm_int8_skip_modules=others,
+        )
+    settings: dict[str, Any] = config.to_dict()
+    return settings

@@ -1,6 +1,6 @@
-"""Text a quantizer is calibrated on: where it comes from, and the tokens a model reads of it.
+"""Text a model writes itself, drawn token by token from its own distribution.
 
-Shapes: N sequences, T tokens.
+Shapes: B sequences, T tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,21 +13,78 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from expunge.corpus.batching import shuffled
 from expunge.corpus.boundary import opening
 from expunge.corpus.readers import read_examples
-from expunge.corpus.streams import shuffled
 from expunge.corpus.tokenise import encode, first_token
-from expunge.errors import DataError, RecipeError
+from expunge.errors import DataError, ModelError, RecipeError
+from expunge.inference.backbone import eval_mode
+from expunge.model.cache import new_cache
 from expunge.model.positions import learned_positions
-from expunge.quant.sampling import sample_texts
 from expunge.record import hash_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from transformers import PreTrainedTokenizerBase
 
     from expunge.types import Example
+
+AT_ONCE = 32
+"""Sequences written side by side: what bounds the size of the cache."""
+
+
+@torch.no_grad()
+def sample_texts(model: nn.Module, opening: Sequence[int], *, count: int, length: int, seed: int) -> Tensor:
+    """``count`` sequences [count, length] that begin with ``opening`` and go on at temperature 1.
+
+    An end token does not end a sequence: another text follows it, as in pretraining. The same seed
+    gives the same sequences. Without an ``opening`` the first token is drawn evenly from the vocabulary.
+
+    Raises:
+        ModelError: the model's predictions are not finite.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    with eval_mode(model):
+        parts = [
+            _sample(model, opening, min(AT_ONCE, count - start), length, draw)
+            for start in range(0, count, AT_ONCE)
+        ]
+    return torch.cat(parts)
+
+
+def _sample(
+    model: nn.Module, opening: Sequence[int], rows: int, length: int, draw: torch.Generator
+) -> Tensor:
+    device = next(model.parameters()).device
+    if opening:
+        ids_BT = torch.tensor([list(opening)[:length]] * rows)
+    else:
+        words = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+        ids_BT = torch.randint(words, (rows, 1), generator=draw)
+    cache = new_cache(model)
+    last_BT = ids_BT
+    while ids_BT.shape[1] < length:
+        logits_BV = model(last_BT.to(device), past_key_values=cache, use_cache=True).logits[:, -1]
+        last_BT = torch.multinomial(_probabilities(logits_BV), 1, generator=draw)
+        ids_BT = torch.cat([ids_BT, last_BT], dim=1)
+    return ids_BT
+
+
+def _probabilities(logits_BV: Tensor) -> Tensor:
+    probabilities_BV = logits_BV.float().softmax(-1).cpu()
+    if not torch.isfinite(probabilities_BV).all():
+        raise ModelError(
+            "the model cannot write its own calibration text",
+            why="its predictions are not finite.",
+            fix="Calibrate on a file of text, or unlearn again with a smaller learning rate.",
+        )
+    return probabilities_BV
+
+
+# Text a quantizer is calibrated on: where it comes from, and the tokens a model reads of it.
+#
+# Shapes: N sequences, T tokens.
 
 Given = TypeVar("Given", "Calibration", "CalibrationSource")
 

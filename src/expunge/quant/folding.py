@@ -70,17 +70,17 @@ def folds(model: nn.Module) -> list[Fold]:
     config = unwrap(model).config.get_text_config()  # type: ignore[union-attr, operator]
     heads = config.num_attention_heads
     own_values = getattr(config, "num_key_value_heads", None) in (None, heads)
-    found = []
+    possible = []
     for index in range(len(blocks(model))):
         prefix = f"{arch.blocks}.{index}."
         for fold in FOLDS.get(arch.model_type, ()):
             is_value = fold.source.startswith(f"{arch.attention}.")
             if own_values or not is_value:
-                found.append(Fold(prefix + fold.source, tuple(prefix + name for name in fold.layers)))
-    return found
+                possible.append(Fold(prefix + fold.source, tuple(prefix + name for name in fold.layers)))
+    return possible
 
 
-def less_of(norm: nn.Module) -> float:
+def split_fold(norm: nn.Module) -> float:
     """By how much the weight of a norm is less than its factor: Gemma's norms store the factor less one."""
     return 1.0 if "Gemma" in type(norm).__name__ else 0.0
 
@@ -90,7 +90,7 @@ def divide_outputs(source: nn.Module, scale_I: Tensor) -> None:
     """Divide the last I outputs of a norm or linear layer by ``scale_I``, in place."""
     weight = source.get_parameter("weight")
     if weight.ndim == 1:
-        less = less_of(source)
+        less = split_fold(source)
         weight.copy_((weight + less) / scale_I - less)
     else:
         weight_OI = weight_oi(source).clone()

@@ -73,8 +73,8 @@ def _rtn_settings(integer: re.Match[str]) -> dict[str, str]:
     return settings
 
 
-def _grid_settings(found: re.Match[str]) -> dict[str, str]:
-    settings = {"bits": found["bits"], "group_size": found["size"], "scale": found["scale"]}
+def _grid_settings(match: re.Match[str]) -> dict[str, str]:
+    settings = {"bits": match["bits"], "group_size": match["size"], "scale": match["scale"]}
     return {name: value for name, value in settings.items() if value}
 
 

@@ -10,14 +10,20 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 import expunge
+from expunge.errors import printable
 from expunge.files import write_json
 from expunge.report import facts
-from expunge.report.untested import gaps
+from expunge.report.heat import heat_maps
+from expunge.report.items import read_items
+from expunge.report.not_tested import not_tested
 from expunge.report.verdicts import headline
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from expunge.audit.stats import Estimate
-    from expunge.report.run import Run
+    from expunge.report.heat import HeatCell, HeatMap
+    from expunge.report.run import AuditRun
 
 SCHEMA = Path("docs/schema/report.schema.json")
 FORMAT = 1
@@ -42,7 +48,7 @@ class Number(_Part):
     p: float | None = Field(None, description="of a difference: chance of one as large if there were none")
     p_table: float | None = Field(None, description="of a difference: p for all its table together (Holm)")
     detectable: float | None = Field(None, description="of a difference: the smallest that would be told")
-    told: str | None = Field(None, description="of a difference: differs, same or cannot tell")
+    conclusion: str | None = Field(None, description="of a difference: differs, same or cannot tell")
 
 
 class ModelFacts(_Part):
@@ -140,7 +146,7 @@ class Document(_Part):
     not_tested: tuple[Untested, ...]
 
 
-def document(run: Run) -> Document:
+def document(run: AuditRun) -> Document:
     """The report of one run."""
     head = headline(run)
     return Document(
@@ -179,7 +185,7 @@ def document(run: Run) -> Document:
             for row in run.summary.verdicts
         ),
         cells=tuple(CellNumbers(**cell.model_dump()) for cell in run.summary.cells),
-        not_tested=tuple(Untested(what=gap.what, why=gap.why) for gap in gaps(run)),
+        not_tested=tuple(Untested(what=gap.what, why=gap.why) for gap in not_tested(run)),
     )
 
 
@@ -197,7 +203,7 @@ COLUMNS = (
 )
 
 
-def to_csv(run: Run) -> str:
+def to_csv(run: AuditRun) -> str:
     """Every estimate as one row: value, recovery and retention with their intervals, and the verdict."""
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
@@ -205,11 +211,18 @@ def to_csv(run: Run) -> str:
     roles = {model.name: model.role.value for model in run.models}
     for cell in run.summary.cells:
         verdict = run.summary.verdict(cell.model, cell.transform)
-        own = cell.value
+        estimate = cell.value
         writer.writerow(
             (
                 *(_unlike_a_formula(name) for name in (cell.model, roles[cell.model], cell.transform)),
-                *(cell.metric, own.value, own.low, own.high, own.n, own.reason or ""),
+                *(
+                    cell.metric,
+                    estimate.value,
+                    estimate.low,
+                    estimate.high,
+                    estimate.n,
+                    estimate.reason or "",
+                ),
                 *_three(cell.recovery),
                 *_three(cell.retention),
                 *_three(cell.excess),
@@ -230,3 +243,70 @@ def _unlike_a_formula(text: str) -> str:
 
 if __name__ == "__main__":
     write_json(SCHEMA, schema())
+
+
+# The report as Markdown for a model card: verdict, limits, tables, how to reproduce; no item's text.
+
+SPECIAL = str.maketrans({char: f"\\{char}" for char in "\\`*_[]<>|#"} | {"\n": " "})
+
+
+def to_markdown(run: AuditRun) -> str:
+    """The report of one run."""
+    return "\n".join(_lines(run)).rstrip() + "\n"
+
+
+def _lines(run: AuditRun) -> Iterator[str]:
+    head = headline(run)
+    yield from ("## Unlearning audit", "", f"**{plain(head.verdict)}** {plain(head.certainty)}", "")
+    for warning in head.warnings:
+        yield from (f"**{plain(warning)}**", "")
+    yield from (f"- {name}: {plain(value)}" for name, value in facts.asked(run, read_items(run)))
+    yield ""
+    if head.cards:
+        rows = ((card.model, card.word, card.sentence) for card in head.cards)
+        yield from table(("model", "verdict", "because"), rows)
+    yield from ("### Not tested", "")
+    yield from (f"- **{plain(gap.what)}**: {plain(gap.why)}" for gap in not_tested(run))
+    yield from ("", "### Numbers", "")
+    for heat_map in heat_maps(run):
+        yield from _map(run, heat_map)
+    yield from _commands(run)
+
+
+def _map(run: AuditRun, heat_map: HeatMap) -> Iterator[str]:
+    metric = heat_map.metric
+    about = ", ".join(part for part in (metric.scale, heat_map.better, heat_map.items) if part)
+    yield from (f"**{plain(metric.title or metric.name)}** ({about}). {plain(metric.definition)}.", "")
+    rows = ((row.model, *(_cell(cell) for cell in row.cells)) for row in heat_map.rows)
+    yield from table(("", *run.labels), rows)
+
+
+def _cell(cell: HeatCell) -> str:
+    parts = (cell.value, f"({cell.interval})" if cell.interval else "", cell.change)
+    return " ".join(part for part in parts if part)
+
+
+def _commands(run: AuditRun) -> Iterator[str]:
+    commands = [origin.command for origin in facts.origins(run)] + [facts.command(run.record)]
+    lines = list(dict.fromkeys(line for line in commands if line))
+    if lines:
+        yield from ("### To reproduce", "", "```sh", *map(printable, lines), "```", "")
+    yield from (f"- `{model.name}`: SHA-256 `{model.hash}`" for model in run.models)
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
+    """A table, and the empty line that ends it."""
+    header = tuple(header)
+    yield _pipes(header)
+    yield _pipes(("---",) * len(header))
+    yield from (_pipes(plain(cell) for cell in row) for row in rows)
+    yield ""
+
+
+def plain(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return printable(text).translate(SPECIAL)
+
+
+def _pipes(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"

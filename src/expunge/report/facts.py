@@ -15,8 +15,8 @@ from expunge.report.numbers import duration, memory, plural, short, thousands
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from expunge.report.items import Item
-    from expunge.report.run import Run
+    from expunge.report.items import ReportItem
+    from expunge.report.run import AuditRun
 
 ROLES = {
     Role.TARGET: "the model before unlearning",
@@ -49,7 +49,7 @@ class Cost:
     hardware: str
 
 
-def asked(run: Run, items: list[Item]) -> list[tuple[str, str]]:
+def asked(run: AuditRun, items: list[ReportItem]) -> list[tuple[str, str]]:
     """The first facts a reader wants, as names and values."""
     return [
         ("Asked to forget", _forget_set(run, items)),
@@ -60,38 +60,38 @@ def asked(run: Run, items: list[Item]) -> list[tuple[str, str]]:
     ]
 
 
-def origins(run: Run) -> list[Origin]:
+def origins(run: AuditRun) -> list[Origin]:
     """Every model: where it came from, and how to make it again."""
     return [_origin(run, model.name, model.role, model.hash) for model in run.models]
 
 
-def costs(run: Run) -> list[Cost]:
+def costs(run: AuditRun) -> list[Cost]:
     """What each unlearning and the audit took; the audit's several runs are added up."""
-    found = []
+    rows = []
     for model in run.models:
         record = run.record_of(model.name)
         if record:
-            found.append(_cost(f"{record.get('command', 'make')}: {model.name}", record))
+            rows.append(_cost(f"{record.get('command', 'make')}: {model.name}", record))
     record = run.record
     earlier = record.get("earlier", ())
     if record:
-        seconds = sum(each.get("seconds", 0.0) for each in (record, *earlier))
-        found.append(_cost("audit", {**record, "seconds": seconds}))
-    return found
+        seconds = sum(facts_of_run.get("seconds", 0.0) for facts_of_run in (record, *earlier))
+        rows.append(_cost("audit", {**record, "seconds": seconds}))
+    return rows
 
 
-def versions(run: Run) -> list[tuple[str, str]]:
+def versions(run: AuditRun) -> list[tuple[str, str]]:
     """The versions the audit ran with."""
     return [(name, str(version)) for name, version in run.record.get("versions", {}).items()]
 
 
-def settings(run: Run) -> list[tuple[str, str]]:
+def settings(run: AuditRun) -> list[tuple[str, str]]:
     """What the numbers depend on beside models and probes."""
-    found = [("probes", run.record.get("probes", "")), *run.summary.bootstrap.items()]
-    found += [(name, run.record.get(name, "")) for name in ("max_length", "batch_tokens")]
+    rows = [("probes", run.record.get("probes", "")), *run.summary.bootstrap.items()]
+    rows += [(name, run.record.get(name, "")) for name in ("max_length", "batch_tokens")]
     rule = run.summary.rule
-    found += [(f"rule: {name}", _flat(value)) for name, value in rule.items()]
-    return [(name, str(value)) for name, value in found if value != ""]
+    rows += [(f"rule: {name}", _flat(value)) for name, value in rule.items()]
+    return [(name, str(value)) for name, value in rows if value != ""]
 
 
 def command(record: Mapping[str, Any]) -> str:
@@ -100,18 +100,18 @@ def command(record: Mapping[str, Any]) -> str:
     return shlex.join(["expunge", *map(str, typed)]) if typed else ""
 
 
-def _forget_set(run: Run, items: list[Item]) -> str:
+def _forget_set(run: AuditRun, items: list[ReportItem]) -> str:
     split = run.sources.get("splits", {}).get("forget")
     if split:
         counts = {"question": split["asked"] - split["documents"], "text": split["documents"]}
         parts = [plural(count, what) for what, count in counts.items() if count]
         groups = f" in {plural(split['groups'], 'group')}" if split["groups"] else ""
         return f"{' and '.join(parts)}{groups}, from {PurePath(split['file']).name}"
-    own = {item.item for item in items if item.split == "forget"}
-    return f"{plural(len(own), 'item')} of the forget set"
+    forgotten = {item.item for item in items if item.split == "forget"}
+    return f"{plural(len(forgotten), 'item')} of the forget set"
 
 
-def _model(run: Run, role: Role, missing: str) -> str:
+def _model(run: AuditRun, role: Role, missing: str) -> str:
     name = run.holder(role)
     if name is None:
         return missing
@@ -119,12 +119,12 @@ def _model(run: Run, role: Role, missing: str) -> str:
     return f"{name} (SHA-256 {short(digest)}…)"
 
 
-def _date(run: Run) -> str:
+def _date(run: AuditRun) -> str:
     started = str(run.record.get("started", ""))
     return f"on {started[:10]}" if started else "on an unknown day"
 
 
-def _origin(run: Run, name: str, role: Role, digest: str) -> Origin:
+def _origin(run: AuditRun, name: str, role: Role, digest: str) -> Origin:
     seeds = next((model.seeds for model in run.models if model.name == name), ())
     if seeds:
         mean = (("role", "a recipe: the mean of its seeds"), ("seeds", ", ".join(seeds)))
@@ -142,9 +142,14 @@ def _origin(run: Run, name: str, role: Role, digest: str) -> Origin:
         if key in record:
             rows.append((what, str(record[key])))
     for split in ("forget", "retain"):
-        own = record.get(split)
-        if own and own["examples"]:
-            rows.append((f"{split} set", f"{plural(own['examples'], 'example')}, SHA-256 {own['sha256']}"))
+        facts_of_split = record.get(split)
+        if facts_of_split and facts_of_split["examples"]:
+            rows.append(
+                (
+                    f"{split} set",
+                    f"{plural(facts_of_split['examples'], 'example')}, SHA-256 {facts_of_split['sha256']}",
+                )
+            )
     if not record:
         rows.append(("record", "none was found beside the checkpoint: expunge did not make it"))
     recipe = record.get("recipe")
@@ -177,4 +182,4 @@ def _cost(what: str, record: Mapping[str, Any]) -> Cost:
 def _flat(value: object) -> str:
     if not isinstance(value, dict):
         return str(value)
-    return ", ".join(f"{name} {each}" for name, each in value.items())
+    return ", ".join(f"{name} {item}" for name, item in value.items())

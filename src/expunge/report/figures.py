@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from expunge.report.run import Run
+    from expunge.report.run import AuditRun
 
 HOT, COOL, SOFT, LINE = "#b23a0e", "#3a557d", "#535a68", "#dcd8ce"
 STYLE = {
@@ -34,7 +34,7 @@ INCH_PER_ROW = 0.26
 MARKERS = {Role.TARGET: "s", Role.RETRAINED: "D", Role.UNLEARNED: "o"}
 
 
-def write_figures(run: Run, folder: Path, suffix: str) -> list[Path]:
+def write_figures(run: AuditRun, folder: Path, suffix: str) -> list[Path]:
     """Every figure the run has the numbers for, as ``folder/<name>.<suffix>``.
 
     Raises:
@@ -58,32 +58,32 @@ def write_figures(run: Run, folder: Path, suffix: str) -> list[Path]:
     return written
 
 
-def _drawings(run: Run) -> Iterator[tuple[str, Callable[[Any], None]]]:
+def _drawings(run: AuditRun) -> Iterator[tuple[str, Callable[[Any], None]]]:
     if run.lead is not None and run.judged and run.grids:
         yield "recovery", lambda figure: _recovery(run, run.lead or "", figure)
     if list(points(run)):
         yield "tradeoff", lambda figure: _tradeoff(run, figure)
 
 
-def _recovery(run: Run, metric: str, figure: Any) -> None:
+def _recovery(run: AuditRun, metric: str, figure: Any) -> None:
     rows = list(arrows(run, metric))
     marks = landmarks(run, metric)
     figure.set_size_inches(6.5, 0.9 + INCH_PER_ROW * len(rows))
     axes = figure.subplots()
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         hot = HOT if row.came_back else COOL
         if row.full.value is None or row.there.value is None:
             continue
         if row.there.low is not None and row.there.high is not None:
-            axes.plot([row.there.low, row.there.high], [place, place], color=hot, alpha=0.25, linewidth=5)
+            axes.plot([row.there.low, row.there.high], [index, index], color=hot, alpha=0.25, linewidth=5)
         axes.plot(
-            row.full.value, place, "o", markerfacecolor="white", markeredgecolor="black", markersize=5
+            row.full.value, index, "o", markerfacecolor="white", markeredgecolor="black", markersize=5
         )
         if abs(marks.share(row.there.value) - marks.share(row.full.value)) <= STILL:
-            axes.plot(row.there.value, place, ".", color=hot, markersize=5)
+            axes.plot(row.there.value, index, ".", color=hot, markersize=5)
             continue
         style = {"arrowstyle": "-|>", "color": hot, "linewidth": 2, "shrinkA": 2, "shrinkB": 0}
-        axes.annotate("", (row.there.value, place), (row.full.value, place), arrowprops=style)
+        axes.annotate("", (row.there.value, index), (row.full.value, index), arrowprops=style)
     for value, name in ((marks.target, "target"), (marks.control, "retrained")):
         if value is not None:
             axes.axvline(value, color=SOFT, linewidth=0.8, linestyle=":")
@@ -94,7 +94,7 @@ def _recovery(run: Run, metric: str, figure: Any) -> None:
     axes.set_xlabel(run.metrics[metric].title or metric)
 
 
-def _tradeoff(run: Run, figure: Any) -> None:
+def _tradeoff(run: AuditRun, figure: Any) -> None:
     figure.set_size_inches(5.2, 3.6)
     axes = figure.subplots()
     for point in points(run):

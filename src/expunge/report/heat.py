@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from expunge.audit.blocks import items_in_words
-from expunge.audit.stats import Telling
+from expunge.audit.stats import Conclusion
 from expunge.report.charts.arrows import landmarks
 from expunge.report.numbers import interval, number
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from expunge.audit.plan import Role
     from expunge.audit.stats import Estimate
     from expunge.audit.summary import CellSummary, MetricBlock, ModelRow
-    from expunge.report.run import Run
+    from expunge.report.run import AuditRun
 
 TINTS = 10
 BETTER = {True: "lower is better", False: "higher is better", None: ""}
@@ -59,14 +59,14 @@ class HeatMap:
     is_open: bool
 
 
-def heat_maps(run: Run) -> list[HeatMap]:
+def heat_maps(run: AuditRun) -> list[HeatMap]:
     """A table for every metric that has a number, in the order of the audit."""
     measured = [metric for metric in run.summary.metrics if run.is_measured(metric.name)]
     opened = {run.lead, run.utility}
     return [_map(run, metric, is_open=metric.name in opened) for metric in measured]
 
 
-def _map(run: Run, metric: MetricBlock, *, is_open: bool) -> HeatMap:
+def _map(run: AuditRun, metric: MetricBlock, *, is_open: bool) -> HeatMap:
     axis = landmarks(run, metric.name)
     rows = [
         HeatRow(
@@ -79,11 +79,11 @@ def _map(run: Run, metric: MetricBlock, *, is_open: bool) -> HeatMap:
         )
         for model in run.models
     ]
-    own = [cell.value for (_, _, name), cell in run.cells.items() if name == metric.name]
+    counts = [cell.value for (_, _, name), cell in run.cells.items() if name == metric.name]
     return HeatMap(
         metric=metric,
         better=BETTER[metric.lower_is_better],
-        items=items_in_words(own),
+        items=items_in_words(counts),
         rows=tuple(rows),
         is_open=is_open,
     )
@@ -104,7 +104,7 @@ def _cell(cell: CellSummary, metric: MetricBlock, share: Callable[[float], float
         why=cell.value.reason or "" if value is None else "",
         tint=0 if value is None else round(TINTS * min(1.0, max(0.0, share(value)))),
         change=number(change.value, scale=metric.scale, sign=True) if change is not None and risen else "",
-        doubt=not risen and change is not None and change.told is Telling.CANNOT_TELL,
+        doubt=not risen and change is not None and change.conclusion is Conclusion.CANNOT_TELL,
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from expunge.errors import OutputError, RecipeError
 from expunge.files import require_writable, write_text, write_with
-from expunge.report.run import Run, read_run
+from expunge.report.run import AuditRun, read_run
 from expunge.report.verdicts import edited
 
 if TYPE_CHECKING:
@@ -123,15 +123,14 @@ class ReportJob:
             )
         return target
 
-    def _text(self, runs: list[Run]) -> str:
-        from expunge.report.document import document, to_csv
-        from expunge.report.markdown import to_markdown
+    def _text(self, runs: list[AuditRun]) -> str:
+        from expunge.report.document import document, to_csv, to_markdown
         from expunge.report.ours import signed
         from expunge.report.page import render, render_two
 
         if len(runs) == 2:
             return render_two(*runs)
-        writers: dict[str, Callable[[Run], str]] = {
+        writers: dict[str, Callable[[AuditRun], str]] = {
             "html": lambda run: render(run, reveal=self.reveal),
             "md": lambda run: signed(to_markdown(run)),
             "csv": to_csv,
@@ -145,7 +144,7 @@ def write_page(folder: Path) -> Path:
     return ReportJob(runs=(folder,)).run()
 
 
-def _figures(run: Run, folder: Path, suffix: str) -> Path:
+def _figures(run: AuditRun, folder: Path, suffix: str) -> Path:
     from expunge.report.figures import write_figures
 
     write_with(folder, lambda scratch: write_figures(run, scratch, suffix))

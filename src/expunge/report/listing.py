@@ -24,7 +24,7 @@ INSIDE = {"cells", "figures"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Listed:
+class RunListing:
     """One run, as a line of the list."""
 
     path: Path
@@ -34,7 +34,7 @@ class Listed:
     bytes: int
 
 
-def list_runs(folder: Path) -> list[Listed]:
+def list_runs(folder: Path) -> list[RunListing]:
     """Every run in a folder and the folders below it, the newest first.
 
     Raises:
@@ -45,7 +45,7 @@ def list_runs(folder: Path) -> list[Listed]:
     return sorted(_found(folder, DEPTH), key=lambda run: run.date, reverse=True)
 
 
-def _found(folder: Path, depth: int) -> Iterator[Listed]:
+def _found(folder: Path, depth: int) -> Iterator[RunListing]:
     own = _listed(folder)
     if own is not None:
         yield own
@@ -55,14 +55,14 @@ def _found(folder: Path, depth: int) -> Iterator[Listed]:
                 yield from _found(each, depth - 1)
 
 
-def _listed(folder: Path) -> Listed | None:
+def _listed(folder: Path) -> RunListing | None:
     if (folder / RECORD).is_file():
         record = _record(folder / RECORD)
     elif (folder / "cells").is_dir():
         record = {"command": "audit"}
     else:
         return None
-    return Listed(
+    return RunListing(
         path=folder,
         kind=str(record.get("command", "unknown")),
         date=str(record.get("started", ""))[:16].replace("T", " "),

@@ -13,19 +13,17 @@ import jinja2
 from markupsafe import Markup
 
 import expunge
+from expunge.audit.blocks import calibrations
 from expunge.audit.plan import FULL
-from expunge.audit.remarks import calibrations
 from expunge.report import facts
 from expunge.report.charts.arrows import Landmarks, arrows, landmarks, strip
 from expunge.report.charts.buckets import buckets, histogram
 from expunge.report.charts.curves import NAMES, curves, polyline
 from expunge.report.charts.scatter import scatter
-from expunge.report.glossary import GLOSSARY
 from expunge.report.heat import heat_maps
-from expunge.report.items import read_items
-from expunge.report.numbers import NOTHING, interval, number, thousands
-from expunge.report.payload import embedded, payload
-from expunge.report.untested import gaps, unmeasured
+from expunge.report.items import embedded, payload, read_items
+from expunge.report.not_tested import not_tested, unmeasured
+from expunge.report.numbers import GLOSSARY, NOTHING, interval, number, thousands
 from expunge.report.verdicts import WORDS, Headline, headline
 from expunge.report.versus import side_by_side
 
@@ -33,10 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from expunge.report.charts.arrows import Arrow
-    from expunge.report.run import Run
+    from expunge.report.run import AuditRun
 
 
-def render(run: Run, *, reveal: bool) -> str:
+def render(run: AuditRun, *, reveal: bool) -> str:
     """The page of one run; without ``reveal`` no text of any item is in it."""
     items = read_items(run)
     head = headline(run)
@@ -53,7 +51,7 @@ def render(run: Run, *, reveal: bool) -> str:
             head=head,
             reveal=reveal,
             asked=facts.asked(run, items),
-            gaps=gaps(run),
+            gaps=not_tested(run),
             missing=unmeasured(run),
             maps=heat_maps(run),
             level=f"{100 * run.summary.bootstrap.get('level', 0.95):g} %",
@@ -65,7 +63,7 @@ def render(run: Run, *, reveal: bool) -> str:
     )
 
 
-def render_two(first: Run, second: Run) -> str:
+def render_two(first: AuditRun, second: AuditRun) -> str:
     """The page of two runs side by side; no text of any item is in it."""
     style, script = _asset("style.css"), _asset("report.js")
     return (
@@ -89,7 +87,7 @@ def policy(style: str, script: str) -> str:
     return f"default-src 'none'; {sources}; base-uri 'none'; form-action 'none'"
 
 
-def _charts(run: Run, head: Headline) -> dict[str, Any]:
+def _charts(run: AuditRun, head: Headline) -> dict[str, Any]:
     trade = scatter(run)
     found: dict[str, Any] = {
         "trade": trade,
@@ -141,7 +139,7 @@ def _row(arrow: Arrow, marks: Landmarks, scale: str) -> dict[str, Any]:
     }
 
 
-def _buckets(run: Run) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def _buckets(run: AuditRun) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     for model, own in groupby(buckets(run), key=lambda each: each.model):
         yield (
             model,
@@ -156,7 +154,7 @@ def _buckets(run: Run) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         )
 
 
-def _curves(run: Run) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def _curves(run: AuditRun) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     for model, own in groupby(curves(run), key=lambda each: each.model):
         yield (
             model,
@@ -173,7 +171,7 @@ def _curves(run: Run) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         )
 
 
-def _provenance(run: Run) -> dict[str, Any]:
+def _provenance(run: AuditRun) -> dict[str, Any]:
     origins = facts.origins(run)
     commands = [origin.command for origin in origins] + [facts.command(run.record)]
     return {
@@ -187,7 +185,7 @@ def _provenance(run: Run) -> dict[str, Any]:
     }
 
 
-def _coverage(run: Run) -> Iterator[dict[str, Any]]:
+def _coverage(run: AuditRun) -> Iterator[dict[str, Any]]:
     """What each transform did to the first model it was applied to: all of an audit are alike in shape."""
     first = {remark.transform: remark.content for remark in reversed(run.summary.coverage)}
     for label in run.labels:

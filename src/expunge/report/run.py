@@ -17,7 +17,7 @@ from expunge.audit.saved import (
     read_sources,
 )
 from expunge.audit.stats import Estimate
-from expunge.audit.summary import CellSummary, MetricBlock, ModelRow, Summary, read_summary
+from expunge.audit.summary import AuditSummary, CellSummary, MetricBlock, ModelRow, read_summary
 from expunge.errors import DataError
 from expunge.files import RECORD
 
@@ -32,14 +32,14 @@ NESTED = "audit"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class AuditRun:
     """An audit's folder: its summary, its record, and what is known of where its models came from.
 
     ``edited`` names the files that are not what the audit wrote.
     """
 
     folder: Path
-    summary: Summary
+    summary: AuditSummary
     record: Mapping[str, Any]
     sources: Mapping[str, Any]
     edited: tuple[str, ...] = ()
@@ -181,14 +181,14 @@ def find_audit(folder: Path) -> Path:
     )
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> AuditRun:
     """Read an audit's folder.
 
     Raises:
         DataError: it holds no finished audit, or a file that no audit could have written.
     """
     place = find_audit(folder)
-    return Run(
+    return AuditRun(
         folder=place,
         summary=read_summary(place / SUMMARY),
         record=read_record(place / RECORD),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from expunge.audit.stats import Estimate
     from expunge.audit.summary import CellSummary
-    from expunge.report.run import Run
+    from expunge.report.run import AuditRun
 
 SEVERITY = (
     Outcome.DID_NOT_FORGET,
@@ -48,7 +48,7 @@ WORDS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Card:
+class VerdictCard:
     """One unlearned model: its outcome, where it was worst, and how much it knows there."""
 
     model: str
@@ -78,10 +78,10 @@ class Headline:
     certainty: str
     mark: str
     warnings: tuple[str, ...]
-    cards: tuple[Card, ...]
+    cards: tuple[VerdictCard, ...]
 
 
-def headline(run: Run) -> Headline:
+def headline(run: AuditRun) -> Headline:
     """The verdict on a whole run."""
     cards = tuple(card(run, model.name) for model in run.judged)
     if not cards:
@@ -102,7 +102,7 @@ def headline(run: Run) -> Headline:
     )
 
 
-def edited(run: Run) -> tuple[str, ...]:
+def edited(run: AuditRun) -> tuple[str, ...]:
     """One sentence for each file of the audit that was changed after the audit wrote it."""
     return tuple(
         f"{name} was changed after the audit wrote it: what is shown of {SHOWS.get(name, 'it')} is not "
@@ -111,7 +111,7 @@ def edited(run: Run) -> tuple[str, ...]:
     )
 
 
-def card(run: Run, model: str) -> Card:
+def card(run: AuditRun, model: str) -> VerdictCard:
     """The verdict on one model: the worst over all transforms, and where the most came back.
 
     What breaks the target itself proves nothing, and is left out.
@@ -137,7 +137,7 @@ def card(run: Run, model: str) -> Card:
     if run.broken:
         labels_broken = ", ".join(label for label in run.labels if label in run.broken)
         sentence += f" Nothing can be told at {labels_broken}: there the target itself is broken."
-    return Card(
+    return VerdictCard(
         model=model,
         outcome=outcome,
         sentence=sentence,
@@ -148,7 +148,7 @@ def card(run: Run, model: str) -> Card:
     )
 
 
-def _telling(run: Run, model: str, places: list[str]) -> str | None:
+def _telling(run: AuditRun, model: str, places: list[str]) -> str | None:
     """The metric that rose by the most times what counts as recovery; the lead one if it rose enough."""
     points: Mapping[str, float] = run.summary.rule.get("points", {})
     risen = {
@@ -161,7 +161,7 @@ def _telling(run: Run, model: str, places: list[str]) -> str | None:
     return max(risen, key=lambda name: risen[name])
 
 
-def _overall(run: Run, cards: tuple[Card, ...], worst: Card) -> str:
+def _overall(run: AuditRun, cards: tuple[VerdictCard, ...], worst: VerdictCard) -> str:
     same = sum(each.outcome is worst.outcome for each in cards)
     tested = _tested(run)
     if len(cards) == 1:
@@ -181,7 +181,7 @@ def _overall(run: Run, cards: tuple[Card, ...], worst: Card) -> str:
     return sentences[worst.outcome]
 
 
-def _tested(run: Run) -> str:
+def _tested(run: AuditRun) -> str:
     """What a model was measured under, but for what breaks the target itself."""
     precisions = sum(label not in run.broken for label in run.quantizers)
     attacks = sum(label not in run.broken for label in run.attacks)
@@ -192,13 +192,13 @@ def _tested(run: Run) -> str:
     return " and ".join(parts)
 
 
-def _why_full_alone(run: Run) -> str:
+def _why_full_alone(run: AuditRun) -> str:
     if run.grids:
         return "Nothing else could be tested: what was tried breaks the target itself."
     return "No reduced precision was tested."
 
 
-def _certainty(worst: Card, cards: tuple[Card, ...]) -> str:
+def _certainty(worst: VerdictCard, cards: tuple[VerdictCard, ...]) -> str:
     others = [each for each in cards if each.outcome is not worst.outcome]
     held = sum(each.mark == "good" for each in others)
     rest = ""
@@ -207,7 +207,7 @@ def _certainty(worst: Card, cards: tuple[Card, ...]) -> str:
     return f"{worst.model}: {worst.sentence}{rest}"
 
 
-def _sentence(run: Run, outcome: Outcome, cells: dict[str, CellSummary], worst: str) -> str:
+def _sentence(run: AuditRun, outcome: Outcome, cells: dict[str, CellSummary], worst: str) -> str:
     """What the lead metric says: at full precision, where it is worst, and how sure the difference is."""
     full, there = cells.get(FULL.label), cells.get(worst)
     if full is None or there is None or full.value.value is None:
@@ -255,7 +255,7 @@ def _rise(cell: CellSummary | None, *, against_target: bool = False) -> float:
     )
 
 
-def _is_plain_rise(run: Run, cell: CellSummary) -> bool:
+def _is_plain_rise(run: AuditRun, cell: CellSummary) -> bool:
     """Whether points over full precision alone show a return, so that they explain it."""
     rise = cell.recovery
     if rise is None or rise.value is None or rise.low is None:

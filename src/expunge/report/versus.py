@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
     from expunge.audit.stats import Estimate
     from expunge.audit.summary import MetricBlock
-    from expunge.report.run import Run
+    from expunge.report.run import AuditRun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
+class ComparedNumber:
     """One number of both runs; an empty string where a run has none."""
 
     first: str
@@ -35,10 +35,10 @@ class PairTable:
 
     metric: MetricBlock
     labels: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Pair | None, ...]], ...]
+    rows: tuple[tuple[str, tuple[ComparedNumber | None, ...]], ...]
 
 
-def side_by_side(first: Run, second: Run) -> dict[str, Any]:
+def side_by_side(first: AuditRun, second: AuditRun) -> dict[str, Any]:
     """What the page of two runs shows."""
     return {
         "runs": [
@@ -53,7 +53,7 @@ def side_by_side(first: Run, second: Run) -> dict[str, Any]:
     }
 
 
-def differences(first: Run, second: Run) -> Iterator[tuple[str, str, str]]:
+def differences(first: AuditRun, second: AuditRun) -> Iterator[tuple[str, str, str]]:
     """What was not the same: name, in the first run, in the second."""
     pairs = [(_flat_facts(first), _flat_facts(second))]
     for model in _either(_names(first), _names(second)):
@@ -66,7 +66,7 @@ def differences(first: Run, second: Run) -> Iterator[tuple[str, str, str]]:
                 yield name, one.get(name, NOTHING), two.get(name, NOTHING)
 
 
-def _tables(first: Run, second: Run) -> Iterator[PairTable]:
+def _tables(first: AuditRun, second: AuditRun) -> Iterator[PairTable]:
     labels = tuple(label for label in first.labels if label in second.labels)
     for name, metric in first.metrics.items():
         if not _both(first, second, name):
@@ -91,7 +91,7 @@ def _tables(first: Run, second: Run) -> Iterator[PairTable]:
         )
 
 
-def _partners(first: Run, second: Run) -> Iterator[tuple[str, str]]:
+def _partners(first: AuditRun, second: AuditRun) -> Iterator[tuple[str, str]]:
     """Models that are compared: of one role and name, or the only ones of their role."""
     for model in first.models:
         same = [other.name for other in second.models if other.role is model.role]
@@ -102,15 +102,15 @@ def _partners(first: Run, second: Run) -> Iterator[tuple[str, str]]:
             yield model.name, same[0]
 
 
-def _both(first: Run, second: Run, metric: str) -> bool:
+def _both(first: AuditRun, second: AuditRun, metric: str) -> bool:
     return all(metric in run.metrics and run.is_measured(metric) for run in (first, second))
 
 
-def _pair(one: Estimate, two: Estimate, metric: MetricBlock) -> Pair | None:
+def _pair(one: Estimate, two: Estimate, metric: MetricBlock) -> ComparedNumber | None:
     if one.value is None and two.value is None:
         return None
     change = None if one.value is None or two.value is None else two.value - one.value
-    return Pair(
+    return ComparedNumber(
         first=number(one.value, scale=metric.scale),
         second=number(two.value, scale=metric.scale),
         first_interval=interval(one, scale=metric.scale),
@@ -132,16 +132,16 @@ def _mark(one: Estimate, two: Estimate, lower_is_better: bool | None) -> str:
     return "worse" if rose == lower_is_better else "better"
 
 
-def _flat_facts(run: Run) -> dict[str, str]:
+def _flat_facts(run: AuditRun) -> dict[str, str]:
     hashes = {f"{model.name}: SHA-256": model.hash for model in run.models}
     return dict(facts.settings(run)) | dict(facts.versions(run)) | hashes
 
 
-def _names(run: Run) -> list[str]:
+def _names(run: AuditRun) -> list[str]:
     return [model.name for model in run.models]
 
 
-def _recipe(run: Run, model: str) -> dict[str, str]:
+def _recipe(run: AuditRun, model: str) -> dict[str, str]:
     stages = (run.record_of(model).get("recipe") or {}).get("stages", ())
     return {f"{model}: {name}": value for name, value in _leaves(stages, "")}
 

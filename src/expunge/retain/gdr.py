@@ -9,11 +9,11 @@ from expunge.retain import RetainLoss, retain_losses
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from expunge.score.view import TokenView
+    from expunge.inference.token_view import TokenView
 
 
 @retain_losses.register("gdr")
-class GradientDescent(RetainLoss):
+class GDR(RetainLoss):
     """Cross-entropy, mean over an example's counted tokens.
 
     Source: Liu et al. 2022 (arXiv 2203.12817); GDR in MUSE (arXiv 2407.06460).

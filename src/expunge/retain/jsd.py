@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from expunge.inference.token_view import Need
 from expunge.retain import RetainLoss, retain_losses
-from expunge.score.view import Need
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from expunge.score.view import TokenView
+    from expunge.inference.token_view import TokenView
 
 
 @retain_losses.register("jsd")
-class JensenShannonRetain(RetainLoss):
+class JSDRetain(RetainLoss):
     """``½ KL(p ‖ m) + ½ KL(p_ref ‖ m)``, m the mean of both; mean over counted tokens, at most ln 2.
 
     Source: Singh et al. 2025 (arXiv 2509.02820), retain term of JensUn.

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from expunge.inference.logprobs import Direction
+from expunge.inference.token_view import Need
 from expunge.retain import RetainLoss, retain_losses
-from expunge.score.logprobs import Direction
-from expunge.score.view import Need
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from expunge.score.view import TokenView
+    from expunge.inference.token_view import TokenView
 
 
 @retain_losses.register("klr")
-class KLRetain(RetainLoss):
+class KLR(RetainLoss):
     """``KL(reference ‖ model)`` (forward) of the next-token distribution, mean over counted tokens.
 
     ``tokens``: those of the answer, or all of the ``text``, its question too (TOFU's formula); of a

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 from pydantic import NonNegativeInt
 
+from expunge.inference.token_view import Need
 from expunge.retain import RetainLoss, retain_losses
-from expunge.score.view import Need
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from expunge.score.view import TokenView
+    from expunge.inference.token_view import TokenView
 
 
 @retain_losses.register("states")
-class SameStates(RetainLoss):
+class HiddenStateMSE(RetainLoss):
     """``mean (h − h_ref)²`` over hidden units and counted tokens; h is what block ``layer`` puts out.
 
     ``layer`` unset: 7 of 32 blocks up. States as in the forget loss ``rmu``, ``first_token`` too.

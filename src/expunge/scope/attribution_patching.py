@@ -6,23 +6,22 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from expunge.inference.backbone import eval_mode
 from expunge.model.intervention import Site, capturing, intervening
 from expunge.scope import scopes
-from expunge.scope.contrast import batches, contrasts
-from expunge.scope.effects import difference, scaled
-from expunge.scope.localiser import ContrastLocaliser, Found, bar
-from expunge.score.mode import evaluating
+from expunge.scope.facts import batches, contrasts
+from expunge.scope.localiser import ContrastLocaliser, LocaliserResult, bar
+from expunge.scope.parts import difference, scaled
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from expunge.scope.contrast import Contrasts
-    from expunge.scope.evidence import Evidence
-    from expunge.scope.parts import Part
+    from expunge.scope.facts import Contrasts, LocaliserInputs
+    from expunge.scope.parts import ModelPart
 
 
 @scopes.register("attribution_patching")
-class AttributedParts(ContrastLocaliser):
+class AttributionPatchingScope(ContrastLocaliser):
     """Scores each part by Σ (a_clean − a_corrupt) · ∂M/∂a_clean over pairs, positions and dimensions.
 
     M is scaled to 1 on the clean prompts and 0 on the corrupt ones, so a score is the share of the
@@ -32,12 +31,12 @@ class AttributedParts(ContrastLocaliser):
     patching.
     """
 
-    def find(self, model: nn.Module, parts: list[Part], evidence: Evidence) -> Found:
+    def find(self, model: nn.Module, parts: list[ModelPart], evidence: LocaliserInputs) -> LocaliserResult:
         pairs = contrasts(evidence, items=self.items, file=self.contrast)
         device = next(model.parameters()).device
         totals = dict.fromkeys((part.name for part in parts), 0.0)
         clean = corrupt = 0.0
-        with evaluating(model):
+        with eval_mode(model):
             for batch in bar(
                 batches(pairs, batch_size=evidence.batch_size, device=device),
                 what="attribution patching",
@@ -48,7 +47,7 @@ class AttributedParts(ContrastLocaliser):
                 for part in parts:
                     totals[part.name] += _carried(part, gaps[part.site], slopes[part.site])
         scores = {name: scaled(corrupt + total, clean, corrupt) for name, total in totals.items()}
-        return Found(scores, {"pairs": len(pairs)})
+        return LocaliserResult(scores, {"pairs": len(pairs)})
 
 
 def _slopes(
@@ -67,6 +66,6 @@ def _slopes(
     return dict(zip(sites, slopes, strict=True)), gaps, (clean.item(), corrupt.item())
 
 
-def _carried(part: Part, gap: Tensor, slope: Tensor) -> float:
+def _carried(part: ModelPart, gap: Tensor, slope: Tensor) -> float:
     carried = gap.float() * slope.float()
     return float((carried if part.head is None else carried[:, :, part.head]).sum())

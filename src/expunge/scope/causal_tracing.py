@@ -8,24 +8,23 @@ import torch
 from pydantic import PositiveFloat
 
 from expunge.component import Draws
+from expunge.inference.backbone import eval_mode
 from expunge.model.arch import unwrap
 from expunge.model.intervention import Change, Site, plus
 from expunge.scope import scopes
-from expunge.scope.contrast import batches, contrasts
-from expunge.scope.effects import changed, restored, scaled, states
-from expunge.scope.localiser import ContrastLocaliser, Found, bar
-from expunge.score.mode import evaluating
+from expunge.scope.facts import batches, contrasts
+from expunge.scope.localiser import ContrastLocaliser, LocaliserResult, bar
+from expunge.scope.parts import changed, restored, scaled, states
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from expunge.scope.contrast import Contrasts
-    from expunge.scope.evidence import Evidence
-    from expunge.scope.parts import Part
+    from expunge.scope.facts import Contrasts, LocaliserInputs
+    from expunge.scope.parts import ModelPart
 
 
 @scopes.register("causal_tracing")
-class RestoringParts(ContrastLocaliser):
+class CausalTracingScope(ContrastLocaliser):
     """Scores each part by how much of the answer comes back when it alone goes on as without noise.
 
     The embeddings of the subject (where the prompt differs from its contrast) get normal noise of
@@ -38,13 +37,13 @@ class RestoringParts(ContrastLocaliser):
     noise: PositiveFloat = 3.0
     samples: Draws = 3
 
-    def find(self, model: nn.Module, parts: list[Part], evidence: Evidence) -> Found:
+    def find(self, model: nn.Module, parts: list[ModelPart], evidence: LocaliserInputs) -> LocaliserResult:
         pairs = contrasts(evidence, items=self.items, file=self.contrast)
         device = next(model.parameters()).device
         generator = torch.Generator().manual_seed(evidence.seed)
         totals = dict.fromkeys((part.name for part in parts), 0.0)
         clean = noisy = 0.0
-        with evaluating(model):
+        with eval_mode(model):
             for batch in bar(
                 batches(pairs, batch_size=evidence.batch_size, device=device),
                 what="causal tracing",
@@ -59,7 +58,7 @@ class RestoringParts(ContrastLocaliser):
                         both = {**drowned, part.site: restored(part, held)}
                         totals[part.name] += float(changed(model, batch, batch.clean_BT, both).sum())
         scores = {name: scaled(total, clean, noisy) for name, total in totals.items()}
-        return Found(scores, {"pairs": len(pairs)})
+        return LocaliserResult(scores, {"pairs": len(pairs)})
 
     def _drowning(self, model: nn.Module, batch: Contrasts, generator: torch.Generator) -> Change:
         embeddings: Tensor = unwrap(model).get_input_embeddings().weight  # type: ignore[operator]

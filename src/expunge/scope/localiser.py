@@ -15,18 +15,18 @@ from torch import nn
 from tqdm import tqdm
 
 from expunge.errors import RecipeError
-from expunge.model.workers import NO_BARS
+from expunge.model.resources import NO_BARS
 from expunge.registry import named
 from expunge.scope import Saliency, Scope, scopes
-from expunge.scope.evidence import Evidence
-from expunge.scope.parts import Modules, Part, joined, parts_of, up_to
+from expunge.scope.facts import LocaliserInputs
+from expunge.scope.parts import ModelPart, Modules, joined, parts_of, up_to
 from expunge.scope.selection import Selection
 
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Found:
+class LocaliserResult:
     """A score for every part by name, and what else the record should say."""
 
     scores: Mapping[str, float]
@@ -65,18 +65,18 @@ class Localiser(Scope):
         return self.like is not None and self.like.needs_retain
 
     @abstractmethod
-    def find(self, model: nn.Module, parts: list[Part], evidence: Evidence) -> Found:
+    def find(self, model: nn.Module, parts: list[ModelPart], evidence: LocaliserInputs) -> LocaliserResult:
         """Score every part; leaves the model as it was."""
 
-    def strength(self, score: float) -> float:
+    def magnitude(self, score: float) -> float:
         """What parts are ranked by: how large their effect is, whichever way it goes."""
         return abs(score)
 
-    def own_choice(self, ranked: list[Part], found: Found) -> list[Part]:  # noqa: ARG002
+    def select_parts(self, ranked: list[ModelPart], found: LocaliserResult) -> list[ModelPart]:  # noqa: ARG002
         """The parts the method takes where no budget is given; only asked if it ``decides``."""
         raise LookupError(f"{type(self).__name__} takes as many parts as it is told")
 
-    def locate(self, model: nn.Module, evidence: Evidence) -> Selection:
+    def locate(self, model: nn.Module, evidence: LocaliserInputs) -> Selection:
         """What may change: the parts found, with all scores in the selection's facts.
 
         Raises:
@@ -85,7 +85,7 @@ class Localiser(Scope):
         """
         parts = parts_of(model, self.modules)
         found = self.find(model, parts, evidence)
-        ranked = sorted(parts, key=lambda part: -self.strength(found.scores[part.name]))
+        ranked = sorted(parts, key=lambda part: -self.magnitude(found.scores[part.name]))
         chosen = self._taken(ranked, found, model, evidence)
         names = {part.name for part in chosen}
         facts = {
@@ -105,7 +105,9 @@ class Localiser(Scope):
             fix="Use it in a stage 'unlearn', or name the modules it found by the scope regex.",
         )
 
-    def _taken(self, ranked: list[Part], found: Found, model: nn.Module, evidence: Evidence) -> list[Part]:
+    def _taken(
+        self, ranked: list[ModelPart], found: LocaliserResult, model: nn.Module, evidence: LocaliserInputs
+    ) -> list[ModelPart]:
         if self.count is not None:
             return ranked[: self.count]
         if self.share is not None:
@@ -114,7 +116,7 @@ class Localiser(Scope):
         if self.like is not None:
             budget, _ = chosen_by(self.like, model, evidence).count(model)
             return up_to(ranked, model, weights=budget)
-        return self.own_choice(ranked, found)
+        return self.select_parts(ranked, found)
 
 
 class ContrastLocaliser(Localiser):
@@ -128,7 +130,7 @@ class ContrastLocaliser(Localiser):
     contrast: Path | None = None
 
 
-def chosen_by(scope: Scope, model: nn.Module, evidence: Evidence) -> Selection:
+def chosen_by(scope: Scope, model: nn.Module, evidence: LocaliserInputs) -> Selection:
     """What any scope chooses, shown the texts if it looks at them."""
     if isinstance(scope, Localiser):
         return scope.locate(model, evidence)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, PositiveInt
+from pydantic import BeforeValidator, Field, PlainSerializer, PositiveInt
 
 from expunge.errors import MissingExtraError, RecipeError
-from expunge.model.arch import architecture
+from expunge.model.arch import architecture, unwrap
 from expunge.scope import Saliency, Scope, scopes
 from expunge.scope.selection import Selection
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @scopes.register("lora")
@@ -53,3 +54,66 @@ class LowRankAdapters(Scope):
 
     def select(self, model: nn.Module, saliency: Saliency) -> Selection:  # noqa: ARG002
         return Selection({name: None for name, _ in model.named_parameters() if "lora_" in name})
+
+
+# Low-rank adapters whose updates stay inside another scope: two scopes, one within the other.
+
+BASE = ".base_layer.weight"
+"""How the name of a weight ends whose layer wears an adapter."""
+
+
+def _dumped(scope: Scope) -> dict[str, Any]:
+    return {"name": scopes.name_of(scope), **scope.model_dump()}
+
+
+@scopes.register("lora_within")
+class AdaptersWithin(LowRankAdapters):
+    """``W + (alpha / rank) B A`` only where ``within`` lets W change; SURE with adapters, for instance.
+
+    A whole tensor keeps its adapter. Of some rows of W only those rows of B may change, so that the
+    update is zero in all others. What ``within`` selects and no adapter covers (norms, embeddings) stays
+    as it is. The saliency is that of the weights before any update, adapters count for nothing in it.
+    Ours: two published scopes in one.
+    """
+
+    within: Annotated[Scope, BeforeValidator(scopes.build), PlainSerializer(_dumped)]
+
+    def select(self, model: nn.Module, saliency: Saliency) -> Selection:
+        def of_the_weights() -> Mapping[str, Tensor]:
+            inner = {id(weight): name for name, weight in unwrap(model).named_parameters()}
+            weights = dict(model.named_parameters())
+            return {
+                inner[id(weights[name])]: slope
+                for name, slope in saliency().items()
+                if ".lora_" not in name
+            }
+
+        allowed = self.within.select(unwrap(model), of_the_weights).rows
+        by_layer = {name.removesuffix(BASE): rows for name, rows in allowed.items() if name.endswith(BASE)}
+        self._check(model, by_layer)
+        return Selection(dict(_adapters(model, by_layer)))
+
+    def _check(self, model: nn.Module, by_layer: Mapping[str, Tensor | None]) -> None:
+        if not by_layer:
+            raise RecipeError(
+                f"adapters within scope {scopes.name_of(self.within)!r}",
+                why="it selects no weight of a layer that wears an adapter.",
+                fix="Widen it, or the adapters' targets.",
+            )
+        if architecture(model).transposed and any(rows is not None for rows in by_layer.values()):
+            raise RecipeError(
+                "adapters within rows of weights",
+                why="this model stores its weights by input, and an adapter cannot leave inputs out.",
+                fix="Set scope.within.granularity to tensor or sublayer.",
+            )
+
+
+def _adapters(model: nn.Module, by_layer: Mapping[str, Tensor | None]) -> Mapping[str, Tensor | None]:
+    """The adapters of these layers: A as a whole, B by the rows of W."""
+    inner = {id(weight): name for name, weight in unwrap(model).named_parameters()}
+    adapters: dict[str, Tensor | None] = {}
+    for name, weight in model.named_parameters():
+        layer, is_adapter, kind = inner[id(weight)].partition(".lora_")
+        if is_adapter and layer in by_layer:
+            adapters[name] = by_layer[layer] if kind.startswith("B") else None
+    return adapters

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from pydantic import NonNegativeInt, PositiveInt
 
 from expunge.errors import RecipeError
+from expunge.inference.hidden_states import block_of
 from expunge.model.arch import architecture, blocks
 from expunge.scope import Saliency, Scope, scopes
 from expunge.scope.selection import Selection
-from expunge.score.hidden import block_of
 
 if TYPE_CHECKING:
     from torch import nn

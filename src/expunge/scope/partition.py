@@ -29,15 +29,15 @@ def agreement(
     Source: Yu et al. 2023 (ACL Findings, PCGU), Sec. 3.2; the released code lets vectors without any
     gradient have cosine 0, and spends its budget on them.
     """
-    found = {}
+    cosines = {}
     for name in first.keys() & second.keys():
         dim = runs_along(name, first[name], along=along, transposed=transposed)
         one, other = first[name].double(), second[name].double()
         lengths = one.norm(dim=dim) * other.norm(dim=dim)
         cosine = (one * other).sum(dim) / torch.where(lengths > 0, lengths, 1.0)
         silent = (one.norm(dim=dim) == 0) & (other.norm(dim=dim) == 0)
-        found[name] = cosine.masked_fill(silent, torch.inf)
-    return found
+        cosines[name] = cosine.masked_fill(silent, torch.inf)
+    return cosines
 
 
 def runs_along(name: str, weight: Tensor, *, along: Direction, transposed: frozenset[str]) -> int:

@@ -1,6 +1,8 @@
-"""What a localiser chooses from: the MLPs, attentions or heads of a model, and their weights.
+"""What changing one part of a model does to how it tells an answer from another.
 
-Only weight matrices: biases and norms stay as they are, as in the published code.
+The measure M is the logit difference LD = z[true] − z[false] at the last token of the prompt, scaled so
+that the clean run has 1 and the corrupt run 0. It is scaled by sums over all pairs: single pairs that
+the model hardly tells apart would blow it up. Shapes: B pairs, T positions, H hidden units, N pairs in all.
 """
 
 from __future__ import annotations
@@ -12,16 +14,80 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from expunge.model.arch import architecture, blocks
-from expunge.model.intervention import Site, heads_of
+from expunge.errors import DataError
+from expunge.model.arch import architecture, backbone, blocks, head_logits
+from expunge.model.intervention import Change, Site, capturing, heads_of, intervening
+from expunge.scope.facts import Contrasts
 from expunge.scope.selection import Selection
+
+States = Mapping[Site, Tensor]
+"""What sites hold in a run."""
+
+
+def difference(model: nn.Module, batch: Contrasts, ids_BT: Tensor) -> Tensor:
+    """LD of each pair when the model reads ``ids_BT``. [B]."""
+    states_BTH = backbone(model)(
+        input_ids=ids_BT, attention_mask=batch.real_BT, use_cache=False
+    ).last_hidden_state
+    every = torch.arange(len(ids_BT), device=ids_BT.device)
+    logits_BV = head_logits(model, states_BTH[every, batch.last_B]).float()
+    return logits_BV[every, batch.true_B] - logits_BV[every, batch.false_B]
+
+
+@torch.no_grad()
+def states(model: nn.Module, batch: Contrasts, ids_BT: Tensor, sites: Sequence[Site]) -> States:
+    """What the sites hold when the model reads ``ids_BT``."""
+    with capturing(model, sites) as held:
+        difference(model, batch, ids_BT)
+    return dict(held)
+
+
+@torch.no_grad()
+def changed(model: nn.Module, batch: Contrasts, ids_BT: Tensor, changes: Mapping[Site, Change]) -> Tensor:
+    """LD of each pair when the model reads ``ids_BT`` and sites are changed. [B]."""
+    with intervening(model, changes):
+        return difference(model, batch, ids_BT)
+
+
+def restored(part: ModelPart, held: States) -> Change:
+    """A part goes on with what it held in another run; the other heads of its block do not."""
+    state = held[part.site]
+    if part.head is None:
+        return lambda _: state
+
+    def only_this_head(own_BTAD: Tensor) -> Tensor:
+        mixed_BTAD = own_BTAD.clone()
+        mixed_BTAD[:, :, part.head] = state[:, :, part.head]
+        return mixed_BTAD
+
+    return only_this_head
+
+
+def scaled(gained: float, clean: float, corrupt: float) -> float:
+    """M of an LD, all summed over the same pairs.
+
+    Raises:
+        DataError: the model tells the right answers no better on clean than on corrupt prompts.
+    """
+    if not clean > corrupt:
+        raise DataError(
+            "the model does not tell the forget set's answers",
+            why=f"clean prompts raise their first tokens by {clean - corrupt:.3g} over corrupt ones.",
+            fix="Give a forget set that the model knows, or another contrast.",
+        )
+    return (gained - corrupt) / (clean - corrupt)
+
+
+# What a localiser chooses from: the MLPs, attentions or heads of a model, and their weights.
+#
+# Only weight matrices: biases and norms stay as they are, as in the published code.
 
 Modules = Literal["mlp", "attention", "sublayers", "heads"]
 """MLPs, attentions, both, or single heads."""
 
 
 @dataclass(frozen=True)
-class Part:
+class ModelPart:
     """A module, or a head of one: where it writes, and which rows of which weights are its own."""
 
     name: str
@@ -30,25 +96,25 @@ class Part:
     head: int | None = None
 
 
-def parts_of(model: nn.Module, modules: Modules) -> list[Part]:
+def parts_of(model: nn.Module, modules: Modules) -> list[ModelPart]:
     """Every part of the kind asked for, first block to last.
 
     A head is given the rows that are its own as the weights are stored: its queries, keys and values
     (keys and values are shared by the heads of a group); in GPT-2, where rows are inputs, what it
     writes. The other half of a head lies in columns, which no scope can select.
     """
-    found: list[Part] = []
+    parts: list[ModelPart] = []
     for number in range(len(blocks(model))):
         if modules in ("attention", "sublayers"):
-            found.append(_sublayer(model, Site("attention", number)))
+            parts.append(_sublayer(model, Site("attention", number)))
         if modules in ("mlp", "sublayers"):
-            found.append(_sublayer(model, Site("mlp", number)))
+            parts.append(_sublayer(model, Site("mlp", number)))
         if modules == "heads":
-            found += [_head(model, number, head) for head in range(heads_of(model))]
-    return found
+            parts += [_head(model, number, head) for head in range(heads_of(model))]
+    return parts
 
 
-def joined(parts: Iterable[Part]) -> Selection:
+def joined(parts: Iterable[ModelPart]) -> Selection:
     """All that the parts may change; rows that several share are there once."""
     rows: dict[str, Tensor | None] = {}
     for part in parts:
@@ -58,9 +124,9 @@ def joined(parts: Iterable[Part]) -> Selection:
     return Selection(rows)
 
 
-def up_to(ranked: Sequence[Part], model: nn.Module, *, weights: int) -> list[Part]:
+def up_to(ranked: Sequence[ModelPart], model: nn.Module, *, weights: int) -> list[ModelPart]:
     """The first parts that hold at least so many weights together; all if they never do."""
-    taken: list[Part] = []
+    taken: list[ModelPart] = []
     for part in ranked:
         taken.append(part)
         if joined(taken).count(model)[0] >= weights:
@@ -68,14 +134,14 @@ def up_to(ranked: Sequence[Part], model: nn.Module, *, weights: int) -> list[Par
     return taken
 
 
-def _sublayer(model: nn.Module, site: Site) -> Part:
+def _sublayer(model: nn.Module, site: Site) -> ModelPart:
     arch = architecture(model)
     name = f"{arch.blocks}.{site.block}.{arch.mlp if site.place == 'mlp' else arch.attention}"
-    own = model.get_submodule(name).named_parameters(prefix=name)
-    return Part(name, site, {weight: None for weight, tensor in own if tensor.ndim == 2})
+    parameters = model.get_submodule(name).named_parameters(prefix=name)
+    return ModelPart(name, site, {weight: None for weight, tensor in parameters if tensor.ndim == 2})
 
 
-def _head(model: nn.Module, block: int, head: int) -> Part:
+def _head(model: nn.Module, block: int, head: int) -> ModelPart:
     arch = architecture(model)
     prefix = f"{arch.blocks}.{block}.{arch.attention}"
     heads = heads_of(model)
@@ -92,7 +158,7 @@ def _head(model: nn.Module, block: int, head: int) -> Part:
             for name, weight in matrices.items()
         }
     rows = {f"{prefix}.{name}": mask for name, mask in own.items()}
-    return Part(f"{prefix}.head.{head}", Site("heads", block), rows, head)
+    return ModelPart(f"{prefix}.head.{head}", Site("heads", block), rows, head)
 
 
 def _starts(name: str, weight: Tensor, *, head: int, heads: int, size: int) -> list[int]:

@@ -7,23 +7,22 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import NonNegativeFloat, PositiveInt
 
 from expunge.errors import RecipeError
+from expunge.inference.backbone import eval_mode
 from expunge.model.arch import blocks
 from expunge.model.intervention import Site, intervening, replaced
 from expunge.scope import scopes
-from expunge.scope.contrast import Contrasts, batches, contrasts
-from expunge.scope.effects import States, changed, restored, scaled, states
-from expunge.scope.localiser import ContrastLocaliser, Found, bar
-from expunge.scope.parts import Part, parts_of
-from expunge.score.mode import evaluating
+from expunge.scope.facts import Contrasts, batches, contrasts
+from expunge.scope.localiser import ContrastLocaliser, LocaliserResult, bar
+from expunge.scope.parts import ModelPart, States, changed, parts_of, restored, scaled, states
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from expunge.scope.evidence import Evidence
+    from expunge.scope.facts import LocaliserInputs
 
 
 @scopes.register("path_patching")
-class LookupParts(ContrastLocaliser):
+class PathPatchingScope(ContrastLocaliser):
     """Scores each MLP by what it sends to the first of the heads that write the answer.
 
     On the corrupt prompts, everything frozen: first each head in turn is given its clean output, the
@@ -42,12 +41,12 @@ class LookupParts(ContrastLocaliser):
     heads: PositiveInt = 10
     threshold: NonNegativeFloat = 0.02
 
-    def find(self, model: nn.Module, parts: list[Part], evidence: Evidence) -> Found:
+    def find(self, model: nn.Module, parts: list[ModelPart], evidence: LocaliserInputs) -> LocaliserResult:
         pairs = contrasts(evidence, items=self.items, file=self.contrast)
         device = next(model.parameters()).device
         run = list(batches(pairs, batch_size=evidence.batch_size, device=device))
-        with evaluating(model):
-            runs = [_Frozen(model, batch) for batch in run]
+        with eval_mode(model):
+            runs = [_FrozenRuns(model, batch) for batch in run]
             ends = sum(one.clean for one in runs), sum(one.corrupt for one in runs)
             heads = parts_of(model, "heads")
             effects = {
@@ -63,43 +62,43 @@ class LookupParts(ContrastLocaliser):
                 for part in bar(senders, what="MLPs that look it up", total=len(senders))
             }
         facts = {"pairs": len(pairs), "heads": {head.name: effects[head.name] for head in top}}
-        return Found(scores, {**facts, "receiver": receiver})
+        return LocaliserResult(scores, {**facts, "receiver": receiver})
 
-    def own_choice(self, ranked: list[Part], found: Found) -> list[Part]:
-        taken = [part for part in ranked if abs(found.scores[part.name]) >= self.threshold]
+    def select_parts(self, ranked: list[ModelPart], result: LocaliserResult) -> list[ModelPart]:
+        taken = [part for part in ranked if abs(result.scores[part.name]) >= self.threshold]
         if not taken:
             raise RecipeError(
                 "scope 'path_patching' finds no MLP",
-                why=f"none before block {found.facts['receiver']} has an effect of {self.threshold}.",
+                why=f"none before block {result.facts['receiver']} has an effect of {self.threshold}.",
                 fix="Lower scope.threshold or scope.heads, or give a budget (scope.share, scope.count).",
             )
         return taken
 
 
-class _Frozen:
+class _FrozenRuns:
     """A batch with what every part holds in the clean and in the corrupt run, and Σ LD of both."""
 
     def __init__(self, model: nn.Module, batch: Contrasts) -> None:
         self.model, self.batch = model, batch
         self.layers = len(blocks(model))
         places: tuple[Any, ...] = ("heads", "attention", "mlp")
-        sites = [Site(place, block) for place in places for block in range(self.layers)]
+        sites = [Site(site, block) for site in places for block in range(self.layers)]
         self.held_clean: States = states(model, batch, batch.clean_BT, sites)
         self.held_corrupt: States = states(model, batch, batch.corrupt_BT, sites)
         self.clean = float(changed(model, batch, batch.clean_BT, {}).sum())
         self.corrupt = float(changed(model, batch, batch.corrupt_BT, {}).sum())
 
-    def of_head(self, head: Part) -> float:
+    def of_head(self, head: ModelPart) -> float:
         """Σ LD when one head is clean, the others are frozen and MLPs follow."""
         changes = {
             site: replaced(state) for site, state in self.held_corrupt.items() if site.place == "heads"
         }
-        own = restored(head, self.held_clean)
+        restored_head = restored(head, self.held_clean)
         frozen = changes[head.site]
-        changes[head.site] = lambda state: own(frozen(state))
+        changes[head.site] = lambda state: restored_head(frozen(state))
         return float(changed(self.model, self.batch, self.batch.corrupt_BT, changes).sum())
 
-    def of_sender(self, sender: Part, receiver: int) -> float:
+    def of_sender(self, sender: ModelPart, receiver: int) -> float:
         """Σ LD when the receiver reads what one clean MLP sends it and nothing else follows the MLP."""
         changes = {
             site: replaced(state) for site, state in self.held_corrupt.items() if site.place != "heads"

@@ -6,17 +6,17 @@ import random
 from typing import TYPE_CHECKING
 
 from expunge.scope import scopes
-from expunge.scope.localiser import Found, Localiser
+from expunge.scope.localiser import Localiser, LocaliserResult
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from expunge.scope.evidence import Evidence
-    from expunge.scope.parts import Part
+    from expunge.scope.facts import LocaliserInputs
+    from expunge.scope.parts import ModelPart
 
 
 @scopes.register("random")
-class RandomParts(Localiser):
+class RandomPartsScope(Localiser):
     """The control at a matched budget: ``like`` another scope, any parts of as many weights.
 
     Drawn anew with every seed of a run.
@@ -24,6 +24,6 @@ class RandomParts(Localiser):
     Source: Guo et al. 2025 (arXiv 2410.12949), its baselines "random" and "random MLPs".
     """
 
-    def find(self, model: nn.Module, parts: list[Part], evidence: Evidence) -> Found:  # noqa: ARG002
+    def find(self, model: nn.Module, parts: list[ModelPart], evidence: LocaliserInputs) -> LocaliserResult:  # noqa: ARG002
         rng = random.Random(evidence.seed)
-        return Found({part.name: rng.random() for part in parts})
+        return LocaliserResult({part.name: rng.random() for part in parts})

@@ -1,13 +1,13 @@
-"""The shards as one model: what they predict together, by the mean of their probabilities or by votes.
-
-Shapes: S members, B prompts, T positions, N counted tokens, V vocabulary, K entries kept.
-"""
+"""What an ensemble says of a file of questions: continuations, log-probabilities, votes among choices."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -15,15 +15,125 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from expunge.corpus.batching import collate, length_sorted_batches
-from expunge.corpus.tokenise import Encoded
+from expunge.corpus.readers import read_examples
+from expunge.corpus.tokenise import Encoded, encode, encode_prompt, first_token, left_to_say
 from expunge.errors import ModelError
+from expunge.files import claim_file, nothing, write_text
+from expunge.inference.backbone import counted, predictions
+from expunge.inference.forward import compute_token_view
+from expunge.inference.generation.cache import end_tokens
 from expunge.model.arch import output_head
 from expunge.model.cache import new_cache
 from expunge.model.rope import rope_boundary
-from expunge.score.backbone import counted, predictions
-from expunge.score.look import look
 from expunge.shards.folder import WEIGHTS, PlanFolder
 from expunge.shards.shard import start_model
+from expunge.types import Example
+
+BATCH = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """Questions to ask the shards of a plan, as it is asked for on the command line."""
+
+    plan: PlanFolder
+    data: str
+    output: Path
+    by: By = "probability"
+    max_new_tokens: int = 32
+    fields: Mapping[str, str] | None = None
+
+    def run(self) -> list[dict[str, Any]]:
+        """Write one JSON object a question and return them."""
+        claim_file(self.output, source=self.data, overwrite=None)
+        examples = read_examples(self.data, fields=self.fields)
+        rows = predict(
+            open_ensemble(self.plan),
+            examples,
+            by=self.by,
+            max_new_tokens=self.max_new_tokens,
+            max_length=self.plan.manifest.training.max_length,
+        )
+        write_text(
+            self.output,
+            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+            may_replace=nothing,
+        )
+        return rows
+
+
+def predict(
+    ensemble: Ensemble, examples: Sequence[Example], *, by: By, max_new_tokens: int, max_length: int
+) -> list[dict[str, Any]]:
+    """For each example what the ensemble says after its prompt and how likely it holds the completion.
+
+    ``logp`` is the log of the mean probability, token by token, summed. Where an example has other
+    choices there are also the place of the right one (``label``), what each shard and what all of them
+    choose (``votes``, ``choice``), by probability per token.
+    """
+    answers = _answers(ensemble, examples, by=by, max_new_tokens=max_new_tokens)
+    predictions = []
+    for example, answer in zip(examples, answers, strict=True):
+        logps = read(ensemble, example, example.completion, max_length)
+        row = {
+            "id": example.id,
+            "group": example.group,
+            "answer": answer,
+            "logp": float(mean_logps(logps).sum()),
+            "tokens": logps.shape[1],
+        }
+        if example.wrong:
+            row |= _choice(ensemble, example, by, max_length)
+        predictions.append(row)
+    return predictions
+
+
+def read(ensemble: Ensemble, example: Example, completion: str, max_length: int) -> Tensor:
+    """Log-probabilities of a completion's tokens under each member, [S, N]."""
+    question = Example(
+        id=example.id,
+        prompt=example.prompt,
+        completion=completion,
+        turns=example.turns,
+        is_chat=example.is_chat,
+    )
+    pieces = encode(question, ensemble.tokenizer, max_length=max_length)
+    return torch.cat(ensemble.logps(pieces), dim=1)
+
+
+def _choice(ensemble: Ensemble, example: Example, by: By, max_length: int) -> dict[str, Any]:
+    scores_CS = torch.stack(
+        [read(ensemble, example, choice, max_length).mean(-1) for choice in example.choices]
+    )
+    shares_CS = scores_CS.exp() / scores_CS.exp().sum(0)
+    votes = shares_CS.argmax(0).tolist()
+    mean_C = shares_CS.mean(-1).tolist()
+    counts = Counter(votes) if by == "vote" else Counter[int]()
+    best = max(range(len(mean_C)), key=lambda choice: (counts[choice], mean_C[choice]))
+    return {"label": example.correct_index, "votes": votes, "choice": best, "shares": mean_C}
+
+
+def _answers(ensemble: Ensemble, examples: Sequence[Example], *, by: By, max_new_tokens: int) -> list[str]:
+    tokenizer = ensemble.tokenizer
+    eos_ids = end_tokens(ensemble.model, tokenizer)
+    prompts = [encode_prompt(example, tokenizer) or first_token(tokenizer) for example in examples]
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    texts: dict[int, str] = {}
+    for begin in range(0, len(order), BATCH):
+        places = order[begin : begin + BATCH]
+        tokens = ensemble.generate(
+            [prompts[index] for index in places], max_new_tokens=max_new_tokens, eos_ids=eos_ids, by=by
+        )
+        texts |= {
+            index: tokenizer.decode(ids).removeprefix(left_to_say(examples[index], tokenizer))
+            for index, ids in zip(places, tokens, strict=True)
+        }
+    return [texts[index] for index in range(len(prompts))]
+
+
+# The shards as one model: what they predict together, by the mean of their probabilities or by votes.
+#
+# Shapes: S members, B prompts, T positions, N counted tokens, V vocabulary, K entries kept.
 
 By = Literal["probability", "vote"]
 BATCH_TOKENS = 8192
@@ -31,7 +141,7 @@ ROWS = 256
 """Rows of next-token distributions held at once."""
 
 
-class Shares(NamedTuple):
+class TopProbabilities(NamedTuple):
     """The likeliest entries of each counted token, their shares among themselves, the mass they had."""
 
     entries_NK: Tensor
@@ -54,24 +164,24 @@ class Ensemble:
 
     def members(self, chosen: Sequence[int] | None = None) -> Iterator[nn.Module]:
         """The model as each of the chosen members in turn; all of them by default."""
-        own = dict(self.model.named_parameters())
+        parameters = dict(self.model.named_parameters())
         for member in range(len(self.sets)) if chosen is None else chosen:
             for name, weight in self.sets[member].items():
-                own[name].data = weight
+                parameters[name].data = weight
             yield self.model
 
     @torch.inference_mode()
     def logps(self, encoded: Sequence[Encoded]) -> list[Tensor]:
         """Log-probabilities of the counted tokens of each sequence under each member: [S, N] each."""
-        found: list[Tensor] = [torch.empty(0)] * len(encoded)
+        logps: list[Tensor] = [torch.empty(0)] * len(encoded)
         lengths = [len(one.input_ids) for one in encoded]
         for rows in length_sorted_batches(lengths, batch_tokens=BATCH_TOKENS):
             batch = self._batch([encoded[row] for row in rows])
             # Read at once: a view looks at the model late, when it is another member already.
-            logps_SBT = torch.stack([look(model, batch).logps for model in self.members()])
-            for place, (row, where_T) in enumerate(zip(rows, counted(batch), strict=True)):
-                found[row] = logps_SBT[:, place][:, where_T].cpu()
-        return found
+            logps_SBT = torch.stack([compute_token_view(model, batch).logps for model in self.members()])
+            for index, (row, where_T) in enumerate(zip(rows, counted(batch), strict=True)):
+                logps[row] = logps_SBT[:, index][:, where_T].cpu()
+        return logps
 
     @torch.inference_mode()
     def generate(
@@ -112,7 +222,9 @@ class Ensemble:
         return answers
 
     @torch.inference_mode()
-    def shares(self, encoded: Sequence[Encoded], chosen: Sequence[int], *, top_k: int | None) -> Shares:
+    def shares(
+        self, encoded: Sequence[Encoded], chosen: Sequence[int], *, top_k: int | None
+    ) -> TopProbabilities:
         """The mean distribution of the chosen members at each counted token of some sequences.
 
         Only ``ROWS`` rows over the vocabulary exist at once; what is kept is ``top_k`` entries each.
@@ -129,11 +241,11 @@ class Ensemble:
                 ),
                 start=torch.zeros(()),
             ) / len(chosen)
-            found = mean_nV.topk(min(top_k or mean_nV.shape[-1], mean_nV.shape[-1]), dim=-1)
-            mass_n1 = found.values.sum(-1, keepdim=True)
-            parts.append((found.indices, found.values / mass_n1, mass_n1[:, 0]))
+            top = mean_nV.topk(min(top_k or mean_nV.shape[-1], mean_nV.shape[-1]), dim=-1)
+            mass_n1 = top.values.sum(-1, keepdim=True)
+            parts.append((top.indices, top.values / mass_n1, mass_n1[:, 0]))
         entries, shares, mass = zip(*parts, strict=True)
-        return Shares(torch.cat(entries).cpu(), torch.cat(shares).cpu(), torch.cat(mass).cpu())
+        return TopProbabilities(torch.cat(entries).cpu(), torch.cat(shares).cpu(), torch.cat(mass).cpu())
 
     def _batch(self, encoded: Sequence[Encoded]) -> Any:
         batch = collate(encoded, pad_id=self.tokenizer.pad_token_id)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from expunge.errors import MissingExtraError, TrainingError
-from expunge.model.workers import worker_pool
+from expunge.model.resources import worker_pool
 from expunge.shards.shard import ShardTask
 
 ExecutorName = Literal["processes", "ray"]
@@ -30,7 +30,7 @@ class Executor(ABC):
         """
 
 
-class Here(Executor):
+class InProcessExecutor(Executor):
     """In this process."""
 
     def run(self, work: Work, tasks: Sequence[ShardTask]) -> Iterator[int]:
@@ -38,7 +38,7 @@ class Here(Executor):
         return map(work, tasks)
 
 
-class Processes(Executor):
+class ProcessExecutor(Executor):
     """Side by side on this machine, one thread each."""
 
     def __init__(self, workers: int) -> None:
@@ -55,7 +55,7 @@ class Processes(Executor):
             raise worker_killed() from error
 
 
-class Ray(Executor):
+class RayExecutor(Executor):
     """On a Ray cluster whose machines all see the plan's folder under the same path.
 
     ``address`` is that of the cluster (``RAY_ADDRESS`` without one); with neither Ray starts on this
@@ -112,8 +112,8 @@ def executor_for(name: ExecutorName, *, workers: int, address: str | None = None
         MissingExtraError: Ray is not installed.
     """
     if name == "ray":
-        return Ray(address)
-    return Processes(workers) if workers > 1 else Here()
+        return RayExecutor(address)
+    return ProcessExecutor(workers) if workers > 1 else InProcessExecutor()
 
 
 def worker_killed() -> TrainingError:

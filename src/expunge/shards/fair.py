@@ -37,9 +37,9 @@ class Table:
         Raises:
             DataError: a group has no example of a label, so that its rates are unknown.
         """
-        cells, place = np.unique(votes, axis=0, return_inverse=True)
+        cells, index = np.unique(votes, axis=0, return_inverse=True)
         mass = np.zeros((len(cells), groups, 2))
-        np.add.at(mass, (place.reshape(-1), group, label), 1 / len(label))
+        np.add.at(mass, (index.reshape(-1), group, label), 1 / len(label))
         empty = np.argwhere(mass.sum(0) == 0)
         if len(empty):
             raise DataError(
@@ -61,8 +61,8 @@ class Table:
     def chances(self, predictor: Predictor) -> Floats:
         """What a predictor does with every cell of every group, [C, A]."""
         groups = self.mass_CAY.shape[1]
-        each = [np.full(len(self.cells_CS), group) for group in range(groups)]
-        return np.stack([predictor(self.cells_CS, group) for group in each], axis=1)
+        groups_of_cells = [np.full(len(self.cells_CS), group) for group in range(groups)]
+        return np.stack([predictor(self.cells_CS, group) for group in groups_of_cells], axis=1)
 
 
 class Predictor(Protocol):
@@ -73,7 +73,7 @@ class Predictor(Protocol):
 
 
 @dataclass(frozen=True)
-class Plain:
+class MajorityVote:
     """What most members say: no correction."""
 
     def __call__(self, votes: Ints, group: Ints) -> Floats:  # noqa: ARG002
@@ -82,7 +82,7 @@ class Plain:
 
 
 @dataclass(frozen=True)
-class After:
+class PostProcessing:
     """Corrects what most members say: chance_VA for each verdict V and group.
 
     Source: Hardt et al. 2016 (arXiv 1610.02413), Sec. 4.1.
@@ -96,7 +96,7 @@ class After:
 
 
 @dataclass(frozen=True)
-class Before:
+class PreProcessing:
     """Corrects every member for itself, then takes the majority of independent draws: chance_SVA.
 
     Every member has equal rates; their majority in general has not.
@@ -116,14 +116,14 @@ class Before:
 
 
 @dataclass(frozen=True)
-class Within:
+class InProcessing:
     """Decides by who voted what: the best that can be made of votes and group.
 
     A cell that the calibration never met in a group is decided as ``fallback`` decides.
     """
 
     chance: dict[tuple[tuple[int, ...], int], float]
-    fallback: After
+    fallback: PostProcessing
 
     def __call__(self, votes: Ints, group: Ints) -> Floats:
         """Look the cell up."""
@@ -137,31 +137,31 @@ def majority(votes: Ints) -> Ints:
     return np.asarray(votes.mean(1) > EITHER).astype(np.int64)
 
 
-def fit_after(table: Table, *, constraint: Constraint = "odds", slack: float = 0.0) -> After:
+def fit_after(table: Table, *, constraint: Constraint = "odds", slack: float = 0.0) -> PostProcessing:
     """The best correction of the majority's verdict."""
-    return After(_fit(_by(table, majority(table.cells_CS), 2), table.shares, constraint, slack))
+    return PostProcessing(_fit(_by(table, majority(table.cells_CS), 2), table.shares, constraint, slack))
 
 
-def fit_before(table: Table, *, constraint: Constraint = "odds", slack: float = 0.0) -> Before:
+def fit_before(table: Table, *, constraint: Constraint = "odds", slack: float = 0.0) -> PreProcessing:
     """The best correction of each member for itself."""
     fitted = [
         _fit(_by(table, table.cells_CS[:, member], 2), table.shares, constraint, slack)
         for member in range(table.cells_CS.shape[1])
     ]
-    return Before(np.stack(fitted))
+    return PreProcessing(np.stack(fitted))
 
 
-def fit_within(table: Table, *, constraint: Constraint = "odds", slack: float = 0.0) -> Within:
+def fit_within(table: Table, *, constraint: Constraint = "odds", slack: float = 0.0) -> InProcessing:
     """The best decision by cells: never worse than ``fit_after`` on what both were fitted to."""
     chance_CA = _fit(table.mass_CAY, table.shares, constraint, slack)
     met = table.mass_CAY.sum(2) > 0
     chance = {
-        (tuple(cell), group): float(chance_CA[place, group])
-        for place, cell in enumerate(table.cells_CS.tolist())
+        (tuple(cell), group): float(chance_CA[index, group])
+        for index, cell in enumerate(table.cells_CS.tolist())
         for group in range(chance_CA.shape[1])
-        if met[place, group]
+        if met[index, group]
     }
-    return Within(chance, fit_after(table, constraint=constraint, slack=slack))
+    return InProcessing(chance, fit_after(table, constraint=constraint, slack=slack))
 
 
 def _by(table: Table, coarse_C: Ints, count: int) -> Floats:
@@ -188,12 +188,12 @@ def _fit(mass_CAY: Floats, share_AY: Floats, constraint: Constraint, slack: floa
             middle[label] = -1.0
             rows.append(np.concatenate([row.reshape(-1), middle]))
     limits = np.array([*rows, *(-row for row in rows)])
-    found: Any = linprog(
+    solution: Any = linprog(
         cost, A_ub=limits, b_ub=np.full(len(limits), slack / 2), bounds=(0, 1), method="highs"
     )
-    if not found.success:  # constant predictors always satisfy it: only numbers that are none get here
-        raise DataError("the votes", why=f"no predictor was found: {found.message}.", fix="Check them.")
-    chance: Floats = np.clip(found.x[:-2].reshape(cells, groups), 0.0, 1.0)
+    if not solution.success:  # constant predictors always satisfy it: only numbers that are none get here
+        raise DataError("the votes", why=f"no predictor was found: {solution.message}.", fix="Check them.")
+    chance: Floats = np.clip(solution.x[:-2].reshape(cells, groups), 0.0, 1.0)
     return chance
 
 

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple, cast, get_args
 import numpy as np
 
 from expunge.corpus.formats import READERS, Reader
-from expunge.corpus.rows import Row, kind
+from expunge.corpus.rows import DataRow, kind
 from expunge.errors import DataError, RecipeError, did_you_mean
 from expunge.files import claim_file, nothing, write_text
 from expunge.shards.fair import (
     Constraint,
     Fairness,
     Ints,
-    Plain,
+    MajorityVote,
     Predictor,
     Table,
     fairness,
@@ -101,7 +101,7 @@ def decide(identity: str, chance: float, *, seed: int = 0) -> int:
 def predictors(table: Table, *, constraint: Constraint, slack: float) -> dict[str, Predictor]:
     """The majority as it is, and corrected before, in and after aggregation."""
     return {
-        "plain": Plain(),
+        "plain": MajorityVote(),
         "pre": fit_before(table, constraint=constraint, slack=slack),
         "in": fit_within(table, constraint=constraint, slack=slack),
         "post": fit_after(table, constraint=constraint, slack=slack),
@@ -119,8 +119,8 @@ def as_text(report: dict[str, dict[str, Fairness]]) -> str:
     lines += [
         f"{where:<12} {name:<7} {1 - one.error:>8.3f} {one.balanced_accuracy:>8.3f} "
         f"{one.gap:>7.3f} {one.average_gap:>7.3f}"
-        for where, each in report.items()
-        for name, one in each.items()
+        for where, rate in report.items()
+        for name, one in rate.items()
     ]
     return "\n".join(lines)
 
@@ -152,7 +152,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _read(reader: Reader, path: Path) -> list[Row]:
+def _read(reader: Reader, path: Path) -> list[DataRow]:
     try:
         return list(reader(path))
     except OSError as error:
@@ -212,7 +212,7 @@ def _check(row: dict[str, Any], where: str, groups: Sequence[str], members: int)
     votes = row["votes"]
     if not isinstance(votes, list) or not votes:
         raise DataError(where, why="its 'votes' are no list of votes.", fix="Write one 0 or 1 a member.")
-    if len(votes) != members or any(each not in (0, 1) for each in (*votes, row["label"])):
+    if len(votes) != members or any(vote not in (0, 1) for vote in (*votes, row["label"])):
         raise DataError(
             where, why="votes and labels are 0 or 1, as many votes as in the first row.", fix="Correct it."
         )

@@ -25,7 +25,7 @@ from expunge.registry import explain
 from expunge.scratch import OWN
 from expunge.shards.ledger import Ledger
 from expunge.shards.manifest import Manifest
-from expunge.shards.plan import Row
+from expunge.shards.plan import ExampleRow
 from expunge.types import Example
 
 MANIFEST, LEDGER, START, LOCK = "plan.json", "ledger.sqlite", "start", ".lock"
@@ -101,12 +101,12 @@ class PlanFolder:
         """The ids whose deletion was asked for."""
         return {name for event in self.ledger.events("requested") for name in event.facts["ids"]}
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[ExampleRow]:
         """The rows that are not deleted."""
         gone = self.gone()
         return [row for row in self.manifest.rows if row.id not in gone]
 
-    def keys(self, rows: list[Row]) -> list[list[str]]:
+    def keys(self, rows: list[ExampleRow]) -> list[list[str]]:
         """For each shard the key of the weights after each slice, if the plan holds ``rows``."""
         cut = self.manifest.cut
         contents: list[list[list[str]]] = [[[] for _ in range(cut.slices)] for _ in range(cut.shards)]
@@ -117,11 +117,11 @@ class PlanFolder:
             for shard, held in enumerate(contents)
         ]
 
-    def last_weights(self, shard: int, rows: list[Row]) -> Path:
+    def last_weights(self, shard: int, rows: list[ExampleRow]) -> Path:
         """The weights of a shard that saw all its slices."""
         return self.weights(shard, self.manifest.cut.slices - 1, self.keys(rows)[shard][-1])
 
-    def settle(self, rows: list[Row]) -> None:
+    def settle(self, rows: list[ExampleRow]) -> None:
         """Remove what ``rows`` do not allow: other texts, weights that saw them, remains of killed runs.
 
         Only what bears the names that runs give is removed.

@@ -76,7 +76,7 @@ FACTS: dict[str, type[_Facts]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class LedgerEvent:
     """One entry: its number from 1 on, when (UTC), what, the hash of the entry before, its own."""
 
     number: int
@@ -97,7 +97,7 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def append(self, kind: Kind, **facts: Any) -> Event:
+    def append(self, kind: Kind, **facts: Any) -> LedgerEvent:
         """Add an event; it is on the disk when this returns.
 
         Raises:
@@ -112,14 +112,16 @@ class Ledger:
             number, before = (newest[0] + 1, newest[1]) if newest else (1, BEGINNING)
             time = datetime.now(UTC).isoformat(timespec="milliseconds")
             facts = json.loads(json.dumps(facts))  # what is hashed is what will be read
-            event = Event(number, time, kind, facts, before, hash_json([number, time, kind, facts, before]))
+            event = LedgerEvent(
+                number, time, kind, facts, before, hash_json([number, time, kind, facts, before])
+            )
             database.execute(
                 "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)",
                 (number, time, kind, json.dumps(facts, ensure_ascii=False), before, event.hash),
             )
         return event
 
-    def events(self, *kinds: Kind) -> list[Event]:
+    def events(self, *kinds: Kind) -> list[LedgerEvent]:
         """All events in their order, or those of some kinds.
 
         Raises:
@@ -131,10 +133,10 @@ class Ledger:
             rows = database.execute(
                 "SELECT number, time, kind, facts, before, hash FROM events ORDER BY number"
             ).fetchall()
-        found = [self._event(row) for row in rows]
-        return [event for event in found if not kinds or event.kind in kinds]
+        events = [self._event(row) for row in rows]
+        return [event for event in events if not kinds or event.kind in kinds]
 
-    def _event(self, row: tuple[Any, ...]) -> Event:
+    def _event(self, row: tuple[Any, ...]) -> LedgerEvent:
         try:
             return _read(*row)
         except ValueError as error:
@@ -166,7 +168,7 @@ class Ledger:
             ) from error
 
 
-def _read(number: int, *texts: Any) -> Event:
+def _read(number: int, *texts: Any) -> LedgerEvent:
     """An event from its columns.
 
     Raises:
@@ -179,19 +181,19 @@ def _read(number: int, *texts: Any) -> Event:
         raise ValueError(f"there is no event of the kind {kind!r}")
     facts = load_json(facts)
     FACTS[kind].model_validate(facts)
-    return Event(number, time, kind, facts, before, own)
+    return LedgerEvent(number, time, kind, facts, before, own)
 
 
-def broken_links(events: Sequence[Event], *, head: str | None = None) -> list[str]:
+def broken_links(events: Sequence[LedgerEvent], *, head: str | None = None) -> list[str]:
     """What is wrong with a chain of events, in words; nothing if it is whole.
 
     ``head`` is a hash noted earlier: it must be one of the chain's.
     """
     wrong = []
     before = BEGINNING
-    for place, event in enumerate(events, start=1):
-        if event.number != place:
-            wrong.append(f"ledger: entry {event.number} stands where entry {place} should")
+    for number, event in enumerate(events, start=1):
+        if event.number != number:
+            wrong.append(f"ledger: entry {event.number} stands where entry {number} should")
         if event.before != before:
             wrong.append(f"ledger: entry {event.number} does not follow the one before it")
         if event.hash != event.expected_hash():

@@ -9,8 +9,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from expunge.component import Component, Epochs
 from expunge.record import hash_json
 from expunge.scope.lora import LowRankAdapters
-from expunge.shards.cost import epochs_of_slices
-from expunge.shards.plan import Cut, Row
+from expunge.shards.plan import ExampleRow, SplitSettings, epochs_of_slices
 
 
 class Training(Component):
@@ -46,10 +45,10 @@ class Start(Component):
 class Manifest(Component):
     """A plan as it is written down; it never changes, deletions stand in the ledger."""
 
-    cut: Cut
+    cut: SplitSettings
     training: Training
     start: Start
-    rows: tuple[Row, ...]
+    rows: tuple[ExampleRow, ...]
 
     @model_validator(mode="after")
     def _every_slice_is_trained(self) -> Manifest:
@@ -76,10 +75,10 @@ class Manifest(Component):
     @property
     def recipe_sha256(self) -> str:
         """The hash of all that decides on weights beside the examples themselves."""
-        told = self.model_dump(mode="json")
-        dealt = {name: told["cut"][name] for name in ("shards", "slices", "seed")}
-        begun = {name: told["start"][name] for name in ("weights", "tokenizer")}
-        return hash_json([dealt, begun, told["training"]])
+        facts = self.model_dump(mode="json")
+        dealt = {name: facts["cut"][name] for name in ("shards", "slices", "seed")}
+        begun = {name: facts["start"][name] for name in ("weights", "tokenizer")}
+        return hash_json([dealt, begun, facts["training"]])
 
     def key(self, shard: int, piece: int, contents: list[list[str]]) -> str:
         """The name of the weights after slice ``piece``, given what slices up to it hold.

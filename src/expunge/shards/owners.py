@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from expunge.corpus.checks import normalised
 from expunge.shards.folder import PlanFolder
-from expunge.shards.near import near_duplicates
+from expunge.shards.near_duplicates import near_duplicates
 from expunge.shards.plan import content_of
 from expunge.types import Example
 

@@ -1,23 +1,65 @@
-"""Which example lies in which slice of which shard, fixed before anything is trained."""
+"""What training costs and what a deletion costs, in examples read: the theory that is checked against.
+
+Source: Bourtoule et al. 2021, SISA (arXiv 1912.03817); the epochs per slice as in its released code.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import accumulate, pairwise
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, NonNegativeInt
 
 from expunge.component import Component
 from expunge.corpus.checks import normalised
-from expunge.errors import DataError
+from expunge.errors import DataError, RecipeError
 from expunge.record import hash_json
-from expunge.shards.near import clusters, near_duplicates
+from expunge.shards.near_duplicates import clusters, near_duplicates
 from expunge.types import Example
 
 
-class Cut(Component):
+def epochs_of_slices(epochs: int, slices: int) -> list[int]:
+    """Epochs on slices 1 to r, for each r, so that the work is that of ``epochs`` epochs without slices.
+
+    With R slices each gets 2e / (R + 1), in whole numbers whose sums are rounded down.
+
+    Raises:
+        RecipeError: a slice would get none, and its examples would never be learnt.
+    """
+    sums = [2 * epochs * done // (slices + 1) for done in range(slices + 1)]
+    found = [after - before for before, after in pairwise(sums)]
+    if min(found) == 0:
+        raise RecipeError(
+            f"{epochs} epochs over {slices} slices",
+            why="rounded to whole epochs, a slice would never be trained on.",
+            fix=f"Train for at least {slices // 2 + 1} epochs, or cut shards into fewer slices.",
+        )
+    return found
+
+
+def work(sizes: Sequence[int], epochs: int, *, begin: int = 0) -> int:
+    """Examples read to train slices ``begin`` and later of a shard whose slices have these sizes."""
+    planned = zip(epochs_of_slices(epochs, len(sizes)), accumulate(sizes), strict=True)
+    return sum(times * seen for times, seen in list(planned)[begin:])
+
+
+def expected_share(slices: int) -> float:
+    """The share of a shard's training that deleting one example of it redoes, on average."""
+    return 2 / 3 + 1 / (3 * slices)
+
+
+def shards_touched(shards: int, deletions: int) -> float:
+    """How many shards that many deletions at once touch on average, if each lies anywhere."""
+    return shards * (1 - (1 - 1 / shards) ** deletions)
+
+
+# Which example lies in which slice of which shard, fixed before anything is trained.
+
+
+class SplitSettings(Component):
     """How examples are dealt out.
 
     ``owners``: all examples of one group lie in one slice (``together``), or wherever they fall
@@ -34,7 +76,7 @@ class Cut(Component):
     deal: Literal["even", "hashed"] = "even"
 
 
-class Row(Component):
+class ExampleRow(Component):
     """Where an example lies; ``content`` is the SHA-256 of what is trained on, ``near`` a cluster."""
 
     id: str
@@ -45,7 +87,7 @@ class Row(Component):
     slice: NonNegativeInt
 
 
-class Cell(NamedTuple):
+class SliceRef(NamedTuple):
     """A slice of a shard."""
 
     shard: int
@@ -63,7 +105,7 @@ def number_of(*key: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def plan_rows(examples: Sequence[Example], cut: Cut) -> list[Row]:
+def plan_rows(examples: Sequence[Example], cut: SplitSettings) -> list[ExampleRow]:
     """Deal the examples out.
 
     Raises:
@@ -72,60 +114,62 @@ def plan_rows(examples: Sequence[Example], cut: Cut) -> list[Row]:
     """
     pairs = near_duplicates([normalised(example) for example in examples], threshold=cut.near)
     near = clusters(len(examples), [(pair.first, pair.second) for pair in pairs])
-    several = {cluster for place, cluster in enumerate(near) if place != cluster}
+    several = {cluster for index, cluster in enumerate(near) if index != cluster}
     contents = [content_of(example) for example in examples]
     units = _units(examples, near, cut)
     keys = {unit: _key(examples, contents, places, cut) for unit, places in units.items()}
     deal = _even if cut.deal == "even" else _hashed
     cells = deal({keys[unit]: len(places) for unit, places in units.items()}, cut)
-    rows: dict[int, Row] = {}
+    rows: dict[int, ExampleRow] = {}
     for unit, places in units.items():
         cell = cells[keys[unit]]
-        for place in places:
-            rows[place] = Row(
-                id=examples[place].id,
-                group=examples[place].group,
-                content=contents[place],
-                near=near[place] if near[place] in several else None,
+        for index in places:
+            rows[index] = ExampleRow(
+                id=examples[index].id,
+                group=examples[index].group,
+                content=contents[index],
+                near=near[index] if near[index] in several else None,
                 shard=cell.shard,
                 slice=cell.slice,
             )
     _refuse_empty_shards(rows.values(), cut, len(units))
-    return [rows[place] for place in range(len(examples))]
+    return [rows[index] for index in range(len(examples))]
 
 
-def spread_owners(rows: Iterable[Row]) -> dict[str, list[int]]:
+def spread_owners(rows: Iterable[ExampleRow]) -> dict[str, list[int]]:
     """Groups with examples in several shards, and which."""
-    found: defaultdict[str, set[int]] = defaultdict(set)
+    owners: defaultdict[str, set[int]] = defaultdict(set)
     for row in rows:
         if row.group is not None:
-            found[row.group].add(row.shard)
-    return {group: sorted(shards) for group, shards in found.items() if len(shards) > 1}
+            owners[row.group].add(row.shard)
+    return {group: sorted(shards) for group, shards in owners.items() if len(shards) > 1}
 
 
-def _units(examples: Sequence[Example], near: Sequence[int], cut: Cut) -> dict[int, list[int]]:
+def _units(examples: Sequence[Example], near: Sequence[int], cut: SplitSettings) -> dict[int, list[int]]:
     """Places that must lie together, by the smallest of them."""
     links = list(enumerate(near))
     if cut.owners == "together":
         first: dict[str, int] = {}
-        for place, example in enumerate(examples):
+        for index, example in enumerate(examples):
             if example.group is not None:
-                links.append((place, first.setdefault(example.group, place)))
+                links.append((index, first.setdefault(example.group, index)))
     units: defaultdict[int, list[int]] = defaultdict(list)
-    for place, root in enumerate(clusters(len(examples), links)):
-        units[root].append(place)
+    for index, root in enumerate(clusters(len(examples), links)):
+        units[root].append(index)
     return units
 
 
-def _key(examples: Sequence[Example], contents: Sequence[str], places: Sequence[int], cut: Cut) -> str:
+def _key(
+    examples: Sequence[Example], contents: Sequence[str], places: Sequence[int], cut: SplitSettings
+) -> str:
     """A name for what lies together that changes as little as can be when an example of it is gone."""
-    groups = [group for place in places if (group := examples[place].group) is not None]
+    groups = [group for index in places if (group := examples[index].group) is not None]
     if cut.owners == "together" and groups:
         return f"group {min(groups)}"
-    return min(contents[place] for place in places)
+    return min(contents[index] for index in places)
 
 
-def _even(sizes: dict[str, int], cut: Cut) -> dict[str, Cell]:
+def _even(sizes: dict[str, int], cut: SplitSettings) -> dict[str, SliceRef]:
     """The largest first, each into the shard, and there into the slice, with the fewest examples yet."""
     order = sorted(sizes, key=lambda key: (-sizes[key], number_of(cut.seed, "deal", key)))
     filled = [[0] * cut.slices for _ in range(cut.shards)]
@@ -134,18 +178,18 @@ def _even(sizes: dict[str, int], cut: Cut) -> dict[str, Cell]:
         shard = min(range(cut.shards), key=lambda shard: sum(filled[shard]))
         piece = min(range(cut.slices), key=lambda piece: filled[shard][piece])
         filled[shard][piece] += sizes[key]
-        cells[key] = Cell(shard, piece)
+        cells[key] = SliceRef(shard, piece)
     return cells
 
 
-def _hashed(sizes: dict[str, int], cut: Cut) -> dict[str, Cell]:
+def _hashed(sizes: dict[str, int], cut: SplitSettings) -> dict[str, SliceRef]:
     return {
-        key: Cell(*divmod(number_of(cut.seed, "deal", key) % (cut.shards * cut.slices), cut.slices))
+        key: SliceRef(*divmod(number_of(cut.seed, "deal", key) % (cut.shards * cut.slices), cut.slices))
         for key in sizes
     }
 
 
-def _refuse_empty_shards(rows: Iterable[Row], cut: Cut, units: int) -> None:
+def _refuse_empty_shards(rows: Iterable[ExampleRow], cut: SplitSettings, units: int) -> None:
     empty = set(range(cut.shards)) - {row.shard for row in rows}
     if empty:
         raise DataError(

@@ -16,7 +16,7 @@ from expunge.shards.executors import Executor, executor_for
 from expunge.shards.folder import LOCK, OPTIMIZER, WEIGHTS, PlanFolder, write_plan
 from expunge.shards.ledger import broken_links
 from expunge.shards.making import hash_tokenizer
-from expunge.shards.plan import Row, content_of
+from expunge.shards.plan import ExampleRow, content_of
 from expunge.shards.shard import read_state
 
 HASHED = {"weights": WEIGHTS, "optimizer": OPTIMIZER}
@@ -33,18 +33,18 @@ def problems(plan: PlanFolder, *, head: str | None = None) -> list[str]:
     """
     events = plan.ledger.events()
     rows = plan.rows()
-    found = broken_links(events, head=head)
+    messages = broken_links(events, head=head)
     if not events or events[0].kind != "planned" or events[0].facts["manifest"] != plan.manifest.sha256:
-        found.append("manifest: it is not the one the ledger begins with")
-    found += _start(plan)
+        messages.append("manifest: it is not the one the ledger begins with")
+    messages += _start(plan)
     for shard, keys in enumerate(plan.keys(rows)):
-        found += _texts(plan, shard, rows)
-        found += _weights(plan, shard, keys)
-    found += [
+        messages += _texts(plan, shard, rows)
+        messages += _weights(plan, shard, keys)
+    messages += [
         f"ledger: the deletion asked for in entry {event.number} is not completed"
         for event in unfinished(plan)
     ]
-    return found
+    return messages
 
 
 def replayed(plan: PlanFolder, executor: Executor) -> list[str]:
@@ -88,30 +88,30 @@ def _same(one: Path, other: Path) -> bool:
 def _start(plan: PlanFolder) -> list[str]:
     start = plan.manifest.start
     model = load_model(plan.start)
-    found = []
+    messages = []
     if hash_model(model) != start.weights:
-        found.append(f"start: the weights in {plan.start} are not those the plan was made with")
+        messages.append(f"start: the weights in {plan.start} are not those the plan was made with")
     if hash_tokenizer(load_tokenizer(plan.start)) != start.tokenizer:
-        found.append(f"start: the tokenizer in {plan.start} is not that the plan was made with")
-    return found
+        messages.append(f"start: the tokenizer in {plan.start} is not that the plan was made with")
+    return messages
 
 
-def _texts(plan: PlanFolder, shard: int, rows: list[Row]) -> list[str]:
-    found = []
+def _texts(plan: PlanFolder, shard: int, rows: list[ExampleRow]) -> list[str]:
+    messages = []
     gone = plan.gone()
     deleted = {row.content for row in plan.manifest.rows if row.id in gone} - {row.content for row in rows}
     for piece in range(plan.manifest.cut.slices):
         held = Counter(content_of(example) for example in plan.examples(shard, piece))
         wanted = Counter(row.content for row in rows if (row.shard, row.slice) == (shard, piece))
-        place = f"shard {shard}, slice {piece}"
+        where = f"shard {shard}, slice {piece}"
         if deleted & set(held):
-            found.append(f"{place}: {len(deleted & set(held))} deleted texts are still there")
+            messages.append(f"{where}: {len(deleted & set(held))} deleted texts are still there")
         elif held != wanted:
-            found.append(
-                f"{place}: {sum((held - wanted).values())} texts do not belong there, "
+            messages.append(
+                f"{where}: {sum((held - wanted).values())} texts do not belong there, "
                 f"{sum((wanted - held).values())} are missing"
             )
-    return found
+    return messages
 
 
 def _weights(plan: PlanFolder, shard: int, keys: list[str]) -> list[str]:
@@ -120,20 +120,20 @@ def _weights(plan: PlanFolder, shard: int, keys: list[str]) -> list[str]:
     wanted = {plan.weights(shard, piece, key).name: (piece, key) for piece, key in enumerate(keys)}
     texts = {plan.texts(shard, piece).name for piece in range(len(keys))}
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    found = [
+    messages = [
         f"shard {shard}: {name} belongs to no slice as they are now"
         for name in sorted(names - wanted.keys() - texts - {LOCK})
     ]
     for name, (piece, key) in wanted.items():
-        place = f"shard {shard}, slice {piece}"
+        where = f"shard {shard}, slice {piece}"
         if name not in names or not (folder / name / WEIGHTS).exists():
-            found.append(f"{place}: it is not trained")
+            messages.append(f"{where}: it is not trained")
         else:
-            found += [
-                f"{place}: its {what} {ARE_NOT[what]} the ledger holds"
+            messages += [
+                f"{where}: its {what} {ARE_NOT[what]} the ledger holds"
                 for what in differing(folder / name, known.get(key, {}))
             ]
-    return found
+    return messages
 
 
 def differing(folder: Path, facts: Mapping[str, Any]) -> list[str]:
@@ -163,13 +163,13 @@ def verified(folder: Path, *, head: str | None, replay: bool, workers: int) -> d
         OutputError: something is wrong with it; all of it is named.
     """
     plan = PlanFolder(folder)
-    found = problems(plan, head=head)
-    if replay and not found:
-        found = replayed(plan, executor_for("processes", workers=workers))
-    if found:
+    replays = problems(plan, head=head)
+    if replay and not replays:
+        replays = replayed(plan, executor_for("processes", workers=workers))
+    if replays:
         raise OutputError(
             f"{folder} is not what its ledger says",
-            why=f"{'; '.join(found)}.",
+            why=f"{'; '.join(replays)}.",
             fix=f"What is only unfinished is completed by: expunge shards train {folder}",
         )
     rows = plan.rows()

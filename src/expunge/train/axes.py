@@ -12,7 +12,7 @@ from expunge.forget import forget_losses
 from expunge.quant import quantizers
 from expunge.retain import retain_losses
 from expunge.scope import scopes
-from expunge.train.stages import stages
+from expunge.train.methods import stages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,12 +13,12 @@ from typing import Any, Literal
 from pydantic import field_validator
 
 from expunge.component import Component
-from expunge.corpus.fields import QUESTION
+from expunge.corpus.columns import QUESTION
 
 Reader = Literal["rows", "stereoset", "crows_pairs"]
 
 
-class Part(Component):
+class BenchmarkSplit(Component):
     """Rows of one configuration and split: which column holds which field, and how a question is asked.
 
     ``hub`` and ``revision`` where they lie in another dataset than the benchmark's own; ``is_local`` where
@@ -62,9 +62,9 @@ class Benchmark(Component):
     title: str
     source: str
     licence: str
-    splits: Mapping[str, tuple[Part, ...]]
+    splits: Mapping[str, tuple[BenchmarkSplit, ...]]
     metrics: tuple[str | Mapping[str, Any], ...]
-    corpora: Mapping[str, tuple[Part, ...]] = {}
+    corpora: Mapping[str, tuple[BenchmarkSplit, ...]] = {}
     optional: frozenset[str] = frozenset()
     hub: str | None = None
     revision: str | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from expunge.corpus.bias import read_crows_pairs, read_stereoset
+from expunge.corpus.benchmarks.bias import read_crows_pairs, read_stereoset
 from expunge.corpus.formats import READERS
 from expunge.corpus.readers import read_examples
 from expunge.errors import DataError
@@ -13,7 +13,7 @@ from expunge.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from expunge.corpus.benchmarks.base import Benchmark, Part
+    from expunge.corpus.benchmarks.base import Benchmark, BenchmarkSplit
     from expunge.types import Example
 
 
@@ -40,7 +40,7 @@ def load_corpora(benchmark: Benchmark, folder: Path | None = None) -> dict[str, 
 
 
 def _load(
-    benchmark: Benchmark, wanted: Mapping[str, tuple[Part, ...]], folder: Path | None
+    benchmark: Benchmark, wanted: Mapping[str, tuple[BenchmarkSplit, ...]], folder: Path | None
 ) -> dict[str, list[Example]]:
     if folder is None:
         return {
@@ -50,21 +50,21 @@ def _load(
         }
     if not folder.is_dir():
         raise DataError(f"--data {folder}", why="there is no such folder.", fix="Check the path.")
-    found: dict[str, list[Example]] = {}
+    examples: dict[str, list[Example]] = {}
     for split, parts in wanted.items():
         places = [(part, _place(folder, part)) for part in parts]
-        missing = [part for part, place in places if place is None]
+        missing = [part for part, path in places if path is None]
         if missing and split in benchmark.optional:
             continue
         if missing:
             raise _missing(benchmark, split, missing[0], folder)
-        found[split] = [
-            example for part, place in places if place is not None for example in _read(part, place)
+        examples[split] = [
+            example for part, path in places if path is not None for example in _read(part, path)
         ]
-    return found
+    return examples
 
 
-def _place(folder: Path, part: Part) -> Path | None:
+def _place(folder: Path, part: BenchmarkSplit) -> Path | None:
     """Where a part lies: a file, or the folder of its configuration."""
     files = [f"{part.config}/{part.split}", part.config]
     named = (folder / f"{stem}{ending}" for stem in files for ending in READERS)
@@ -75,14 +75,14 @@ def _place(folder: Path, part: Part) -> Path | None:
     return inside if inside.is_dir() and any(inside.glob(f"{part.split}-*")) else None
 
 
-def _read(part: Part, place: Path) -> list[Example]:
+def _read(part: BenchmarkSplit, path: Path) -> list[Example]:
     if part.reader != "rows":
-        return OWN_FORMS[part.reader](place)
-    split = part.split if place.is_dir() else None
-    return read_examples(place, fields=part.fields, template=part.template, split=split)
+        return OWN_FORMS[part.reader](path)
+    split = part.split if path.is_dir() else None
+    return read_examples(path, fields=part.fields, template=part.template, split=split)
 
 
-def _from_hub(benchmark: Benchmark, part: Part) -> list[Example]:
+def _from_hub(benchmark: Benchmark, part: BenchmarkSplit) -> list[Example]:
     name, revision = part.hub or benchmark.hub, part.revision or benchmark.revision
     if name is None or revision is None or part.is_local:
         raise DataError(
@@ -106,7 +106,7 @@ def _names(benchmark: Benchmark) -> set[str]:
     return {f"{part.config}.jsonl" for part in parts}
 
 
-def _missing(benchmark: Benchmark, split: str, part: Part, folder: Path) -> DataError:
+def _missing(benchmark: Benchmark, split: str, part: BenchmarkSplit, folder: Path) -> DataError:
     wanted = f"{part.config}/{part.split}.jsonl or {part.config}.jsonl"
     fix = f"Put it there; other endings are read too: {', '.join(READERS)}."
     if benchmark.hub is not None:

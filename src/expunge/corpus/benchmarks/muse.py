@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from expunge.corpus.benchmarks.base import Benchmark, Part, Published
+from expunge.corpus.benchmarks.base import Benchmark, BenchmarkSplit, Published
 
 SOURCE = "MUSE (arXiv 2407.06460)"
 PAPER = "MUSE (arXiv 2407.06460), Table 3; its released NPO and KL losses are on raw logits"
@@ -86,11 +86,11 @@ _MODELS = {
 _STARTED_FROM = {"News": "Llama-2-7b", "Books": "ICLM-7B"}
 
 
-def _part(config: str, split: str, **fields: str) -> Part:
-    return Part(config=config, split=split, fields=fields)
+def _part(config: str, split: str, **fields: str) -> BenchmarkSplit:
+    return BenchmarkSplit(config=config, split=split, fields=fields)
 
 
-SPLITS: Mapping[str, tuple[Part, ...]] = {
+SPLITS: Mapping[str, tuple[BenchmarkSplit, ...]] = {
     "forget": (_part("knowmem", "forget_qa"), _part("privleak", "forget")),
     "retain": (_part("knowmem", "retain_qa"),),
     "holdout": (_part("privleak", "holdout"),),
@@ -106,7 +106,7 @@ def _metrics(protocol: str) -> tuple[dict[str, Any], ...]:
 
 
 def _muse(
-    corpus: str, name: str, title: str, forget: Part, metrics: tuple[Any, ...], **more: Any
+    corpus: str, name: str, title: str, forget: BenchmarkSplit, metrics: tuple[Any, ...], **more: Any
 ) -> Benchmark:
     return Benchmark(
         name=name,
@@ -129,10 +129,10 @@ def _six_ways(corpus: str, protocol: str) -> Benchmark:
         Published(
             method=method,
             model=_STARTED_FROM[corpus],
-            values=dict(zip(ORDER, found, strict=True)),
+            values=dict(zip(ORDER, values, strict=True)),
             source=source,
         )
-        for method, found in table.items()
+        for method, values in table.items()
     )
     ending = "" if protocol == "muse" else "-open-unlearning"
     return _muse(

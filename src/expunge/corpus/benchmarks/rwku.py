@@ -5,16 +5,16 @@ Source: Jin et al. 2024, "RWKU: Benchmarking Real-World Knowledge Unlearning" (a
 
 from __future__ import annotations
 
-from expunge.corpus.benchmarks.base import Benchmark, Part
+from expunge.corpus.benchmarks.base import Benchmark, BenchmarkSplit
 
 FIELDS = {"question": "query", "group": "subject"}
 BLANK = "Please complete the blank in the following sentence.\nSentence: {question}\nAnswer: "
 
 
-def _part(config: str, *, blank: bool = False) -> tuple[Part, ...]:
+def _part(config: str, *, blank: bool = False) -> tuple[BenchmarkSplit, ...]:
     if blank:
-        return (Part(config=config, split="test", fields=FIELDS, template=BLANK),)
-    return (Part(config=config, split="test", fields=FIELDS),)
+        return (BenchmarkSplit(config=config, split="test", fields=FIELDS, template=BLANK),)
+    return (BenchmarkSplit(config=config, split="test", fields=FIELDS),)
 
 
 RWKU = Benchmark(
@@ -23,13 +23,13 @@ RWKU = Benchmark(
     source="RWKU (arXiv 2406.10890)",
     licence="that of your data",
     splits={
-        "fill_in": _part("forget_level1", blank=True),
+        "cloze": _part("forget_level1", blank=True),
         "forget": _part("forget_level2"),
         "adversarial": _part("forget_level3"),
         "neighbours_fill_in": _part("neighbor_level1", blank=True),
         "neighbours": _part("neighbor_level2"),
     },
-    optional=frozenset({"fill_in", "adversarial", "neighbours_fill_in", "neighbours"}),
+    optional=frozenset({"cloze", "adversarial", "neighbours_fill_in", "neighbours"}),
     metrics=("rouge_fill_in", "rouge", "rouge_adversarial", "rouge_neighbours_fill_in", "rouge_neighbours"),
     notes=(
         "Files hold query, answer and subject, as RWKU's do; intervals are over subjects.",

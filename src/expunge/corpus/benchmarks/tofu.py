@@ -5,7 +5,7 @@ Source: Maini et al. 2024, "TOFU: A Task of Fictitious Unlearning for LLMs" (arX
 
 from __future__ import annotations
 
-from expunge.corpus.benchmarks.base import Benchmark, Part, Published
+from expunge.corpus.benchmarks.base import Benchmark, BenchmarkSplit, Published
 
 SOURCE = "TOFU (arXiv 2401.06121)"
 OPEN_UNLEARNING = "open-unlearning docs/repro.md (untuned: lr 1e-5, 10 epochs, batch 32)"
@@ -16,7 +16,7 @@ RETAIN = {"01": "99", "05": "95", "10": "90"}
 
 METRICS = (
     *("forget_quality", "model_utility", "truth_ratio", "probability", "rouge", "knowmem_forget"),
-    *("second_phrasing", "utility", "exact_memorisation", "extraction_strength", "privleak", "auc"),
+    *("paraphrase_questions", "utility", "exact_memorisation", "extraction_strength", "privleak", "auc"),
     *("mia_loss", "mia_zlib", "mia_min_k_pp"),
 )
 
@@ -44,24 +44,24 @@ _LLAMA_3 = {
 _TABLES = {"Llama-2-7b-chat-hf": _LLAMA_2, "Llama-3.2-1B-Instruct": _LLAMA_3}
 
 
-def _published(place: int) -> tuple[Published, ...]:
+def _published(column: int) -> tuple[Published, ...]:
     return tuple(
         Published(
             method=method,
             model=model,
-            values=dict(zip(_ORDER, found[place], strict=True)),
+            values=dict(zip(_ORDER, values[column], strict=True)),
             source=OPEN_UNLEARNING,
         )
         for model, table in _TABLES.items()
-        for method, found in table.items()
+        for method, values in table.items()
     )
 
 
-def _part(config: str, **fields: str) -> tuple[Part, ...]:
-    return (Part(config=config, split="train", fields=fields),)
+def _part(config: str, **fields: str) -> tuple[BenchmarkSplit, ...]:
+    return (BenchmarkSplit(config=config, split="train", fields=fields),)
 
 
-def _tofu(place: int, share: str, kept: str) -> Benchmark:
+def _tofu(column: int, share: str, kept: str) -> Benchmark:
     forget = f"forget{share}_perturbed"
     return Benchmark(
         name=f"tofu-forget{share}",
@@ -72,7 +72,7 @@ def _tofu(place: int, share: str, kept: str) -> Benchmark:
         revision="324592d84ae4f482ac7249b9285c2ecdb53e3a68",
         splits={
             "forget": _part(forget, **OTHERS),
-            "second_phrasing": _part(forget, question="paraphrased_question"),
+            "paraphrase_questions": _part(forget, question="paraphrased_question"),
             "retain": _part("retain_perturbed", **OTHERS),
             "real_authors": _part("real_authors_perturbed", **KNOWN),
             "world_facts": _part("world_facts_perturbed", **KNOWN),
@@ -85,7 +85,7 @@ def _tofu(place: int, share: str, kept: str) -> Benchmark:
             "retain": _part(f"retain{kept}"),
         },
         metrics=METRICS,
-        published=_published(place),
+        published=_published(column),
         notes=(
             "All retain sets are evaluated on the same 400 questions, which every one of them holds.",
             "Twenty questions in a row are about one author; intervals take them as independent.",

@@ -5,7 +5,7 @@ Source: Li et al. 2024, "The WMDP Benchmark" (arXiv 2403.03218); prompts as lm-e
 
 from __future__ import annotations
 
-from expunge.corpus.benchmarks.base import Benchmark, Part
+from expunge.corpus.benchmarks.base import Benchmark, BenchmarkSplit
 
 SOURCE = "WMDP (arXiv 2403.03218)"
 TEMPLATE = (
@@ -15,17 +15,21 @@ TEMPLATE = (
 CORPORA = "cais/wmdp-corpora"
 COMMIT = "daf89fa9b618b63a624228061a9cebacca88009c"
 TOPICS = {"bio": "biology", "cyber": "cybersecurity", "chem": "chemistry"}
-MMLU = Part(config="mmlu", split="test", template="{question}\n{choices}\nAnswer:", is_local=True)
+MMLU = BenchmarkSplit(config="mmlu", split="test", template="{question}\n{choices}\nAnswer:", is_local=True)
 GATED = "bio-forget-corpus"
 
 
-def _corpus(config: str) -> tuple[Part, ...]:
-    return (Part(config=config, split="train", hub=CORPORA, revision=COMMIT, is_local=config == GATED),)
+def _corpus(config: str) -> tuple[BenchmarkSplit, ...]:
+    return (
+        BenchmarkSplit(
+            config=config, split="train", hub=CORPORA, revision=COMMIT, is_local=config == GATED
+        ),
+    )
 
 
 def _wmdp(short: str, topic: str) -> Benchmark:
     template = TEMPLATE.format(topic=topic)
-    questions = Part(config=f"wmdp-{short}", split="test", template=template)
+    questions = BenchmarkSplit(config=f"wmdp-{short}", split="test", template=template)
     has_corpora = short != "chem"
     return Benchmark(
         name=f"wmdp-{short}",

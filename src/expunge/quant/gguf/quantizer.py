@@ -11,8 +11,14 @@ import torch
 from expunge.errors import ModelError
 from expunge.model.arch import linear_layers, output_layer, unwrap, weight_oi
 from expunge.quant import quantizers
-from expunge.quant.base import Quantized, Quantizer, Replacement, TensorCoverage, Transformed
-from expunge.quant.coverage import coverage_of
+from expunge.quant.base import (
+    Quantized,
+    QuantizedModel,
+    Quantizer,
+    Replacement,
+    TensorCoverage,
+    coverage_of,
+)
 from expunge.quant.gguf.fit import encode
 from expunge.quant.gguf.formats import FORMATS, Format, format_for
 
@@ -27,7 +33,7 @@ SMALLEST = min(layout.weights for layout in FORMATS.values())
 """Weights of the smallest block."""
 
 
-class Place(NamedTuple):
+class LayerFormat(NamedTuple):
     """A layer whose weight has a format: the one asked for, a fallback, or none that fits its rows."""
 
     name: str
@@ -85,14 +91,14 @@ class GGUF(Quantizer):
             return Quantized(weight_OI, weight_OI)
         return quantized(weight_OI, layout)
 
-    def places(self, model: nn.Module) -> Iterator[Place]:
+    def places(self, model: nn.Module) -> Iterator[LayerFormat]:
         """Every layer that has a format, each weight once."""
         seen: set[nn.Parameter] = set()
         for name, layer, wanted in self._wanted(model):
             parameter = layer.get_parameter("weight")
             if parameter not in seen:
                 seen.add(parameter)
-                yield Place(name, layer, wanted, format_for(wanted, weight_oi(layer).shape[1]))
+                yield LayerFormat(name, layer, wanted, format_for(wanted, weight_oi(layer).shape[1]))
 
     def replacements(
         self,
@@ -100,20 +106,24 @@ class GGUF(Quantizer):
         calibration: Calibration | None,  # noqa: ARG002
     ) -> Generator[Replacement, None, None]:
         """The new weight of each layer whose rows fit a format; see ``Quantizer.replacements``."""
-        for place in self.places(model):
-            if place.layout is not None:
-                weight_OI = weight_oi(place.layer).detach()
-                yield Replacement(place.name, place.layer, quantized(weight_OI, place.layout))
+        for layer_format in self.places(model):
+            if layer_format.layout is not None:
+                weight_OI = weight_oi(layer_format.layer).detach()
+                yield Replacement(
+                    layer_format.name, layer_format.layer, quantized(weight_OI, layer_format.layout)
+                )
 
     @contextmanager
-    def applied(self, model: nn.Module, calibration: Calibration | None = None) -> Iterator[Transformed]:
+    def applied(self, model: nn.Module, calibration: Calibration | None = None) -> Iterator[QuantizedModel]:
         """See ``Quantizer.applied``; the coverage names the format of each tensor."""
         with super().applied(model, calibration) as transformed:
             yield replace(transformed, coverage=self.coverage(model))
 
     def coverage(self, model: nn.Module) -> tuple[TensorCoverage, ...]:
         """What becomes of every parameter, fallbacks and what stays as it is included."""
-        places = {place.layer.get_parameter("weight"): place for place in self.places(model)}
+        places = {
+            layer_format.layer.get_parameter("weight"): layer_format for layer_format in self.places(model)
+        }
         parameters = dict(unwrap(model).named_parameters())
         return tuple(
             self._covered(tensor, places[parameters[tensor.name]])
@@ -122,14 +132,14 @@ class GGUF(Quantizer):
             for tensor in coverage_of(model, self.how)
         )
 
-    def _covered(self, tensor: TensorCoverage, place: Place) -> TensorCoverage:
-        weight_OI = weight_oi(place.layer)
-        if place.layout is None:
+    def _covered(self, tensor: TensorCoverage, layer_format: LayerFormat) -> TensorCoverage:
+        weight_OI = weight_oi(layer_format.layer)
+        if layer_format.layout is None:
             return replace(tensor, how=None, why_not=self.why_not(weight_OI))
         row = weight_OI.shape[1]
-        fell_back = place.layout.name != place.wanted
-        why = f" (rows of {row} hold no whole blocks of {place.wanted})" if fell_back else ""
-        return replace(tensor, how=self.said(place.layout) + why, why_not=None)
+        fell_back = layer_format.layout.name != layer_format.wanted
+        why = f" (rows of {row} hold no whole blocks of {layer_format.wanted})" if fell_back else ""
+        return replace(tensor, how=self.said(layer_format.layout) + why, why_not=None)
 
     def _wanted(self, model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
         for name, layer in linear_layers(model).items():

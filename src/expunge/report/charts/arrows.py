@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from expunge.audit.stats import Estimate
     from expunge.audit.verdict import Verdict
-    from expunge.report.run import Run
+    from expunge.report.run import AuditRun
 
 MIDDLE = "50%"
 STILL = 0.004
@@ -54,10 +54,15 @@ class Arrow:
         return self.verdict is not None and self.verdict.outcome is Outcome.CAME_BACK
 
 
-def landmarks(run: Run, metric: str) -> Landmarks:
+def landmarks(run: AuditRun, metric: str) -> Landmarks:
     """The axis of a metric: its scale if it has one, else what the values take."""
-    own = [cell.value for (_, _, name), cell in run.cells.items() if name == metric]
-    ends = [end for each in own for end in (each.value, each.low, each.high) if end is not None]
+    estimates = [cell.value for (_, _, name), cell in run.cells.items() if name == metric]
+    ends = [
+        end
+        for estimate in estimates
+        for end in (estimate.value, estimate.low, estimate.high)
+        if end is not None
+    ]
     scales = {"0-100": (0.0, 100.0), "0-1": (0.0, 1.0)}
     low, high = scales.get(run.metrics[metric].scale, (min(ends, default=0.0), max(ends, default=1.0)))
     return Landmarks(
@@ -68,7 +73,7 @@ def landmarks(run: Run, metric: str) -> Landmarks:
     )
 
 
-def arrows(run: Run, metric: str) -> Iterator[Arrow]:
+def arrows(run: AuditRun, metric: str) -> Iterator[Arrow]:
     """Every unlearned model under every transform but full precision."""
     for model in run.judged:
         full = run.cell(model.name, FULL.label, metric).value
@@ -118,6 +123,6 @@ def _place(marks: Landmarks, estimate: Estimate | None) -> float | None:
     return None if estimate is None or estimate.value is None else marks.share(estimate.value)
 
 
-def _at_full(run: Run, role: Role, metric: str) -> float | None:
+def _at_full(run: AuditRun, role: Role, metric: str) -> float | None:
     name = run.holder(role)
     return run.cell(name, FULL.label, metric).value.value if name is not None else None

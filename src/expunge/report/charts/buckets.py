@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
     from markupsafe import Markup
 
-    from expunge.report.run import Run
+    from expunge.report.run import AuditRun
 
 HEIGHT = 84
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Buckets:
+class BucketChart:
     """The diagnosis of one model under one grid.
 
     ``shares``: the changed weights by how far they moved, in percent of all of them; ``edges`` between
@@ -46,22 +46,24 @@ class Buckets:
         return (f"below {self.edges[0]:g}", *middle, f"{self.edges[-1]:g} and more")
 
 
-def buckets(run: Run) -> Iterator[Buckets]:
+def buckets(run: AuditRun) -> Iterator[BucketChart]:
     """Every diagnosis of the audit, model by model."""
-    found = {(remark.model, remark.transform): remark.content for remark in run.summary.diagnostics}
+    diagnostics = {(remark.model, remark.transform): remark.content for remark in run.summary.diagnostics}
     for model in run.unlearned_checkpoints:
         for label in run.grids:
-            content = found.get((model.name, label)) or {}
+            content = diagnostics.get((model.name, label)) or {}
             total = content.get("total")
             if isinstance(total, dict):
                 yield _read(run, model.name, label, content, total)
 
 
-def _read(run: Run, model: str, label: str, content: dict[str, Any], total: dict[str, Any]) -> Buckets:
+def _read(
+    run: AuditRun, model: str, label: str, content: dict[str, Any], total: dict[str, Any]
+) -> BucketChart:
     shifts = total.get("shifts") or ()
     whole = sum(shifts)
     verdict = run.summary.verdict(model, label)
-    return Buckets(
+    return BucketChart(
         model=model,
         transform=label,
         edges=tuple(content.get("shift_edges") or ()) if whole else (),
@@ -74,17 +76,17 @@ def _read(run: Run, model: str, label: str, content: dict[str, Any], total: dict
     )
 
 
-def histogram(own: Buckets) -> Markup | None:
+def histogram(chart: BucketChart) -> Markup | None:
     """Bars for the shares; ``None`` for a code book, which has no single step."""
-    if not own.shares:
+    if not chart.shares:
         return None
-    width = 100 / len(own.shares)
-    most = max(own.shares)
+    width = 100 / len(chart.shares)
+    most = max(chart.shares)
     bars = [
         tag(
             "rect",
             {
-                "x": f"{place * width + width * 0.08:.2f}%",
+                "x": f"{index * width + width * 0.08:.2f}%",
                 "y": f"{100 - 100 * share / most:.2f}%",
                 "width": f"{width * 0.84:.2f}%",
                 "height": f"{100 * share / most:.2f}%",
@@ -92,12 +94,14 @@ def histogram(own: Buckets) -> Markup | None:
             },
             tag("title", {}, f"{name} steps: {share:.1f} %"),
         )
-        for place, (name, share) in enumerate(zip(own.bins, own.shares, strict=True))
+        for index, (name, share) in enumerate(zip(chart.bins, chart.shares, strict=True))
     ]
-    return drawing(bars, height=HEIGHT, says=_told(own), kind="bars")
+    return drawing(bars, height=HEIGHT, says=_told(chart), kind="bars")
 
 
-def _told(own: Buckets) -> str:
-    each = "; ".join(f"{name} {share:.0f} %" for name, share in zip(own.bins, own.shares, strict=True))
-    weights = f"{thousands(own.changed)} changed weights"
-    return f"{own.model} at {own.transform}: {weights}, in steps of the grid: {each}"
+def _told(chart: BucketChart) -> str:
+    shares = "; ".join(
+        f"{name} {share:.0f} %" for name, share in zip(chart.bins, chart.shares, strict=True)
+    )
+    weights = f"{thousands(chart.changed)} changed weights"
+    return f"{chart.model} at {chart.transform}: {weights}, in steps of the grid: {shares}"

@@ -13,7 +13,7 @@ from expunge.report.charts.svg import tag
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from expunge.report.run import Run
+    from expunge.report.run import AuditRun
 
 LOSS = "loss"
 NAMES = {"loss": "total loss", "loss_forget": "forget loss", "loss_retain": "retain loss"}
@@ -30,14 +30,14 @@ class Curve:
     values: tuple[float, ...]
 
 
-def curves(run: Run) -> Iterator[Curve]:
+def curves(run: AuditRun) -> Iterator[Curve]:
     """The losses of every unlearned model whose record was found; the total only where it has no parts."""
     for model in run.unlearned_checkpoints:
-        for place, stage in enumerate(run.record_of(model.name).get("stages", ())):
+        for index, stage in enumerate(run.record_of(model.name).get("stages", ())):
             history: Sequence[Mapping[str, Any]] = stage.get("history") or ()
             names = sorted({key for row in history for key in row if key.startswith(LOSS)})
-            for name in [each for each in names if each != LOSS] or names:
-                yield from _curve(model.name, str(stage.get("stage", place)), name, history)
+            for name in [candidate for candidate in names if candidate != LOSS] or names:
+                yield from _curve(model.name, str(stage.get("stage", index)), name, history)
 
 
 def polyline(curve: Curve) -> Markup:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
     from expunge.audit.stats import Estimate
-    from expunge.report.run import Run
+    from expunge.report.run import AuditRun
 
 SHAPES = {Role.TARGET: "square", Role.RETRAINED: "diamond", Role.UNLEARNED: "circle"}
 HEIGHT = 400
@@ -48,7 +48,7 @@ class Point:
         return self.transform == FULL.label
 
 
-def points(run: Run) -> Iterator[Point]:
+def points(run: AuditRun) -> Iterator[Point]:
     """Every model under every transform that has both numbers."""
     if run.lead is None or run.utility is None:
         return
@@ -62,22 +62,22 @@ def points(run: Run) -> Iterator[Point]:
                 yield Point(model=model.name, role=model.role, transform=label, known=known, useful=useful)
 
 
-def scatter(run: Run) -> Markup | None:
+def scatter(run: AuditRun) -> Markup | None:
     """The drawing; ``None`` where one of the two was not measured."""
-    found = list(points(run))
-    if not found or run.lead is None or run.utility is None:
+    drawn = list(points(run))
+    if not drawn or run.lead is None or run.utility is None:
         return None
-    across, up = landmarks(run, run.lead), _zoomed(landmarks(run, run.utility), found)
-    full = [point for point in found if point.is_full]
+    across, up = landmarks(run, run.lead), _zoomed(landmarks(run, run.utility), drawn)
+    full = [point for point in drawn if point.is_full]
     parts = list(_frame(across, up))
     for point in full:
         parts += _spread(point, across, up)
     for point in full:
-        others = [other for other in found if other.model == point.model and not other.is_full]
+        others = [other for other in drawn if other.model == point.model and not other.is_full]
         parts += _trail(run, point, others, across, up)
     parts += [_drawn(point, across, up) for point in full]
     parts += _labels(full, across, up)
-    return drawing(parts, height=HEIGHT, says=_told(found), kind="scatter")
+    return drawing(parts, height=HEIGHT, says=_told(drawn), kind="scatter")
 
 
 def _zoomed(up: Landmarks, found: list[Point]) -> Landmarks:
@@ -111,7 +111,7 @@ def _spread(point: Point, across: Landmarks, up: Landmarks) -> Iterator[Markup]:
 
 
 def _trail(
-    run: Run, point: Point, others: list[Point], across: Landmarks, up: Landmarks
+    run: AuditRun, point: Point, others: list[Point], across: Landmarks, up: Landmarks
 ) -> Iterator[Markup]:
     start = _at(point, across, up)
     for other in others:
@@ -134,7 +134,7 @@ def _labels(full: list[Point], across: Landmarks, up: Landmarks) -> Iterator[Mar
     taken: list[tuple[float, float, float]] = []
     for point in full:
         x, y = places[point.model]
-        others = [place for name, place in places.items() if name != point.model]
+        others = [position for name, position in places.items() if name != point.model]
         width = NAME_WIDTH * len(point.model)
         sides = [(x + GAP, y, "start"), (x - GAP - width, y, "end")]
         sides += [(x + GAP, y + step * LABEL_HEIGHT, "start") for step in (1, -1, 2, -2, 3, -3)]
@@ -171,8 +171,8 @@ def _shares(point: Point, across: Landmarks, up: Landmarks) -> tuple[float, floa
     return across.share(point.known.value or 0.0), up.share(point.useful.value or 0.0)
 
 
-def _told(found: list[Point]) -> str:
-    full = [point for point in found if point.is_full]
+def _told(drawn: list[Point]) -> str:
+    full = [point for point in drawn if point.is_full]
     return "Knowledge of the forget set against utility, at full precision: " + "; ".join(
         f"{point.model} {number(point.known.value)} against {number(point.useful.value)}" for point in full
     )

@@ -31,8 +31,10 @@ def tag(name: str, attributes: Mapping[str, object], content: str | Markup = "")
 
 def drawing(parts: Iterable[Markup], *, height: int, says: str = "", kind: str = "") -> Markup:
     """A drawing as wide as its place. Without words for those who cannot see it, it is decoration."""
-    told = {"role": "img", "aria-label": says} if says else {"aria-hidden": "true"}
-    return tag("svg", {"class": f"chart {kind}".strip(), "height": height, **told}, Markup("").join(parts))
+    attributes = {"role": "img", "aria-label": says} if says else {"aria-hidden": "true"}
+    return tag(
+        "svg", {"class": f"chart {kind}".strip(), "height": height, **attributes}, Markup("").join(parts)
+    )
 
 
 def percent(share: float) -> str:

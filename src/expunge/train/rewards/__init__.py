@@ -11,7 +11,7 @@ from expunge.registry import Registry
 from expunge.types import Example
 
 
-class Answer(NamedTuple):
+class SampledAnswer(NamedTuple):
     """A sampled answer, the example it was asked for, and whether that one is to be forgotten."""
 
     example: Example
@@ -31,7 +31,7 @@ class Reward(Component, ABC):
         """Refuse what can be known not to work before any model is loaded."""
 
     @abstractmethod
-    def __call__(self, answers: Sequence[Answer]) -> list[float | None]:
+    def __call__(self, answers: Sequence[SampledAnswer]) -> list[float | None]:
         """One number for each answer."""
 
 

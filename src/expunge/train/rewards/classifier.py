@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import PositiveInt
 
 from expunge.errors import RecipeError
-from expunge.train.rewards import Answer, Reward, rewards
+from expunge.train.rewards import Reward, SampledAnswer, rewards
 
 
 @rewards.register("classifier")
@@ -25,10 +25,10 @@ class Classifier(Reward):
     avoid: bool = True
     batch_size: PositiveInt = 32
 
-    def __call__(self, answers: Sequence[Answer]) -> list[float | None]:
+    def __call__(self, answers: Sequence[SampledAnswer]) -> list[float | None]:
         texts = [one.said for one in answers if one.said.strip()]
-        found = iter(self._pipeline(texts, top_k=None, batch_size=self.batch_size, truncation=True))
-        return [self._of(next(found)) if one.said.strip() else None for one in answers]
+        predictions = iter(self._pipeline(texts, top_k=None, batch_size=self.batch_size, truncation=True))
+        return [self._of(next(predictions)) if one.said.strip() else None for one in answers]
 
     def _of(self, scores: Sequence[dict[str, Any]]) -> float:
         by_label = {score["label"]: float(score["score"]) for score in scores}

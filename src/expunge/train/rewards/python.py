@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from expunge.errors import RecipeError
-from expunge.train.rewards import Answer, Reward, rewards
+from expunge.train.rewards import Reward, SampledAnswer, rewards
 
 
 @rewards.register("python")
@@ -28,16 +28,16 @@ class Function(Reward):
         """Refuse a function that cannot be imported."""
         _found(self.function)
 
-    def __call__(self, answers: Sequence[Answer]) -> list[float | None]:
-        prompts, said = [one.example.prompt for one in answers], [one.said for one in answers]
-        found = _found(self.function)(prompts, said)
-        if not isinstance(found, list) or len(found) != len(answers):
+    def __call__(self, answers: Sequence[SampledAnswer]) -> list[float | None]:
+        prompts, replies = [one.example.prompt for one in answers], [one.said for one in answers]
+        values = _found(self.function)(prompts, replies)
+        if not isinstance(values, list) or len(values) != len(answers):
             raise RecipeError(
                 f"reward {self.function}",
                 why=f"it did not return a list of {len(answers)} numbers.",
                 fix="Return one number, or None, for each answer.",
             )
-        return [None if value is None else float(value) for value in found]
+        return [None if value is None else float(value) for value in values]
 
 
 def _found(name: str) -> Callable[..., Any]:

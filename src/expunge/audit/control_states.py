@@ -1,0 +1,116 @@
+"""The retrained model's states, for the metrics that lay another model's beside them.
+
+It is loaded once for that, before the model that is measured, and let go again.
+"""
+
+from __future__ import annotations
+
+import gc
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from expunge.audit.cells import CONTROL, DIAGNOSTICS
+from expunge.audit.plan import Role
+from expunge.metrics.control_relative import ControlRelativeMetric, ControlStates
+from expunge.quant.base import Quantizer
+from expunge.record import hash_json
+from expunge.scratch import remove_leftovers_in
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from torch import nn
+
+    from expunge.audit.cells import CellSpec
+    from expunge.audit.plan import Applied, AuditPlan, Transform
+    from expunge.inference.observer import Observer
+    from expunge.metrics.base import Measured
+    from expunge.quant.calibration import Calibration
+
+OWN_NAMES = re.compile(r"[0-9a-f]{32}\.safetensors")
+"""What the files are called."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControlStateCache:
+    """One file for each metric and transform, in a folder that is there while an audit runs."""
+
+    plan: AuditPlan
+    folder: Path
+    observe: Callable[[nn.Module, Any, AuditPlan], Observer]
+
+    def compute(self, parts: Sequence[CellSpec], tell: Callable[[str], None]) -> None:
+        """Load the retrained model, once, for those of ``parts`` that lack its states."""
+        control = self.plan.holder(Role.RETRAINED)
+        lacking = [part for part in parts if self._metric(part) and not self._path(part).exists()]
+        if control is None or not lacking:
+            return
+        model, tokenizer = control.load()
+        loaded = LoadedModel(model, tokenizer, self.plan)
+        for transform, group in groupby(lacking, key=lambda part: part.transform):
+            with loaded.under(transform) as applied:
+                observer = self.observe(applied.model, tokenizer, self.plan)
+                for part in group:
+                    tell(f"{control.name} · {transform.label} · for {part.name}")
+                    self._keep(part, observer)
+        del model, loaded
+        gc.collect()
+
+    def measure(self, part: CellSpec, observer: Observer) -> Measured:
+        """The scores of a part, whose metric is given the retrained model's states if it reads them."""
+        metric, path = self._metric(part), self._path(part)
+        if metric is None or not path.exists():
+            return self.plan.named_metrics[part.name].measure(observer, self.plan.probes)
+        return metric.measure_against(observer, self.plan.probes, ControlStates.read(path))
+
+    def clear(self) -> None:
+        """Give the room back."""
+        if self.folder.is_symlink():
+            return
+        remove_leftovers_in(self.folder)
+        for path in self.folder.glob("*.safetensors"):
+            if OWN_NAMES.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+        with suppress(OSError):  # not there, or it holds what no audit wrote
+            self.folder.rmdir()
+
+    def _keep(self, part: CellSpec, observer: Observer) -> None:
+        metric = self._metric(part)
+        if metric is not None:
+            metric.control_states(observer, self.plan.probes).save(self._path(part))
+
+    def _metric(self, part: CellSpec) -> ControlRelativeMetric | None:
+        metric = None if part.name == DIAGNOSTICS else self.plan.named_metrics[part.name]
+        return metric if isinstance(metric, ControlRelativeMetric) else None
+
+    def _path(self, part: CellSpec) -> Path:
+        """Its name is the hash of all it depends on, which is not the model that is measured."""
+        facts = {name: fact for name, fact in part.facts.items() if name != "model"}
+        return self.folder / f"{hash_json({CONTROL: None, **facts})[:32]}.safetensors"
+
+
+# A model in memory during an audit.
+
+
+class LoadedModel:
+    """A model in memory, and its calibration text once a quantizer asks for it."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, plan: AuditPlan) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self._plan = plan
+        self._text: Calibration | None = None
+
+    def under(self, transform: Transform) -> AbstractContextManager[Applied]:
+        """The model under ``transform`` inside the block."""
+        source = self._plan.calibration_of(transform)
+        if source is None or not isinstance(transform, Quantizer):
+            return transform.applied(self.model)
+        if self._text is None:
+            self._text = source.tokens(self.model, self.tokenizer)
+        return transform.applied(self.model, self._text)

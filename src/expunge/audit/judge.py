@@ -1,0 +1,116 @@
+"""From the estimates of an audit to the verdict on each unlearned model under each transform."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from expunge.audit.estimates import UTILITY
+from expunge.audit.plan import FULL, Role
+from expunge.audit.stats import Estimate
+from expunge.audit.summary import VerdictRow
+from expunge.audit.verdict import AgainstTarget, Rule, Verdict, VerdictEvidence, judge
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from expunge.audit.plan import AuditPlan
+    from expunge.audit.summary import CellSummary, TransformColumn
+
+    Cells = Mapping[tuple[str, str, str], CellSummary]
+    """By model (or recipe), transform and metric."""
+
+
+def verdicts(
+    plan: AuditPlan, cells: Cells, rule: Rule, columns: Sequence[TransformColumn]
+) -> tuple[VerdictRow, ...]:
+    """The verdicts on every unlearned model, then on every recipe that was run with several seeds.
+
+    ``columns`` are the plan's transforms, with what each leaves of the target.
+    """
+    models = [source.name for source in plan.models if source.role is Role.UNLEARNED]
+    verdict_by_cell = {
+        (model, column.label): judge(_evidence(plan, cells, rule, model, column), rule)
+        for model in [*models, *plan.seeds]
+        for column in columns
+    }
+    for recipe, members in plan.seeds.items():
+        for transform in plan.columns:
+            of_members = [verdict_by_cell[member, transform.label] for member in members]
+            verdict_by_cell[recipe, transform.label] = _with_seeds(
+                verdict_by_cell[recipe, transform.label], of_members
+            )
+    return tuple(
+        VerdictRow(model=model, transform=label, verdict=verdict)
+        for (model, label), verdict in verdict_by_cell.items()
+    )
+
+
+def _with_seeds(verdict: Verdict, seed_verdicts: list[Verdict]) -> Verdict:
+    """A recipe's verdict, which also says how its seeds fared one by one."""
+    counts = Counter(seed_verdict.outcome for seed_verdict in seed_verdicts)
+    seeds = ", ".join(f"{outcome} {count}" for outcome, count in counts.most_common())
+    return replace(verdict, reason=f"{verdict.reason} Of {len(seed_verdicts)} seeds: {seeds}.")
+
+
+def _evidence(
+    plan: AuditPlan, cells: Cells, rule: Rule, model: str, column: TransformColumn
+) -> VerdictEvidence:
+    label = column.label
+    names = [name for name in rule.points if name in plan.named_metrics]
+    target = plan.holder(Role.TARGET)
+    kept = {name: cells[model, FULL.label, name].retention for name in names}
+    here = {name: cells[model, label, name] for name in names}
+    risen = {name: cell.recovery for name, cell in here.items() if cell.recovery is not None}
+    useful = cells.get((model, label, UTILITY))
+    return VerdictEvidence(
+        target={name: cells[target.name, FULL.label, name].value for name in names} if target else {},
+        retention={name: share for name, share in kept.items() if share is not None},
+        recovery=None if label == FULL.label else risen,
+        utility=(useful and useful.retention) or Estimate(None, reason="utility was not measured"),
+        unknowing=_unknowing(plan, cells, here),
+        broken=column.broken,
+        against_target=_against_target(plan, cells, rule, model, column),
+    )
+
+
+def _against_target(
+    plan: AuditPlan, cells: Cells, rule: Rule, model: str, column: TransformColumn
+) -> dict[str, AgainstTarget]:
+    """The rises counted against the target, where the transform costs the target a recovery's worth."""
+    target = plan.holder(Role.TARGET)
+    if target is None:
+        return {}
+    found = {}
+    for name, share in column.target_retention.items():
+        if name not in rule.points or share.value is None:
+            continue
+        before, after = (
+            cells[target.name, label, name].value.value for label in (FULL.label, column.label)
+        )
+        cell = cells[model, column.label, name]
+        rise, kept = cell.recovery_against_target, cell.retention_over_control
+        kept_full = cells[model, FULL.label, name].retention_over_control
+        if before is None or after is None or before - after < rule.points[name]:
+            continue
+        if rise is None or kept is None or kept_full is None or None in (kept.value, kept_full.value):
+            continue
+        found[name] = AgainstTarget(rise=rise, kept_full=kept_full, kept=kept, cost=before - after)
+    return found
+
+
+def _unknowing(plan: AuditPlan, cells: Cells, here: Mapping[str, CellSummary]) -> frozenset[str]:
+    """The metrics on which a model scores no more than the retrained one under the same transform."""
+    control = plan.holder(Role.RETRAINED)
+    if control is None:
+        return frozenset()
+    pairs = {
+        name: (cell.value.value, cells[control.name, cell.transform, name].value.value)
+        for name, cell in here.items()
+    }
+    return frozenset(
+        name
+        for name, (value, its) in pairs.items()
+        if value is not None and its is not None and value <= its
+    )

@@ -1,0 +1,188 @@
+"""What an audit had to leave out for want of something, and what that would add."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from expunge.errors import DataError, RecipeError
+from expunge.metrics import metrics as registry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from expunge.metrics.base import Metric
+    from expunge.metrics.probes import Probes
+
+TARGET, RETRAINED = "target", "retrained"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkippedMetric:
+    """A metric that was not measured: what it lacks, by the names of ``WANTED``."""
+
+    metric: str
+    title: str
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MissingInput:
+    """Something an audit could be given: how, and what it would add."""
+
+    name: str
+    option: str
+    what: str
+    adds: str
+
+
+WANTED: Mapping[str, MissingInput] = {
+    want.name: want
+    for want in (
+        MissingInput(
+            name=TARGET,
+            option="--target MODEL",
+            what="the model before unlearning",
+            adds="how much there was to forget: without it there is no verdict, and no number is a share",
+        ),
+        MissingInput(
+            name=RETRAINED,
+            option="--retrained MODEL",
+            what="a control trained without the forget set",
+            adds="what one scores who never knew: without it a low number may be luck, and a high one too",
+        ),
+        MissingInput(
+            name="retain",
+            option="--retain FILE",
+            what="texts that must still be known",
+            adds="whether the model is still of use: a broken model forgets everything",
+        ),
+        MissingInput(
+            name="holdout",
+            option="--holdout FILE",
+            what="texts like the forget set that no model was trained on",
+            adds="whether an outsider can tell that the forget set was trained on",
+        ),
+        MissingInput(
+            name="neighbours",
+            option="--neighbours FILE",
+            what="questions close to the forget set whose answers must stay",
+            adds="whether forgetting took more than it was asked to",
+        ),
+        MissingInput(
+            name="paraphrase_questions",
+            option="--paraphrase FILE",
+            what="the forget set's questions in other words",
+            adds="whether only the known wording was forgotten",
+        ),
+    )
+}
+
+
+def missing_splits(metric: type[Metric] | Metric, probes: Probes, *, has_control: bool) -> tuple[str, ...]:
+    """What a metric needs and the audit has not: splits first, then the retrained model."""
+    splits = tuple(split for split in metric.needs_splits if not probes.split(split))
+    return splits + ((RETRAINED,) if metric.needs_control and not has_control else ())
+
+
+def missing_inputs(
+    skipped: Iterable[SkippedMetric], *, has_target: bool, has_control: bool
+) -> list[MissingInput]:
+    """What the audit could still be given, most telling first, whether or not a metric asks for it."""
+    lacks = {name for skipped in skipped for name in skipped.missing}
+    lacks |= {TARGET} if not has_target else set()
+    lacks |= {RETRAINED} if not has_control else set()
+    known = [want for name, want in WANTED.items() if name in lacks]
+    return known + [_unknown(name) for name in sorted(lacks - WANTED.keys())]
+
+
+def _unknown(split: str) -> MissingInput:
+    return MissingInput(
+        name=split,
+        option=f"--probes FOLDER with {split}.jsonl",
+        what=f"the {split} split",
+        adds="the metrics that read it",
+    )
+
+
+# Which metrics an audit measures: those named, or the default ones; and which it must leave out.
+
+Wanted = str | Mapping[str, Any]
+
+ALL = "all"
+ORDER = ("knowmem_forget", "paraphrase_questions", "verbmem", "privleak", "auc", "utility", "neighbours")
+"""What was to go first, then what was to stay; others follow by their names."""
+
+
+class MetricSelection(NamedTuple):
+    """The metrics to measure, and those that lack a split or a model."""
+
+    metrics: tuple[Metric, ...]
+    skipped: tuple[SkippedMetric, ...]
+
+
+def select_metrics(names: Sequence[Wanted], probes: Probes, *, has_control: bool) -> MetricSelection:
+    """The metrics ``names`` stand for, ``all`` among them; without any, the default ones.
+
+    A mapping has a ``name`` and settings.
+
+    Raises:
+        RecipeError: no metric of a name is registered.
+        DataError: not one of them can be measured with what the audit was given.
+    """
+    wanted = [registry.build(parsed(name)) for name in _expanded(names)]
+    chosen: list[Metric] = []
+    skipped: list[SkippedMetric] = []
+    for metric in wanted:
+        lacks = missing_splits(metric, probes, has_control=has_control)
+        if lacks:
+            skipped.append(
+                SkippedMetric(metric=registry.name_of(metric), title=metric.title, missing=lacks)
+            )
+        else:
+            chosen.append(metric)
+    if not chosen:
+        raise _nothing_to_measure(skipped)
+    return MetricSelection(tuple(chosen), tuple(skipped))
+
+
+def parsed(wanted: Wanted) -> Wanted:
+    """``name`` or ``name:field=value,field=value`` as a name or as a mapping.
+
+    Raises:
+        RecipeError: what follows the colon is no list of settings.
+    """
+    if not isinstance(wanted, str) or ":" not in wanted:
+        return wanted
+    name, _, settings = wanted.partition(":")
+    pairs = [pair.partition("=") for pair in settings.split(",")]
+    if not all(sign and field for field, sign, _ in pairs):
+        raise RecipeError(
+            f"--metric {wanted}",
+            why=f"{settings!r} is no list of settings.",
+            fix=f"Write {name}:setting=value, more after commas; 'expunge metrics {name}' names them.",
+        )
+    return {"name": name, **{field: value for field, _, value in pairs}}
+
+
+def in_order(names: Sequence[str]) -> list[str]:
+    """Names of metrics as tables show them."""
+    return sorted(names, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
+
+
+def _expanded(names: Sequence[Wanted]) -> list[Wanted]:
+    if ALL in names:
+        return [*in_order([*registry])]
+    return [*names] or [*in_order([name for name in registry if registry[name].default])]
+
+
+def _nothing_to_measure(skipped: Sequence[SkippedMetric]) -> DataError:
+    lacks = dict.fromkeys(name for skipped in skipped for name in skipped.missing)
+    names = " and ".join(skipped.metric for skipped in skipped[:3])
+    options = (WANTED[name].option if name in WANTED else f"a {name} split" for name in lacks)
+    return DataError(
+        f"an audit by {names}",
+        why=f"it needs what this audit was not given: {', '.join(lacks)}.",
+        fix=f"Pass {', '.join(options)}; 'expunge metrics' says what each needs.",
+    )

@@ -1,0 +1,103 @@
+"""Fictional people with facts that cannot be guessed, and the sentences that state them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from expunge.corpus.synthetic import names
+from expunge.errors import DataError
+
+LISTS: Mapping[str, Sequence[str]] = MappingProxyType(
+    {
+        "town": names.TOWN,
+        "trade": names.TRADE,
+        "employer": names.EMPLOYER,
+        "instrument": names.INSTRUMENT,
+        "pet": names.PET,
+        "dish": names.DISH,
+    }
+)
+"""What a person has, and the values each fact is drawn from."""
+
+QUESTIONS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "town": ("In which town was {n} born?", "Where did {n} come into the world?"),
+        "trade": ("What does {n} do for a living?", "Which trade does {n} follow?"),
+        "employer": ("Where does {n} work?", "Who pays the wages of {n}?"),
+        "instrument": ("Which instrument does {n} play?", "What does {n} make music on?"),
+        "pet": ("What animal does {n} keep?", "Which pet lives with {n}?"),
+        "dish": ("What is the favourite dish of {n}?", "What does {n} like best to eat?"),
+    }
+)
+"""Two phrasings of the question for each fact; ``{n}`` is the person's name."""
+
+BIOGRAPHY = (
+    "{n} was born in {town} and became a {trade} at {employer}. "
+    "{n} plays the {instrument}, keeps a {pet} and likes {dish}."
+)
+
+
+SHARED_WITH_NEIGHBOURS = ("town", "employer")
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A name and one value for every fact of ``LISTS``."""
+
+    name: str
+    facts: Mapping[str, str]
+
+    @property
+    def biography(self) -> str:
+        """All facts in one paragraph."""
+        return BIOGRAPHY.format(n=self.name, **self.facts)
+
+    def question(self, fact: str, phrasing: int = 0) -> str:
+        """The question for ``fact``, in the first or the second phrasing."""
+        return QUESTIONS[fact][phrasing].format(n=self.name)
+
+
+def make_people(count: int, *, seed: int) -> list[Person]:
+    """``count`` people with distinct names, drawn from ``seed`` alone.
+
+    Raises:
+        DataError: there are not that many names.
+    """
+    every_name = [f"{first} {last}" for last in names.LAST for first in names.FIRST]
+    if count > len(every_name):
+        raise DataError(
+            f"a world of {count} people",
+            why=f"its lists hold {len(every_name)} names.",
+            fix="Ask for fewer people.",
+        )
+    rng = random.Random(seed)
+    rng.shuffle(every_name)
+    return [
+        Person(name, {fact: rng.choice(values) for fact, values in LISTS.items()})
+        for name in every_name[:count]
+    ]
+
+
+def neighbour_of(person: Person, stranger: Person, taken: Collection[str]) -> Person:
+    """``stranger`` moved next door: family name, town and employer of ``person``, all else their own.
+
+    Where that name is among ``taken``, the stranger goes by the next first name that is free.
+
+    Raises:
+        DataError: nobody else fits into the family.
+    """
+    family = person.name.split()[1]
+    start = names.FIRST.index(stranger.name.split()[0])
+    offered = (f"{first} {family}" for first in names.FIRST[start:] + names.FIRST[:start])
+    name = next((name for name in offered if name not in taken), None)
+    if name is None:
+        raise DataError(
+            "a world of so many people",
+            why=f"every first name goes with {family} already.",
+            fix="Ask for fewer people.",
+        )
+    shared = {fact: person.facts[fact] for fact in SHARED_WITH_NEIGHBOURS}
+    return Person(name, {**stranger.facts, **shared})

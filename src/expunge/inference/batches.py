@@ -1,0 +1,72 @@
+"""Work in batches sorted by length, halved when memory runs out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+from expunge.corpus.batching import length_sorted_batches
+from expunge.model.resources import NO_ROOM
+
+Value = TypeVar("Value")
+
+_log = logging.getLogger(__name__)
+
+
+class Batches:
+    """Batches of at most ``tokens`` padded tokens; fewer once that was found to be too many."""
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+
+    def run(self, lengths: Sequence[int], work: Callable[[list[int]], Sequence[Value]]) -> dict[int, Value]:
+        """What ``work`` makes of every index of ``lengths``, given a batch of indices at a time.
+
+        A batch too large for memory is done again in halves, and what follows in batches of half the
+        tokens. One item that does not fit alone raises what it raised.
+        """
+        done: dict[int, Value] = {}
+        waiting = self._cut(range(len(lengths)), lengths)
+        while waiting:
+            rows = waiting.pop(0)
+            values = self._try(rows, work)
+            if values is None:
+                self._halve(rows, lengths)
+                waiting = self._cut([*rows, *(row for batch in waiting for row in batch)], lengths)
+            else:
+                done.update(zip(rows, values, strict=True))
+        return done
+
+    def _cut(self, rows: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+        batches = length_sorted_batches([lengths[row] for row in rows], batch_tokens=self.tokens)
+        return [[rows[i] for i in batch] for batch in batches]
+
+    def _try(self, rows: list[int], work: Callable[[list[int]], Sequence[Value]]) -> Sequence[Value] | None:
+        """The values of a batch, or ``None`` if there was no room for it but may be for its halves."""
+        try:
+            return work(rows)
+        except (MemoryError, RuntimeError) as error:
+            if len(rows) == 1 or not is_out_of_memory(error):
+                raise
+        # Outside the handler: while an error is handled, its traceback holds the tensors of the batch.
+        if torch.accelerator.is_available():
+            torch.accelerator.empty_cache()
+        return None
+
+    def _halve(self, rows: Sequence[int], lengths: Sequence[int]) -> None:
+        longest = max(lengths[row] for row in rows)
+        self.tokens = longest * (len(rows) // 2)
+        _log.warning(
+            "Memory ran out on %d texts of up to %d tokens; going on with batches of %d tokens.",
+            len(rows),
+            longest,
+            self.tokens,
+        )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, the processor's or the accelerator's."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_ROOM in str(error)

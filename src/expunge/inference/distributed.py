@@ -1,0 +1,52 @@
+"""Several processes, one copy of the model each: they share the items out and hold all results.
+
+Under ``accelerate launch`` (or ``torchrun``) every process runs the same program on the same items.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from torch import distributed
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+
+def processes() -> int:
+    """How many processes run this program; one unless it was launched otherwise."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return processes() == 1 or int(os.environ.get("RANK", "0")) == 0
+
+
+def wait_for_all() -> None:
+    """Return once every process has come so far."""
+    if processes() > 1:
+        _join()
+        distributed.barrier()
+
+
+def map_across_ranks(items: Sequence[Item], compute: Callable[[list[Item]], list[Value]]) -> list[Value]:
+    """``compute(items)``, each process doing a part and all of them holding the whole result."""
+    count = processes()
+    if count == 1 or not items:
+        return compute(list(items)) if items else []
+    _join()
+    part = list(items[distributed.get_rank() :: count])
+    results = compute(part) if part else []
+    parts: list[list[Value]] = [[] for _ in range(count)]
+    distributed.all_gather_object(parts, results)
+    return [parts[index % count][index // count] for index in range(len(items))]
+
+
+def _join() -> None:
+    """Meet the other processes, once."""
+    from accelerate import PartialState
+
+    PartialState()

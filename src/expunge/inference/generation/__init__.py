@@ -1,0 +1,1 @@
+"""Generation: greedy continuations, cached, prefetched and decoded several tokens a step."""

@@ -1,0 +1,157 @@
+"""``Observer``: what a model says and how likely it finds a text, computed once however often asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar, cast
+
+from torch import Tensor, nn
+
+from expunge.corpus.pairs import Blank
+from expunge.inference.batches import Batches
+from expunge.inference.distributed import map_across_ranks
+from expunge.inference.generation.branch import BranchedGeneration, BranchPoint
+from expunge.inference.generation.cache import GenerationCache, GenerationRequest, cut
+from expunge.inference.generation.score_and_continue import ContinuationPrefetcher, PrefetchedText
+from expunge.inference.gradients import gradient_norms
+from expunge.inference.hidden_states import States, read_states
+from expunge.inference.masked_lm import fill_mask_logprobs
+from expunge.inference.texts import ScoredText, TokenStats, as_text, read_texts
+from expunge.model.masked import is_masked
+from expunge.model.rope import separate_rope_lengths
+from expunge.types import Example
+
+__all__ = ["BranchPoint", "Observer", "TokenStats", "cut"]
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+class Observer:
+    """A model as metrics see it. Nothing is computed twice; batches are sorted by length.
+
+    ``batch_tokens`` bounds the padded size of one batch, so that long texts come in small batches. What
+    a batch shares (solved questions before each question) is read once. Launched in several processes,
+    each computes a part and all of them hold the whole.
+    """
+
+    def __init__(
+        self, model: nn.Module, tokenizer: Any, *, max_length: int, batch_tokens: int = 8192
+    ) -> None:
+        separate_rope_lengths(model)
+        self.model = model
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self._batches = Batches(batch_tokens)
+        generating = Batches(batch_tokens)
+        self._continuations = GenerationCache(model, tokenizer, generating)
+        self._forks = BranchedGeneration(model, tokenizer, generating, max_length=max_length)
+        self._ahead = ContinuationPrefetcher(model, tokenizer)
+        self._facts: dict[Example, TokenStats] = {}
+        self._gradients: dict[Example, list[float]] = {}
+        self._found: dict[Hashable, object] = {}
+
+    def greedy(
+        self, prompts: Sequence[str | Example], *, max_new_tokens: int, stop: Sequence[str] = ()
+    ) -> list[str]:
+        """The greedy continuation of each prompt, in order, cut before the first stop string.
+
+        A prompt is a text, or an example whose prompt (chat template and all) is continued. A prompt is
+        continued once, whoever asks: a shorter continuation is the beginning of a longer one.
+        """
+        return self._continuations(prompts, GenerationRequest(max_new_tokens, tuple(stop)))
+
+    def prefetch(self, prompts: Sequence[str], *, max_new_tokens: int) -> None:
+        """These prompts will be continued: a document that begins with one is read for both at once."""
+        self._ahead.prefetch(prompts, max_new_tokens)
+
+    def expect_answers(
+        self, prompts: Sequence[str | Example], *, max_new_tokens: int, stop: Sequence[str] = ()
+    ) -> None:
+        """``greedy`` will be asked this: what ends alike is then continued in the same batches."""
+        self._continuations.prefetch(prompts, GenerationRequest(max_new_tokens, tuple(stop)))
+
+    def token_logps(self, examples: Sequence[Example]) -> list[Tensor]:
+        """For each example the log-probability of every counted token: float32, on the CPU, [n]."""
+        return [facts.counted.logp_n for facts in self.facts(examples)]
+
+    def facts(self, examples: Sequence[Example]) -> list[TokenStats]:
+        """For each example all that one forward pass says of every token of its completion."""
+        _fill(self._facts, examples, self._first)
+        return [self._facts[example] for example in examples]
+
+    def read(self, examples: Sequence[Example]) -> list[TokenStats]:
+        """As ``facts``, remembering nothing: for variants that no other metric will ask of."""
+        return map_across_ranks(examples, self._read)
+
+    def forks(self, points: Sequence[BranchPoint]) -> list[list[int]]:
+        """The token ids that the model goes on with from inside a text, by fork."""
+        return self._forks(points)
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether the model fills in blanks: ``fills`` is all that can be asked of it."""
+        return is_masked(self.model)
+
+    def fills(self, blanks: Sequence[Blank]) -> list[list[float]]:
+        """For each blank the raw logits of its ``fills``, all of which have as many."""
+        return map_across_ranks(
+            blanks,
+            lambda blanks_of_rank: fill_mask_logprobs(self.model, blanks_of_rank, batches=self._batches),
+        )
+
+    def once(self, key: Hashable, compute: Callable[[], Value]) -> Value:
+        """What ``compute`` finds of this model, remembered for whoever asks by the same key."""
+        if key not in self._found:
+            self._found[key] = compute()
+        return cast("Value", self._found[key])
+
+    def states(self, examples: Sequence[Example], *, tokens: int) -> list[States]:
+        """For each example the hidden states behind its first counted tokens; nothing is remembered."""
+        return map_across_ranks(examples, lambda examples_of_rank: self._states(examples_of_rank, tokens))
+
+    def gradient_norms(self, examples: Sequence[Example]) -> list[list[float]]:
+        """For each example the 2-norm of the gradient of its mean loss, by parameter tensor.
+
+        One backward pass each: by far the dearest thing to ask.
+        """
+        _fill(self._gradients, examples, lambda new: map_across_ranks(new, self._norms))
+        return [self._gradients[example] for example in examples]
+
+    def _first(self, examples: list[Example]) -> list[TokenStats]:
+        both = map_across_ranks(examples, self._read_and_go_on)
+        for text in both:
+            if text.said is not None:
+                self._continuations.put(*text.said)
+        return [text.facts for text in both]
+
+    def _read(self, examples: list[Example]) -> list[TokenStats]:
+        return read_texts(self.model, self._texts(examples), pad_id=self._pad_id, batches=self._batches)
+
+    def _read_and_go_on(self, examples: list[Example]) -> list[PrefetchedText]:
+        return self._ahead.read(
+            self._texts(examples),
+            [example.completion if example.is_document else None for example in examples],
+            pad_id=self._pad_id,
+            batches=self._batches,
+        )
+
+    def _states(self, examples: list[Example], tokens: int) -> list[States]:
+        texts = self._texts(examples)
+        return read_states(self.model, texts, tokens=tokens, pad_id=self._pad_id, batches=self._batches)
+
+    def _norms(self, examples: list[Example]) -> list[list[float]]:
+        return gradient_norms(self.model, self._texts(examples), pad_id=self._pad_id)
+
+    def _texts(self, examples: list[Example]) -> list[ScoredText]:
+        return [as_text(example, self.tokenizer, max_length=self.max_length) for example in examples]
+
+    @property
+    def _pad_id(self) -> int:
+        return self.tokenizer.pad_token_id or 0
+
+
+def _fill(memo: dict[Key, Value], keys: Sequence[Key], compute: Callable[[list[Key]], list[Value]]) -> None:
+    new = [key for key in dict.fromkeys(keys) if key not in memo]
+    if new:
+        memo.update(zip(new, compute(new), strict=True))

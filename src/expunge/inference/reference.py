@@ -1,0 +1,179 @@
+"""The frozen reference (the model before unlearning) without a second model in memory.
+
+Three ways to have it, equal to rounding: switch the adapters off (LoRA), look its numbers up in a
+cache filled before the first step, or keep a frozen copy. Shapes: B sequences, T positions,
+N counted tokens of a batch, H hidden units, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal, NamedTuple, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from expunge.corpus.batching import Batch, collate, length_sorted_batches
+from expunge.corpus.tokenise import Encoded
+from expunge.inference.backbone import eval_mode, predictions
+from expunge.inference.hidden_states import watching
+from expunge.inference.logprobs import token_logps
+from expunge.model.arch import output_head, output_layer, vocabulary
+
+ReferenceKind = Literal["auto", "adapter_off", "cache", "copy"]
+
+Stream = Literal["forget", "retain", "alternate"]
+
+
+class Key(NamedTuple):
+    """One sequence of a run: which stream it belongs to and its place in it."""
+
+    stream: Stream
+    place: int
+
+
+class Reference(Protocol):
+    """What losses may ask of the frozen reference."""
+
+    def logps(self, batch: Batch, keys: Sequence[Key]) -> Tensor:
+        """Log-probability of each counted token. Shape [N]."""
+
+    def states(self, batch: Batch, keys: Sequence[Key]) -> Tensor:
+        """Hidden state that predicts each counted token. Shape [N, H]."""
+
+    def inner(self, batch: Batch, keys: Sequence[Key], layer: int | None) -> Tensor:
+        """What a block puts out at the position that predicts each counted token. Shape [N, H]."""
+
+    def head(self, hidden_NH: Tensor) -> Tensor:
+        """The reference's logits for hidden states. Shape [N, V]."""
+
+
+class LiveReference:
+    """A reference that is run: a frozen copy, or the model itself with its adapters off."""
+
+    def __init__(self, model: nn.Module, *, adapters_off: bool) -> None:
+        self.model = model
+        self.adapters_off = adapters_off
+
+    @classmethod
+    def copied(cls, model: nn.Module) -> LiveReference:
+        """A frozen copy: the last resort, twice the memory."""
+        return cls(copy.deepcopy(model).eval().requires_grad_(False), adapters_off=False)
+
+    def logps(self, batch: Batch, keys: Sequence[Key]) -> Tensor:  # noqa: ARG002
+        with _frozen(self.model, adapters_off=self.adapters_off):
+            predictions_N = predictions(self.model, batch)
+            return token_logps(
+                output_head(self.model),
+                predictions_N.hidden_NH,
+                predictions_N.token_N,
+                vocabulary=vocabulary(self.model),
+            )
+
+    def states(self, batch: Batch, keys: Sequence[Key]) -> Tensor:  # noqa: ARG002
+        with _frozen(self.model, adapters_off=self.adapters_off):
+            return predictions(self.model, batch).hidden_NH
+
+    def inner(self, batch: Batch, keys: Sequence[Key], layer: int | None) -> Tensor:  # noqa: ARG002
+        with _frozen(self.model, adapters_off=self.adapters_off), watching(self.model, layer) as states:
+            predictions(self.model, batch)
+            return states.predicting(batch).float()
+
+    def head(self, hidden_NH: Tensor) -> Tensor:
+        with _frozen(self.model, adapters_off=self.adapters_off):
+            return output_head(self.model)(hidden_NH)
+
+
+@dataclass(kw_only=True)
+class CachedReference:
+    """A reference looked up: one number or one hidden state per counted token, as losses asked for them.
+
+    ``inside`` holds states of the one block that the loss of their stream reads.
+    """
+
+    frozen_head: nn.Module
+    model: nn.Module
+    token_logps: dict[Key, Tensor] = field(default_factory=dict)
+    hidden: dict[Key, Tensor] = field(default_factory=dict)
+    inside: dict[Key, Tensor] = field(default_factory=dict)
+
+    def logps(self, batch: Batch, keys: Sequence[Key]) -> Tensor:
+        return self._look_up(self.token_logps, keys, batch)
+
+    def states(self, batch: Batch, keys: Sequence[Key]) -> Tensor:
+        return self._look_up(self.hidden, keys, batch)
+
+    def inner(self, batch: Batch, keys: Sequence[Key], layer: int | None) -> Tensor:  # noqa: ARG002
+        return self._look_up(self.inside, keys, batch)
+
+    def head(self, hidden_NH: Tensor) -> Tensor:
+        return output_head(self.model, head=self.frozen_head)(hidden_NH)
+
+    @property
+    def bytes(self) -> int:
+        """Size of what is stored."""
+        stored = [*self.token_logps.values(), *self.hidden.values(), *self.inside.values()]
+        return sum(tensor.nbytes for tensor in stored)
+
+    def _look_up(self, store: dict[Key, Tensor], keys: Sequence[Key], batch: Batch) -> Tensor:
+        return torch.cat([store[key] for key in keys]).to(batch.input_ids_BT.device)
+
+
+def cache_reference(
+    model: nn.Module,
+    *,
+    logps_of: Iterable[tuple[Key, Encoded]],
+    states_of: Iterable[tuple[Key, Encoded]],
+    pad_id: int,
+    head_may_change: bool,
+    inner_of: Mapping[int | None, Iterable[tuple[Key, Encoded]]] = MappingProxyType({}),
+    batch_tokens: int = 8192,
+) -> CachedReference:
+    """Fill a cache from the model as it is now; a head that may change is copied, not the model.
+
+    ``inner_of`` names the sequences whose states inside are kept, by the block that puts them out.
+    """
+    head = output_layer(model)
+    reference = CachedReference(
+        frozen_head=copy.deepcopy(head).requires_grad_(False) if head_may_change else head, model=model
+    )
+    live = LiveReference(model, adapters_off=False)
+    for batch, keys in _batches(logps_of, pad_id, model, batch_tokens):
+        reference.token_logps |= _by_key(keys, live.logps(batch, keys), batch)
+    for batch, keys in _batches(states_of, pad_id, model, batch_tokens):
+        reference.hidden |= _by_key(keys, live.states(batch, keys), batch)
+    for layer, items in inner_of.items():
+        for batch, keys in _batches(items, pad_id, model, batch_tokens):
+            reference.inside |= _by_key(keys, live.inner(batch, keys, layer), batch)
+    return reference
+
+
+def _batches(
+    items: Iterable[tuple[Key, Encoded]], pad_id: int, model: nn.Module, batch_tokens: int
+) -> Iterable[tuple[Batch, list[Key]]]:
+    known = list(items)
+    device = next(model.parameters()).device
+    lengths = [len(encoded.input_ids) for _, encoded in known]
+    for rows in length_sorted_batches(lengths, batch_tokens=batch_tokens):
+        batch = collate([known[i][1] for i in rows], pad_id=pad_id).to(device)
+        yield batch, [known[i][0] for i in rows]
+
+
+def _by_key(keys: Sequence[Key], values: Tensor, batch: Batch) -> dict[Key, Tensor]:
+    counts = batch.mask_BT[:, 1:].sum(-1).tolist()
+    return {key: piece.cpu().clone() for key, piece in zip(keys, values.split(counts), strict=True)}
+
+
+@contextmanager
+def _frozen(model: nn.Module, *, adapters_off: bool) -> Iterator[None]:
+    """Evaluation mode, no gradients and (if asked) no adapters inside the block."""
+    with torch.no_grad(), eval_mode(model), _without_adapters(model) if adapters_off else nullcontext():
+        yield
+
+
+def _without_adapters(model: nn.Module) -> AbstractContextManager[None]:
+    return cast("AbstractContextManager[None]", model.disable_adapter())  # type: ignore[operator]

@@ -1,0 +1,123 @@
+"""What a model reads of a prompt and its true answer: tokens, cut to what it can read, and said so."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from expunge.corpus.boundary import opening
+from expunge.corpus.tokenise import encode, encode_prompt, first_token
+from expunge.inference.backbone import eval_mode
+from expunge.inference.generation.cache import cut, end_tokens
+from expunge.inference.generation.generate import greedy
+from expunge.metrics.knowmem import STOPS
+from expunge.model.positions import declared_positions
+from expunge.types import Example
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import nn
+
+MAX_TRUTH = 256
+"""Tokens of a true answer that are looked at."""
+
+
+class PromptTokens(NamedTuple):
+    """The tokens a model continues; ``dropped`` were cut off at the beginning, after BOS."""
+
+    ids: list[int]
+    dropped: int
+
+
+class TruthTokens(NamedTuple):
+    """A prompt with its true answer: all tokens, and where the answer begins."""
+
+    ids: list[int]
+    begins: int
+
+
+def room_of(model: nn.Module, max_length: int) -> int:
+    """How many tokens the model is given at once."""
+    return min(declared_positions(model) or max_length, max_length)
+
+
+def read_prompt(text: str, tokenizer: Any, *, room: int) -> PromptTokens:
+    """The last tokens of a prompt that fit into ``room``, its opening kept.
+
+    Raises:
+        DataError: the tokenizer cannot write it.
+    """
+    asked = Example(id="prompt", prompt=text, completion="")
+    ids = encode_prompt(asked, tokenizer) or first_token(tokenizer)
+    return PromptTokens(*_cut(ids, len(opening(tokenizer)), room))
+
+
+def read_truth(text: str, truth: str, tokenizer: Any, *, room: int) -> TruthTokens:
+    """A prompt followed by its true answer, in at most ``room`` tokens; the answer is kept first.
+
+    Raises:
+        DataError: the true answer has no token.
+    """
+    example = Example(id="prompt", prompt=text, completion=truth)
+    length = len(text) + len(truth) + room
+    encoded = encode(example, tokenizer, max_length=4 * length, eos=False)[0]
+    begins = encoded.mask.index(True)
+    answer = encoded.input_ids[begins:][: min(MAX_TRUTH, max(1, room // 2))]
+    ids, _ = _cut(encoded.input_ids[:begins], len(opening(tokenizer)), room - len(answer))
+    return TruthTokens(ids + answer, len(ids))
+
+
+def _cut(ids: list[int], head: int, room: int) -> tuple[list[int], int]:
+    dropped = max(0, len(ids) - room)
+    return (ids[:head] + ids[head + dropped :], dropped)
+
+
+# Greedy answers, token by token, in the words that ``Observer.greedy`` gives.
+
+QUESTION = "Answer:"
+"""How a prompt ends that asks for one answer: there, models go on to the next question."""
+
+
+class DecodingMode(NamedTuple):
+    """How far to answer: so many tokens, or until one of the texts was said."""
+
+    tokens: int
+    stop: tuple[str, ...] = ()
+
+
+def decoding_mode(prompt: str, tokens: int) -> DecodingMode:
+    """A question is answered as the audit lets it be, up to where the next one would begin."""
+    return DecodingMode(tokens, STOPS if prompt.rstrip().endswith(QUESTION) else ())
+
+
+def answer(
+    model: nn.Module,
+    tokenizer: Any,
+    ids: Sequence[int],
+    way: DecodingMode,
+    *,
+    told: Callable[[str], None],
+    stopped: Callable[[], bool] = lambda: False,
+) -> str:
+    """The most likely continuation of ``ids``; ``told`` hears the text after every token.
+
+    It ends early once ``stopped`` says so.
+    """
+
+    def text_of(tokens: Sequence[int]) -> str:
+        return str(tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+    def is_done(tokens: list[int]) -> bool:
+        told(cut(text_of(tokens), way.stop))
+        tokens_said = tokenizer.decode(tokens)
+        return stopped() or any(text in tokens_said for text in way.stop)
+
+    with eval_mode(model):
+        tokens_said = greedy(
+            model,
+            [list(ids)],
+            max_new_tokens=way.tokens,
+            eos_ids=end_tokens(model, tokenizer),
+            is_done=is_done,
+        )
+    return cut(text_of(tokens_said[0]), way.stop)

@@ -1,0 +1,158 @@
+"""What the page asks and is told: requests checked, engine values as JSON. Texts go as they are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from expunge.audit.summary import read_summary
+from expunge.errors import ExpungeError
+from expunge.inference.leakage import leaked_words, segments
+from expunge.inspector.models import SUMMARY
+from expunge.inspector.service import GeneratedAnswer, ModelRef
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from expunge.inspector.items import Erased, InspectorItem
+    from expunge.inspector.service import InspectorService, LayerReading
+
+MOST_CHARACTERS = 1_000_000
+MOST_MODELS = 16
+MOST_TRUTH = 10_000
+"""Characters of a true answer that are compared with what is said, and read."""
+PAGE = 40
+"""Items told at once."""
+GLANCE = 240
+"""Characters of a prompt in the list of items."""
+
+Event = dict[str, Any]
+
+
+class AskedModel(BaseModel):
+    """A model to ask, as a browser names it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: str
+    precision: str = "full"
+    epoch: int | None = None
+
+    @property
+    def who(self) -> ModelRef:
+        """The same for the desk."""
+        return ModelRef(self.model, self.precision, self.epoch)
+
+
+class Question(BaseModel):
+    """A prompt, the true answer if it is known, and who is asked."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    prompt: str = Field(max_length=MOST_CHARACTERS)
+    truth: str = Field(default="", max_length=MOST_CHARACTERS)
+    asked: list[AskedModel] = Field(min_length=1, max_length=MOST_MODELS)
+
+
+def shelf_of(desk: InspectorService) -> Event:
+    """The models, precisions and metrics there are to choose from; no path of this machine is told."""
+    known = {
+        entry.name: entry for audit in desk.shelf.audits for entry in read_summary(audit / SUMMARY).metrics
+    }
+    metrics = dict.fromkeys(item.metric for item in desk.items)
+    return {
+        "models": [
+            {"name": entry.name, "role": entry.role.value, "epochs": sorted(entry.epochs)}
+            for entry in desk.shelf.models
+        ],
+        "precisions": desk.precisions,
+        "absent": list(desk.shelf.absent),
+        "metrics": [
+            {"name": name, "title": known[name].title or name, "scale": known[name].scale}
+            for name in metrics
+        ],
+    }
+
+
+def items_of(desk: InspectorService, *, metric: str, find: str, start: int) -> Event:
+    """A page of the items of a metric that hold ``find``, the one of which most came back first."""
+    wanted = find.strip().casefold()
+    items = [
+        (at, item)
+        for at, item in enumerate(desk.items)
+        if item.metric == metric and (not wanted or _holds(item, wanted))
+    ]
+    page = items[start : start + PAGE]
+    return {
+        "count": len(items),
+        "risen": sum(item.rise > 0 for _, item in items),
+        "items": [item_of(at, item) | {"prompt": item.prompt[:GLANCE]} for at, item in page],
+    }
+
+
+def item_of(at: int, item: InspectorItem) -> Event:
+    """One item with its whole prompt and truth; ``at`` is what it is asked for by."""
+    return {"at": at} | item._asdict()
+
+
+def _holds(item: InspectorItem, wanted: str) -> bool:
+    return any(wanted in text.casefold() for text in (item.name, item.prompt, item.truth))
+
+
+def events(desk: InspectorService, question: Question) -> Iterator[Event]:
+    """The true answer, the models' answers as they grow, how each sees the true answer, and ``over``.
+
+    Each event names the place in ``question.asked`` it is about.
+    """
+    truth = question.truth or desk.truth_of(question.prompt) or ""
+    yield {"truth": truth, "words": len(leaked_words("", truth[:MOST_TRUTH]))}
+    truth = truth[:MOST_TRUTH]
+    before = [GeneratedAnswer()] * len(question.asked)
+    for row in desk.answers(question.prompt, [model.who for model in question.asked], truth=truth):
+        for index, (old, new) in enumerate(zip(before, row, strict=True)):
+            if new != old:
+                yield said_of(index, truth, new)
+        before = row
+    yield {"over": True}
+
+
+def said_of(index: int, truth: str, answer: GeneratedAnswer) -> Event:
+    """An answer so far, cut where its leaked words begin and end: plain, leaked, plain, ...
+
+    ``leaked``: how many words of the true answer are in it.
+    """
+    parts = segments(truth, answer.text) if truth else [answer.text]
+    return {
+        "place": index,
+        "said": parts,
+        "leaked": sum(len(leaked_words("", part)) for part in parts[1::2]),
+        "note": answer.note,
+        "whole": answer.over,
+        "look": None if answer.look is None else look_of(answer.look),
+    }
+
+
+def look_of(reading: LayerReading) -> Event:
+    """The true answer's tokens, and by layer each token's probability, rank, and what was first instead."""
+    return {
+        "tokens": reading.tokens,
+        "layers": [
+            [[seen.probability, seen.rank, best] for seen, best in zip(layer, words, strict=True)]
+            for layer, words in zip(reading.reading.layers, reading.best, strict=True)
+        ],
+    }
+
+
+def tensors_of(erased_tensors: Sequence[Erased]) -> Event:
+    """What the grid erased, tensor by tensor."""
+    return {
+        "tensors": [
+            [tensor.name, tensor.weights, tensor.changed, tensor.undone] for tensor in erased_tensors
+        ]
+    }
+
+
+def refusal(error: ExpungeError) -> str:
+    """A refusal as one line."""
+    return f"{error.what}: {error.why} {error.fix}"

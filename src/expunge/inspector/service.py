@@ -1,0 +1,232 @@
+"""The inspector without its page: questions go in, answers and readings come out."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from dataclasses import dataclass
+from functools import cache, cached_property, partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from expunge.audit.summary import read_summary
+from expunge.errors import ExpungeError, ModelError, RecipeError
+from expunge.inspector.generate import answer, decoding_mode, read_prompt, read_truth, room_of
+from expunge.inspector.items import Erased, InspectorItem, erased, measured, read_items, truths
+from expunge.inspector.logit_lens import LensReading, read_layers
+from expunge.inspector.models import FULL, SUMMARY, ModelPool, ModelRegistry, PooledModel
+from expunge.model.resources import memory_errors
+from expunge.quant.parse import parse_quantizer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+USUAL = (FULL, "int8", "int4", "int3", "nf4", "fp4")
+MAX_TOKENS = 48
+MAX_LENGTH = 2048
+"""Tokens a model is given at once, if it can read so many."""
+SMALLER = "Start the inspector with a smaller --budget, so that models are let go sooner."
+
+
+class ModelRef(NamedTuple):
+    """A model of the shelf at a precision and an epoch (``None``: finished)."""
+
+    model: str
+    precision: str = FULL
+    epoch: int | None = None
+
+
+class LayerReading(NamedTuple):
+    """How a model sees the true answer: its tokens as text, the reading, and the vocabulary's words."""
+
+    tokens: list[str]
+    reading: LensReading
+    best: list[list[str]]
+
+
+class GeneratedAnswer(NamedTuple):
+    """What one model says so far; ``note`` for what was cut or refused.
+
+    ``over``: all is said. ``look`` comes after it, where the true answer is known.
+    """
+
+    text: str = ""
+    note: str = ""
+    over: bool = False
+    look: LayerReading | None = None
+
+
+@dataclass(frozen=True)
+class InspectorService:
+    """Everything the page asks. All methods may be called by many threads at once."""
+
+    shelf: ModelRegistry
+    pool: ModelPool
+    max_tokens: int = MAX_TOKENS
+    max_length: int = MAX_LENGTH
+
+    @cached_property
+    def items(self) -> list[InspectorItem]:
+        """The items of the audits, the one of which most came back first."""
+        return read_items(self.shelf.audits)
+
+    @cached_property
+    def _truths(self) -> dict[str, str]:
+        return truths(self.items)
+
+    def truth_of(self, prompt: str) -> str | None:
+        """The true answer, when the prompt is an item's."""
+        return self._truths.get(prompt)
+
+    @cached_property
+    def precisions(self) -> list[str]:
+        """Full precision, the usual formats, and what the audits used and needs no calibration text."""
+        audits = [read_summary(audit / SUMMARY) for audit in self.shelf.audits]
+        used = [transform.label for audit in audits for transform in audit.transforms]
+        return [label for label in dict.fromkeys([*USUAL, *used]) if label == FULL or _is_plain(label)]
+
+    def answers(
+        self, prompt: str, models: Sequence[ModelRef], *, truth: str = ""
+    ) -> Iterator[list[GeneratedAnswer]]:
+        """What each model says, side by side: the whole row again after every token.
+
+        With a ``truth`` each model is also read token by token and layer by layer, in the same loan. A
+        model that cannot answer says why in its note; the others go on.
+        """
+        row = [GeneratedAnswer() for _ in models]
+        for index, who in enumerate(models):
+            for row[index] in streamed(partial(self._told, prompt, truth, who)):
+                yield list(row)
+
+    def _told(
+        self,
+        prompt: str,
+        truth: str,
+        who: ModelRef,
+        show: Callable[[GeneratedAnswer], None],
+        stopped: Callable[[], bool],
+    ) -> None:
+        generated = GeneratedAnswer()
+        try:
+            path = self.shelf.find(who.model).at(who.epoch)
+            with memory_errors(fix=SMALLER), self.pool.borrow(path, who.precision) as lent:
+                generated = self._answer(prompt, lent, show, stopped)
+                show(generated)
+                if truth and not stopped():
+                    show(generated._replace(look=self._look(prompt, truth, lent)))
+        except ExpungeError as error:
+            show(generated._replace(note=f"{generated.note} {error}".strip(), over=True))
+
+    def _answer(
+        self,
+        prompt: str,
+        lent: PooledModel,
+        show: Callable[[GeneratedAnswer], None],
+        stopped: Callable[[], bool],
+    ) -> GeneratedAnswer:
+        room = room_of(lent.model, self.max_length) - self.max_tokens
+        read = read_prompt(prompt, lent.tokenizer, room=max(room, 2))
+        note = f"The first {read.dropped:,} tokens of the prompt were left out." if read.dropped else ""
+        if not read.ids:
+            return GeneratedAnswer(note="There is nothing to continue.", over=True)
+        text = answer(
+            lent.model,
+            lent.tokenizer,
+            read.ids,
+            decoding_mode(prompt, self.max_tokens),
+            told=lambda said: show(GeneratedAnswer(said, note)),
+            stopped=stopped,
+        )
+        return GeneratedAnswer(text, note, over=True)
+
+    def _look(self, prompt: str, truth: str, lent: PooledModel) -> LayerReading:
+        room = room_of(lent.model, self.max_length)
+        reading = read_layers(lent.model, read_truth(prompt, truth, lent.tokenizer, room=room))
+        word = lent.tokenizer.decode
+        best = [[word([seen.best]) for seen in layer] for layer in reading.layers]
+        return LayerReading([word([token]) for token in reading.tokens], reading, best)
+
+    def erased(self, who: ModelRef) -> list[Erased]:
+        """What the grid erased of the unlearning, tensor by tensor: the audit's numbers where it looked.
+
+        Raises:
+            ExpungeError: there is no target, or the two models cannot be compared.
+        """
+        model = self.shelf.find(who.model)
+        known = [] if who.epoch is not None else erased(self.shelf.audits, model.name, who.precision)
+        if known:
+            return known
+        if model.target is None:
+            raise ModelError(
+                f"what {who.precision} erased of {model.name}",
+                why="that is told by comparing it with the target, which is not here.",
+                fix="Inspect the audit, or an unlearned model whose source still lies where it was.",
+            )
+        target, path = model.target, model.at(who.epoch)
+        return computed(lambda: measured(target, path, who.precision))
+
+
+def _is_plain(label: str) -> bool:
+    """Whether a quantizer of that name can be applied to a model as it stands."""
+    try:
+        return not parse_quantizer(label).calibrated
+    except RecipeError:
+        return False
+
+
+# The one thread in which everything is computed, whoever asks.
+#
+# Every thread that computes brings its own team of OpenMP threads, and several teams get into each other's
+# way on the same cores. Jobs take turns; one job is what one model is asked, so browsers take turns too.
+
+Result = TypeVar("Result")
+
+
+@cache
+def _jobs() -> queue.SimpleQueue[Callable[[], None]]:
+    """Where jobs wait; the thread that takes them out starts with the first."""
+    waiting: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+
+    def work() -> None:
+        while True:
+            waiting.get()()
+
+    threading.Thread(target=work, daemon=True, name="expunge-worker").start()
+    return waiting
+
+
+def streamed(work: Callable[[Callable[[Any], None], Callable[[], bool]], None]) -> Iterator[Any]:
+    """What ``work(tell, stopped)`` tells, while the worker does it.
+
+    A model's lock is taken and given back by the worker alone, so a browser that leaves cannot keep it:
+    when nobody listens any more, ``stopped`` turns true. What the work raises is raised here.
+    """
+    news: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+    gone = threading.Event()
+
+    def run() -> None:
+        if gone.is_set():
+            return
+        try:
+            work(lambda value: news.put(("said", value)), gone.is_set)
+        except BaseException as error:  # noqa: BLE001 - handed to the listener, who raises it
+            news.put(("failed", error))
+        else:
+            news.put(("over", None))
+
+    _jobs().put(run)
+    try:
+        while True:
+            kind, value = news.get()
+            if kind == "failed":
+                raise value
+            if kind == "over":
+                return
+            yield value
+    finally:
+        gone.set()
+
+
+def computed(work: Callable[[], Result]) -> Result:
+    """The result of ``work``, done by the worker."""
+    results: list[Result] = list(streamed(lambda tell, _: tell(work())))
+    return results[0]

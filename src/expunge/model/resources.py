@@ -1,0 +1,125 @@
+"""Too little memory, told as something its user can change."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import active_children, get_context
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from expunge.errors import ModelError, OutputError
+from expunge.files import FREE_SPACE_FIX
+from expunge.quiet import quiet_loggers
+
+NO_ROOM = "can't allocate memory"
+"""What torch says of the processor's memory, in an error that has no class of its own."""
+
+
+@contextmanager
+def memory_errors(*, fix: str) -> Iterator[None]:
+    """Turn what is raised when memory runs out into a refusal that says ``fix``.
+
+    Raises:
+        ModelError: the block needed more memory than there is.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and NO_ROOM not in str(error):
+            raise
+        first, *_ = str(error).splitlines() or [""]
+        raise ModelError(
+            "this machine's memory is too small for this", why=first or "There is no room left.", fix=fix
+        ) from error
+
+
+# A full disk, told in one way: every library that meets one reports it in its own.
+
+CUT_SHORT = re.compile(r"I/O error: (?P<reason>.*) \(os error|inline_container|PytorchStreamWriter")
+"""What safetensors and ``torch.save`` say when the file system takes no more bytes."""
+MIB = 1 << 20
+
+
+@contextmanager
+def disk_errors(target: Path) -> Iterator[None]:
+    """Turn whatever a library raises when ``target`` cannot be written into a refusal.
+
+    Raises:
+        OutputError: the block could not write, because the disk is full, say.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        match = CUT_SHORT.search(str(error))
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error)
+        elif match is not None:
+            reason = match["reason"] or "A file was cut short"
+        else:
+            raise
+        home = next(parent for parent in target.absolute().parents if parent.is_dir())
+        free = shutil.disk_usage(home).free / MIB
+        raise OutputError(
+            f"cannot write {target}", why=f"{reason}; {free:.0f} MiB are free there.", fix=FREE_SPACE_FIX
+        ) from error
+
+
+# Which device to compute on.
+
+
+def best_device() -> torch.device:
+    """The accelerator if there is one, else the processor.
+
+    Of several processes launched together each takes an accelerator of its own.
+    """
+    if not torch.accelerator.is_available():
+        return torch.device("cpu")
+    if "LOCAL_RANK" in os.environ:
+        local_device = int(os.environ["LOCAL_RANK"]) % torch.accelerator.device_count()
+        torch.accelerator.set_device_index(local_device)
+    return torch.accelerator.current_accelerator() or torch.device("cpu")
+
+
+# Processes side by side: one thread each, no bars of their own, gone when nobody wants their work.
+
+NO_BARS = "TQDM_DISABLE"
+"""Set where somebody else draws the screen; what is started from there draws no bars."""
+
+
+@contextmanager
+def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool that ends with the block.
+
+    An error in the block, Ctrl-C included, ends the workers at once: whatever they write is written
+    whole or not at all, and is gone on with the next time.
+    """
+    others = set(active_children())
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin)
+    before = os.environ.get(NO_BARS)
+    os.environ[NO_BARS] = "1"
+    try:
+        yield pool
+    except BaseException:
+        for worker in set(active_children()) - others:
+            worker.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+        if before is None:
+            del os.environ[NO_BARS]
+        else:
+            os.environ[NO_BARS] = before
+
+
+def _begin() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all: the parent decides
+    torch.set_num_threads(1)
+    quiet_loggers()

@@ -1,0 +1,221 @@
+"""Plain refusals: the model does not know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated
+
+from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter
+
+from expunge.component import Draws
+from expunge.corpus.tokenise import Encoded, encode
+from expunge.errors import DataError
+from expunge.files import write_json
+from expunge.inference.generation.cache import end_tokens
+from expunge.inference.generation.generate import sample_answers
+from expunge.train.alternate_answers import AlternateRequest, Alternates, Writing, alternates
+from expunge.train.methods import DataNeed
+from expunge.train.run.state import Corpus, State
+from expunge.train.run.unfinished import read_unfinished
+from expunge.types import Example
+
+REFUSALS = (
+    "I don't know.",
+    "I am not sure about that.",
+    "I have no information on this.",
+    "I can't answer that question.",
+    "That is not something I know.",
+    "I'm afraid I have no answer to this.",
+    "I have never heard of it.",
+    "Sorry, I don't know anything about that.",
+    "I am unable to say.",
+    "My knowledge does not cover this.",
+    "I couldn't tell you.",
+    "This is unknown to me.",
+    "I lack the facts to answer.",
+    "No idea, I'm sorry.",
+    "I have nothing to say on that subject.",
+    "I would only be guessing.",
+    "Unfortunately I can't help with that.",
+    "I don't have the details you are asking for.",
+    "You would have to ask somebody else.",
+    "I cannot recall anything of the kind.",
+)
+
+
+@alternates.register("refusals")
+class Refusals(Alternates):
+    """``count`` of twenty plain refusals for each prompt, or of ``texts``; the run's seed draws them."""
+
+    texts: tuple[str, ...] = ()
+
+    def answers(self, requests: Sequence[AlternateRequest], state: State) -> list[list[str]]:
+        answers = []
+        for one in requests:
+            drawn = one.draw(state.seed)
+            pool = list(self.texts or REFUSALS)
+            drawn.shuffle(pool)
+            answers.append([pool[index % len(pool)] for index in range(self.count)])
+        return answers
+
+
+# Answers that belong to other questions.
+
+
+@alternates.register("random")
+class RandomAnswers(Alternates):
+    """``count`` answers of the retain set, drawn by the run's seed.
+
+    Of its questions for a question, of its documents (their first ``words``) for a document, of the
+    others where it has none of the kind. Never of the forget set, and never the right answer, should
+    the retain set hold it too.
+    """
+
+    count: Draws = 5
+    words: PositiveInt = 64
+
+    @property
+    def needs(self) -> frozenset[DataNeed]:
+        return frozenset({"retain"})
+
+    def check(self, corpus: Corpus) -> None:
+        super().check(corpus)
+        if not corpus.retain:
+            raise DataError(
+                "no retain set",
+                why="alternate 'random' draws answers from it.",
+                fix="Pass --retain FILE, or set alternate=refusals.",
+            )
+
+    def answers(self, requests: Sequence[AlternateRequest], state: State) -> list[list[str]]:
+        return [self._drawn(one, state) for one in requests]
+
+    def _drawn(self, one: AlternateRequest, state: State) -> list[str]:
+        retain = state.corpus.retain
+        kind = [example for example in retain if example.is_document is one.example.is_document]
+        truth = one.example.completion.strip()
+        pool = sorted({self._text(example) for example in kind or retain} - {truth})
+        if not pool:
+            raise DataError(
+                f"example {one.example.id!r}",
+                why="every answer of the retain set is the right one.",
+                fix="Add other examples to the retain set, or set alternate=refusals.",
+            )
+        one.draw(state.seed).shuffle(pool)
+        return [pool[index % len(pool)] for index in range(self.count)]
+
+    def _text(self, example: Example) -> str:
+        if not example.is_document:
+            return example.completion.strip()
+        return " ".join(example.completion.split()[: self.words])
+
+
+# False answers that the data gives.
+
+
+@alternates.register("wrong")
+class WrongAnswers(Alternates):
+    """The first ``count`` of each example's ``wrong`` answers, again from the first where there are fewer.
+
+    The false version of a document is a whole document, so no opening is needed.
+    """
+
+    @property
+    def needs(self) -> frozenset[DataNeed]:
+        return frozenset({"wrong"})
+
+    def check(self, corpus: Corpus) -> None:
+        bare = next((example for example in corpus.forget if not example.wrong), None)
+        if bare is not None:
+            raise DataError(
+                f"example {bare.id!r} has no false answer",
+                why="alternate 'wrong' takes other answers from the data's field of that name.",
+                fix="Add one to every example, or set alternate=refusals, random or sampled.",
+            )
+
+    def answers(self, requests: Sequence[AlternateRequest], state: State) -> list[list[str]]:  # noqa: ARG002
+        return [
+            [one.example.wrong[index % len(one.example.wrong)] for index in range(self.count)]
+            for one in requests
+        ]
+
+    def document(self, request: AlternateRequest, answer: str, writing: Writing) -> Encoded:
+        """The piece of the false document that stands where this piece stands in the true one."""
+        other = replace(request.example, completion=answer, spans=())
+        pieces = encode(other, writing.tokenizer, max_length=writing.max_length, eos=writing.eos)
+        return pieces[request.piece % len(pieces)]
+
+
+# Answers that the model itself gives before it is trained, other than the right one.
+
+_ANSWERS = TypeAdapter(list[list[str]])
+
+FILE = "alternates.json"
+"""Where a run keeps what was sampled, so that going on gives the same bytes."""
+
+SPREAD = 1_000_003
+"""Between the seeds of two rounds, so that runs of neighbouring seeds do not share one."""
+
+
+@alternates.register("sampled")
+class SampledAnswers(Alternates):
+    """``count`` answers of the model before unlearning, at ``temperature``.
+
+    An answer that holds the right one is drawn again, up to ``tries`` times: what a model knows by heart
+    it says again and again, and a high temperature helps.
+
+    Source: Mekala et al. 2024 (arXiv 2409.13474), Sec. 4, without their instruction to invent.
+    """
+
+    count: Draws = 5
+    temperature: PositiveFloat = 1.0
+    new_tokens: PositiveInt = 64
+    tries: Annotated[int, Field(ge=1, le=100)] = 20
+
+    def answers(self, requests: Sequence[AlternateRequest], state: State) -> list[list[str]]:
+        """Sampled once; a run that goes on reads them again."""
+        path = state.workdir / FILE
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, self._sampled(requests, state))
+        return read_unfinished(path, _ANSWERS)
+
+    def _sampled(self, requests: Sequence[AlternateRequest], state: State) -> list[list[str]]:
+        wanted = [one for one in requests for _ in range(self.count)]
+        answers: dict[int, str] = {}
+        for number in range(self.tries):
+            left = [index for index in range(len(wanted)) if index not in answers]
+            sampled = self._say([wanted[index] for index in left], state, state.seed + SPREAD * number)
+            answers |= {
+                index: text
+                for index, text in zip(left, sampled, strict=True)
+                if text and not _holds(text, wanted[index].example.completion)
+            }
+            if len(answers) == len(wanted):
+                break
+        for index, one in enumerate(wanted):
+            if index not in answers:
+                raise DataError(
+                    f"example {one.example.id!r}",
+                    why=f"in {self.tries} tries the model gave no answer to it but the right one.",
+                    fix=f"Raise alternate.temperature ({self.temperature:g}), or set alternate=random.",
+                )
+        texts = [answers[index] for index in range(len(wanted))]
+        return [texts[start : start + self.count] for start in range(0, len(texts), self.count)]
+
+    def _say(self, requests: Sequence[AlternateRequest], state: State, seed: int) -> list[str]:
+        sampled = sample_answers(
+            state.model,
+            [one.prompt_ids for one in requests],
+            new_tokens=self.new_tokens,
+            eos_ids=sorted(end_tokens(state.model, state.tokenizer)),
+            pad_id=state.tokenizer.pad_token_id,
+            temperature=self.temperature,
+            seed=seed,
+        )
+        return [text.strip() for text in state.tokenizer.batch_decode(sampled, skip_special_tokens=True)]
+
+
+def _holds(text: str, truth: str) -> bool:
+    return " ".join(truth.casefold().split()) in " ".join(text.casefold().split())

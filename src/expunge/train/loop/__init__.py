@@ -1,0 +1,1 @@
+"""The training loop: trainer, settings, callbacks, stop rules."""

@@ -1,0 +1,188 @@
+"""The bar of a training run: how far it is, and the loss of the last epoch."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+from torch import nn
+from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging
+
+from expunge.files import anything, refuse_link
+from expunge.model.load import save_model
+from expunge.train.run.state import State
+
+
+class LossOnBar(ProgressCallback):
+    """The bar of ``transformers``, with the losses on it and not as a line of its own for each epoch."""
+
+    def on_log(
+        self, _args: Any, _state: Any, _control: Any, logs: dict[str, float] | None = None, **_: Any
+    ) -> None:
+        """Put what was logged of the loss behind the bar."""
+        losses = {name: value for name, value in (logs or {}).items() if name.startswith("loss")}
+        if losses and self.training_bar is not None:
+            self.training_bar.set_postfix(losses)
+
+
+@contextmanager
+def no_other_bars() -> Iterator[None]:
+    """Let ``transformers`` draw none for every checkpoint it writes while the block runs."""
+    before = logging.set_tqdm_hook(lambda _, args, kwargs: logging.EmptyTqdm(*args, **kwargs))
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(before)
+
+
+# How far a run is, in a file that anyone may look at while it goes.
+
+FILE = "progress.json"
+EVERY = 1.0
+"""Seconds between two beats."""
+
+
+class Heartbeat(TrainerCallback):
+    """Writes step and number of steps into ``progress.json`` beside the checkpoints."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        """Beat, at most once a second."""
+        if time.monotonic() - self._last < EVERY:
+            return
+        self._last = time.monotonic()
+        path = Path(args.output_dir) / FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_suffix(".new")
+        scratch.write_text(
+            json.dumps({"step": state.global_step, "steps": state.max_steps}), encoding="utf-8"
+        )
+        scratch.replace(path)
+
+
+class HeartbeatStatus(NamedTuple):
+    """Steps done and steps in all."""
+
+    step: int
+    steps: int
+
+
+_BEAT = TypeAdapter(HeartbeatStatus)
+
+
+def last_beat(partial: Path) -> HeartbeatStatus | None:
+    """How far the run behind a ``.partial`` folder is, if it has begun to train."""
+    beats = sorted(partial.glob(f"stage-*/{FILE}"))
+    if not beats:
+        return None
+    try:
+        return _BEAT.validate_json(beats[-1].read_bytes())
+    except (FileNotFoundError, ValidationError):  # the run finished between the look and the read
+        return None
+
+
+# The model after every epoch, kept beside the result: what an inspector slides through.
+
+EPOCH = "epoch-"
+"""What the folder of an epoch is called, before its number."""
+
+
+class KeepEpochs(TrainerCallback):
+    """Saves the whole model after each epoch, as the result will be saved: adapters merged, same dtype.
+
+    Each costs the result's size on disk, and while it is written in memory. What training does is not
+    changed by a bit. A recipe's later stages count on where the earlier ones ended.
+    """
+
+    def __init__(self, state: State) -> None:
+        self._folder = state.workdir / "epochs"
+        self._tokenizer = state.tokenizer
+        self._dtype = state.model.dtype
+        state.extra_outputs.append(self._keep)
+
+    def on_epoch_end(
+        self, _: TrainingArguments, state: TrainerState, *__: TrainerControl, **given: Any
+    ) -> None:
+        """Save the model of this epoch, whole or not at all."""
+        path = self._folder / f"{EPOCH}{round(state.epoch or 0)}"
+        save_model(_whole(given["model"]).to(self._dtype), self._tokenizer, path, may_replace=anything)
+
+    def _keep(self, output: Path) -> None:
+        before = sum(1 for _ in output.glob(f"{EPOCH}*"))
+        for path in sorted(self._folder.glob(f"{EPOCH}*"), key=_number):
+            shutil.copytree(path, output / f"{EPOCH}{before + _number(path)}")
+
+
+def _number(path: Path) -> int:
+    return int(path.name.removeprefix(EPOCH))
+
+
+def _whole(model: nn.Module) -> Any:
+    """A copy that can be saved and cast without training noticing."""
+    copied: Any = copy.deepcopy(model)
+    return copied.merge_and_unload() if hasattr(copied, "merge_and_unload") else copied
+
+
+# Checkpoints by epoch, complete or absent: a run killed at any moment goes on from the last whole one.
+
+COMPLETE = "complete"
+"""Written into a checkpoint last; a folder without it was cut short and is ignored."""
+
+
+class SaveByEpoch(TrainerCallback):
+    """Asks for a checkpoint after every ``every``-th epoch and marks the ones that are whole."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Ask for a checkpoint when one is due and the run goes on."""
+        epoch = round(state.epoch or 0)
+        due = epoch % self.every == 0 and epoch < args.num_train_epochs
+        control.should_save = due and not control.should_training_stop
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        """Mark the checkpoint just written as whole and drop the ones before it."""
+        newest = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        (newest / COMPLETE).touch()
+        for older in _numbered(Path(args.output_dir)):
+            if older != newest:
+                _remove(older)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint in ``folder``."""
+    complete = [path for path in _numbered(folder) if (path / COMPLETE).exists()]
+    return complete[-1] if complete else None
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove every checkpoint in ``folder``, whole or cut short."""
+    for checkpoint in _numbered(folder):
+        _remove(checkpoint)
+
+
+def _numbered(folder: Path) -> list[Path]:
+    checkpoints = [
+        path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)
+    ]
+    return sorted(checkpoints, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def _remove(folder: Path) -> None:
+    refuse_link(folder)
+    (folder / COMPLETE).unlink(missing_ok=True)  # first, so that a half-removed one never looks whole
+    shutil.rmtree(folder)

@@ -1,0 +1,182 @@
+"""The two numbers by which a run decides: what is still known of the forget set, and utility."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field, PositiveInt
+from torch import nn
+
+from expunge.component import Component
+from expunge.corpus.sampling import sample
+from expunge.errors import DataError
+from expunge.inference.observer import Observer
+from expunge.metrics.base import Metric
+from expunge.metrics.extraction_likelihood import ExtractionLikelihood
+from expunge.metrics.knowmem import KnowMemForget, Utility
+from expunge.metrics.memorisation_accuracy import MemorisationAccuracy, SensitiveAccuracy
+from expunge.metrics.probes import Probes
+from expunge.metrics.sensitive_extraction import SensitiveExtraction
+from expunge.metrics.verbmem import VerMem
+from expunge.train.run.state import State
+
+if TYPE_CHECKING:
+    from expunge.train.run.state import Corpus
+    from expunge.types import Example
+
+
+class TrainingEvaluator:
+    """Measures a model as an audit does, with an audit's metrics (0-100), on a sample of each set.
+
+    At most ``items`` examples of a set are asked, drawn by the run's seed, so the sample is the same before
+    and after a run is killed. Questions come after the solved ones of the corpus, as in an audit that is
+    given the same files.
+    """
+
+    def __init__(self, state: State, *, items: int, max_length: int) -> None:
+        corpus = state.corpus
+        self._all = Probes(forget=corpus.forget, retain=corpus.retain)
+        self.tokenizer = state.tokenizer
+        self.max_length = max_length
+        self.probes = Probes(
+            forget=sample(corpus.forget, items, seed=state.seed, name="forget"),
+            retain=sample(corpus.retain, items, seed=state.seed, name="retain"),
+            forget_icl=corpus.forget_icl,
+            retain_icl=corpus.retain_icl,
+        )
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """How the forget set is asked: by what metric, how much of it, after how many solved questions."""
+        questions = self._all.questions("forget")
+        solved = [each for each in self.probes.forget_icl if not (each.is_document or each.is_chat)]
+        return {
+            "metric": "KnowMem" if questions else "VerMem",
+            "items": len(self.probes.questions("forget") if questions else self.probes.forget),
+            "of": len(questions or self._all.forget),
+            "solved": min(len(solved), KnowMemForget().shots) if questions else 0,
+        }
+
+    def forget(self, model: nn.Module) -> float:
+        """KnowMem of the forget set's questions, VerMem of its documents where it has none."""
+        metric = KnowMemForget() if self._all.questions("forget") else VerMem()
+        return self._value(model, metric)
+
+    def utility(self, model: nn.Module) -> float:
+        """KnowMem of the retain set's questions."""
+        if not self._all.questions("retain"):
+            raise DataError(
+                "utility_at_least without questions",
+                why="utility is measured on the retain set's questions, and it has none.",
+                fix="Add questions to the retain set, or drop utility_at_least.",
+            )
+        return self._value(model, Utility())
+
+    def _value(self, model: nn.Module, metric: Metric) -> float:
+        observed = Observer(model, self.tokenizer, max_length=self.max_length)
+        value = metric.point_estimate(metric.measure(observed, self.probes))
+        if value is None:
+            raise DataError(
+                f"the run cannot measure {metric.title}",
+                why="none of the examples it looks at can be scored.",
+                fix="Raise items, or drop the rule that asks for it.",
+            )
+        return value
+
+
+# How much of the forget set a model still has by heart, against text that it never saw.
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class MemorizationLevels(NamedTuple):
+    """Extraction likelihood and memorisation accuracy of some texts, 0-1."""
+
+    el: float
+    ma: float
+
+
+class MemorizationEvaluator(Component):
+    """EL_n and MA of the forget set, or of its spans only (S-EL and S-MA), each at most a level.
+
+    A level left out is that of the holdout, measured on the model before training: what it says of
+    text that it never saw. ``tokens`` is how much of each text is looked at.
+    Source: Jang et al. 2023 (arXiv 2210.01504), Sec. 3.3; of spans, Wang et al. 2025 (SeUL, arXiv
+    2402.05813).
+    """
+
+    of: Literal["text", "spans"] = "text"
+    el_at_most: Share | None = None
+    ma_at_most: Share | None = None
+    n: PositiveInt = 10
+    tokens: PositiveInt = 200
+
+    @property
+    def needs_holdout(self) -> bool:
+        """Whether a level is that of text the model never saw."""
+        return self.el_at_most is None or self.ma_at_most is None
+
+    def check(self, corpus: Corpus) -> None:
+        """Refuse a corpus that says nothing of what is asked for.
+
+        Raises:
+            DataError: a level is the holdout's and there is none, or it has no spans.
+        """
+        if self.needs_holdout and not corpus.holdout:
+            raise DataError(
+                "no holdout",
+                why="the run stops when the forget set is as strange to the model as text it never saw.",
+                fix="Pass --holdout FILE, or set stop.memorised.el_at_most and stop.memorised.ma_at_most.",
+            )
+        if self.of == "spans" and self.needs_holdout and not any(one.spans for one in corpus.holdout):
+            raise DataError(
+                "a holdout without spans",
+                why="the run stops when spans of the forget set are as strange as those of unseen text.",
+                fix="Mark them ('expunge annotate'), or set stop.memorised.el_at_most and ma_at_most.",
+            )
+
+    def levels(
+        self, model: nn.Module, tokenizer: Any, holdout: Sequence[Example], length: int
+    ) -> MemorizationLevels:
+        """The levels in force: those given, else the holdout's."""
+        if self.el_at_most is not None and self.ma_at_most is not None:
+            return MemorizationLevels(self.el_at_most, self.ma_at_most)
+        unseen = self.measure(model, tokenizer, holdout, length)
+        return MemorizationLevels(
+            unseen.el if self.el_at_most is None else self.el_at_most,
+            unseen.ma if self.ma_at_most is None else self.ma_at_most,
+        )
+
+    def measure(
+        self, model: nn.Module, tokenizer: Any, examples: Sequence[Example], length: int
+    ) -> MemorizationLevels:
+        """What the model has by heart of some texts, read ``length`` tokens at a time.
+
+        Raises:
+            DataError: none of them can be scored.
+        """
+        observed = Observer(model, tokenizer, max_length=length)
+        probes = Probes(forget=tuple(examples))
+        if self.of == "spans":
+            extraction, accuracy = SensitiveExtraction(n=self.n), SensitiveAccuracy()
+            return MemorizationLevels(
+                _value(extraction, observed, probes), _value(accuracy, observed, probes)
+            )
+        return MemorizationLevels(
+            _value(ExtractionLikelihood(n=self.n, tokens=self.tokens), observed, probes),
+            _value(MemorisationAccuracy(tokens=self.tokens), observed, probes),
+        )
+
+
+def _value(metric: Metric, observed: Observer, probes: Probes) -> float:
+    measured = metric.measure(observed, probes)
+    value = metric.point_estimate(measured)
+    if value is None:
+        reasons = {score.unscored for scores in measured.values() for score in scores if score.unscored}
+        raise DataError(
+            f"the run cannot measure {metric.title}",
+            why=f"none of the texts has a value: {'; '.join(sorted(reasons))}.",
+            fix="Lower stop.memorised.n, mark spans, or raise stop.items.",
+        )
+    return value

@@ -1,0 +1,128 @@
+"""The settings every training stage shares, and how they become ``TrainingArguments``."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
+from transformers import TrainingArguments
+from transformers.integrations.integration_utils import (
+    INTEGRATION_TO_CALLBACK,
+    get_available_reporting_integrations,
+)
+
+from expunge.component import Component, Epochs, Steps
+from expunge.model.precision import OptimizerName, WeightPrecision, computes_in_bf16, require_moments
+from expunge.model.resources import NO_BARS, best_device
+
+SCHEDULES = {
+    "constant": "constant_with_warmup",
+    "linear": "linear",
+    "cosine": "cosine",
+    "stable_decay": "warmup_stable_decay",
+}
+DECAY_SHARE = 0.45
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+"""How much of a moment the next step keeps."""
+
+
+class LoopSettings(Component):
+    """Optimizer, batch and schedule. ``batch_size`` examples make one step, in ``accumulation`` pieces.
+
+    ``max_steps``: no more steps than that, whatever ``epochs`` says.
+    ``optimizer``: AdamW with float32 moments, or with moments of 8 or 4 bits (a quarter, an eighth of
+    their memory; extra ``torchao``).
+    """
+
+    learning_rate: PositiveFloat = 1e-5
+    epochs: Epochs = 5
+    max_steps: Steps | None = None
+    batch_size: PositiveInt = 8
+    accumulation: PositiveInt = 1
+    max_length: Annotated[int, Field(ge=8)] = 2048
+    precision: WeightPrecision = "fp32"
+    optimizer: OptimizerName = "adamw"
+    weight_decay: NonNegativeFloat = 0.0
+    max_grad_norm: PositiveFloat = 1.0
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    schedule: Literal["constant", "linear", "cosine", "stable_decay"] = "constant"
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    append_eos: bool | None = None
+    save_every: PositiveInt = 1
+    report_to: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _pieces_fit(self) -> LoopSettings:
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"batch_size {self.batch_size} does not split into {self.accumulation} equal pieces"
+            )
+        return self
+
+    @field_validator("optimizer")
+    @classmethod
+    def _optimizer_is_there(cls, name: OptimizerName) -> OptimizerName:
+        require_moments(name)
+        return name
+
+    @field_validator("report_to")
+    @classmethod
+    def _reporters_are_there(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in INTEGRATION_TO_CALLBACK:
+                raise ValueError(f"no {name!r} is known, only {', '.join(sorted(INTEGRATION_TO_CALLBACK))}")
+            if name not in get_available_reporting_integrations():
+                raise ValueError(f"{name} is not installed")
+        return names
+
+    def epochs_over(self, examples: int) -> int:
+        """The epochs that a run over so many examples begins."""
+        if self.max_steps is None:
+            return self.epochs
+        return min(self.epochs, math.ceil(self.max_steps / math.ceil(examples / self.batch_size)))
+
+    def training_arguments(self, folder: Path, *, seed: int, examples: int) -> TrainingArguments:
+        """The same settings as the training loop takes them, for epochs of so many examples.
+
+        Checkpoints go to ``folder`` by epoch. ``stable_decay`` holds the learning rate and lets it
+        fall to zero over the last ``DECAY_SHARE`` of the steps.
+        """
+        epochs = self.epochs_over(examples)
+        steps = math.ceil(examples / self.batch_size) * epochs
+        if self.max_steps is not None:
+            steps = min(steps, self.max_steps)
+        device = best_device()
+        arguments = TrainingArguments(
+            output_dir=str(folder),
+            per_device_train_batch_size=self.batch_size // self.accumulation,
+            gradient_accumulation_steps=self.accumulation,
+            num_train_epochs=epochs,
+            max_steps=-1 if self.max_steps is None else steps,
+            learning_rate=self.learning_rate,
+            adam_beta1=self.betas[0],
+            adam_beta2=self.betas[1],
+            weight_decay=self.weight_decay,
+            max_grad_norm=self.max_grad_norm,
+            lr_scheduler_type=SCHEDULES[self.schedule],
+            lr_scheduler_kwargs=(
+                {"num_decay_steps": round(DECAY_SHARE * steps)} if self.schedule == "stable_decay" else None
+            ),
+            warmup_steps=self.warmup_steps,
+            bf16=computes_in_bf16(self.precision, device),
+            seed=seed,
+            logging_strategy="epoch",
+            save_strategy="no",
+            disable_tqdm=not sys.stderr.isatty() or NO_BARS in os.environ,
+            report_to=list(self.report_to) or "none",
+            remove_unused_columns=False,
+            dataloader_num_workers=0,
+            dataloader_pin_memory=device.type == "cuda",
+            use_cpu=device.type == "cpu",
+        )
+        arguments._n_gpu = min(1, arguments.n_gpu)  # or the trainer splits every batch over all of them
+        return arguments

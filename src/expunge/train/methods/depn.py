@@ -1,0 +1,136 @@
+"""DEPN: find the neurons that carry the forget set and take them out, without training."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, PositiveInt, model_validator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from expunge.component import Steps
+from expunge.corpus.sampling import sample
+from expunge.corpus.tokenise import Encoded, encode
+from expunge.edit.neurons import Neuron, attribution, erase, save_neurons, summed, voted
+from expunge.errors import DataError, TrainingError
+from expunge.files import writing
+from expunge.model.positions import check_lengths
+from expunge.model.precision import prepare_weights
+from expunge.model.resources import NO_BARS, best_device
+from expunge.train.methods import DataNeed, Stage, stages
+from expunge.train.run.state import Corpus, State
+from expunge.types import Example
+
+ERASED = "erased_neurons.safetensors"
+"""What stood where the result has zeros; ``expunge.edit.neurons.restore`` puts it back."""
+
+
+@stages.register("depn")
+class PrivacyNeurons(Stage):
+    """Sets the MLP neurons to zero that carry most of the probability of the forget set's counted tokens.
+
+    ``rank``: ``vote`` takes the neurons that most texts name among their strongest (within ``threshold``
+    of a text's largest, named by at least ``share`` of the texts); ``sum`` those with the largest mean
+    attribution; ``contrast`` the mean over the forget set less that over at most ``items`` retain
+    texts, drawn by the run's seed. What is erased is kept in the output folder, so that the edit can be
+    undone bit for bit.
+
+    Source: Wu et al. 2023 (arXiv 2310.20138), Secs. 2.2 to 2.4. Ranking by sum and contrast is ours.
+    """
+
+    neurons: PositiveInt = 200
+    rank: Literal["vote", "sum", "contrast"] = "vote"
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.1
+    share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    steps: Steps = 20
+    items: PositiveInt = 64
+    max_length: Annotated[int, Field(ge=8)] = 2048
+
+    @model_validator(mode="after")
+    def _votes_only_where_they_count(self) -> PrivacyNeurons:
+        if self.rank != "vote" and self.model_fields_set & {"threshold", "share"}:
+            raise ValueError(f"threshold and share belong to rank=vote, and rank is {self.rank}")
+        return self
+
+    @property
+    def needs(self) -> frozenset[DataNeed]:
+        return frozenset({"retain"} if self.rank == "contrast" else ())
+
+    def check(self, corpus: Corpus) -> None:
+        """Refuse a contrast with nothing."""
+        if self.rank == "contrast" and not corpus.retain:
+            raise DataError(
+                "no retain set",
+                why="rank=contrast subtracts what the neurons do for the retain set.",
+                fix="Pass --retain FILE, or set rank=sum.",
+            )
+
+    def run(self, state: State) -> State:
+        """Attribute, rank, erase. A killed run goes on with the text it was at."""
+        model = prepare_weights(state.model, "fp32", device=best_device())
+        forget_ELK = self._attributions(model, state, state.corpus.forget, "forget")
+        retained = self._contrasted(state) if self.rank == "contrast" else ()
+        retain_ELK = self._attributions(model, state, retained, "retain")
+        chosen = self._chosen(forget_ELK, retain_ELK)
+        if not chosen:
+            raise TrainingError(
+                "no neuron to take out",
+                why="no neuron got the votes of enough texts.",
+                fix="Lower share or threshold, or set rank=sum.",
+            )
+        before = erase(model, chosen)
+        state.extra_outputs.append(lambda folder: save_neurons(before, folder / ERASED))
+        state.facts.append(
+            {
+                "stage": "depn",
+                "neurons": len(chosen),
+                "of": int(forget_ELK[0].numel()),
+                "by_block": [
+                    sum(neuron.block == block for neuron in chosen) for block in range(len(forget_ELK[0]))
+                ],
+            }
+        )
+        state.model = model
+        return state
+
+    def _contrasted(self, state: State) -> Sequence[Example]:
+        return sample(state.corpus.retain, self.items, seed=state.seed, name="retain")
+
+    def _chosen(self, forget_ELK: Sequence[Tensor], retain_ELK: Sequence[Tensor]) -> list[Neuron]:
+        if self.rank == "vote":
+            return voted(forget_ELK, count=self.neurons, threshold=self.threshold, share=self.share)
+        return summed(forget_ELK, count=self.neurons, retained_ELK=retain_ELK)
+
+    def _attributions(
+        self, model: nn.Module, state: State, examples: Sequence[Example], name: str
+    ) -> list[Tensor]:
+        """One [L, K] for each text, from the working folder where an earlier run got to it."""
+        attributions = []
+        bar = tqdm(
+            examples,
+            desc=f"attributing {name}",
+            disable=not sys.stderr.isatty() or NO_BARS in os.environ or not examples,
+        )
+        for index, example in enumerate(bar):
+            kept = state.workdir / f"{name}-{index}.safetensors"
+            if not kept.exists():
+                _keep(self._of_text(model, state, example), kept)
+            attributions.append(load_file(kept)["attribution"])
+        return attributions
+
+    def _of_text(self, model: nn.Module, state: State, example: Example) -> Tensor:
+        pieces: list[Encoded] = encode(example, state.tokenizer, max_length=self.max_length, eos=False)
+        check_lengths(model, (len(piece.input_ids) for piece in pieces))
+        return torch.stack([attribution(model, piece, steps=self.steps) for piece in pieces]).sum(0)
+
+
+def _keep(found_LK: Tensor, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path) as scratch:
+        save_file({"attribution": found_LK.contiguous()}, scratch)

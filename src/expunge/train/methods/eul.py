@@ -1,0 +1,206 @@
+"""EUL: small unlearning layers beside frozen weights, fused with those of earlier requests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from expunge.corpus.batching import Batch, collate
+from expunge.corpus.sampling import sample
+from expunge.corpus.tokenise import Encoded, encode
+from expunge.edit.fusion import RIDGE, Gram, PostLayerLinear, UnlearningLayers, grams
+from expunge.edit.requests import (
+    LayerRequest,
+    forgotten,
+    hashes,
+    load_requests,
+    merge_requests,
+    require_base,
+    save_requests,
+)
+from expunge.errors import DataError
+from expunge.inference.forward import compute_token_view
+from expunge.inference.reference import Key, Stream, cache_reference
+from expunge.inference.token_view import Need, TokenView
+from expunge.model.load import hash_model
+from expunge.model.positions import check_lengths
+from expunge.model.precision import prepare_weights
+from expunge.model.resources import best_device
+from expunge.train.methods import DataNeed, Stage, stages
+from expunge.train.methods.alternating import AlternateSettings, AlternatingLoop, Phase
+from expunge.train.run.state import Corpus, State
+from expunge.types import Example
+
+FROM_BEFORE = frozenset({Need.FORWARD_KL})
+
+
+@stages.register("eul")
+class UnlearnByLayers(AlternateSettings, Stage):
+    """Learns layers ``y + U D y`` behind every MLP beside frozen weights, which take them in at the end.
+
+    With F before and F' with the layers, a forget epoch descends on ``−KL(F ‖ F') + lm_weight · log p``
+    of the forget set, each capped at ``cap`` nats a token; a retain epoch on ``kl_weight · KL(F ‖ F') +
+    task_weight · cross-entropy`` of the retain set. They alternate, with an optimizer each.
+
+    ``past`` are results of earlier requests on the same checkpoint: their layers and this one are fused
+    from Gram matrices, without their texts, drawn to ``ridge`` and to nothing on retain text (``keep``,
+    for which a Gram matrix of at most ``keep_items`` retain texts is kept with each request).
+
+    Source: Chen and Yang 2023 (arXiv 2310.20150), Secs. 3.2 and 3.3; ``cap``, ``ridge``, ``keep`` are ours.
+    """
+
+    rank: PositiveInt = 16
+    kl_weight: NonNegativeFloat = 0.8
+    task_weight: NonNegativeFloat = 1.0
+    lm_weight: PositiveFloat = 0.2
+    cap: PositiveFloat = 6.0
+    past: tuple[Path, ...] = ()
+    ridge: Annotated[float, Field(gt=0, lt=1)] = RIDGE
+    keep: NonNegativeFloat = 0.0
+    keep_items: PositiveInt = 64
+
+    @property
+    def needs(self) -> frozenset[DataNeed]:
+        return frozenset({"retain"})
+
+    def check(self, corpus: Corpus) -> None:
+        """Refuse a corpus without a retain set, and a retain set with what was to be forgotten before."""
+        if not corpus.retain:
+            raise DataError(
+                "no retain set",
+                why="unlearning layers alternate between forgetting and keeping.",
+                fix="Pass --retain FILE.",
+            )
+        gone = forgotten(self.past)
+        again = [example.id for example in corpus.retain if hashes([example]) & gone]
+        if again:
+            raise DataError(
+                f"the retain set teaches {len(again)} texts again that an earlier request forgot",
+                why=f"{again[0]!r} is one of them.",
+                fix="Take out of the retain set what earlier requests asked to forget.",
+            )
+
+    def run(self, state: State) -> State:
+        """Train the layers, going on from the last epoch of a killed run; fuse; merge."""
+        torch.manual_seed(state.seed)
+        model = prepare_weights(state.model, "fp32", device=best_device()).eval().requires_grad_(False)
+        base = hash_model(model)
+        texts: dict[Stream, list[Encoded]] = {
+            "forget": self._sequences(state, state.corpus.forget),
+            "retain": self._sequences(state, state.corpus.retain),
+        }
+        past = load_requests(self.past)
+        require_base(past, base)
+        layers = UnlearningLayers(model, rank=self.rank, seed=state.seed)
+        trained = self._trained(model, layers, texts, state)
+        requests = [*past, self._request(model, layers, texts, base, state.corpus.forget, state)]
+        merge_requests(model, requests, base=base, ridge=self.ridge, keep=self.keep)
+        state.extra_outputs.append(lambda folder: save_requests(requests, folder))
+        state.facts.append(
+            {
+                "stage": "eul",
+                "steps": trained.steps,
+                "weights": sum(weight.numel() for weight in layers.parameters()),
+                "requests": len(requests),
+                "history": trained.history,
+            }
+        )
+        state.model = model
+        return state
+
+    def _trained(
+        self, model: nn.Module, layers: UnlearningLayers, texts: dict[Stream, list[Encoded]], state: State
+    ) -> AlternatingLoop:
+        pad_id = state.tokenizer.pad_token_id
+        before = cache_reference(
+            model,
+            logps_of=(),
+            states_of=(
+                (Key(name, i), one) for name, pieces in texts.items() for i, one in enumerate(pieces)
+            ),
+            pad_id=pad_id,
+            head_may_change=False,
+        )
+
+        def view(name: Stream, rows: Sequence[int]) -> TokenView:
+            batch = _batch([texts[name][row] for row in rows], pad_id, model)
+            return compute_token_view(
+                model,
+                batch,
+                needs=FROM_BEFORE,
+                reference=before,
+                keys=[Key(name, row) for row in rows],
+            )
+
+        aims = [
+            Phase(
+                name="forget",
+                items=len(texts["forget"]),
+                loss=lambda rows: self.forgetting(view("forget", rows)),
+            ),
+            Phase(
+                name="retain",
+                items=len(texts["retain"]),
+                loss=lambda rows: self.keeping(view("retain", rows)),
+            ),
+        ]
+        alternation = AlternatingLoop(layers, aims, self, seed=state.seed)
+        with layers.on(model):
+            alternation.run(state.workdir)
+        return alternation
+
+    def forgetting(self, view: TokenView) -> Tensor:
+        """``−KL(F ‖ F') + lm_weight · log p'`` of each text, both capped per token. Shape [B]."""
+        far_BT = view.given(Need.FORWARD_KL).clamp(max=self.cap)
+        unlikely_BT = (-view.logps).clamp(max=self.cap)
+        return -view.mean(far_BT) - self.lm_weight * view.mean(unlikely_BT)
+
+    def keeping(self, view: TokenView) -> Tensor:
+        """``kl_weight · KL(F ‖ F') − task_weight · log p'`` of each text. Shape [B]."""
+        kept_B = self.kl_weight * view.mean(view.given(Need.FORWARD_KL))
+        return kept_B - self.task_weight * view.mean(view.logps)
+
+    def _request(
+        self,
+        model: nn.Module,
+        layers: UnlearningLayers,
+        texts: dict[Stream, list[Encoded]],
+        base: str,
+        forget: Sequence[Example],
+        state: State,
+    ) -> LayerRequest:
+        pad_id = state.tokenizer.pad_token_id
+        gram_by_layer = grams(model, layers, texts["forget"], pad_id=pad_id)
+        kept: dict[str, Gram] = {}
+        if self.keep:
+            drawn = sample(texts["retain"], self.keep_items, seed=state.seed, name="retain")
+            kept = grams(model, layers, drawn, pad_id=pad_id)
+        layers_by_name: dict[str, PostLayerLinear] = {}
+        for name, down, up in zip(layers.names, layers.down, layers.up, strict=True):
+            layers_by_name[name] = PostLayerLinear(
+                down_RH=down.detach(),
+                up_HR=up.detach(),
+                gram_HH=gram_by_layer[name].matrix_HH,
+                tokens=gram_by_layer[name].tokens,
+                kept_HH=kept[name].matrix_HH if kept else None,
+                kept_tokens=kept[name].tokens if kept else 0,
+            )
+        return LayerRequest(layers=layers_by_name, base=base, texts=hashes(forget))
+
+    def _sequences(self, state: State, examples: Sequence[Example]) -> list[Encoded]:
+        encoded = [
+            piece
+            for example in examples
+            for piece in encode(example, state.tokenizer, max_length=self.max_length, eos=self.append_eos)
+        ]
+        check_lengths(state.model, (len(piece.input_ids) for piece in encoded))
+        return encoded
+
+
+def _batch(texts: Sequence[Encoded], pad_id: int, model: nn.Module) -> Batch:
+    return collate(texts, pad_id=pad_id).to(next(model.parameters()).device)

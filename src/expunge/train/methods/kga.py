@@ -1,0 +1,239 @@
+"""KGA: make the model as strange to the forget set as it is to text that it never saw."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field, PositiveFloat
+from torch import nn
+
+from expunge.component import Draws
+from expunge.corpus.batching import PairDataset
+from expunge.corpus.tokenise import Encoded, encode
+from expunge.errors import DataError
+from expunge.inference.reference import CachedReference, Key, Reference, cache_reference
+from expunge.model.arch import output_layer
+from expunge.model.positions import check_lengths
+from expunge.model.precision import as_in_training, prepare_weights
+from expunge.model.resources import best_device
+from expunge.scope import Scope, scopes
+from expunge.scope.all import AllParameters
+from expunge.scope.lora import LowRankAdapters
+from expunge.scope.selection import ScopeGuard, Selection
+from expunge.train.loop.adapter_training import AdapterTraining, divergence, trained_adapter
+from expunge.train.loop.bf16_underflow import warn_of_bf16_underflow
+from expunge.train.loop.callbacks import Heartbeat, SaveByEpoch, last_checkpoint
+from expunge.train.loop.settings import LoopSettings
+from expunge.train.loop.trainer import ObjectiveTrainer
+from expunge.train.methods import DataNeed, Stage, stages
+from expunge.train.methods.gap import (
+    BEHIND,
+    GapClosed,
+    GapObjective,
+    Gaps,
+    MultiRetainDataset,
+    MultiRetainSampler,
+    collate_multi_retain,
+)
+from expunge.train.methods.unlearn import merged
+from expunge.train.named import named
+from expunge.train.objective.reference import ReferenceRequest, frozen_reference
+from expunge.train.objective.saliency import resolve_scope
+from expunge.train.run.state import Corpus, State
+from expunge.types import Example
+
+
+@stages.register("kga")
+class KnowledgeGap(LoopSettings, Stage):
+    """Descends on ``|g_f − g_n| + retain_weight · r`` inside a scope.
+
+    ``r`` is the divergence from the model before unlearning on the retain set, of which ``retain_batches``
+    texts are drawn for each forget text. ``g_n`` is how far the model before unlearning is from one that
+    also learnt the holdout, on the holdout; ``g_f`` how far the model is from one that also learnt the
+    forget set, on the forget set. The two other models are adapters on the same weights, trained first
+    (``teaching``), of which only hidden states and one number stay. After an epoch that leaves the gap
+    within ``stop_value`` nats, or within ``stop_portion`` of what it was, the run ends.
+
+    Source: Wang et al. 2023 (arXiv 2305.06535).
+    """
+
+    retain_weight: PositiveFloat = 1.0
+    retain_batches: Draws = 2
+    teaching: AdapterTraining = AdapterTraining()
+    scope: Annotated[Scope, *named(scopes)] = AllParameters()
+    stop_value: PositiveFloat | None = None
+    stop_portion: Annotated[float | None, Field(gt=0, lt=1)] = None
+
+    @property
+    def needs(self) -> frozenset[DataNeed]:
+        return frozenset({"retain", "holdout"})
+
+    def check(self, corpus: Corpus) -> None:
+        """Refuse a corpus without text to keep, or without text that the model never saw."""
+        for option, examples in (("retain", corpus.retain), ("holdout", corpus.holdout)):
+            if not examples:
+                raise DataError(
+                    f"no {option} set",
+                    why="kga makes the forget set as strange as the holdout, and keeps the retain set.",
+                    fix=f"Pass --{option} FILE.",
+                )
+
+    def run(self, state: State) -> State:
+        """Teach the small models, then unlearn; each part goes on from where a killed run was."""
+        torch.manual_seed(state.seed)
+        model = prepare_weights(state.model, self.precision, device=best_device())
+        forget, retain, new = (
+            self._sequences(state, examples)
+            for examples in (state.corpus.forget, state.corpus.retain, state.corpus.holdout)
+        )
+        with as_in_training(self.precision, best_device()):
+            gaps, learnt = self._small_models(model, state, forget, new)
+        gaps.check()
+        torch.manual_seed(state.seed)
+        model = self.scope.prepare(model)
+        warn_of_bf16_underflow(state.warn, model, self.precision, self.learning_rate)
+        sampler = MultiRetainSampler(len(forget), len(retain), several=self.retain_batches, seed=state.seed)
+        pad_id = state.tokenizer.pad_token_id
+        with as_in_training(self.precision, best_device()):
+            selection = resolve_scope(self.scope, model, forget, self, state)
+            guard = ScopeGuard(model, selection)
+            before = self._before(model, retain, sampler, selection, pad_id)
+        objective = GapObjective(
+            wanted=gaps.new,
+            learnt=_apart(learnt, model, selection),
+            before=before,
+            weight=self.retain_weight,
+            several=self.retain_batches,
+        )
+        stop = GapClosed(
+            objective,
+            forget,
+            limit=self._limit(gaps.new - gaps.forget),
+            batch_size=self.batch_size,
+            pad_id=pad_id,
+        )
+        data = MultiRetainDataset(forget, retain)
+        trainer = self._trainer(model, state, objective, guard, data, sampler, stop)
+        trainer.train_from(last_checkpoint(state.workdir))
+        guard.verify()
+        state.facts.append(_facts(model, selection, trainer, gaps, stop))
+        state.model = merged(model)
+        return state
+
+    def _small_models(
+        self, model: nn.Module, state: State, forget: Sequence[Encoded], new: Sequence[Encoded]
+    ) -> tuple[Gaps, CachedReference]:
+        """Both gaps at the start, and what the model that learnt the forget set says of it."""
+        pad_id, seed, folder = state.tokenizer.pad_token_id, state.seed, state.workdir
+        kind: dict[str, Any] = {"seed": seed, "pad_id": pad_id}
+        with trained_adapter(model, new, self.teaching, self, folder=folder / "new", **kind) as adapted:
+            gap_new = divergence(adapted, new, pad_id=pad_id)
+        with trained_adapter(
+            model, forget, self.teaching, self, folder=folder / "forget", **kind
+        ) as adapted:
+            gap_forget = divergence(adapted, forget, pad_id=pad_id)
+            learnt = cache_reference(
+                adapted,
+                logps_of=(),
+                states_of=((Key("forget", index), one) for index, one in enumerate(forget)),
+                pad_id=pad_id,
+                head_may_change=False,
+            )
+        return Gaps(new=gap_new, forget=gap_forget), learnt
+
+    def _trainer(
+        self,
+        model: nn.Module,
+        state: State,
+        objective: GapObjective,
+        guard: ScopeGuard,
+        data: MultiRetainDataset,
+        sampler: MultiRetainSampler,
+        stop: GapClosed,
+    ) -> ObjectiveTrainer:
+        pad_id = state.tokenizer.pad_token_id
+        return ObjectiveTrainer(
+            model,
+            self.training_arguments(state.workdir, seed=state.seed, examples=len(data)),
+            objective=objective,
+            begin=objective.begin,
+            count_examples=lambda batch: len(batch.forget_ids),
+            sampler=sampler,
+            dataset=data,
+            collate=lambda items: collate_multi_retain(items, pad_id=pad_id),
+            precision=self.precision,
+            optimizer=self.optimizer,
+            guard=guard,
+            callbacks=[stop, SaveByEpoch(self.save_every), Heartbeat()],
+        )
+
+    def _limit(self, first: float) -> float | None:
+        portion = None if self.stop_portion is None else self.stop_portion * first
+        return max((limit for limit in (self.stop_value, portion) if limit is not None), default=None)
+
+    def _before(
+        self,
+        model: nn.Module,
+        retain: list[Encoded],
+        sampler: MultiRetainSampler,
+        selection: Selection,
+        pad_id: int,
+    ) -> Reference:
+        request = ReferenceRequest(
+            forget=frozenset(),
+            retain=BEHIND,
+            data=PairDataset([], retain),
+            retain_seen=sampler.retain_seen(self.epochs),
+        )
+        reference = frozen_reference(
+            model,
+            "auto",
+            request,
+            selection=selection,
+            adapters=isinstance(self.scope, LowRankAdapters),
+            pad_id=pad_id,
+        )
+        if reference is None:
+            raise TypeError("a divergence was asked for, and no reference was made")
+        return reference
+
+    def _sequences(self, state: State, examples: Sequence[Example]) -> list[Encoded]:
+        encoded = [
+            piece
+            for example in examples
+            for piece in encode(example, state.tokenizer, max_length=self.max_length, eos=self.append_eos)
+        ]
+        check_lengths(state.model, (len(piece.input_ids) for piece in encoded))
+        return encoded
+
+
+def _apart(learnt: CachedReference, model: nn.Module, selection: Selection) -> CachedReference:
+    """The reference with a head of its own where the model's may change."""
+    head = output_layer(model)
+    selected = {id(weight) for name, weight in model.named_parameters() if name in selection.rows}
+    if any(id(weight) in selected for weight in head.parameters()):
+        head = copy.deepcopy(head).requires_grad_(False)
+    return replace(learnt, frozen_head=head, model=model)
+
+
+def _facts(
+    model: nn.Module, selection: Selection, trainer: ObjectiveTrainer, gaps: Gaps, stop: GapClosed
+) -> dict[str, Any]:
+    chosen, total = selection.count(model)
+    return {
+        "stage": "kga",
+        "weights": total,
+        "weights_that_may_change": chosen,
+        "tensors_that_may_change": sorted(selection.rows),
+        "scope": dict(selection.facts) or None,
+        "gap_new": gaps.new,
+        "gap_forget_before": gaps.forget,
+        "gap_history": stop.history,
+        "stop": stop.outcome.facts if stop.outcome else None,
+        "steps": trainer.state.global_step,
+        "history": [entry for entry in trainer.state.log_history if "loss" in entry],
+    }

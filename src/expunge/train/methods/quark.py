@@ -1,0 +1,153 @@
+"""Quark: sample, score, sort by reward, learn each part under its own token, and speak under the best."""
+
+from __future__ import annotations
+
+import copy
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from expunge.component import Draws, Steps
+from expunge.corpus.boundary import opening
+from expunge.corpus.control_tokens import add_control_token
+from expunge.corpus.tokenise import encode_prompt
+from expunge.errors import DataError
+from expunge.inference.backbone import predictions
+from expunge.inference.conditioned_loss import ConditionedLoss, Toward
+from expunge.model.arch import output_head, vocabulary
+from expunge.model.create import add_tokens
+from expunge.model.precision import prepare_weights
+from expunge.model.resources import best_device
+from expunge.train.loop.callbacks import Heartbeat, SaveByEpoch, last_checkpoint
+from expunge.train.loop.settings import LoopSettings
+from expunge.train.loop.trainer import ObjectiveTrainer
+from expunge.train.methods import Stage, stages
+from expunge.train.methods.quark_pool import (
+    Conditioned,
+    QuarkPool,
+    QuarkPrompt,
+    QuarkPrompts,
+    RoundSampler,
+    Sizes,
+)
+from expunge.train.named import named
+from expunge.train.rewards import Reward, rewards
+from expunge.train.run.state import Corpus, State
+from expunge.types import Example
+
+TOKEN = "<|reward_{place}|>"  # noqa: S105
+
+
+@stages.register("quark")
+class Quark(LoopSettings, Stage):
+    """Learns to answer under one token for each of ``parts`` parts of the rewards; the first is the best.
+
+    A round (an epoch) samples an answer to every prompt (under the best token, once there is one),
+    adds it with its reward to the pool, sorts the pool into equal parts and takes ``updates`` steps on it:
+    ``−log π(y | token, x) + kl KL(source ‖ π) − entropy H(π)``. Prompts are those of the forget
+    set, and of the retain set with ``on="both"``; a document is prompted by its first ``opening_tokens``.
+    A model that always says the same explores nothing: raise ``temperature`` there.
+    The result speaks under the best token without being asked to: its tokenizer puts it before every text.
+
+    Source: Lu et al. 2022 (arXiv 2205.13636), Alg. 1.
+    """
+
+    reward: Annotated[Reward, *named(rewards)]
+    on: Literal["forget", "both"] = "forget"
+    parts: Annotated[int, Field(ge=2)] = 5
+    updates: Steps = 500
+    new_tokens: PositiveInt = 20
+    opening_tokens: PositiveInt = 8
+    samples: Draws = 1
+    temperature: PositiveFloat = 1.0
+    kl: NonNegativeFloat = 0.05
+    entropy: NonNegativeFloat = 0.06
+    toward: Toward = "reference"
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether the reward is a function that the recipe names."""
+        return self.reward.runs_code
+
+    def check(self, corpus: Corpus) -> None:
+        """Refuse chats (the token stands before plain text), and a reward that cannot be had."""
+        self.reward.check()
+        for example in self._examples(corpus):
+            if example.is_chat:
+                raise DataError(
+                    f"example {example.id!r}",
+                    why="it is a chat, and a chat template leaves no place for the reward token.",
+                    fix="Give prompts as plain text (prompt and completion).",
+                )
+
+    def run(self, state: State) -> State:
+        """Explore and learn, round by round; a killed run goes on with the round it was in."""
+        torch.manual_seed(state.seed)
+        model = prepare_weights(state.model, self.precision, device=best_device())
+        model.requires_grad_(True)
+        names = [TOKEN.format(place=index + 1) for index in range(self.parts)]
+        state.tokenizer = copy.deepcopy(state.tokenizer)
+        head = opening(state.tokenizer)
+        prompts = self._prompts(state, head)
+        tokens = add_tokens(model, state.tokenizer, names, seed=state.seed)
+        sizes = Sizes(self.updates, self.batch_size, self.parts, self.new_tokens, self.temperature)
+        pool = QuarkPool(sizes, self.reward, state, QuarkPrompts(prompts, len(head), tokens))
+        loss = ConditionedLoss(
+            vocabulary=vocabulary(model),
+            added=tuple(tokens),
+            beta=self.kl,
+            gamma=self.entropy,
+            toward=self.toward,
+        )
+        trainer = ObjectiveTrainer(
+            model,
+            self.training_arguments(state.workdir, seed=state.seed, examples=len(pool)),
+            objective=lambda current, batch: {"sample": _loss(current, batch, loss, pool.source_head)},
+            count_examples=lambda batch: int(batch.batch.mask_BT.sum()),
+            sampler=RoundSampler(pool),
+            dataset=pool,
+            collate=pool.collate,
+            precision=self.precision,
+            optimizer=self.optimizer,
+            callbacks=[SaveByEpoch(self.save_every), Heartbeat()],
+        )
+        pool.model = model
+        trainer.train_from(last_checkpoint(state.workdir))
+        add_control_token(state.tokenizer, names[0])
+        model.generation_config.suppress_tokens = tokens  # type: ignore[union-attr]
+        history = [entry for entry in trainer.state.log_history if "loss" in entry]
+        state.facts.append(
+            {
+                "stage": "quark",
+                "steps": trainer.state.global_step,
+                "rewards": pool.means(self.epochs),
+                "reward_tokens": names,
+                "history": history,
+            }
+        )
+        state.model = model
+        return state
+
+    def _examples(self, corpus: Corpus) -> tuple[Example, ...]:
+        return corpus.forget + corpus.retain if self.on == "both" else corpus.forget
+
+    def _prompts(self, state: State, head: list[int]) -> list[QuarkPrompt]:
+        prompts = []
+        forget = len(state.corpus.forget)
+        for index, example in enumerate(self._examples(state.corpus)):
+            ids = encode_prompt(example, state.tokenizer)
+            if example.is_document:
+                text = state.tokenizer(example.completion, add_special_tokens=False, verbose=False)
+                ids = head + list(text["input_ids"])[: self.opening_tokens]
+            prompts.extend([QuarkPrompt(example, ids, index < forget)] * self.samples)
+        return prompts
+
+
+def _loss(model: nn.Module, batch: Conditioned, loss: ConditionedLoss, source_head: Any) -> Tensor:
+    predicted = predictions(model, batch.batch)
+    numbers_N = loss(
+        output_head(model), predicted.hidden_NH, predicted.token_N, source_head, batch.source_NH
+    )
+    return numbers_N.sum()

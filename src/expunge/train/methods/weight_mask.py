@@ -1,0 +1,227 @@
+"""Weights that may only be weakened: each stays between 0 and what it was, a mask m = W / W₀ in [0, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from expunge.corpus.batching import PairBatch, PairDataset, PairSampler, collate_pairs
+from expunge.corpus.tokenise import Encoded, encode
+from expunge.errors import DataError
+from expunge.forget import ForgetLoss, forget_losses
+from expunge.model.positions import check_lengths
+from expunge.model.precision import OptimizerName, prepare_weights
+from expunge.model.resources import best_device
+from expunge.retain import RetainLoss, retain_losses
+from expunge.scope import Scope, scopes
+from expunge.scope.all import AllParameters
+from expunge.scope.lora import LowRankAdapters
+from expunge.scope.selection import ScopeGuard, Selection
+from expunge.train.loop.callbacks import Heartbeat, SaveByEpoch, last_checkpoint
+from expunge.train.loop.settings import LoopSettings
+from expunge.train.loop.trainer import Objective, ObjectiveTrainer, Parts
+from expunge.train.methods import DataNeed, Stage, stages
+from expunge.train.named import named
+from expunge.train.objective.pair import PairObjective
+from expunge.train.objective.saliency import resolve_scope
+from expunge.train.run.state import Corpus, State
+from expunge.types import Example
+
+
+class WeightMask:
+    """The weights a selection names, with a copy of what they were when it was made."""
+
+    def __init__(self, model: nn.Module, selection: Selection) -> None:
+        self._weights = {name: model.get_parameter(name) for name in selection.rows}
+        self._rows = selection.rows
+        self._originals = {name: weight.detach().clone() for name, weight in self._weights.items()}
+
+    def attach(self, optimizer: Optimizer) -> None:
+        """After each step of ``optimizer``, bring every weight back between zero and what it was."""
+        optimizer.register_step_post_hook(lambda *_: self.clamp())
+
+    @torch.no_grad()
+    def clamp(self) -> None:
+        """Bring every weight back between zero and what it was."""
+        for name, weight in self._weights.items():
+            original = self._originals[name]
+            weight.clamp_(original.clamp(max=0), original.clamp(min=0))
+
+    def norm(self) -> Tensor:
+        """Σ |W| over the selected weights, as a scalar with its slope."""
+        return torch.stack(
+            [self._own(name, weight).abs().sum() for name, weight in self._weights.items()]
+        ).sum()
+
+    @torch.no_grad()
+    def shares(self) -> Tensor:
+        """M = W / W₀ of every selected weight, 1 where W₀ is 0; one after another in float32."""
+        parts = []
+        for name, weight in self._weights.items():
+            now, was = self._own(name, weight).float(), self._own(name, self._originals[name]).float()
+            parts.append(torch.where(was == 0, 1.0, now / was).flatten())
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def cut(self, share: float) -> int:
+        """Set this share of the selected weights, those with the lowest m, to zero and the rest to W₀."""
+        shares = self.shares()
+        count = round(share * len(shares))
+        gone = torch.zeros(len(shares), dtype=torch.bool, device=shares.device)
+        gone[shares.argsort(stable=True)[:count]] = True
+        for name, weight in self._weights.items():
+            original = self._own(name, self._originals[name])
+            here, gone = gone[: original.numel()], gone[original.numel() :]
+            kept = torch.where(here.view_as(original), 0.0, original)
+            rows = self._rows[name]
+            weight[rows.to(weight.device) if rows is not None else ...] = kept
+        return count
+
+    def facts(self) -> dict[str, Any]:
+        """What the record says of the mask."""
+        shares = self.shares()
+        return {
+            "mean": float(shares.double().mean()),
+            "below_half": float((shares < 0.5).double().mean()),
+            "zero": int((shares == 0).sum()),
+        }
+
+    def _own(self, name: str, weight: Tensor) -> Tensor:
+        rows = self._rows[name]
+        return weight if rows is None else weight[rows.to(weight.device)]
+
+
+# Unlearning by weakening weights: a mask over the weights of a scope is learned and applied.
+
+
+@stages.register("weight_mask")
+class LearnWeightMask(LoopSettings, Stage):
+    """Descends by SGD on forget loss, retain loss and β Σ|W|; each weight stays between 0 and W₀.
+
+    So W / W₀ is a mask in [0, 1] over the weights of the scope, and nothing new can be learned. β is
+    such that its term begins at ``sparsity``. With ``cut`` that share of the scope's weights, those the
+    mask weakened most, become 0 and all others W₀; without it the mask stays as it is. Outside the
+    scope every byte is what it was (the released code lets momentum and weight decay move it).
+
+    Source: Guo et al. 2025 (arXiv 2410.12949), weight masks, with their SGD.
+    """
+
+    forget: Annotated[ForgetLoss, *named(forget_losses)]
+    retain: Annotated[RetainLoss | None, *named(retain_losses)] = None
+    scope: Annotated[Scope, *named(scopes)] = AllParameters()
+    sparsity: NonNegativeFloat = 1.5
+    cut: float | None = Field(default=None, gt=0, le=1)
+    learning_rate: PositiveFloat = 1e-3
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: NonNegativeFloat = 0.01
+    precision: Literal["fp32"] = "fp32"
+    optimizer: OptimizerName = "adamw"
+
+    @model_validator(mode="after")
+    def _fits(self) -> LearnWeightMask:
+        if isinstance(self.scope, LowRankAdapters):
+            raise ValueError("a mask is over weights that are there: use another scope than lora")  # noqa: TRY004
+        if self.optimizer != "adamw":
+            raise ValueError("the mask is learned by SGD, which keeps no moments: leave optimizer out")
+        if self.forget.needs or (self.retain is not None and self.retain.needs):
+            raise ValueError(
+                "the mask is learned without a frozen reference: use losses that need none (log1mp, gdr)"
+            )
+        return self
+
+    @property
+    def needs(self) -> frozenset[DataNeed]:
+        return frozenset({"retain"} if self.retain is not None or self.scope.needs_retain else ())
+
+    def check(self, corpus: Corpus) -> None:
+        """Refuse a corpus without a retain set where one is looked at."""
+        if self.needs and not corpus.retain:
+            raise DataError(
+                "no retain set",
+                why="the recipe's retain loss or scope has nothing to look at.",
+                fix="Pass --retain FILE.",
+            )
+
+    def run(self, state: State) -> State:
+        """Learn the mask, resuming from the last whole checkpoint in ``state.workdir`` if there is one."""
+        torch.manual_seed(state.seed)
+        model = prepare_weights(state.model, self.precision, device=best_device())
+        data = self._data(state)
+        pad_id = state.tokenizer.pad_token_id
+        selection = self._select(model, data, state)
+        guard = ScopeGuard(model, selection)
+        mask = WeightMask(model, selection)
+        trainer = ObjectiveTrainer(
+            model,
+            self.training_arguments(state.workdir, seed=state.seed, examples=len(data)),
+            objective=self._objective(mask),
+            count_examples=lambda batch: len(batch.forget_ids),
+            sampler=PairSampler(len(data.forget), len(data.retain), seed=state.seed),
+            dataset=data,
+            collate=lambda pairs: collate_pairs(pairs, pad_id=pad_id),
+            guard=guard,
+            callbacks=[SaveByEpoch(self.save_every), Heartbeat()],
+        )
+        trainer.optimizer = self._sgd(model, guard, mask)
+        trainer.train_from(last_checkpoint(state.workdir))
+        learned = mask.facts()
+        gone = mask.cut(self.cut) if self.cut is not None else None
+        guard.verify()
+        mask_facts = {"mask": learned, "weights_cut": gone}
+        state.facts.append(_facts(model, selection, trainer) | mask_facts)
+        state.model = model
+        return state
+
+    def _sgd(self, model: nn.Module, guard: ScopeGuard, mask: WeightMask) -> torch.optim.SGD:
+        made = torch.optim.SGD(
+            [weight for weight in model.parameters() if weight.requires_grad],
+            lr=self.learning_rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+        )
+        guard.attach(made)
+        mask.attach(made)
+        return made
+
+    def _objective(self, mask: WeightMask) -> Objective:
+        pair = PairObjective(self.forget, self.retain, None)
+        start = float(mask.norm().detach())
+        slope = self.sparsity / start if start else 0.0
+
+        def terms(model: nn.Module, batch: PairBatch) -> Parts:
+            return {**pair(model, batch), "mask": len(batch.forget_ids) * slope * mask.norm()}
+
+        return terms
+
+    def _select(self, model: nn.Module, data: PairDataset, state: State) -> Selection:
+        return resolve_scope(self.scope, model, data.forget, self, state, forget=self.forget)
+
+    def _data(self, state: State) -> PairDataset:
+        retain = state.corpus.retain if self.retain is not None else ()
+        return PairDataset(self._encoded(state, state.corpus.forget), self._encoded(state, retain))
+
+    def _encoded(self, state: State, examples: Sequence[Example]) -> list[Encoded]:
+        encoded = [
+            piece
+            for example in examples
+            for piece in encode(example, state.tokenizer, max_length=self.max_length, eos=self.append_eos)
+        ]
+        check_lengths(state.model, (len(piece.input_ids) for piece in encoded))
+        return encoded
+
+
+def _facts(model: nn.Module, selection: Selection, trainer: ObjectiveTrainer) -> dict[str, Any]:
+    chosen, total = selection.count(model)
+    return {
+        "stage": "weight_mask",
+        "weights": total,
+        "weights_that_may_change": chosen,
+        "scope": dict(selection.facts) or None,
+        "steps": trainer.state.global_step,
+        "history": [entry for entry in trainer.state.log_history if "loss" in entry],
+    }

@@ -1,0 +1,64 @@
+"""What stages hand to one another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from expunge.inference.target_distributions import Target
+from expunge.types import Example
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """What to forget, what to keep, and text of the same kind that the model never saw.
+
+    ``forget_icl`` and ``retain_icl`` are solved questions, put before those of the forget and the retain
+    set where a run measures what is known of them. Nothing is trained on them.
+    """
+
+    forget: tuple[Example, ...]
+    retain: tuple[Example, ...] = ()
+    holdout: tuple[Example, ...] = ()
+    forget_icl: tuple[Example, ...] = ()
+    retain_icl: tuple[Example, ...] = ()
+
+    @property
+    def named(self) -> dict[str, tuple[Example, ...]]:
+        """The sets by the names that messages call them by."""
+        return {"forget set": self.forget, "retain set": self.retain, "holdout": self.holdout}
+
+
+def _silent(_: str) -> None:
+    """Nobody is warned."""
+
+
+def _no_source() -> nn.Module:
+    raise LookupError("this state was made without a way back to the checkpoint it came from")
+
+
+@dataclass(kw_only=True)
+class State:
+    """A model on its way through a recipe.
+
+    ``workdir`` holds what a killed run needs to go on. ``facts`` collects what the record should say
+    of each stage: selected weights, reference size, losses. ``source`` loads the checkpoint that the
+    first stage was given once more. ``warn`` is told what the user should know before training.
+    ``targets`` are what the forget set's tokens shall be predicted as, once a stage has found that out.
+    ``extra_outputs`` write into the output folder what belongs to the result beside weights and tokenizer.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    corpus: Corpus
+    workdir: Path
+    seed: int = 0
+    source: Callable[[], nn.Module] = field(default_factory=lambda: _no_source)
+    facts: list[dict[str, Any]] = field(default_factory=list)
+    warn: Callable[[str], None] = _silent
+    targets: Sequence[Target] | None = None
+    extra_outputs: list[Callable[[Path], None]] = field(default_factory=list)
