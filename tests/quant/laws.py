@@ -136,7 +136,7 @@ def code_book(quantizer: FP4 | NF4, gap: float) -> Laws:
         block=("flat", quantizer.blocksize),
         error=lambda low, high: largest(low, high) * gap / 2,
         odd=Breach("its levels are quantiles, more of them above zero", (1.0, 0.5))
-        if quantizer.kind == "nf4"
+        if quantizer.code_book == "nf4"
         else Breach("ties go one way, whatever the sign"),
     )
 

@@ -10,7 +10,7 @@ import torch
 from pydantic import NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 
-from expunge.attacks import Attack, AttackContext, AttackedModel, Given, Means, attacks
+from expunge.attacks import Applied, Attack, ConditionContext, Knowledge, Need, attacks
 from expunge.corpus.batching import collate, length_sorted_batches
 from expunge.corpus.tokenise import Encoded, encode_all
 from expunge.inference.backbone import eval_mode
@@ -41,11 +41,11 @@ class DirectionalAblation(Attack):
     outliers: PositiveFloat = 3.0
 
     @property
-    def attacker_knowledge(self) -> Given:
+    def attacker_knowledge(self) -> Knowledge:
         return "all"
 
     @property
-    def needs(self) -> frozenset[Means]:
+    def needs(self) -> frozenset[Need]:
         return frozenset({"forget", self.reference})
 
     @property
@@ -53,14 +53,14 @@ class DirectionalAblation(Attack):
         return self.layers == ()
 
     @contextmanager
-    def applied(self, model: nn.Module, context: AttackContext, found: Any) -> Iterator[AttackedModel]:  # noqa: ARG002
+    def applied(self, model: nn.Module, context: ConditionContext, result: Any) -> Iterator[Applied]:  # noqa: ARG002
         directions = {} if self.is_noop else self.directions(model, context)
         lengths = {number: float(r_H.norm()) for number, r_H in directions.items()}
         changes = {Site("residual_out", number): without(r_H) for number, r_H in directions.items()}
         with intervening(model, changes):
-            yield AttackedModel(model=model, facts={"lengths": lengths})
+            yield Applied(model=model, facts={"lengths": lengths})
 
-    def directions(self, model: nn.Module, context: AttackContext) -> dict[int, Tensor]:
+    def directions(self, model: nn.Module, context: ConditionContext) -> dict[int, Tensor]:
         """The direction of every chosen block, [H]."""
         means = self._means(model, context.forget, context)
         if self.reference == "target":
@@ -70,7 +70,7 @@ class DirectionalAblation(Attack):
         return {number: means[number] - other[number].to(means[number]) for number in means}
 
     def _means(
-        self, model: nn.Module, examples: Sequence[Example], context: AttackContext
+        self, model: nn.Module, examples: Sequence[Example], context: ConditionContext
     ) -> dict[int, Tensor]:
         texts = encode_all(examples, context.tokenizer, max_length=context.max_length)
         chosen = tuple(range(len(blocks(model)))) if self.layers is None else self.layers

@@ -17,7 +17,7 @@ from torch import Generator, Tensor, nn, randint, tensor
 
 from expunge.adversary.hidden_states import MicroBatch, hooked_block
 from expunge.adversary.hooks import gradients
-from expunge.attacks import Attack, AttackContext, AttackedModel, Given, Means, attacks
+from expunge.attacks import Applied, Attack, ConditionContext, Knowledge, Need, attacks
 from expunge.component import StepsOrNone
 from expunge.corpus.batching import collate
 from expunge.corpus.tokenise import Encoded, encode
@@ -268,11 +268,11 @@ class AdversarialSuffix(Attack):
     prompts: PositiveInt = 16
 
     @property
-    def attacker_knowledge(self) -> Given:
+    def attacker_knowledge(self) -> Knowledge:
         return "all" if self.questions == "same" else "half"
 
     @property
-    def needs(self) -> frozenset[Means]:
+    def needs(self) -> frozenset[Need]:
         return frozenset({"forget", "target"} if self.on == "target" else {"forget"})
 
     @property
@@ -283,7 +283,7 @@ class AdversarialSuffix(Attack):
     def is_noop(self) -> bool:
         return not self.steps
 
-    def search(self, model: nn.Module, context: AttackContext) -> Any:
+    def search(self, model: nn.Module, context: ConditionContext) -> Any:
         """The suffix, and the loss after every step."""
         if self.is_noop:
             return None
@@ -302,7 +302,7 @@ class AdversarialSuffix(Attack):
         return {"text": suffixes.text(suffix), "ids": suffix, "losses": losses}
 
     def _searched(
-        self, suffixes: Suffixes, likelihood: Likelihood, generator: Generator, context: AttackContext
+        self, suffixes: Suffixes, likelihood: Likelihood, generator: Generator, context: ConditionContext
     ) -> tuple[list[int], list[float]]:
         suffix = suffixes.first(self.length, generator)
         losses = likelihood.losses([suffix]).tolist()
@@ -313,7 +313,7 @@ class AdversarialSuffix(Attack):
                 if float(candidate_losses.min()) < losses[-1]:
                     suffix = others[int(candidate_losses.argmin())]
                 losses.append(min(losses[-1], float(candidate_losses.min())))
-            context.tell(f"step {step + 1} of {self.steps}, loss {losses[-1]:.2f}")
+            context.report(f"step {step + 1} of {self.steps}, loss {losses[-1]:.2f}")
         return suffix, losses
 
     def neighbours(
@@ -337,6 +337,6 @@ class AdversarialSuffix(Attack):
         return [list(other) for other in candidates]
 
     @contextmanager
-    def applied(self, model: nn.Module, context: AttackContext, found: Any) -> Iterator[AttackedModel]:  # noqa: ARG002
-        text = found["text"] if found else ""
-        yield AttackedModel(model=model, rewrite_prompt=partial(with_suffix, text=text), facts=found or {})
+    def applied(self, model: nn.Module, context: ConditionContext, result: Any) -> Iterator[Applied]:  # noqa: ARG002
+        text = result["text"] if result else ""
+        yield Applied(model=model, rewrite_prompt=partial(with_suffix, text=text), facts=result or {})

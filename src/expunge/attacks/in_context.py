@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import NonNegativeInt
 from torch import nn
 
-from expunge.attacks import Attack, AttackContext, AttackedModel, Given, Means, attacks
+from expunge.attacks import Applied, Attack, ConditionContext, Knowledge, Need, attacks
 from expunge.errors import DataError
 from expunge.types import Example
 
@@ -31,11 +31,11 @@ class InContext(Attack):
     count: NonNegativeInt = 5
 
     @property
-    def attacker_knowledge(self) -> Given:
+    def attacker_knowledge(self) -> Knowledge:
         return "half" if self.of == "forget" else "nothing"
 
     @property
-    def needs(self) -> frozenset[Means]:
+    def needs(self) -> frozenset[Need]:
         return frozenset({self.of})
 
     @property
@@ -47,7 +47,7 @@ class InContext(Attack):
         return not self.count
 
     @contextmanager
-    def applied(self, model: nn.Module, context: AttackContext, found: Any) -> Iterator[AttackedModel]:  # noqa: ARG002
+    def applied(self, model: nn.Module, context: ConditionContext, result: Any) -> Iterator[Applied]:  # noqa: ARG002
         pool = context.forget if self.of == "forget" else context.retain
         solved = [example for example in pool if not example.is_document and not example.is_chat]
         if not solved and self.count:
@@ -62,6 +62,6 @@ class InContext(Attack):
         def rewrite_prompt(example: Example) -> Example:
             return example if example.is_document else replace(example, prompt=before + example.prompt)
 
-        yield AttackedModel(
+        yield Applied(
             model=model, rewrite_prompt=rewrite_prompt, facts={"shown": [each.id for each in shown]}
         )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from expunge.attacks import Given
+from expunge.attacks import Knowledge
 from expunge.errors import DataError
 from expunge.types import Example
 
@@ -19,7 +19,7 @@ class KnowledgeSplit(NamedTuple):
     asked: tuple[Example, ...]
 
 
-def split_knowledge(examples: Sequence[Example], given: Given, *, seed: int) -> KnowledgeSplit:
+def split_knowledge(examples: Sequence[Example], given: Knowledge, *, seed: int) -> KnowledgeSplit:
     """Half of the people or documents are known and the others asked about; or all are both.
 
     Raises:

@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from expunge.adversary.hooks import preserve_state, swapped
-from expunge.attacks import Attack, AttackContext, AttackedModel, Given, Means, attacks
+from expunge.attacks import Applied, Attack, ConditionContext, Knowledge, Need, attacks
 from expunge.corpus.tokenise import encode_all
 from expunge.errors import DataError
 from expunge.forget.ga import GA
@@ -44,11 +44,11 @@ class SetDifference(Attack):
     tokens: PositiveInt = 32
 
     @property
-    def attacker_knowledge(self) -> Given:
+    def attacker_knowledge(self) -> Knowledge:
         return "all"
 
     @property
-    def needs(self) -> frozenset[Means]:
+    def needs(self) -> frozenset[Need]:
         return frozenset({"forget", "retain"})
 
     @property
@@ -56,9 +56,9 @@ class SetDifference(Attack):
         return not self.share
 
     @contextmanager
-    def applied(self, model: nn.Module, context: AttackContext, found: Any) -> Iterator[AttackedModel]:  # noqa: ARG002
+    def applied(self, model: nn.Module, context: ConditionContext, result: Any) -> Iterator[Applied]:  # noqa: ARG002
         if self.is_noop:
-            yield AttackedModel(model=model)
+            yield Applied(model=model)
             return
         answers = self._said(model, context)
         hiding, useful = (_weighed(model, texts, context) for texts in (answers, context.retain))
@@ -69,11 +69,9 @@ class SetDifference(Attack):
         with torch.no_grad():
             values = {weight: weight.masked_fill(where, 0.0) for weight, where in gone.items()}
         with swapped(values):
-            yield AttackedModel(
-                model=model, facts={"zeroed": sum(int(where.sum()) for where in gone.values())}
-            )
+            yield Applied(model=model, facts={"zeroed": sum(int(where.sum()) for where in gone.values())})
 
-    def _said(self, model: nn.Module, context: AttackContext) -> list[Example]:
+    def _said(self, model: nn.Module, context: ConditionContext) -> list[Example]:
         """The questions with the model's own answers."""
         questions = [example for example in context.forget if not example.is_document]
         observer = Observer(model, context.tokenizer, max_length=context.max_length)
@@ -93,7 +91,7 @@ class SetDifference(Attack):
 
 
 def _weighed(
-    model: nn.Module, examples: Sequence[Example], context: AttackContext
+    model: nn.Module, examples: Sequence[Example], context: ConditionContext
 ) -> Mapping[nn.Parameter, Tensor]:
     """|W · ∇W L| of every linear layer inside the blocks, for some texts."""
     texts = encode_all(examples, context.tokenizer, max_length=context.max_length)

@@ -12,7 +12,7 @@ import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import nn
 
-from expunge.attacks import Attack, AttackContext, AttackedModel, Given, Means, attacks
+from expunge.attacks import Applied, Attack, ConditionContext, Knowledge, Need, attacks
 from expunge.attacks.material import without_spans
 from expunge.component import StepsOrNone
 from expunge.corpus.batching import collate
@@ -49,11 +49,11 @@ class Relearn(Attack):
     rank: NonNegativeInt = 16
 
     @property
-    def attacker_knowledge(self) -> Given:
+    def attacker_knowledge(self) -> Knowledge:
         return {"split": "half", "partial": "all", "benign": "nothing"}[self.on]  # type: ignore[return-value]
 
     @property
-    def needs(self) -> frozenset[Means]:
+    def needs(self) -> frozenset[Need]:
         return frozenset({"retain" if self.on == "benign" else "forget"})
 
     @property
@@ -61,18 +61,16 @@ class Relearn(Attack):
         return not self.steps
 
     @contextmanager
-    def applied(self, model: nn.Module, context: AttackContext, found: Any) -> Iterator[AttackedModel]:  # noqa: ARG002
+    def applied(self, model: nn.Module, context: ConditionContext, result: Any) -> Iterator[Applied]:  # noqa: ARG002
         examples = self.examples(context)
         if self.is_noop:
-            yield AttackedModel(model=model)
+            yield Applied(model=model)
             return
         texts = encode_all(examples, context.tokenizer, max_length=context.max_length)
         relearnt = self._trained(copy.deepcopy(model), texts, context)
-        yield AttackedModel(
-            model=relearnt.to(next(model.parameters()).dtype), facts={"examples": len(examples)}
-        )
+        yield Applied(model=relearnt.to(next(model.parameters()).dtype), facts={"examples": len(examples)})
 
-    def examples(self, context: AttackContext) -> Sequence[Example]:
+    def examples(self, context: ConditionContext) -> Sequence[Example]:
         """What is trained on.
 
         Raises:
@@ -84,7 +82,7 @@ class Relearn(Attack):
             examples = without_spans(context.forget) if self.on == "partial" else context.forget
         return examples[: self.count]
 
-    def _trained(self, model: nn.Module, texts: list[Encoded], context: AttackContext) -> nn.Module:
+    def _trained(self, model: nn.Module, texts: list[Encoded], context: ConditionContext) -> nn.Module:
         torch.manual_seed(context.seed)
         check_lengths(model, (len(text.input_ids) for text in texts))
         settings = Finetune(

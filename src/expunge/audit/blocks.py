@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from expunge.audit.conclusions import describe, disagreement
-from expunge.audit.plan import FULL, Role
+from expunge.audit.plan import FULL, Kind, Role
 from expunge.audit.stats import Conclusion
 from expunge.audit.verdict import Outcome
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Lookup = Callable[[str, str, str], CellSummary]
     """The cell of a model, a transform and a metric."""
 
-QUIET = (Outcome.FORGOT, Outcome.HELD)
+QUIET = (Outcome.FORGOT, Outcome.HELD, Outcome.NO_LEAK)
 """Outcomes that need no reason under the tables; summary.json gives it."""
 
 
@@ -99,6 +99,11 @@ DIGITS = {
     "p-value": 4,
 }
 """Decimals of a number, where one is too few to read it by."""
+ATTACK_HEADER = ("", "full precision", "under attack", "over control", "recovery")
+ATTACK_NOTE = (
+    "over control: points above the retrained model under the same attack (a leak). recovery: the same as "
+    "a share of the target's. An attack that leaves less than 90 % of a model's utility shows nothing."
+)
 ARROWS = {True: " ↓", False: " ↑", None: ""}
 
 
@@ -128,6 +133,7 @@ def blocks(summary: AuditSummary, *, columns: int) -> list[Block]:
     tables = [_metric_block(models, metric, labels, look) for metric in leading for labels in groups]
     others = summary.metrics[len(leading) :]
     tables += list(_shared_blocks(summary, models, others, columns, look)) if others else []
+    tables += _attack_blocks(summary, models, look)
     return tables + [_verdict_block(summary, models, labels) for labels in groups if has_verdicts(summary)]
 
 
@@ -232,6 +238,33 @@ def _shared_block(
         rows.append((metric.name + ARROWS[metric.lower_is_better], items, *texts))
     note = TOO_FEW if unsure else ""
     return Block(title, ("", "items", *(heading for *_, heading in across)), tuple(rows), note)
+
+
+def _attack_blocks(summary: AuditSummary, models: Sequence[ModelRow], lookup: Lookup) -> list[Block]:
+    """What each attack brought out, by condition and metric: models down."""
+    labels = [column.label for column in summary.transforms if column.kind is Kind.ATTACK]
+    metrics = [metric for metric in summary.metrics if metric.lower_is_better]
+    tables = []
+    for label in labels:
+        for metric in metrics:
+            digits = DIGITS.get(metric.scale, 1)
+            cells = [(model, lookup(model.name, label, metric.name)) for model in models]
+            if all(cell.value.value is None for _, cell in cells):
+                continue
+            rows = tuple(
+                (
+                    model.name,
+                    shown(cell.baseline, digits=digits),
+                    shown(cell.value, digits=digits),
+                    shown(cell.excess, digits=digits),
+                    shown(cell.regained, digits=2),
+                )
+                for model, cell in cells
+            )
+            tables.append(Block(f"{label} · {metric.name}", ATTACK_HEADER, rows, ""))
+    if tables:
+        tables[-1] = replace(tables[-1], note=ATTACK_NOTE)
+    return tables
 
 
 def _under(label: str, *, leading: bool) -> str:

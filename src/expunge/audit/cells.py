@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from expunge.audit.plan import FULL, Role
+from expunge.audit.plan import Role
+from expunge.condition import Kind
 from expunge.metrics.control_relative import ControlRelativeMetric
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from expunge.audit.plan import AuditPlan, ModelSource, Transform
+    from expunge.audit.plan import AuditPlan, ModelSource
+    from expunge.condition import Condition
     from expunge.metrics.base import Metric
 
 CONTROL = "control"
@@ -22,49 +24,50 @@ DIAGNOSTICS = "diagnostics"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellSpec:
-    """One metric (or the diagnostics) of one model under one transform.
+    """One metric (or the diagnostics) of one model under one condition.
 
     ``facts`` is everything the result depends on: equal facts, equal result.
     """
 
     source: ModelSource
-    transform: Transform
+    condition: Condition
     name: str
     facts: Mapping[str, Any]
 
     def __str__(self) -> str:
-        return f"{self.source.name} · {self.transform.label} · {self.name}"
+        return f"{self.source.name} · {self.condition.label} · {self.name}"
 
 
 def cell_specs(plan: AuditPlan, hook: str | None = None) -> Iterator[CellSpec]:
-    """Every part, model by model and transform by transform.
+    """Every part, model by model and condition by condition.
 
-    ``hook`` names the diagnostics, if any. They compare an unlearned model with the target, so there
-    are none at full precision and none without a target.
+    ``hook`` names the diagnostics, if any. They say what a quantizer does to an unlearned model's
+    difference from the target, so there are none for other conditions and none without a target.
     """
     probes = plan.probes.hash
     target = plan.holder(Role.TARGET)
     for source in plan.models:
-        for transform in plan.columns:
-            model_facts = _place(source, transform)
-            compared = source.role is Role.UNLEARNED and transform.label != FULL.label
+        for condition in plan.columns:
+            model_facts = _place(source, condition)
+            compared = source.role is Role.UNLEARNED and condition.kind is Kind.QUANTIZER
             if hook is not None and target is not None and compared:
                 facts = {**model_facts, "diagnostics": hook, "target": target.hash}
-                yield CellSpec(source=source, transform=transform, name=DIAGNOSTICS, facts=facts)
+                yield CellSpec(source=source, condition=condition, name=DIAGNOSTICS, facts=facts)
             for name, metric in plan.named_metrics.items():
                 facts = {
                     **model_facts,
                     "metric": [name, metric.model_dump(mode="json")],
                     "probes": probes,
                     "max_length": plan.max_length,
-                    **_calibration(plan, transform),
+                    **_calibration(plan, condition),
+                    **plan.attack_facts(condition),
                     **_control(plan, metric),
                 }
-                yield CellSpec(source=source, transform=transform, name=name, facts=facts)
+                yield CellSpec(source=source, condition=condition, name=name, facts=facts)
 
 
-def _calibration(plan: AuditPlan, transform: Transform) -> dict[str, Any]:
-    source = plan.calibration_of(transform)
+def _calibration(plan: AuditPlan, condition: Condition) -> dict[str, Any]:
+    source = plan.calibration_of(condition)
     return {} if source is None else {"calibration": source.facts}
 
 
@@ -76,6 +79,6 @@ def _control(plan: AuditPlan, metric: Metric) -> dict[str, Any]:
     )
 
 
-def _place(source: ModelSource, transform: Transform) -> dict[str, Any]:
-    settings = transform.model_dump(mode="json")
-    return {"model": source.hash, "transform": [transform.label, type(transform).__name__, settings]}
+def _place(source: ModelSource, condition: Condition) -> dict[str, Any]:
+    parts = [[part.label, type(part).__name__, part.model_dump(mode="json")] for part in condition.parts]
+    return {"model": source.hash, "condition": parts}

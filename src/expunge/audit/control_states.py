@@ -13,24 +13,24 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from expunge.audit.cells import CONTROL, DIAGNOSTICS
+from expunge.audit.loaded import LoadedModel
 from expunge.audit.plan import Role
+from expunge.condition import Kind
 from expunge.metrics.control_relative import ControlRelativeMetric, ControlStates
-from expunge.quant.base import Quantizer
 from expunge.record import hash_json
 from expunge.scratch import remove_leftovers_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from torch import nn
 
     from expunge.audit.cells import CellSpec
-    from expunge.audit.plan import Applied, AuditPlan, Transform
+    from expunge.audit.plan import AuditPlan
     from expunge.inference.observer import Observer
     from expunge.metrics.base import Measured
-    from expunge.quant.calibration import Calibration
+    from expunge.metrics.probes import Probes
 
 OWN_NAMES = re.compile(r"[0-9a-f]{32}\.safetensors")
 """What the files are called."""
@@ -38,7 +38,7 @@ OWN_NAMES = re.compile(r"[0-9a-f]{32}\.safetensors")
 
 @dataclass(frozen=True, slots=True)
 class ControlStateCache:
-    """One file for each metric and transform, in a folder that is there while an audit runs."""
+    """One file for each metric and condition, in a folder that is there while an audit runs."""
 
     plan: AuditPlan
     folder: Path
@@ -51,22 +51,22 @@ class ControlStateCache:
         if control is None or not lacking:
             return
         model, tokenizer = control.load()
-        loaded = LoadedModel(model, tokenizer, self.plan)
-        for transform, group in groupby(lacking, key=lambda part: part.transform):
-            with loaded.under(transform) as applied:
+        loaded = LoadedModel(model, tokenizer, self.plan, source=control)
+        for condition, group in groupby(lacking, key=lambda part: part.condition):
+            with loaded.under(condition) as applied:
                 observer = self.observe(applied.model, tokenizer, self.plan)
                 for part in group:
-                    tell(f"{control.name} · {transform.label} · for {part.name}")
+                    tell(f"{control.name} · {condition.label} · for {part.name}")
                     self._keep(part, observer)
         del model, loaded
         gc.collect()
 
-    def measure(self, part: CellSpec, observer: Observer) -> Measured:
+    def measure(self, part: CellSpec, observer: Observer, probes: Probes) -> Measured:
         """The scores of a part, whose metric is given the retrained model's states if it reads them."""
         metric, path = self._metric(part), self._path(part)
         if metric is None or not path.exists():
-            return self.plan.named_metrics[part.name].measure(observer, self.plan.probes)
-        return metric.measure_against(observer, self.plan.probes, ControlStates.read(path))
+            return self.plan.named_metrics[part.name].measure(observer, probes)
+        return metric.measure_against(observer, probes, ControlStates.read(path))
 
     def clear(self) -> None:
         """Give the room back."""
@@ -85,32 +85,13 @@ class ControlStateCache:
             metric.control_states(observer, self.plan.probes).save(self._path(part))
 
     def _metric(self, part: CellSpec) -> ControlRelativeMetric | None:
-        metric = None if part.name == DIAGNOSTICS else self.plan.named_metrics[part.name]
+        # An attack may put other prompts to each model, whose states then belong to other tokens.
+        if part.name == DIAGNOSTICS or part.condition.kind is Kind.ATTACK:
+            return None
+        metric = self.plan.named_metrics[part.name]
         return metric if isinstance(metric, ControlRelativeMetric) else None
 
     def _path(self, part: CellSpec) -> Path:
         """Its name is the hash of all it depends on, which is not the model that is measured."""
         facts = {name: fact for name, fact in part.facts.items() if name != "model"}
         return self.folder / f"{hash_json({CONTROL: None, **facts})[:32]}.safetensors"
-
-
-# A model in memory during an audit.
-
-
-class LoadedModel:
-    """A model in memory, and its calibration text once a quantizer asks for it."""
-
-    def __init__(self, model: nn.Module, tokenizer: Any, plan: AuditPlan) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
-        self._plan = plan
-        self._text: Calibration | None = None
-
-    def under(self, transform: Transform) -> AbstractContextManager[Applied]:
-        """The model under ``transform`` inside the block."""
-        source = self._plan.calibration_of(transform)
-        if source is None or not isinstance(transform, Quantizer):
-            return transform.applied(self.model)
-        if self._text is None:
-            self._text = source.tokens(self.model, self.tokenizer)
-        return transform.applied(self.model, self._text)

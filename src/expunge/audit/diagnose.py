@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from expunge.audit.checkpoint import Checkpoint
-from expunge.audit.plan import Loader, Transform
+from expunge.audit.plan import Loader
+from expunge.condition import Condition
 from expunge.files import RECORD
 from expunge.model.precision import WeightPrecision
 from expunge.model.tensors import Weights
@@ -19,7 +20,7 @@ from expunge.quant.buckets import diagnose as compare_weights
 from expunge.quant.plain import NotAPairError
 
 
-def diagnose(load_target: Loader, model: nn.Module, transform: Transform) -> dict[str, Any]:
+def diagnose(load_target: Loader, model: nn.Module, transform: Condition) -> dict[str, Any]:
     """Bucket diagnostics of the pair (target, ``model``) under ``transform``, and what they predict.
 
     Empty for what is not a quantizer, at full precision say; for a target of another architecture only

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from expunge.audit.compare import Compared, ModelComparison, ScoreTable
 from expunge.audit.conclusions import conclude, minimal_relevant_difference
-from expunge.audit.plan import FULL, Role
+from expunge.audit.plan import FULL, Kind, Role
 from expunge.audit.significance import holm
 from expunge.audit.stats import Estimate
 from expunge.audit.summary import CellSummary
@@ -44,6 +44,7 @@ class Estimates:
         }
         self.target = plan.holder(Role.TARGET)
         self.control = plan.holder(Role.RETRAINED)
+        self.kind = {condition.label: condition.kind for condition in plan.columns}
 
     def all(self) -> dict[tuple[str, str, str], CellSummary]:
         """Every cell's estimates, by model (or recipe), transform and metric."""
@@ -130,6 +131,7 @@ class Estimates:
             now_all, full_all = (self._compared(model, each, name) for each in (label, FULL.label))
             kept = compare.retention_over_control(now_all)
             risen = None if label == FULL.label else compare.recovery_against_target(now_all, full_all)
+        attacked = self.kind[label] is Kind.ATTACK
         return CellSummary(
             model=model,
             transform=label,
@@ -140,6 +142,8 @@ class Estimates:
             excess=excess,
             retention_over_control=kept,
             recovery_against_target=risen,
+            baseline=compare.value(self._asked_at_full(model, label, name)) if attacked else None,
+            regained=self._regained(model, label, name) if attacked else None,
             same_distribution_p=same,
         )
 
@@ -154,6 +158,33 @@ class Estimates:
             )
             for cell, recovery, excess in zip(table, risen, above, strict=True)
         }
+
+    def _asked_at_full(self, model: str, label: str, name: str) -> Readings:
+        """The scores at full precision of those items that are asked under an attack."""
+        members = self.plan.seeds.get(model, (model,))
+        tables = []
+        for member in members:
+            items = {
+                split: {score.item for score in scores}
+                for split, scores in self.cells[member, label, name].scores.items()
+            }
+            full = self.cells[member, FULL.label, name].scores
+            asked = {
+                split: [score for score in scores if score.item in items.get(split, ())]
+                for split, scores in full.items()
+            }
+            tables.append(ScoreTable(scores=asked, control=self._reading(member, FULL.label, name).control))
+        return tables if model in self.plan.seeds else tables[0]
+
+    def _regained(self, model: str, label: str, name: str) -> Estimate | None:
+        compare = self.compare[name]
+        roles = (self.target, self.control)
+        if self.control is None or self.target is None or compare.metric.needs_control:
+            return None
+        if model == self.control.name:
+            return None
+        target, control = (self._reading(role.name, label, name) for role in roles if role is not None)
+        return compare.regained(self._readings(model, label, name), target, control)
 
     def _readings(self, model: str, label: str, name: str) -> Readings:
         if model in self.plan.seeds:

@@ -9,13 +9,15 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from expunge.audit.cells import DIAGNOSTICS, CellSpec, cell_specs
-from expunge.audit.control_states import ControlStateCache, LoadedModel
+from expunge.audit.control_states import ControlStateCache
+from expunge.audit.loaded import LoadedModel
 from expunge.audit.plan import Role
-from expunge.audit.results import collect, write_results
+from expunge.audit.results import attack_note, collect, write_results
 from expunge.audit.saved import FILES, SCORES, SUMMARY, file_hashes, last_record
 from expunge.audit.sources import SOURCES, write_sources
 from expunge.audit.store import CellScores, CellStore, condense
 from expunge.audit.worker_status import worker_status
+from expunge.condition import Kind, no_report
 from expunge.files import RECORD, results_in, write_json
 from expunge.inference.observer import Observer
 from expunge.model.resources import worker_pool
@@ -27,14 +29,15 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from expunge.audit.plan import AuditPlan, Loader, Transform
+    from expunge.audit.plan import AuditPlan, Loader
     from expunge.audit.store import AnyPart
     from expunge.audit.summary import AuditSummary
+    from expunge.condition import Condition
 
-    Diagnose = Callable[[Loader, nn.Module, Transform], dict[str, Any]]
-    """What JSON can hold on an unlearned model and a transform, given how to load the target."""
+    Diagnose = Callable[[Loader, nn.Module, Condition], dict[str, Any]]
+    """Diagnostics of an unlearned model under a quantizer, as JSON; called with a loader of the target."""
     Progress = Callable[[int, int, str], None]
-    """Told how many parts are done, how many there were to do, and what is worked on."""
+    """Progress callback: ``(done, total, current)``."""
 
 POLL = 0.5
 """Seconds between two looks at what the workers have finished."""
@@ -45,19 +48,15 @@ def observe(model: nn.Module, tokenizer: Any, plan: AuditPlan) -> Observer:
     return Observer(model, tokenizer, max_length=plan.max_length, batch_tokens=plan.batch_tokens)
 
 
-def no_report(what: str) -> None:
-    """What is worked on, told to nobody."""
-
-
 def no_progress(done: int, total: int, what: str) -> None:
-    """Progress that nobody watches."""
+    """Ignore progress."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
     """A plan and the folder its results go to.
 
-    ``diagnose`` is called for every unlearned model and transform, the model at full precision. It and
+    ``diagnose`` is called for every unlearned model and quantizer, the model at full precision. It and
     ``observe`` are module-level functions if there are several workers. ``sources`` says where models and
     splits came from (``sources_of``).
     """
@@ -129,8 +128,10 @@ class Audit:
             return
         self.control_states.compute(missing, tell)  # before: two models need not fit into memory
         model, tokenizer = missing[0].source.load()
-        loaded = LoadedModel(model, tokenizer, self.plan)
-        for _, group in groupby(missing, key=lambda part: part.transform.label):
+        loaded = LoadedModel(
+            model, tokenizer, self.plan, source=missing[0].source, store=self.store, report=tell
+        )
+        for _, group in groupby(missing, key=lambda part: part.condition.label):
             self._measure_under_one(list(group), loaded, tell)
         # Models hold reference cycles; without this the next one is loaded beside this one.
         del model, loaded
@@ -139,7 +140,7 @@ class Audit:
     def _measure_under_one(
         self, specs: Sequence[CellSpec], loaded: LoadedModel, tell: Callable[[str], None]
     ) -> None:
-        transform = specs[0].transform
+        condition = specs[0].condition
         for part in specs:
             if part.name == DIAGNOSTICS:
                 tell(str(part))
@@ -147,22 +148,25 @@ class Audit:
         scores = [part for part in specs if part.name != DIAGNOSTICS]
         if not scores:
             return
-        if self.plan.calibration_of(transform) is not None:
-            tell(f"{scores[0].source.name} · {transform.label} · calibration")
-        with loaded.under(transform) as applied:
+        if self.plan.calibration_of(condition) is not None:
+            tell(f"{scores[0].source.name} · {condition.label} · calibration")
+        with loaded.under(condition) as applied:
             observer = self.observe(applied.model, loaded.tokenizer, self.plan)
+            probes = self.plan.probes_under(condition, applied.rewrite_prompt)
             chosen = self.plan.named_metrics
             for part in scores:
-                chosen[part.name].prefetch(observer, self.plan.probes)
+                chosen[part.name].prefetch(observer, probes)
             for part in sorted(scores, key=lambda part: chosen[part.name].runs_last):
                 tell(str(part))
-                measured = self.control_states.measure(part, observer)
+                measured = self.control_states.measure(part, observer, probes)
                 self.store.write(part.facts, CellScores(measured, condense(applied.coverage)))
+            if condition.kind is Kind.ATTACK:
+                self.store.write_note(attack_note(self.plan, scores[0]), applied.facts)
 
     def _diagnose(self, part: CellSpec, model: nn.Module) -> None:
         target = self.plan.holder(Role.TARGET)
         if self.diagnose is not None and target is not None:
-            self.store.write_note(part.facts, self.diagnose(target.load, model, part.transform))
+            self.store.write_note(part.facts, self.diagnose(target.load, model, part.condition))
 
     def _side_by_side(
         self, by_model: Sequence[Sequence[CellSpec]], workers: int, tell: Callable[[str], None]
@@ -176,7 +180,7 @@ class Audit:
                 tell(now.summary())
 
     def _write(self, watch: Stopwatch, every: Sequence[CellSpec], facts: Mapping[str, Any]) -> AuditSummary:
-        summary = write_results(self.folder, self.plan, collect(self.store, every))
+        summary = write_results(self.folder, self.plan, collect(self.store, self.plan, every))
         if self.sources is not None:
             write_sources(self.folder, self.sources)
         hashes = {FILES: result_hashes(self.folder, self.store, every)}
@@ -207,7 +211,7 @@ def plan_facts(plan: AuditPlan) -> dict[str, Any]:
             {"name": component.name, "role": component.role, "hash": component.hash}
             for component in plan.models
         ],
-        "transforms": [
+        "conditions": [
             {
                 "label": component.label,
                 "settings": component.model_dump(mode="json"),

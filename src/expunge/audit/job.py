@@ -7,23 +7,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from expunge.attacks import parse_attack
 from expunge.audit.calibrate import CalibrationChoice
 from expunge.audit.checkpoint import Checkpoint
 from expunge.audit.data_sources import SPLITS, DataSources
 from expunge.audit.diagnose import diagnose
 from expunge.audit.grid import Audit, no_progress
 from expunge.audit.missing_inputs import select_metrics
-from expunge.audit.plan import AuditPlan, ModelSource, Role
+from expunge.audit.plan import AuditPlan, ModelSource, Role, every_condition
 from expunge.audit.sources import record_beside, sources_of
 from expunge.audit.summary import AuditSummary
 from expunge.corpus.checks import reading_warnings
+from expunge.corpus.readers import read_examples
 from expunge.errors import ModelError, OutputError, RecipeError
 from expunge.files import RECORD, claiming, require_writable
+from expunge.metrics.probes import Probes
 from expunge.model.checkpoint import local_folder, require_checkpoint
 from expunge.model.load import load_tokenizer
 from expunge.model.resources import memory_errors
 from expunge.quant.parse import parse_quantizer
 from expunge.record import hash_folder, hash_json
+from expunge.types import Example
 
 WEIGHTS_AND_WORDS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*/*.jinja", "*.py")
 """Whatever a model and its tokenizer are read from: weights lie beside config.json (``weight_files``)."""
@@ -52,6 +56,7 @@ class AuditJob:
     target: str | None = None
     retrained: str | None = None
     quantizers: tuple[str, ...] = ()
+    attacks: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
     fields: Mapping[str, str] | None = None
     benchmark: str | None = None
@@ -66,7 +71,8 @@ class AuditJob:
 
     def plan(self) -> AuditPlan:
         """Everything named, read and checked; no model is loaded yet."""
-        transforms = tuple(parse_quantizer(text) for text in self.quantizers if text != "full")
+        quantizers = tuple(parse_quantizer(text) for text in self.quantizers if text != "full")
+        attacks = tuple(map(parse_attack, self.attacks))
         sources = self._asked
         probes = sources.probes()
         choice = select_metrics(
@@ -78,15 +84,22 @@ class AuditJob:
             models=models,
             metrics=choice.metrics,
             probes=probes,
-            transforms=transforms,
+            conditions=every_condition(quantizers, attacks),
             seed=self.seed,
             max_length=self.max_length,
             seeds=self._seeds([model.name for model in models]),
             skipped=choice.skipped,
+            forget=self._known_to_attackers("forget", sources, probes) if attacks else (),
+            retain=self._known_to_attackers("retain", sources, probes) if attacks else (),
             calibration=self.calibration.source(
-                transforms, probes, sources.named(), columns=self.fields, seed=self.seed
+                quantizers, probes, sources.named(), columns=self.fields, seed=self.seed
             ),
         )
+
+    def _known_to_attackers(self, split: str, sources: DataSources, probes: Probes) -> tuple[Example, ...]:
+        """All of a split, whatever number of its examples is asked."""
+        file = sources.named().get(split)
+        return probes.split(split) if file is None else tuple(read_examples(file, fields=self.fields))
 
     def run(
         self,

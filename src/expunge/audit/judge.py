@@ -6,8 +6,9 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from expunge.audit.attack_verdict import AttackEvidence, judge_attack
 from expunge.audit.estimates import UTILITY
-from expunge.audit.plan import FULL, Role
+from expunge.audit.plan import FULL, Kind, Role
 from expunge.audit.stats import Estimate
 from expunge.audit.summary import VerdictRow
 from expunge.audit.verdict import AgainstTarget, Rule, Verdict, VerdictEvidence, judge
@@ -31,7 +32,7 @@ def verdicts(
     """
     models = [source.name for source in plan.models if source.role is Role.UNLEARNED]
     verdict_by_cell = {
-        (model, column.label): judge(_evidence(plan, cells, rule, model, column), rule)
+        (model, column.label): _judge(plan, cells, rule, model, column)
         for model in [*models, *plan.seeds]
         for column in columns
     }
@@ -45,6 +46,40 @@ def verdicts(
         VerdictRow(model=model, transform=label, verdict=verdict)
         for (model, label), verdict in verdict_by_cell.items()
     )
+
+
+def _judge(plan: AuditPlan, cells: Cells, rule: Rule, model: str, column: TransformColumn) -> Verdict:
+    if column.kind is Kind.ATTACK:
+        return judge_attack(_attack_evidence(plan, cells, rule, model, column))
+    return judge(_evidence(plan, cells, rule, model, column), rule)
+
+
+def _attack_evidence(
+    plan: AuditPlan, cells: Cells, rule: Rule, model: str, column: TransformColumn
+) -> AttackEvidence:
+    """The metrics that decide a verdict; where none of them is measured, those of which less is better."""
+    names = [name for name in rule.points if name in plan.named_metrics] or [
+        name
+        for name, metric in plan.named_metrics.items()
+        if metric.lower_is_better and not metric.needs_control
+    ]
+    here = {name: cells[model, column.label, name] for name in names}
+    control = plan.holder(Role.RETRAINED)
+    return AttackEvidence(
+        excess={name: cell.excess for name, cell in here.items() if cell.excess is not None},
+        gain={name: cell.recovery for name, cell in here.items() if cell.recovery is not None},
+        utility_kept=_utility_kept(cells, model, column.label),
+        control_utility_kept=None if control is None else _utility_kept(cells, control.name, column.label),
+        broken=column.broken,
+    )
+
+
+def _utility_kept(cells: Cells, model: str, label: str) -> float | None:
+    """The share of its own utility that a model keeps, on the items asked under the attack."""
+    cell = cells.get((model, label, UTILITY))
+    if cell is None or cell.baseline is None or cell.value.value is None or not cell.baseline.value:
+        return None
+    return cell.value.value / cell.baseline.value
 
 
 def _with_seeds(verdict: Verdict, seed_verdicts: list[Verdict]) -> Verdict:

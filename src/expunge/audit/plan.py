@@ -4,28 +4,34 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from expunge.component import Component
-from expunge.errors import RecipeError
+from expunge.attacks.material import KnowledgeSplit, split_knowledge
+from expunge.condition import FULL, Chain, Condition, Kind
+from expunge.errors import DataError, RecipeError
 from expunge.metrics import metrics as registry
-from expunge.quant.base import Quantizer
 from expunge.quant.calibration import require_calibration
+from expunge.record import hash_json
+from expunge.types import Example
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterable, Sequence
 
     from torch import nn
 
     from expunge.audit.missing_inputs import SkippedMetric
     from expunge.metrics.base import Metric
     from expunge.metrics.probes import Probes
-    from expunge.quant.base import TensorCoverage
     from expunge.quant.calibration import CalibrationSource
+
+__all__ = ["FULL", "AuditPlan", "Kind", "ModelSource", "Role", "every_condition"]
+
+REWRITTEN = ("forget", "paraphrase_questions", "choices", "neighbours", "retain")
+"""The splits whose prompts an attack on the prompt rewrites."""
+HALVED = ("forget", "paraphrase_questions", "choices")
+"""The splits of which only what the attacker does not know is asked."""
 
 Loader = Callable[[], tuple["nn.Module", Any]]
 """Returns a model and its tokenizer."""
@@ -37,14 +43,6 @@ class Role(StrEnum):
     TARGET = "target"
     RETRAINED = "retrained"
     UNLEARNED = "unlearned"
-
-
-class Kind(StrEnum):
-    """What is done to a model before it is measured."""
-
-    FULL_PRECISION = "full precision"
-    QUANTIZER = "quantizer"
-    ATTACK = "attack"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,79 +59,27 @@ class ModelSource:
     load: Loader
 
 
-class Applied(Protocol):
-    """A model under a transform, and what the transform touched and left alone."""
-
-    @property
-    def model(self) -> nn.Module:
-        """The model to measure."""
-
-    @property
-    def coverage(self) -> tuple[TensorCoverage, ...]:
-        """What was changed and what was not."""
-
-
-class Transform(Protocol):
-    """A reversible change of a model: a quantizer, an attack. Any ``Component`` with these two.
-
-    What is neither full precision nor derived from ``Quantizer`` counts as an attack.
-    """
-
-    @property
-    def label(self) -> str:
-        """Its name in tables, unique in an audit."""
-
-    def applied(self, model: nn.Module) -> AbstractContextManager[Applied]:
-        """The model changed inside the block and as it was after it."""
-
-    def model_dump(self, *, mode: str) -> dict[str, Any]:
-        """Its settings; scores are kept by them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Untouched:
-    """A model as it is."""
-
-    model: nn.Module
-    coverage: tuple[TensorCoverage, ...] = ()
-
-
-class FullPrecision(Component):
-    """No transform: the precision the checkpoint was saved in."""
-
-    @property
-    def label(self) -> str:
-        """Its name in tables."""
-        return "full"
-
-    @contextmanager
-    def applied(self, model: nn.Module) -> Iterator[Untouched]:
-        """The model as it is."""
-        yield Untouched(model)
-
-
-FULL: Transform = FullPrecision()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditPlan:
-    """Models x transforms x metrics on one set of probes.
+    """Models x conditions x metrics on one set of probes.
 
-    Full precision is always measured, whether or not ``transforms`` names it: recovery is counted
+    Full precision is always measured, whether or not ``conditions`` names it: recovery is counted
     from there. ``seed`` and ``resamples`` are the bootstrap's. ``seeds`` names recipes, each by the models
     that are the same recipe run with several seeds. ``skipped`` are the metrics that lack something.
-    ``calibration`` is where calibrated quantizers get their text.
+    ``calibration`` is where calibrated quantizers get their text. ``forget`` and ``retain`` are what
+    attacks work with, which need not be what is asked.
 
     Raises:
         RecipeError: a name occurs twice, there are two targets or two retrained models, what is named
-            as seeds of a recipe are not several unlearned models of their own, or a calibrated quantizer
-            has no text.
+            as seeds of a recipe are not several unlearned models of their own, a calibrated quantizer has
+            no text, or an attack needs the target and there is none.
+        DataError: an attack lacks examples it needs.
     """
 
     models: tuple[ModelSource, ...]
     metrics: tuple[Metric, ...]
     probes: Probes
-    transforms: tuple[Transform, ...] = ()
+    conditions: tuple[Condition, ...] = ()
     seed: int = 0
     resamples: int = 9_999
     max_length: int = 2048
@@ -141,14 +87,16 @@ class AuditPlan:
     seeds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     skipped: tuple[SkippedMetric, ...] = ()
     calibration: CalibrationSource | None = None
+    forget: tuple[Example, ...] = ()
+    retain: tuple[Example, ...] = ()
 
     def __post_init__(self) -> None:
-        for transform in self.transforms:
-            if is_calibrated(transform):
-                require_calibration(transform.label, self.calibration)
+        for condition in self.conditions:
+            for part in condition.parts:
+                self._require_inputs(part)
         _refuse_twice("model", (*(source.name for source in self.models), *self.seeds))
         _refuse_twice("metric", (registry.name_of(metric) for metric in self.metrics))
-        _refuse_twice("transform", (transform.label for transform in self.transforms))
+        _refuse_twice("condition", (condition.label for condition in self.conditions))
         for role in (Role.TARGET, Role.RETRAINED):
             names = [source.name for source in self.models if source.role is role]
             if len(names) > 1:
@@ -161,39 +109,95 @@ class AuditPlan:
         _refuse_no_seeds(self.seeds, {source.name: source.role for source in self.models})
 
     @property
-    def columns(self) -> tuple[Transform, ...]:
-        """Full precision, then the transforms in their order."""
-        return (FULL, *(transform for transform in self.transforms if transform.label != FULL.label))
+    def columns(self) -> tuple[Condition, ...]:
+        """Full precision, then the conditions in their order."""
+        return (FULL, *(condition for condition in self.conditions if condition.label != FULL.label))
 
     @property
     def named_metrics(self) -> dict[str, Metric]:
         """The metrics by their registered names."""
         return {registry.name_of(metric): metric for metric in self.metrics}
 
-    def calibration_of(self, transform: Transform) -> CalibrationSource | None:
-        """Where ``transform`` gets the text it is calibrated on; ``None`` if it reads none."""
-        return self.calibration if is_calibrated(transform) else None
+    def calibration_of(self, condition: Condition) -> CalibrationSource | None:
+        """Where ``condition`` gets the text it is calibrated on; ``None`` if it reads none."""
+        calibrated = any("calibration" in part.needs for part in condition.parts)
+        return self.calibration if calibrated else None
+
+    def knowledge(self, condition: Condition) -> KnowledgeSplit:
+        """What the attacker of a single condition knows of the forget set, and what is asked about."""
+        return split_knowledge(self.forget, condition.attacker_knowledge, seed=self.seed)
+
+    def probes_under(self, condition: Condition, rewrite_prompt: Callable[[Example], Example]) -> Probes:
+        """What is asked under a condition: what its attacker does not know, as the attacker asks it."""
+        probes = self.probes
+        if condition.kind is not Kind.ATTACK:
+            return probes
+        known = {
+            _owner(example)
+            for part in condition.parts
+            if part.attacker_knowledge == "half"
+            for example in self.knowledge(part).known
+        }
+        if known:
+            probes = replace(probes, **{name: _without(probes.split(name), known) for name in HALVED})
+        return replace(
+            probes,
+            **{name: tuple(map(rewrite_prompt, probes.split(name))) for name in REWRITTEN},
+        )
+
+    def attack_facts(self, condition: Condition) -> dict[str, Any]:
+        """What the attacks in a condition depend on besides the model; empty without one."""
+        parts = [part for part in condition.parts if part.kind is Kind.ATTACK]
+        return {"attack": [self._facts_of_attack(part) for part in parts]} if parts else {}
+
+    def _facts_of_attack(self, attack: Condition) -> dict[str, Any]:
+        target = self.holder(Role.TARGET)
+        return {
+            "label": attack.label,
+            "settings": attack.model_dump(mode="json"),
+            "known": hash_json([asdict(example) for example in self.knowledge(attack).known]),
+            "retain": hash_json([asdict(example) for example in self.retain])
+            if "retain" in attack.needs
+            else None,
+            "target": target.hash if target is not None and "target" in attack.needs else None,
+            "seed": self.seed,
+        }
+
+    def _require_inputs(self, condition: Condition) -> None:
+        """Refuse, before a model is loaded, a single condition that lacks what it needs."""
+        if "calibration" in condition.needs:
+            require_calibration(condition.label, self.calibration)
+        if "retain" in condition.needs and not self.retain:
+            raise DataError(
+                f"attack {condition.label!r}",
+                why="it works with examples that are to be kept, and there are none.",
+                fix="Pass --retain FILE.",
+            )
+        if "target" in condition.needs and self.holder(Role.TARGET) is None:
+            raise RecipeError(
+                f"attack {condition.label!r} without the target",
+                why="it compares with the model before unlearning.",
+                fix="Pass --target MODEL.",
+            )
+        self.knowledge(condition)  # refused now if the forget set cannot be halved
 
     def holder(self, role: Role) -> ModelSource | None:
         """The model that has ``role``, if any (the first)."""
         return next((source for source in self.models if source.role is role), None)
 
 
-def kind_of(transform: Transform) -> Kind:
-    """What kind of change a transform is."""
-    if isinstance(transform, FullPrecision):
-        return Kind.FULL_PRECISION
-    return Kind.QUANTIZER if isinstance(transform, Quantizer) else Kind.ATTACK
+def every_condition(quantizers: Sequence[Condition], attacks: Sequence[Condition]) -> tuple[Condition, ...]:
+    """The quantizers, the attacks, and every attack on every quantized model."""
+    chains = [Chain(steps=(quantizer, attack)) for quantizer in quantizers for attack in attacks]
+    return (*quantizers, *attacks, *chains)
 
 
-def family_of(transform: Transform) -> str:
-    """The family of a quantizer (``Quantizer.family``); empty for anything else."""
-    return transform.family if isinstance(transform, Quantizer) else ""
+def _owner(example: Example) -> str:
+    return example.group or example.id
 
 
-def is_calibrated(transform: Transform) -> bool:
-    """Whether a transform reads text before it changes the model."""
-    return isinstance(transform, Quantizer) and transform.calibrated
+def _without(examples: Sequence[Example], owners: set[str]) -> tuple[Example, ...]:
+    return tuple(example for example in examples if _owner(example) not in owners)
 
 
 def _refuse_twice(kind: str, names: Iterable[str]) -> None:

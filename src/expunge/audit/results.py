@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from expunge.audit.cells import DIAGNOSTICS
@@ -10,7 +10,7 @@ from expunge.audit.conclusions import minimal_relevant_difference
 from expunge.audit.estimates import Estimates
 from expunge.audit.judge import verdicts
 from expunge.audit.missing_inputs import missing_inputs
-from expunge.audit.plan import Kind, Role, family_of, kind_of
+from expunge.audit.plan import Kind, Role
 from expunge.audit.stats import Bootstrap
 from expunge.audit.store import write_long
 from expunge.audit.summary import (
@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from expunge.audit.cells import CellSpec
-    from expunge.audit.plan import AuditPlan, Transform
+    from expunge.audit.plan import AuditPlan
     from expunge.audit.stats import Estimate
     from expunge.audit.store import CellScores, CellStore
+    from expunge.condition import Condition
     from expunge.metrics.base import Metric
 
 
@@ -42,19 +43,36 @@ class Finished:
 
     cells: Mapping[tuple[str, str, str], CellScores]
     diagnostics: Mapping[tuple[str, str], Any]
+    attack_facts: Mapping[tuple[str, str], Any] = field(default_factory=dict)
 
 
-def collect(store: CellStore, parts: Sequence[CellSpec]) -> Finished:
+def attack_note(plan: AuditPlan, part: CellSpec) -> dict[str, Any]:
+    """The facts under which is kept what an attack did to a model."""
+    return {
+        "done": {
+            "model": part.source.hash,
+            "condition": part.condition.label,
+            "max_length": plan.max_length,
+            **plan.attack_facts(part.condition),
+        }
+    }
+
+
+def collect(store: CellStore, plan: AuditPlan, parts: Sequence[CellSpec]) -> Finished:
     """Read every part back from the store."""
     cells: dict[tuple[str, str, str], CellScores] = {}
     diagnostics: dict[tuple[str, str], Any] = {}
+    attacked: dict[tuple[str, str], Any] = {}
     for part in parts:
-        model_and_label = (part.source.name, part.transform.label)
+        model_and_label = (part.source.name, part.condition.label)
         if part.name == DIAGNOSTICS:
             diagnostics[model_and_label] = store.read_note(part.facts)
         else:
             cells[*model_and_label, part.name] = store.read(part.facts)
-    return Finished(cells=cells, diagnostics=diagnostics)
+            note = attack_note(plan, part)
+            if part.condition.kind is Kind.ATTACK and store.has(note):
+                attacked[model_and_label] = store.read_note(note)
+    return Finished(cells=cells, diagnostics=diagnostics, attack_facts=attacked)
 
 
 def write_results(folder: Path, plan: AuditPlan, finished: Finished) -> AuditSummary:
@@ -92,6 +110,10 @@ def summarise(plan: AuditPlan, finished: Finished, rule: Rule | None = None) -> 
             Remark(model=model, transform=label, content=note)
             for (model, label), note in finished.diagnostics.items()
         ),
+        attacks=tuple(
+            Remark(model=model, transform=label, content=note)
+            for (model, label), note in finished.attack_facts.items()
+        ),
         rule=asdict(rule),
         bootstrap=asdict(bootstrap),
         version=VERSION,
@@ -107,18 +129,26 @@ def summarise(plan: AuditPlan, finished: Finished, rule: Rule | None = None) -> 
 
 
 def _column(
-    plan: AuditPlan, transform: Transform, kept: Mapping[str, Estimate], rule: Rule
+    plan: AuditPlan, condition: Condition, kept: Mapping[str, Estimate], rule: Rule
 ) -> TransformColumn:
-    source, kind = plan.calibration_of(transform), kind_of(transform)
+    source = plan.calibration_of(condition)
     return TransformColumn(
-        label=transform.label,
-        settings=transform.model_dump(mode="json"),
+        label=condition.label,
+        settings=_settings(condition),
         calibration=None if source is None else source.facts,
-        kind=kind,
-        family=family_of(transform),
+        kind=condition.kind,
+        family=condition.family,
+        parts=tuple(part.label for part in condition.parts),
         target_retention=dict(kept),
-        broken=broken_by(kept, rule, what="attack" if kind is Kind.ATTACK else "format"),
+        broken=broken_by(kept, rule, what="attack" if condition.kind is Kind.ATTACK else "format"),
     )
+
+
+def _settings(condition: Condition) -> dict[str, Any]:
+    """The settings of a single condition, or those of the parts of a chain by their labels."""
+    if len(condition.parts) < 2:
+        return condition.model_dump(mode="json")
+    return {part.label: part.model_dump(mode="json") for part in condition.parts}
 
 
 def _models(plan: AuditPlan) -> tuple[ModelRow, ...]:

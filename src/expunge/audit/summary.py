@@ -64,7 +64,8 @@ class TransformColumn(_Frozen):
     """A transform of the audit, its settings, and the text it was calibrated on if it reads any.
 
     ``kind``: full precision, a quantizer or an attack (``None`` in files of version 2 and before).
-    ``family``: of a quantizer, the algorithm or file format. ``target_retention``: by metric, the percent
+    ``family``: of a quantizer, the algorithm or file format. ``parts``: the labels of the single
+    conditions, more than one for a chain. ``target_retention``: by metric, the percent
     that the target keeps under the transform of what it has at full precision; of what is to be
     forgotten, over the retrained model. ``broken``: why no verdict is possible under the transform,
     because it leaves the target itself too little.
@@ -75,6 +76,7 @@ class TransformColumn(_Frozen):
     calibration: dict[str, Any] | None = None
     kind: Kind | None = None
     family: str = ""
+    parts: tuple[str, ...] = ()
     target_retention: dict[str, Estimate] = {}
     broken: str | None = None
 
@@ -117,6 +119,9 @@ class CellSummary(_Frozen):
     ``recovery_against_target``: the rise of that percentage over full precision, in points of the target
     at full precision: what came back, had the transform cost the target nothing. Both are there for
     unlearned models and metrics that decide a verdict only.
+    ``baseline``: under an attack, the value at full precision of the items asked under it, which may be
+    fewer. ``regained``: under an attack, what the model has over the retrained model as a share of what
+    the target has over it, all under the same attack.
     ``same_distribution_p``: the Kolmogorov-Smirnov p-value of the items' scores against the retrained
     model's (``None`` where items are not independent: in groups, or of several seeds).
 
@@ -134,6 +139,8 @@ class CellSummary(_Frozen):
     excess: Estimate | None = None
     retention_over_control: Estimate | None = None
     recovery_against_target: Estimate | None = None
+    baseline: Estimate | None = None
+    regained: Estimate | None = None
     same_distribution_p: float | None = None
 
 
@@ -178,6 +185,7 @@ class AuditSummary(_Frozen):
 
     ``models`` holds recipes with several seeds after all models. ``skipped`` are metrics that lack a split
     or a model; ``missing_inputs`` is what the audit could still be given, and what that would add.
+    ``attacks`` says what each attack did to each model.
     """
 
     models: tuple[ModelRow, ...]
@@ -192,6 +200,7 @@ class AuditSummary(_Frozen):
     version: int = 1
     skipped: tuple[SkippedMetric, ...] = ()
     missing_inputs: tuple[MissingInput, ...] = ()
+    attacks: tuple[Remark, ...] = ()
 
     @field_validator("coverage")
     @classmethod

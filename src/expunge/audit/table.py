@@ -25,6 +25,8 @@ STYLES = {
     Outcome.DID_NOT_FORGET: "red",
     Outcome.UNUSABLE: "magenta",
     Outcome.CANNOT_TELL: "yellow",
+    Outcome.LEAKS: "bold red",
+    Outcome.NO_LEAK: "green",
 }
 GAP = 3
 """Characters between two columns."""

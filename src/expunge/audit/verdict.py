@@ -18,7 +18,10 @@ _NOTHING = "nothing was measured"
 
 
 class Outcome(StrEnum):
-    """What can be said of a model under a transform; ``FORGOT`` is for full precision only."""
+    """What can be said of a model under a condition.
+
+    ``FORGOT`` is for full precision only, ``LEAKS`` and ``NO_LEAK`` are for attacks only.
+    """
 
     FORGOT = "forgot"
     HELD = "held"
@@ -26,6 +29,8 @@ class Outcome(StrEnum):
     DID_NOT_FORGET = "did not forget"
     UNUSABLE = "unusable"
     CANNOT_TELL = "cannot tell"
+    LEAKS = "leaks"
+    NO_LEAK = "no leak"
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,15 @@ Quantizers = Annotated[
         help="int8, int4, int4-g64, int3, gptq4-g128, awq4-g128, fp4, nf4, bnb-int8. Repeatable.",
     ),
 ]
+Attacks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--attack",
+        "-a",
+        help="relearn, gcg, ablate, in_context, prune, on the model and on every quantized one; settings "
+        "after a colon: relearn:on=benign,steps=5. Repeatable.",
+    ),
+]
 Metrics = Annotated[
     list[str] | None,
     typer.Option("--metric", help="Only these, or all: NAME or NAME:setting=value. Repeatable."),
@@ -95,6 +104,7 @@ def audit(
     retrained: Retrained = None,
     seeds_of: SeedsOf = None,
     quantizer: Quantizers = None,
+    attack: Attacks = None,
     metric: Metrics = None,
     output: AuditFolder = Path("runs/audit"),
     max_items: MaxItems = None,
@@ -110,7 +120,9 @@ def audit(
     weights: WeightsOnly = False,
     trust_remote_code: RemoteCode = False,
 ) -> None:
-    """Measure models at full precision and under quantizers, with intervals and a verdict.
+    """Measure models at full precision, under quantizers and under attacks, with intervals and a verdict.
+
+    With both, every attack is also carried out on every quantized model ([bold]int4+relearn[/]).
 
     Example:  expunge audit ./unlearned --target ./model --forget f.jsonl --retain r.jsonl -q int4 -q nf4
     """
@@ -127,6 +139,7 @@ def audit(
         target=target,
         retrained=retrained,
         quantizers=tuple(quantizer or ()),
+        attacks=tuple(attack or ()),
         metrics=tuple(metric or ()),
         fields=fields(field, template),
         max_items=max_items,
@@ -136,7 +149,10 @@ def audit(
         trust_remote_code=trust_remote_code,
         calibration=_calibration(calibrate, calibration_samples, calibration_length, allow_overlap),
     )
-    _show(job, weights=weights)
+    if weights:
+        _compare(job)
+    else:
+        print_audit(job)
 
 
 def _compare(job: AuditJob) -> None:
@@ -169,10 +185,8 @@ def _calibration(word: str | None, samples: int, length: int, allow_overlap: boo
     return CalibrationChoice(word=word, samples=samples, length=length, allow_overlap=allow_overlap)
 
 
-def _show(job: AuditJob, *, weights: bool) -> None:
-    if weights:
-        _compare(job)
-        return
+def print_audit(job: AuditJob) -> None:
+    """Run an audit with a progress bar, print its tables and write its report."""
     from expunge.audit.saved import read_record
     from expunge.audit.table import render
     from expunge.audit.worker_status import progress_bar

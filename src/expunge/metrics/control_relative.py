@@ -71,7 +71,7 @@ class ControlStates:
 
 
 class ControlRelativeMetric(Metric):
-    """Base: an audit lets the retrained model be a ``control_states`` under each transform, then measures others.
+    """Base: an audit keeps the retrained model's states under each condition, then measures the others.
 
     The two models are never in memory together.
     """

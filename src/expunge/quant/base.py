@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from expunge.component import Component
+from expunge.condition import Applied, Condition, ConditionContext, Kind, Need
 from expunge.errors import ModelError
 from expunge.model.arch import architecture, as_stored, linear_layers, unwrap, weight_oi
 from expunge.quant.plain import require_plain
@@ -126,7 +126,7 @@ class QuantizedModel:
         return done / sum(prod(tensor.shape) for tensor in self.coverage)
 
 
-class Quantizer(Component, ABC):
+class Quantizer(Condition, ABC):
     """Base of all quantizers; its fields are its settings.
 
     One that is ``calibrated`` decides with the help of text that the model reads, and is refused without.
@@ -134,8 +134,13 @@ class Quantizer(Component, ABC):
     by it which kinds of reduced precision were tested.
     """
 
+    kind: ClassVar[Kind] = Kind.QUANTIZER
     calibrated: ClassVar[bool] = False
     family: ClassVar[str] = "other"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"calibration"}) if self.calibrated else frozenset()
 
     @property
     @abstractmethod
@@ -180,6 +185,11 @@ class Quantizer(Component, ABC):
         with self._swapped(model, calibration, _ignore):
             how = f"{self.how}; calibrated on {calibration}" if self.calibrated else self.how
             yield QuantizedModel(model=model, coverage=coverage_of(model, how, self.why_not))
+
+    @contextmanager
+    def under(self, model: nn.Module, context: ConditionContext, result: Any = None) -> Iterator[Applied]:  # noqa: ARG002
+        with self.applied(model, context.calibration() if self.calibrated else None) as quantized:
+            yield Applied(model=quantized.model, coverage=quantized.coverage)
 
     def packed(self, model: nn.Module, calibration: Calibration | None = None) -> dict[str, Packed] | None:
         """Every quantized weight as a checkpoint stores it, by the name of its layer.

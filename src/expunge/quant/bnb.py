@@ -36,32 +36,32 @@ class _CodeBook(Quantizer):
     """
 
     family: ClassVar[str] = "bitsandbytes"
-    kind: ClassVar[Literal["fp4", "nf4"]]
+    code_book: ClassVar[Literal["fp4", "nf4"]]
 
     blocksize: BlockSize = 64
 
     @property
     def label(self) -> str:
         """``fp4`` or ``nf4``, with the block size when it is not the usual 64."""
-        return self.kind if self.blocksize == 64 else f"{self.kind}:blocksize={self.blocksize}"
+        return self.code_book if self.blocksize == 64 else f"{self.code_book}:blocksize={self.blocksize}"
 
     @property
     def how(self) -> str:
         """What is done to each weight."""
-        return (
-            f"bitsandbytes {self.kind.upper()}, blocks of {self.blocksize}; activations at full precision"
-        )
+        return f"bitsandbytes {self.code_book.upper()}, blocks of {self.blocksize}; activations at full precision"
 
     def quantize(self, weight_OI: Tensor) -> Quantized:
         """Codes (0 to 15, into the code book) and values; needs the ``bnb`` extra."""
-        functional = functions(self.kind)
+        functional = functions(self.code_book)
         weight = weight_OI.detach().to("cpu", torch.float32).contiguous()
         # Without the compiler, which the library would set to work for every shape anew.
         with torch.compiler.set_stance("force_eager"):
-            packed, state = functional.quantize_4bit(weight, blocksize=self.blocksize, quant_type=self.kind)
+            packed, state = functional.quantize_4bit(
+                weight, blocksize=self.blocksize, quant_type=self.code_book
+            )
         codes_OI = unpack_nibbles(packed, weight.shape)
         dequantized_OI = dequantize_codes(codes_OI, state.absmax, state.code, blocksize=self.blocksize)
-        codes_OI[codes_OI == NEGATIVE_ZERO[self.kind]] = 0
+        codes_OI[codes_OI == NEGATIVE_ZERO[self.code_book]] = 0
         return Quantized(codes_OI.to(weight_OI.device, torch.int16), dequantized_OI.to(weight_OI.device))
 
 
@@ -69,14 +69,14 @@ class _CodeBook(Quantizer):
 class FP4(_CodeBook):
     """4-bit floating point: 0, ±1/192, ±1/6, ±1/4, ±1/3, ±1/2, ±2/3 and ±1 of the block's largest."""
 
-    kind: ClassVar[Literal["fp4", "nf4"]] = "fp4"
+    code_book: ClassVar[Literal["fp4", "nf4"]] = "fp4"
 
 
 @quantizers.register("nf4")
 class NF4(_CodeBook):
     """The 16 levels that are quantiles of a normal distribution (Dettmers et al., arXiv 2305.14314)."""
 
-    kind: ClassVar[Literal["fp4", "nf4"]] = "nf4"
+    code_book: ClassVar[Literal["fp4", "nf4"]] = "nf4"
 
 
 @quantizers.register("bnb-int8")
@@ -163,8 +163,8 @@ def stored_state(model: nn.Module, quantizer: FP4 | NF4 | BnbInt8) -> dict[str, 
             state[f"{name}.SCB"] = absmax_O
             state[f"{name}.weight_format"] = torch.tensor(0, dtype=torch.uint8)  # rows one after another
         else:
-            packed, how = functions(quantizer.kind).quantize_4bit(
-                weight_OI, blocksize=quantizer.blocksize, quant_type=quantizer.kind
+            packed, how = functions(quantizer.code_book).quantize_4bit(
+                weight_OI, blocksize=quantizer.blocksize, quant_type=quantizer.code_book
             )
             state[f"{name}.weight"] = packed
             state |= {f"{name}.weight.{key}": value for key, value in how.as_dict(packed=True).items()}
@@ -184,7 +184,7 @@ def bitsandbytes_config(model: nn.Module, quantizer: FP4 | NF4 | BnbInt8) -> dic
     else:
         config = BitsAndBytesConfig(
             load_in_4bit=True,
-            bnb_4bit_quant_type=quantizer.kind,
+            bnb_4bit_quant_type=quantizer.code_book,
             bnb_4bit_compute_dtype=next(model.parameters()).dtype,
             llm_int8_skip_modules=others,
         )

@@ -20,14 +20,16 @@ if TYPE_CHECKING:
 SEVERITY = (
     Outcome.DID_NOT_FORGET,
     Outcome.CAME_BACK,
+    Outcome.LEAKS,
     Outcome.UNUSABLE,
     Outcome.CANNOT_TELL,
+    Outcome.NO_LEAK,
     Outcome.HELD,
     Outcome.FORGOT,
 )
 """The worst first: a model is as good as the worst that was found of it."""
 PERCENT = "0-100"
-EXPLAINED = (Outcome.DID_NOT_FORGET, Outcome.UNUSABLE, Outcome.CANNOT_TELL)
+EXPLAINED = (Outcome.DID_NOT_FORGET, Outcome.LEAKS, Outcome.UNUSABLE, Outcome.CANNOT_TELL)
 """Outcomes that a rise of what is known does not explain: the verdict's own reason does."""
 NEXT_TO_NOTHING = 0.05
 """Points that are shown as 0.0."""
@@ -39,8 +41,10 @@ SHOWS = {
 WORDS = {
     Outcome.DID_NOT_FORGET: ("not forgotten", "bad"),
     Outcome.CAME_BACK: ("comes back", "bad"),
+    Outcome.LEAKS: ("leaks under attack", "bad"),
     Outcome.UNUSABLE: ("no longer usable", "warn"),
     Outcome.CANNOT_TELL: ("cannot tell", "open"),
+    Outcome.NO_LEAK: ("no leak", "good"),
     Outcome.HELD: ("stays forgotten", "good"),
     Outcome.FORGOT: ("forgotten", "good"),
 }
@@ -173,8 +177,10 @@ def _overall(run: AuditRun, cards: tuple[VerdictCard, ...], worst: VerdictCard) 
     sentences = {
         Outcome.DID_NOT_FORGET: f"{who} still know{verb} what was to be forgotten.",
         Outcome.CAME_BACK: f"{who} give{verb} the forgotten text back once quantized.",
+        Outcome.LEAKS: f"{who} give{verb} forgotten text back under attack.",
         Outcome.UNUSABLE: f"{who} forgot, but lost too much else to be of use.",
         Outcome.CANNOT_TELL: f"{who} cannot be judged: the measurements leave it open.",
+        Outcome.NO_LEAK: f"{who} forgot, and no attack brought it back {tested}.",
         Outcome.HELD: f"{who} forgot, and nothing came back {tested}.",
         Outcome.FORGOT: f"{who} forgot at full precision. {_why_full_alone(run)}",
     }
