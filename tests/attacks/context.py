@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from expunge.attacks import AttackContext
+from expunge.condition import ConditionContext
 from tests.train.runs import FORGET, RETAIN, TOKENIZER, model
 
 __all__ = ["FORGET", "RETAIN", "TOKENIZER", "context", "model", "state"]
 
 
-def context(folder: Path, **settings: Any) -> AttackContext:
+def context(folder: Path, **settings: Any) -> ConditionContext:
     """The whole forget set, and another tiny model as the target."""
     known: dict[str, Any] = {
         "tokenizer": TOKENIZER,
@@ -24,7 +24,7 @@ def context(folder: Path, **settings: Any) -> AttackContext:
         "workdir": folder,
         "max_length": 128,
     }
-    return AttackContext(**(known | settings))
+    return ConditionContext(**(known | settings))
 
 
 def state(of: nn.Module) -> dict[str, tuple[bytes, bool]]:

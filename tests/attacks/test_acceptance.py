@@ -11,10 +11,11 @@ from torch import nn
 
 from expunge.adversary import AdversaryBatch, Step
 from expunge.adversary.latent import LatentAttack
-from expunge.audit.attacked import Assault
-from expunge.audit.attacked_parts import AttackPlan, parse_attack
-from expunge.audit.attacked_results import AttackSummary
+from expunge.attacks import parse_attack
+from expunge.audit.grid import Audit
 from expunge.audit.plan import AuditPlan, Role
+from expunge.audit.summary import AuditSummary
+from expunge.audit.verdict import Outcome
 from expunge.corpus.batching import collate
 from expunge.corpus.tokenise import encode_all
 from expunge.inference.forward import compute_token_view
@@ -46,7 +47,11 @@ def methods(world: World) -> dict[str, nn.Module]:
     }
 
 
-def attacked(world: World, methods: dict[str, nn.Module], folder: Path) -> AttackSummary:
+def column(attack: str) -> str:
+    return parse_attack(attack).label
+
+
+def attacked(world: World, methods: dict[str, nn.Module], folder: Path) -> AuditSummary:
     audit = AuditPlan(
         models=(
             world.source("target", Role.TARGET, world.target),
@@ -56,14 +61,11 @@ def attacked(world: World, methods: dict[str, nn.Module], folder: Path) -> Attac
         metrics=(Probability(), ExactMemorisation()),
         probes=Probes(forget=world.sports(world.forgotten), retain=world.sports(world.kept)),
         max_length=32,
-    )
-    plan = AttackPlan(
-        audit=audit,
-        attacks={text: parse_attack(text) for text in (BENIGN, SPLIT)},
+        conditions=tuple(parse_attack(text) for text in (BENIGN, SPLIT)),
         forget=world.sports(world.forgotten),
         retain=world.sports(world.kept),
     )
-    return Assault(plan, folder, lambda *_: None).run()
+    return Audit(plan=audit, folder=folder).run()
 
 
 def test_what_anybody_would_learn_is_no_leak(
@@ -72,24 +74,27 @@ def test_what_anybody_would_learn_is_no_leak(
     summary = attacked(world, methods, tmp_path)
 
     def leak(attack: str, name: str) -> float:
-        found = summary.row(attack, "probability", name).leak
-        assert found is not None
-        assert found.value is not None
-        return found.value
+        excess = summary.cell(name, column(attack), "probability").excess
+        assert excess is not None
+        assert excess.value is not None
+        return excess.value
 
     # Training on others' sports lifts what was suppressed, and no further than the control knows it.
     for name in ("npo", "log1mp"):
-        row = summary.row(BENIGN, "exact_memorisation", name)
-        assert row.gain.value is not None
-        assert row.gain.value > 0.1
+        cell = summary.cell(name, column(BENIGN), "exact_memorisation")
+        assert cell.recovery is not None
+        assert cell.recovery.value is not None
+        assert cell.recovery.value > 0.1
         assert leak(BENIGN, name) < 0.1
-        assert row.verdict != "leaks"
+        verdict = summary.verdict(name, column(BENIGN))
+        assert verdict is not None
+        assert verdict.outcome is not Outcome.LEAKS
     # Training on half of the forgotten brings the other half back where it was only suppressed.
     assert leak(SPLIT, "log1mp") > leak(SPLIT, "npo") + 0.1
-    assert summary.row(BENIGN, "probability", "target").verdict == "leaks"
-    target = summary.row(BENIGN, "exact_memorisation", "target")
-    assert target.recovery is not None
-    assert target.recovery.value == 1
+    assert leak(BENIGN, "target") > 0.1
+    target = summary.cell("target", column(BENIGN), "exact_memorisation")
+    assert target.regained is not None
+    assert target.regained.value == 1
 
 
 def known(model: nn.Module, world: World, radius: float) -> tuple[float, float]:

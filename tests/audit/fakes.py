@@ -1,4 +1,4 @@
-"""Models that know a share of the answers, transforms that change which, and an audit plan of them."""
+"""Models that know a share of the answers, conditions that change which, and an audit plan of them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
 from expunge.audit.grid import Audit
-from expunge.audit.plan import Applied, AuditPlan, ModelSource, Role, Transform, Untouched
-from expunge.component import Component
+from expunge.audit.plan import AuditPlan, ModelSource, Role
+from expunge.condition import Applied, Condition, ConditionContext, Kind
 from expunge.metrics import metrics
 from expunge.metrics.probes import Probes
 from expunge.quant.base import TensorCoverage
@@ -23,7 +23,7 @@ ITEMS = 40
 
 
 class Knower(nn.Module):
-    """Answers the first ``share`` of a split's questions; ``shares`` by transform label and split."""
+    """Answers the first ``share`` of a split's questions; ``shares`` by condition label and split."""
 
     def __init__(self, shares: dict[str, dict[str, float]]) -> None:
         super().__init__()
@@ -36,8 +36,10 @@ class Knower(nn.Module):
         return f"answer {number}" if int(number) < knows * ITEMS else "no idea"
 
 
-class Rounding(Component):
-    """A transform in name: the model answers from its shares under ``name``."""
+class Rounding(Condition):
+    """A quantizer in name: the model answers from its shares under ``name``."""
+
+    kind: ClassVar[Kind] = Kind.QUANTIZER
 
     name: str
     strength: int = 1
@@ -47,19 +49,20 @@ class Rounding(Component):
         return self.name
 
     @contextmanager
-    def applied(self, model: nn.Module) -> Iterator[Applied]:
+    def under(self, model: nn.Module, context: ConditionContext, result: Any = None) -> Iterator[Applied]:
         assert isinstance(model, Knower)
         model.state = self.name
         try:
             covered = TensorCoverage(name="w", shape=(2, 3), how="rounded")
-            yield Untouched(model, (covered, TensorCoverage(name="norm", shape=(2,), why_not="a norm")))
+            alone = TensorCoverage(name="norm", shape=(2,), why_not="a norm")
+            yield Applied(model=model, coverage=(covered, alone))
         finally:
             model.state = "full"
 
 
 @dataclass
 class Log:
-    """What an audit did: which models it loaded, and under which transform it measured how often."""
+    """What an audit did: which models it loaded, and under which condition it measured how often."""
 
     loaded: list[str] = field(default_factory=list)
     measured: list[str] = field(default_factory=list)
@@ -105,12 +108,12 @@ def probes(items: int = ITEMS) -> Probes:
 
 
 def plan_of(
-    *models: ModelSource, transforms: tuple[Transform, ...] = (Rounding(name="int4"),), **settings: Any
+    *models: ModelSource, conditions: tuple[Condition, ...] = (Rounding(name="int4"),), **settings: Any
 ) -> AuditPlan:
     names = ("knowmem_forget", "utility")
     chosen = settings.pop("metrics", tuple(metrics.build({"name": name}) for name in names))
     given = {"probes": probes(), "resamples": 999, **settings}
-    return AuditPlan(models=models, metrics=chosen, transforms=transforms, **given)
+    return AuditPlan(models=models, metrics=chosen, conditions=conditions, **given)
 
 
 def audit(plan: AuditPlan, folder: Path, log: Log | None = None, **settings: Any) -> Audit:

@@ -47,7 +47,7 @@ def plan_of(calibration: CalibrationSource | None, *transforms: Any) -> AuditPla
         models=(ModelSource(name="m", role=Role.UNLEARNED, hash="m", load=partial(load, 0)),),
         metrics=(metrics.build({"name": "verbmem", "prompt_tokens": 4, "new_tokens": 4}),),
         probes=Probes(forget=(document("a", TEXT), document("b", TEXT[::-1]))),
-        transforms=transforms,
+        conditions=transforms,
         calibration=calibration,
     )
 

@@ -224,8 +224,8 @@ def test_what_changes_is_measured_again_and_nothing_else(tmp_path: Path) -> None
     retrained_npo = replace(plan.models[0], hash="other bytes")
     assert missing(replace(plan, models=(retrained_npo, plan.models[1]))) == 4
     assert missing(replace(plan, probes=probes(items=5))) == 8
-    assert missing(replace(plan, transforms=(Rounding(name="int4", strength=2),))) == 4
-    assert missing(replace(plan, transforms=(*plan.transforms, Rounding(name="int8")))) == 4
+    assert missing(replace(plan, conditions=(Rounding(name="int4", strength=2),))) == 4
+    assert missing(replace(plan, conditions=(*plan.conditions, Rounding(name="int8")))) == 4
     shots = metrics.build({"name": "utility", "shots": 3})
     assert missing(replace(plan, metrics=(plan.metrics[0], shots))) == 4
     assert missing(replace(plan, max_length=99)) == 8
@@ -298,7 +298,7 @@ def test_an_unmeasurable_metric_has_a_reason_and_no_number(tmp_path: Path) -> No
     plan = plan_of(
         *models()[:1], metrics=(metrics.build({"name": "verbmem"}), metrics.build({"name": "privleak"}))
     )
-    plan = replace(plan, probes=replace(plan.probes, forget=plan.probes.forget[:1]), transforms=())
+    plan = replace(plan, probes=replace(plan.probes, forget=plan.probes.forget[:1]), conditions=())
     # privleak reads log-probabilities; the fake gives none to an empty holdout and the one question.
     summary = Audit(plan=plan, folder=tmp_path, observe=blind).run()
     assert summary.cell("npo", "full", "verbmem").value.reason == "the forget split has no documents"

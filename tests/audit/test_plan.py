@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from expunge.audit.plan import FULL, Kind, ModelSource, Role, family_of, kind_of
+from expunge.attacks import parse_attack
+from expunge.audit.plan import ModelSource, Role, every_condition
+from expunge.condition import FULL, ConditionContext, Kind
 from expunge.errors import RecipeError
 from expunge.metrics import metrics
 from expunge.quant import quantizers
@@ -18,7 +20,7 @@ ONE = source("one", full=(0.0, 1.0))
 
 def test_full_precision_is_always_the_first_column() -> None:
     assert [each.label for each in plan_of(ONE).columns] == ["full", "int4"]
-    assert [each.label for each in plan_of(ONE, transforms=(Rounding(name="int4"), FULL)).columns] == [
+    assert [each.label for each in plan_of(ONE, conditions=(Rounding(name="int4"), FULL)).columns] == [
         "full",
         "int4",
     ]
@@ -26,7 +28,7 @@ def test_full_precision_is_always_the_first_column() -> None:
 
 def test_full_precision_leaves_the_model_alone() -> None:
     model = Knower({})
-    with FULL.applied(model) as applied:
+    with FULL.under(model, ConditionContext(tokenizer=None, workdir=Path())) as applied:
         assert applied.model is model
         assert applied.coverage == ()
 
@@ -40,8 +42,8 @@ def test_there_is_one_target_and_one_retrained_model(role: Role) -> None:
 def test_names_are_unique() -> None:
     with pytest.raises(RecipeError, match="model 'one'"):
         plan_of(ONE, ONE)
-    with pytest.raises(RecipeError, match="transform 'int4'"):
-        plan_of(ONE, transforms=(Rounding(name="int4"), Rounding(name="int4", strength=2)))
+    with pytest.raises(RecipeError, match="condition 'int4'"):
+        plan_of(ONE, conditions=(Rounding(name="int4"), Rounding(name="int4", strength=2)))
     with pytest.raises(RecipeError, match="metric 'utility'"):
         plan_of(
             ONE,
@@ -84,10 +86,30 @@ class Squared(Quantizer):
         return Quantized(weight_OI, weight_OI)
 
 
-def test_the_kind_of_a_transform_is_a_fact_of_its_class() -> None:
-    assert (kind_of(FULL), family_of(FULL)) == (Kind.FULL_PRECISION, "")
-    assert (kind_of(Squared()), family_of(Squared())) == (Kind.QUANTIZER, "other")
-    assert (kind_of(Rounding(name="int4")), family_of(Rounding(name="int4"))) == (Kind.ATTACK, "")
+def test_the_kind_of_a_condition_is_a_fact_of_its_class() -> None:
+    relearn = parse_attack("relearn")
+    assert (FULL.kind, FULL.family) == (Kind.FULL_PRECISION, "")
+    assert (Squared().kind, Squared().family) == (Kind.QUANTIZER, "other")
+    assert (relearn.kind, relearn.family) == (Kind.ATTACK, "")
+
+
+def test_every_attack_is_also_made_on_every_quantized_model() -> None:
+    quantizers = [parse_quantizer("int4"), parse_quantizer("nf4")]
+    conditions = every_condition(quantizers, [parse_attack("relearn:steps=3")])
+    assert [(each.label, each.kind, each.family) for each in conditions] == [
+        ("int4", Kind.QUANTIZER, "round to nearest"),
+        ("nf4", Kind.QUANTIZER, "bitsandbytes"),
+        ("relearn:steps=3", Kind.ATTACK, ""),
+        ("int4+relearn:steps=3", Kind.ATTACK, "round to nearest"),
+        ("nf4+relearn:steps=3", Kind.ATTACK, "bitsandbytes"),
+    ]
+
+
+def test_the_label_of_an_attack_names_what_is_not_the_default() -> None:
+    for text in ("relearn", "relearn:on=benign,steps=5,learning_rate=0.001", "gcg:steps=50"):
+        attack = parse_attack(text)
+        assert attack.label == text
+        assert parse_attack(attack.label) == attack
 
 
 @pytest.mark.parametrize(
@@ -108,7 +130,7 @@ def test_the_kind_of_a_transform_is_a_fact_of_its_class() -> None:
     ],
 )
 def test_every_quantizer_says_its_family(label: str, family: str) -> None:
-    assert family_of(parse_quantizer(label)) == family
+    assert parse_quantizer(label).family == family
 
 
 def test_no_quantizer_is_without_a_family() -> None:
@@ -116,9 +138,9 @@ def test_no_quantizer_is_without_a_family() -> None:
 
 
 def test_the_kind_stands_in_the_summary(tmp_path: Path) -> None:
-    transforms = (Rounding(name="int4"),)
-    summary = audit(plan_of(ONE, transforms=transforms), tmp_path).run()
+    conditions = (Rounding(name="int4"),)
+    summary = audit(plan_of(ONE, conditions=conditions), tmp_path).run()
     assert [(each.label, each.kind) for each in summary.transforms] == [
         ("full", Kind.FULL_PRECISION),
-        ("int4", Kind.ATTACK),
+        ("int4", Kind.QUANTIZER),
     ]

@@ -57,7 +57,7 @@ def summary(tmp_path_factory: pytest.TempPathFactory) -> AuditSummary:
         ),
         metrics=(metrics.build({"name": "verbmem", "prompt_tokens": CUT, "new_tokens": NEW}),),
         probes=Probes(forget=forget),
-        transforms=(RTN(bits=2),),
+        conditions=(RTN(bits=2),),
         max_length=256,
         resamples=999,
     )

@@ -33,7 +33,7 @@ def plan(loaded: list[str], *names: str) -> AuditPlan:
         ),
         metrics=tuple(metrics.build({"name": name}) for name in ("jsd", "probability")),
         probes=Probes(forget=(document("a", "the rain in the town"), document("b", "words on the hill"))),
-        transforms=(RTN(bits=4),),
+        conditions=(RTN(bits=4),),
         max_length=64,
         resamples=99,
     )

@@ -28,9 +28,9 @@ def test_models_are_attacked_and_compared_with_the_control(
     assert said.code == 0, said.err
     assert "relearn:on=benign,steps=1,rank=2 · exact_memorisation" in said.out
     summary = json.loads((owner / "out" / "summary.json").read_text())
-    rows = [row for row in summary["rows"] if row["model"] == "again"]
-    assert {row["recovery"]["value"] for row in rows if row["metric"] == "exact_memorisation"} == {1.0}
-    assert all(row["valid"] is not None for row in rows)
+    cells = [cell for cell in summary["cells"] if cell["model"] == "again" and cell["transform"] != "full"]
+    assert {cell["regained"]["value"] for cell in cells if cell["metric"] == "exact_memorisation"} == {1.0}
+    assert all(cell["baseline"] is not None for cell in cells)
     assert (owner / "out" / "scores.parquet").is_file()
     record = json.loads((owner / "out" / "record.json").read_text())
     assert record["parts"] == {"all": 18, "measured": 18}
@@ -45,9 +45,10 @@ def test_models_are_attacked_and_compared_with_the_control(
     ("arguments", "complaint"),
     [
         ((*SETS, "-a", "relern"), "Did you mean 'relearn'"),
-        ((*SETS, "-a", "relearn", "-a", "relearn"), "one of them is named twice"),
+        ((*SETS, "-a", "relearn", "-a", "relearn"), "names it more than once"),
         (("--target", "target", "--forget", "forget.jsonl", "-a", "relearn:on=benign"), "--retain FILE"),
         (("--target", "target", "-a", "ablate"), "forget set"),
+        (SETS, "none is named"),
     ],
 )
 def test_what_cannot_be_done_is_refused(owner: Path, arguments: tuple[str, ...], complaint: str) -> None:
