@@ -73,7 +73,7 @@ def test_other_text_is_another_cell_and_plain_quantizers_share_theirs(tmp_path: 
 
     first = run(source())
     assert first["parts"] == {"measured": 3, "all": 3}
-    assert [each["calibration"] and each["calibration"]["name"] for each in first["transforms"]] == [
+    assert [each["calibration"] and each["calibration"]["name"] for each in first["conditions"]] == [
         None,
         None,
         "self",

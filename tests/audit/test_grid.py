@@ -131,7 +131,7 @@ def test_a_format_that_breaks_the_target_tells_nothing(
     outcomes = [summary.verdict(name, "int4").outcome for name in ("sure", "npo")]
     if lost:
         assert outcomes == [Outcome.CANNOT_TELL] * 2
-        assert "this attack breaks the model itself" in summary.verdict("sure", "int4").reason
+        assert "this format breaks the model itself" in summary.verdict("sure", "int4").reason
     else:
         assert outcomes == [Outcome.HELD, Outcome.CAME_BACK]
     assert summary.verdict("sure", "full").outcome is Outcome.FORGOT
