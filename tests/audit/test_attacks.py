@@ -19,6 +19,7 @@ from expunge.attacks import parse_attack
 from expunge.audit.attack_verdict import AttackEvidence, judge_attack
 from expunge.audit.grid import Audit
 from expunge.audit.plan import AuditPlan, ModelSource, Role, every_condition
+from expunge.audit.saved import read_record
 from expunge.audit.stats import Conclusion, Estimate
 from expunge.audit.summary import AuditSummary
 from expunge.audit.table import render
@@ -180,6 +181,22 @@ def test_a_finished_audit_loads_nothing_and_one_that_was_stopped_goes_on(tmp_pat
     finished = Shelf()
     assert carried_out(finished.plan(*texts), tmp_path / "a") == summary
     assert finished.loaded == []
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "json"])
+def test_a_damaged_file_of_an_attack_is_made_again(tmp_path: Path, suffix: str) -> None:
+    attack = SMALL["in_context"]
+    first = carried_out(Shelf().plan(attack), tmp_path)
+    for path in sorted((tmp_path / "cells").glob(f"*.{suffix}")):
+        path.write_bytes(path.read_bytes()[:-20])
+    again = carried_out(Shelf().plan(attack), tmp_path)
+    assert again == first
+    record = read_record(tmp_path / "record.json")
+    assert record["measured_again"]
+    assert all(f".{suffix})" in name for name in record["measured_again"])
+    shelf = Shelf()
+    carried_out(shelf.plan(attack), tmp_path)
+    assert shelf.loaded == []
 
 
 def test_a_suffix_found_on_the_target_serves_for_all(as_target: tuple[Shelf, AuditSummary]) -> None:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from expunge.audit.plan import Role
+from expunge.audit.store import NotePart
 from expunge.condition import Kind
 from expunge.metrics.control_relative import ControlRelativeMetric
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from expunge.audit.plan import AuditPlan, ModelSource
     from expunge.condition import Condition
@@ -80,5 +81,59 @@ def _control(plan: AuditPlan, metric: Metric) -> dict[str, Any]:
 
 
 def _place(source: ModelSource, condition: Condition) -> dict[str, Any]:
-    parts = [[part.label, type(part).__name__, part.model_dump(mode="json")] for part in condition.parts]
-    return {"model": source.hash, "condition": parts}
+    return {"model": source.hash, "condition": [_settings(part) for part in condition.parts]}
+
+
+def attack_note(plan: AuditPlan, part: CellSpec) -> dict[str, Any]:
+    """The facts under which is kept what an attack did to a model."""
+    return {"done": _place(part.source, part.condition) | _attack_facts(plan, part.condition)}
+
+
+def search_facts(
+    plan: AuditPlan, source: ModelSource, part: Condition, before: Sequence[Condition]
+) -> dict[str, Any]:
+    """The facts under which the result of an attack's search is kept.
+
+    Args:
+        plan: the audit.
+        source: the model that is attacked.
+        part: the attack, a single condition.
+        before: what is applied to the model before it.
+    """
+    independent = part.model_independent
+    return {
+        "search": {
+            "model": None if independent else source.hash,
+            "before": [] if independent else [_settings(each) for each in before],
+            **_attack_facts(plan, part),
+        }
+    }
+
+
+def notes_of(plan: AuditPlan, parts: Sequence[CellSpec]) -> list[NotePart]:
+    """The notes that attacks leave: what each searched and what it did, in the order of the parts."""
+    notes: list[NotePart] = []
+    for spec in parts:
+        if spec.condition.kind is not Kind.ATTACK:
+            continue
+        steps = spec.condition.parts
+        notes += [
+            NotePart(
+                f"{spec.source.name} · {spec.condition.label} · search",
+                search_facts(plan, spec.source, step, steps[:index]),
+            )
+            for index, step in enumerate(steps)
+            if step.kind is Kind.ATTACK
+        ]
+        notes.append(
+            NotePart(f"{spec.source.name} · {spec.condition.label} · record", attack_note(plan, spec))
+        )
+    return list({str(note.facts): note for note in notes}.values())
+
+
+def _attack_facts(plan: AuditPlan, condition: Condition) -> dict[str, Any]:
+    return {"max_length": plan.max_length, **plan.attack_facts(condition)}
+
+
+def _settings(condition: Condition) -> list[Any]:
+    return [condition.label, type(condition).__name__, condition.model_dump(mode="json")]

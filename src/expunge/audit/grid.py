@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from expunge.audit.cells import DIAGNOSTICS, CellSpec, cell_specs
+from expunge.audit.cells import DIAGNOSTICS, CellSpec, attack_note, cell_specs, notes_of
 from expunge.audit.control_states import ControlStateCache
 from expunge.audit.loaded import LoadedModel
 from expunge.audit.plan import Role
-from expunge.audit.results import attack_note, collect, write_results
+from expunge.audit.results import collect, write_results
 from expunge.audit.saved import FILES, SCORES, SUMMARY, file_hashes, last_record
 from expunge.audit.sources import SOURCES, write_sources
 from expunge.audit.store import CellScores, CellStore, condense
@@ -79,11 +79,13 @@ class Audit:
         watch = Stopwatch()
         every = self.all_parts()
         last, unreadable = last_record(self.folder)
-        damaged = unreadable + self.store.discard_damaged(every, last.get(FILES, {}))
+        damaged = unreadable + self.store.discard_damaged(
+            [*every, *notes_of(self.plan, every)], last.get(FILES, {})
+        )
         missing = self.missing()
 
         def tell(what: str) -> None:
-            progress(sum(self.store.has(part.facts) for part in missing), len(missing), what)
+            progress(sum(map(self._is_done, missing)), len(missing), what)
 
         by_model = [list(group) for _, group in groupby(missing, key=lambda part: part.source.name)]
         if min(workers, len(by_model)) > 1:
@@ -118,12 +120,18 @@ class Audit:
 
     def missing(self) -> list[CellSpec]:
         """The parts no earlier run has finished."""
-        return [part for part in self.all_parts() if not self.store.has(part.facts)]
+        return [part for part in self.all_parts() if not self._is_done(part)]
+
+    def _is_done(self, part: CellSpec) -> bool:
+        attacked = part.condition.kind is Kind.ATTACK
+        return self.store.has(part.facts) and not (
+            attacked and not self.store.has(attack_note(self.plan, part))
+        )
 
     def measure(self, specs: Sequence[CellSpec], tell: Callable[[str], None] = no_report) -> None:
         """Measure the parts of one model, which is loaded for it and let go after it."""
         # Another model with the same bytes may have been measured meanwhile.
-        missing = [part for part in specs if not self.store.has(part.facts)]
+        missing = [part for part in specs if not self._is_done(part)]
         if not missing:
             return
         self.control_states.compute(missing, tell)  # before: two models need not fit into memory
@@ -183,7 +191,7 @@ class Audit:
         summary = write_results(self.folder, self.plan, collect(self.store, self.plan, every))
         if self.sources is not None:
             write_sources(self.folder, self.sources)
-        hashes = {FILES: result_hashes(self.folder, self.store, every)}
+        hashes = {FILES: result_hashes(self.folder, self.store, [*every, *notes_of(self.plan, every)])}
         write_json(self.folder / RECORD, make_record(command="audit", watch=watch, **facts, **hashes))
         return summary
 

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from expunge.audit.cells import search_facts
 from expunge.audit.plan import Role
 from expunge.condition import Applied, Condition, ConditionContext, Kind, no_report
 from expunge.errors import RecipeError
@@ -89,19 +90,7 @@ class LoadedModel:
             return None
         if self.store is None:
             return part.search(model, context)
-        shared = part.model_independent
-        facts = {
-            "search": {
-                "model": None if shared else self.source.hash,
-                "before": [] if shared else [_facts(each) for each in before],
-                "max_length": self.plan.max_length,
-                **self.plan.attack_facts(part),
-            }
-        }
+        facts = search_facts(self.plan, self.source, part, before)
         if not self.store.has(facts):
             self.store.write_note(facts, part.search(model, context))
         return self.store.read_note(facts)
-
-
-def _facts(condition: Condition) -> list[Any]:
-    return [condition.label, type(condition).__name__, condition.model_dump(mode="json")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from expunge.audit.cells import DIAGNOSTICS
+from expunge.audit.cells import DIAGNOSTICS, attack_note
 from expunge.audit.conclusions import minimal_relevant_difference
 from expunge.audit.estimates import Estimates
 from expunge.audit.judge import verdicts
@@ -44,18 +44,6 @@ class Finished:
     cells: Mapping[tuple[str, str, str], CellScores]
     diagnostics: Mapping[tuple[str, str], Any]
     attack_facts: Mapping[tuple[str, str], Any] = field(default_factory=dict)
-
-
-def attack_note(plan: AuditPlan, part: CellSpec) -> dict[str, Any]:
-    """The facts under which is kept what an attack did to a model."""
-    return {
-        "done": {
-            "model": part.source.hash,
-            "condition": part.condition.label,
-            "max_length": plan.max_length,
-            **plan.attack_facts(part.condition),
-        }
-    }
 
 
 def collect(store: CellStore, plan: AuditPlan, parts: Sequence[CellSpec]) -> Finished:

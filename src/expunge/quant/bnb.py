@@ -48,7 +48,8 @@ class _CodeBook(Quantizer):
     @property
     def how(self) -> str:
         """What is done to each weight."""
-        return f"bitsandbytes {self.code_book.upper()}, blocks of {self.blocksize}; activations at full precision"
+        name = self.code_book.upper()
+        return f"bitsandbytes {name}, blocks of {self.blocksize}; activations at full precision"
 
     def quantize(self, weight_OI: Tensor) -> Quantized:
         """Codes (0 to 15, into the code book) and values; needs the ``bnb`` extra."""
