@@ -21,7 +21,7 @@ from expunge.types import Score
 
 TARGET, RETRAINED = "target", "retrained"
 Key = tuple[str, str, str]
-"""Model, transform, metric."""
+"""Model, condition, metric."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ def read_world(place: Path) -> World:
             unscored=row["unscored"],
             detail=json.loads(row["detail"]),
         )
-        found[name, row["transform"], row["metric"]][row["split"]].append(score)
+        found[name, row["condition"], row["metric"]][row["split"]].append(score)
     return World(scores=found, summary=read_summary(place / "summary.json"))
 
 
@@ -63,31 +63,31 @@ class Pool:
         """Those of the worlds in which this model was trained."""
         return Pool([world for world in self.worlds if world.has(model)], self.bootstrap)
 
-    def value(self, model: str, transform: str, metric: str) -> Estimate:
+    def value(self, model: str, condition: str, metric: str) -> Estimate:
         """The metric, averaged over the worlds."""
-        return self._estimate([(model, transform)], metric, lambda found: found[0])
+        return self._estimate([(model, condition)], metric, lambda found: found[0])
 
-    def recovery(self, model: str, transform: str, metric: str) -> Estimate:
+    def recovery(self, model: str, condition: str, metric: str) -> Estimate:
         """Points over the same model at full precision, paired by item."""
-        pair = [(model, transform), (model, "full")]
+        pair = [(model, condition), (model, "full")]
         return self._estimate(pair, metric, lambda found: found[0] - found[1])
 
-    def excess(self, model: str, transform: str, metric: str) -> Estimate:
-        """Points over the retrained control under the same transform, paired by item."""
-        pair = [(model, transform), (RETRAINED, transform)]
+    def excess(self, model: str, condition: str, metric: str) -> Estimate:
+        """Points over the retrained control under the same condition, paired by item."""
+        pair = [(model, condition), (RETRAINED, condition)]
         return self._estimate(pair, metric, lambda found: found[0] - found[1])
 
-    def retention(self, model: str, transform: str, metric: str) -> Estimate:
-        """Percent of the target's value under the same transform."""
-        pair = [(model, transform), (TARGET, transform)]
+    def retention(self, model: str, condition: str, metric: str) -> Estimate:
+        """Percent of the target's value under the same condition."""
+        pair = [(model, condition), (TARGET, condition)]
         with np.errstate(divide="ignore", invalid="ignore"):
             return self._estimate(pair, metric, lambda found: 100 * found[0] / found[1])
 
-    def by_seed(self, model: str, transform: str, metric: str) -> list[float | None]:
+    def by_seed(self, model: str, condition: str, metric: str) -> list[float | None]:
         """The value in each world alone."""
         return [
             metrics.build({"name": metric}).point_estimate(
-                world.scores[model, transform, metric], world.scores[RETRAINED, transform, metric]
+                world.scores[model, condition, metric], world.scores[RETRAINED, condition, metric]
             )
             for world in self.worlds
         ]
@@ -98,7 +98,7 @@ class Pool:
         sides: list[list[tuple[Values, Values]]] = [[] for _ in cells]
         for place, world in enumerate(self.worlds):
             tables = [world.scores[*cell, metric] for cell in cells]
-            controls = [world.scores[RETRAINED, transform, metric] for _, transform in cells]
+            controls = [world.scores[RETRAINED, condition, metric] for _, condition in cells]
             aligned = align([*tables, *controls])
             clusters |= {f"{place}/{split}": labels for split, labels in aligned.clusters.items()}
             for side, own, control in zip(

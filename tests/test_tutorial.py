@@ -36,8 +36,8 @@ def test_tutorial(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     summary = read_summary(tmp_path / "audit" / "summary.json")
 
-    def value(model: str, metric: str, transform: str = "full") -> float:
-        found = summary.cell(model, transform, metric).value.value
+    def value(model: str, metric: str, condition: str = "full") -> float:
+        found = summary.cell(model, condition, metric).value.value
         assert found is not None
         return found
 

@@ -39,42 +39,42 @@ def _cells(worlds: Sequence[World], arms: Sequence[Arm], width: int) -> list[dic
     names = dict.fromkeys(arm.cell for arm in arms if arm.width == width)
     pools = {model: every.holding(model) for model in (TARGET, RETRAINED, *names)}
     return [
-        _cell(pool, width, model, transform, metric)
+        _cell(pool, width, model, condition, metric)
         for model, pool in pools.items()
         if pool.worlds
-        for transform in (FULL, *QUANTIZERS)
+        for condition in (FULL, *QUANTIZERS)
         for metric in METRICS
     ]
 
 
-def _cell(pool: Pool, width: int, model: str, transform: str, metric: str) -> dict[str, Any]:
-    row: dict[str, Any] = {"width": width, "model": model, "transform": transform, "metric": metric}
-    row["value"] = as_json(pool.value(model, transform, metric))
+def _cell(pool: Pool, width: int, model: str, condition: str, metric: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"width": width, "model": model, "condition": condition, "metric": metric}
+    row["value"] = as_json(pool.value(model, condition, metric))
     row["by_seed"] = [
-        None if value is None else round(value, 2) for value in pool.by_seed(model, transform, metric)
+        None if value is None else round(value, 2) for value in pool.by_seed(model, condition, metric)
     ]
     if model in (TARGET, RETRAINED):
         return row
-    if transform != FULL:
-        row["recovery"] = as_json(pool.recovery(model, transform, metric))
+    if condition != FULL:
+        row["recovery"] = as_json(pool.recovery(model, condition, metric))
     if metric == FORGET:
-        row["excess"] = as_json(pool.excess(model, transform, metric))
+        row["excess"] = as_json(pool.excess(model, condition, metric))
     if metric != "privleak":
-        row["retention"] = as_json(pool.retention(model, transform, metric))
+        row["retention"] = as_json(pool.retention(model, condition, metric))
     return row
 
 
 def _points(world: World, arms: Sequence[Arm]) -> list[dict[str, Any]]:
     """For each model and quantizer: how much of the way back to the target's score it went, and why."""
-    notes = {(Path(note.model).name, note.transform): note.content for note in world.summary.diagnostics}
+    notes = {(Path(note.model).name, note.condition): note.content for note in world.summary.diagnostics}
     points = []
     for arm in arms:
         if not world.has(arm.cell):
             continue
         full = _score(world, arm.cell, FULL)
-        for transform in QUANTIZERS:
-            now, target = (_score(world, name, transform) for name in (arm.cell, TARGET))
-            total = notes.get((arm.cell, transform), {}).get("total", {})
+        for condition in QUANTIZERS:
+            now, target = (_score(world, name, condition) for name in (arm.cell, TARGET))
+            total = notes.get((arm.cell, condition), {}).get("total", {})
             reach = movable_below(arm.rate) if arm.weights == "bf16" else None
             half_step = total.get("half_step")
             points.append(
@@ -86,7 +86,7 @@ def _points(world: World, arms: Sequence[Arm]) -> list[dict[str, Any]]:
                     "mask": arm.mask,
                     "width": arm.width,
                     "seed": arm.seed,
-                    "transform": transform,
+                    "condition": condition,
                     "full": full,
                     "now": now,
                     "target": target,
@@ -102,8 +102,8 @@ def _points(world: World, arms: Sequence[Arm]) -> list[dict[str, Any]]:
     return points
 
 
-def _score(world: World, model: str, transform: str) -> float:
-    value = world.summary.cell(_name(world, model), transform, FORGET).value.value
+def _score(world: World, model: str, condition: str) -> float:
+    value = world.summary.cell(_name(world, model), condition, FORGET).value.value
     return math.nan if value is None else value
 
 

@@ -20,23 +20,23 @@ TITLES = {
 
 
 class Cells:
-    """The cells of one width by model, transform and metric."""
+    """The cells of one width by model, condition and metric."""
 
     def __init__(self, results: Mapping[str, Any], width: int = 256) -> None:
         rows = [row for row in results["cells"] if row["width"] == width]
-        self.by = {(row["model"], row["transform"], row["metric"]): row for row in rows}
+        self.by = {(row["model"], row["condition"], row["metric"]): row for row in rows}
 
     def __contains__(self, model: str) -> bool:
         return (model, FULL, FORGET) in self.by
 
-    def value(self, model: str, transform: str, metric: str = FORGET) -> float | None:
+    def value(self, model: str, condition: str, metric: str = FORGET) -> float | None:
         """The mean over seeds."""
-        value: float | None = self.by[model, transform, metric]["value"]["value"]
+        value: float | None = self.by[model, condition, metric]["value"]["value"]
         return value
 
-    def part(self, model: str, transform: str, part: str, metric: str = FORGET) -> Mapping[str, Any]:
+    def part(self, model: str, condition: str, part: str, metric: str = FORGET) -> Mapping[str, Any]:
         """Recovery, excess or retention of a cell."""
-        found: Mapping[str, Any] = self.by[model, transform, metric][part]
+        found: Mapping[str, Any] = self.by[model, condition, metric][part]
         return found
 
 
@@ -130,8 +130,8 @@ def _paper_rows(weights: str) -> list[str]:
     return [*plain, *masked]
 
 
-def _mean_retention(cells: Cells, models: Sequence[str], transform: str) -> float:
-    return mean(float(cells.part(model, transform, "retention")["value"]) for model in models)
+def _mean_retention(cells: Cells, models: Sequence[str], condition: str) -> float:
+    return mean(float(cells.part(model, condition, "retention")["value"]) for model in models)
 
 
 def _short(cell: str) -> str:

@@ -25,7 +25,7 @@ def results(arms: Sequence[Arm], home: Path) -> dict[str, Any]:
     landmarks = [_row(every, name) for name in (TARGET, RETRAINED)]
     return {
         "metrics": list(METRICS),
-        "transforms": [FULL, *QUANTIZERS],
+        "conditions": [FULL, *QUANTIZERS],
         "landmarks": landmarks,
         "methods": [
             _row(every.holding(name), name) | cost([arm for arm in arms if arm.recipe == name], home)
@@ -37,18 +37,18 @@ def results(arms: Sequence[Arm], home: Path) -> dict[str, Any]:
 
 def _row(pool: Pool, model: str) -> dict[str, Any]:
     cells = {
-        transform: {metric: _cell(pool, model, transform, metric) for metric in METRICS}
-        for transform in (FULL, *QUANTIZERS)
+        condition: {metric: _cell(pool, model, condition, metric) for metric in METRICS}
+        for condition in (FULL, *QUANTIZERS)
     }
     return {"model": model, "worlds": len(pool.worlds), "cells": cells}
 
 
-def _cell(pool: Pool, model: str, transform: str, metric: str) -> dict[str, Any]:
-    by_seed = pool.by_seed(model, transform, metric)
-    found = as_json(pool.value(model, transform, metric))
+def _cell(pool: Pool, model: str, condition: str, metric: str) -> dict[str, Any]:
+    by_seed = pool.by_seed(model, condition, metric)
+    found = as_json(pool.value(model, condition, metric))
     found["by_seed"] = [None if value is None else round(value, 2) for value in by_seed]
-    if transform != FULL:
-        found["recovery"] = as_json(pool.recovery(model, transform, metric))
+    if condition != FULL:
+        found["recovery"] = as_json(pool.recovery(model, condition, metric))
     return found
 
 

@@ -104,7 +104,7 @@ def carried_out(plan: AuditPlan, folder: Path, tell: Callable[..., None] = silen
 
 def test_an_attack_without_a_budget_is_none(tmp_path: Path) -> None:
     summary = carried_out(Shelf().plan(*IDLE), tmp_path)
-    cells = [cell for cell in summary.cells if cell.transform in IDLE]
+    cells = [cell for cell in summary.cells if cell.condition in IDLE]
     assert len(cells) == len(IDLE) * 2 * 3
     for cell in cells:
         assert cell.value == cell.baseline
@@ -201,7 +201,7 @@ def test_a_damaged_file_of_an_attack_is_made_again(tmp_path: Path, suffix: str) 
 
 def test_a_suffix_found_on_the_target_serves_for_all(as_target: tuple[Shelf, AuditSummary]) -> None:
     suffixes = [
-        remark.content for remark in as_target[1].attacks if remark.transform == label(SMALL["transfer"])
+        remark.content for remark in as_target[1].attacks if remark.condition == label(SMALL["transfer"])
     ]
     assert len(suffixes) == len(SEEDS)
     assert suffixes[0] == suffixes[1] == suffixes[2]
@@ -272,17 +272,17 @@ def test_an_attack_on_a_quantized_model_is_a_column_of_its_own(tmp_path: Path) -
     attack = SMALL["relearn"]
     shelf = Shelf()
     summary = carried_out(shelf.plan(attack, quantizers=("int3-tensor",)), tmp_path / "chain")
-    assert [(column.label, column.kind) for column in summary.transforms] == [
+    assert [(column.label, column.kind) for column in summary.conditions] == [
         ("full", Kind.FULL_PRECISION),
         ("int3-tensor", Kind.QUANTIZER),
         (label(attack), Kind.ATTACK),
         (f"int3-tensor+{label(attack)}", Kind.ATTACK),
     ]
-    assert summary.transforms[-1].parts == ("int3-tensor", label(attack))
+    assert summary.conditions[-1].parts == ("int3-tensor", label(attack))
     # It is what the attack does to the rounded model, and not to the model or to nothing.
     values = {
         column.label: summary.cell("unlearned", column.label, "probability").value.value
-        for column in summary.transforms
+        for column in summary.conditions
     }
     assert len(set(values.values())) == 4
     for name, used in zip(shelf.loaded, shelf.models, strict=True):

@@ -42,12 +42,12 @@ def noting(model: nn.Module, tokenizer: Any, plan: AuditPlan) -> Observer:
     return observe(model, tokenizer, plan)
 
 
-def plan_of(calibration: CalibrationSource | None, *transforms: Any) -> AuditPlan:
+def plan_of(calibration: CalibrationSource | None, *conditions: Any) -> AuditPlan:
     return AuditPlan(
         models=(ModelSource(name="m", role=Role.UNLEARNED, hash="m", load=partial(load, 0)),),
         metrics=(metrics.build({"name": "verbmem", "prompt_tokens": 4, "new_tokens": 4}),),
         probes=Probes(forget=(document("a", TEXT), document("b", TEXT[::-1]))),
-        conditions=transforms,
+        conditions=conditions,
         calibration=calibration,
     )
 
@@ -91,11 +91,11 @@ def test_the_text_is_named_in_summary_table_and_coverage(tmp_path: Path) -> None
     assert line in to_text(summary)
     assert f"- {line}" in to_markdown(summary)
     assert "int4: calibrated" not in to_text(summary)
-    assert summary.transforms[1].calibration == source().facts
+    assert summary.conditions[1].calibration == source().facts
     done = [
         group["what"]
         for remark in summary.coverage
-        if remark.transform == "awq4-g16"
+        if remark.condition == "awq4-g16"
         for group in remark.content
         if group["changed"]
     ]

@@ -43,7 +43,7 @@ def test_a_p_value_holds_for_all_rises_of_its_table(tmp_path: Path) -> None:
 def test_metrics_and_what_is_above_the_control_are_tables_of_their_own(tmp_path: Path) -> None:
     models = (knowing("eight", 0, 8), knowing("six", 0, 6), knowing("control", 0, 0, Role.RETRAINED))
     summary = audit(plan_of(*models, probes=probes(QUESTIONS)), tmp_path).run()
-    # Rises of three models; excesses of two models under two transforms, two of which are nought.
+    # Rises of three models; excesses of two models under two conditions, two of which are nought.
     assert summary.cell("eight", "int4", "knowmem_forget").recovery.p_table == pytest.approx(3 * 2 / 256)
     assert summary.cell("eight", "int4", "knowmem_forget").excess.p_table == pytest.approx(4 * 2 / 256)
     assert summary.cell("six", "int4", "knowmem_forget").excess.p_table == pytest.approx(3 * 8 / 256)

@@ -157,7 +157,7 @@ def test_files(finished: tuple[AuditSummary, Path, AuditPlan]) -> None:
     rows = pq.read_table(folder / "scores.parquet")
     assert rows.num_rows == 6 * 2 * 2 * 40
     assert rows.column_names == [
-        "model", "role", "transform", "metric", "split", "item", "group", "value", "unscored", "detail",
+        "model", "role", "condition", "metric", "split", "item", "group", "value", "unscored", "detail",
     ]  # fmt: skip
     record = json.loads((folder / "record.json").read_text())
     assert record["parts"] == {"measured": 24, "all": 24}
@@ -167,8 +167,8 @@ def test_files(finished: tuple[AuditSummary, Path, AuditPlan]) -> None:
 
 
 def test_coverage_is_reported_for_transforms(finished: tuple[AuditSummary, Path, AuditPlan]) -> None:
-    remarks = {(each.model, each.transform): each.content for each in finished[0].coverage}
-    assert {transform for _, transform in remarks} == {"int4"}
+    remarks = {(each.model, each.condition): each.content for each in finished[0].coverage}
+    assert {condition for _, condition in remarks} == {"int4"}
     assert remarks["npo", "int4"][1]["names"] == ["norm"]
 
 
@@ -268,9 +268,9 @@ def test_one_model_is_held_at_a_time(tmp_path: Path) -> None:
 def test_diagnostics_are_asked_once_per_unlearned_model_and_transform(tmp_path: Path) -> None:
     calls: list[tuple[str, str]] = []
 
-    def diagnose(load_target: Any, model: Any, transform: Any) -> dict[str, Any]:
+    def diagnose(load_target: Any, model: Any, condition: Any) -> dict[str, Any]:
         target, _ = load_target()
-        calls.append((model.state, transform.label))
+        calls.append((model.state, condition.label))
         return {"same": float(target.shares["full"]["forget"])}
 
     plan = plan_of(models()[0], models()[4], models()[5])
@@ -278,7 +278,7 @@ def test_diagnostics_are_asked_once_per_unlearned_model_and_transform(tmp_path: 
         summary = audit(plan, tmp_path, diagnose=diagnose).run()
     assert calls == [("full", "int4")]
     (remark,) = summary.diagnostics
-    assert (remark.model, remark.transform, remark.content) == ("npo", "int4", {"same": 1.0})
+    assert (remark.model, remark.condition, remark.content) == ("npo", "int4", {"same": 1.0})
 
 
 def test_without_target_or_hook_there_are_no_diagnostics(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_no_quantizer_is_without_a_family() -> None:
 def test_the_kind_stands_in_the_summary(tmp_path: Path) -> None:
     conditions = (Rounding(name="int4"),)
     summary = audit(plan_of(ONE, conditions=conditions), tmp_path).run()
-    assert [(each.label, each.kind) for each in summary.transforms] == [
+    assert [(each.label, each.kind) for each in summary.conditions] == [
         ("full", Kind.FULL_PRECISION),
         ("int4", Kind.QUANTIZER),
     ]

@@ -57,7 +57,7 @@ def test_a_damaged_cell_is_named_and_measured_again(tmp_path: Path, damage: Call
     log = Log()
     again = finished(tmp_path, log)
     assert again == first
-    assert len(log.measured) == 1  # under one transform, and nothing else
+    assert len(log.measured) == 1  # under one condition, and nothing else
     record = read_record(tmp_path / "record.json")
     assert record["parts"] == {"measured": 1, "all": 4}
     (named,) = record["measured_again"]
@@ -159,9 +159,9 @@ def changed(value: Any, *path: str | int, to: Any) -> Any:
         (("cells", 0, "value"), [], "cells.0.value: Input should be"),
         (("cells", 0, "model"), "nobody", "cells: there is no model 'nobody'"),
         (("cells", 0, "metric"), "theirs", "cells: there is no metric 'theirs'"),
-        (("verdicts", 0, "transform"), "int2", "there is no model 'npo' or transform 'int2'"),
-        (("transforms", 0, "label"), "half", "transforms: 'full' is missing"),
-        (("transforms", 1, "kind"), "magic", "transforms.1.kind: Input should be"),
+        (("verdicts", 0, "condition"), "int2", "there is no model 'npo' or condition 'int2'"),
+        (("conditions", 0, "label"), "half", "conditions: 'full' is missing"),
+        (("conditions", 1, "kind"), "magic", "conditions.1.kind: Input should be"),
         (("models",), {}, "models: Input should be a valid array"),
         (("rule", "points"), [3], "points"),
         (("bootstrap", "level"), "sure", "level"),
@@ -242,7 +242,7 @@ def columns(**to: Any) -> dict[str, Any]:
     row: dict[str, Any] = {
         "model": "npo",
         "role": "unlearned",
-        "transform": "full",
+        "condition": "full",
         "metric": "auc",
         "split": "forget",
         "item": "a",

@@ -93,7 +93,7 @@ def test_long_table_has_a_row_per_score(tmp_path: Path) -> None:
         ("forget", "b", None),
         ("holdout", "a", 0.0),
     ]
-    assert {(row["model"], row["role"], row["transform"], row["metric"]) for row in rows} == {
+    assert {(row["model"], row["role"], row["condition"], row["metric"]) for row in rows} == {
         ("npo", "unlearned", "int4", "auc")
     }
     assert json.loads(rows[0]["detail"]) == {"said": "Zürich\n東京"}

@@ -44,15 +44,15 @@ def test_nothing_is_wider_than_asked_or_cut(summary: AuditSummary) -> None:
 
 
 def test_more_transforms_than_fit_go_below(summary: AuditSummary) -> None:
-    many = tuple(summary.transforms[1].model_copy(update={"label": f"q{n}"}) for n in range(7))
+    many = tuple(summary.conditions[1].model_copy(update={"label": f"q{n}"}) for n in range(7))
     cells = tuple(
-        cell.model_copy(update={"transform": each.label})
+        cell.model_copy(update={"condition": each.label})
         for each in many
         for cell in summary.cells
-        if cell.transform == "int4"
+        if cell.condition == "int4"
     )
     wide = summary.model_copy(
-        update={"transforms": (summary.transforms[0], *many), "cells": (*summary.cells, *cells)}
+        update={"conditions": (summary.conditions[0], *many), "cells": (*summary.cells, *cells)}
     )
     text = to_text(wide, width=100)
     assert max(map(len, text.splitlines())) <= 100

@@ -26,7 +26,7 @@ FORGOTTEN = VerdictEvidence(
 def after(
     knowmem: Estimate | None = None, verbmem: Estimate | None = None, **changes: object
 ) -> VerdictEvidence:
-    """The forgotten model under a transform that adds so much."""
+    """The forgotten model under a condition that adds so much."""
     risen = {"knowmem_forget": knowmem or about(0.0), "verbmem": verbmem or about(0.0)}
     return replace(FORGOTTEN, recovery=risen, **changes)
 
@@ -249,7 +249,7 @@ def test_all_the_target_knows_there_has_come_back_without_a_point_more() -> None
     verdict = judge(found, RULE)
     assert verdict.outcome is Outcome.CAME_BACK
     assert verdict.reason == (
-        "knowmem_forget rose from 49 % of the target's at full precision to 105 % under this transform, "
+        "knowmem_forget rose from 49 % of the target's at full precision to 105 % under this condition, "
         "which costs the target 42.0 points: +45.9 [+30.1, +61.0] points against the target (5 count as "
         "recovery)."
     )
@@ -274,7 +274,7 @@ def test_against_the_target_by_size_and_interval(rise: Estimate, expected: Outco
 
 def test_what_is_held_says_how_it_stands_against_the_target() -> None:
     verdict = judge(after(against_target=against(Estimate(0.8, -3.0, 4.0, 50), kept=50.0)), RULE)
-    assert "from 49 % of the target's at full precision to 50 % under this transform" in verdict.reason
+    assert "from 49 % of the target's at full precision to 50 % under this condition" in verdict.reason
 
 
 def test_no_more_than_the_retrained_model_is_no_return_against_the_target_either() -> None:

@@ -45,7 +45,7 @@ def test_every_model_is_compared_under_the_same_transform(tmp_path: Path) -> Non
     summary = audit.run()
     found = {name: [summary.cell(name, label, "jsd") for label in ("full", "int4")] for name in NAMES}
     assert all(cell.value.value > 0.01 for cell in found["other"])
-    # The retrained model under a transform beside itself under it: nothing is between them.
+    # The retrained model under a condition beside itself under it: nothing is between them.
     for name in ("same", "retrained"):
         assert [cell.value.value for cell in found[name]] == pytest.approx([0, 0], abs=1e-6)
     assert all(cell.excess is None for cell in found["other"])  # it is counted from the retrained model

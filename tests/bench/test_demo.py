@@ -46,7 +46,7 @@ def test_the_demo_from_nothing_to_its_table(small: Demo, monkeypatch: pytest.Mon
         *(f"audit: {name}" for name in ROWS),
     ]
     assert [model.name for model in summary.models] == ["target", "retrained", *ROWS]
-    assert [column.label for column in summary.transforms] == ["full", "int4"]
+    assert [column.label for column in summary.conditions] == ["full", "int4"]
     shown = console()
     shown.print(render(summary, width=100))
     shown.print(narrate(summary))

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from expunge.audit.plan import Role
 from expunge.audit.stats import Estimate
-from expunge.audit.summary import AuditSummary, CellSummary, ModelRow, Remark, TransformColumn, VerdictRow
+from expunge.audit.summary import AuditSummary, CellSummary, ConditionColumn, ModelRow, Remark, VerdictRow
 from expunge.audit.verdict import Outcome, Verdict
 from expunge.bench.demo import KEPT, LOST, narrate
 
@@ -21,11 +21,11 @@ OUTCOMES = {
 
 def cells(model: str) -> list[CellSummary]:
     full, *others = KNOWN[model]
-    made = [CellSummary(model=model, transform="full", metric="knowmem_forget", value=Estimate(full))]
+    made = [CellSummary(model=model, condition="full", metric="knowmem_forget", value=Estimate(full))]
     return made + [
         CellSummary(
             model=model,
-            transform=grid,
+            condition=grid,
             metric="knowmem_forget",
             value=Estimate(value),
             recovery=Estimate(value - full),
@@ -41,17 +41,17 @@ def summary(*, diagnosed: bool = True) -> AuditSummary:
             ModelRow(name="target", role=Role.TARGET, hash="0"),
             *(ModelRow(name=name, role=Role.UNLEARNED, hash=name) for name in KNOWN),
         ),
-        transforms=tuple(TransformColumn(label=label, settings={}) for label in ("full", *GRIDS)),
+        conditions=tuple(ConditionColumn(label=label, settings={}) for label in ("full", *GRIDS)),
         metrics=(),
         cells=tuple(cell for name in KNOWN for cell in cells(name)),
         verdicts=tuple(
-            VerdictRow(model=name, transform=grid, verdict=Verdict(outcome, "for a reason."))
+            VerdictRow(model=name, condition=grid, verdict=Verdict(outcome, "for a reason."))
             for name, outcomes in OUTCOMES.items()
             for grid, outcome in zip(GRIDS, outcomes, strict=True)
         ),
         coverage=(),
         diagnostics=tuple(
-            Remark(model=model, transform=grid, content={"total": {"surviving": share}, "prediction": "-"})
+            Remark(model=model, condition=grid, content={"total": {"surviving": share}, "prediction": "-"})
             for (model, grid), share in shares.items()
             if diagnosed
         ),

@@ -117,7 +117,7 @@ def test_the_items_are_those_of_the_parquet_file(visit: Open, address: str, audi
     values: dict[str, dict[str, float]] = {}
     for row in pq.read_table(audit / "scores.parquet").to_pylist():
         if (row["model"], row["metric"]) == ("fragile", "knowmem_forget"):
-            values.setdefault(row["item"], {})[row["transform"]] = row["value"]
+            values.setdefault(row["item"], {})[row["condition"]] = row["value"]
     rises = {prompt_of(int(name.split()[1])): max(at.values()) - at["full"] for name, at in values.items()}
     page = visit(address).page
     page.locator("#list button").first.wait_for()

@@ -61,7 +61,7 @@ def test_the_numbers_are_those_of_the_parquet_file(visit: Open, audit: Path, mas
     values: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for row in pq.read_table(audit / "scores.parquet").to_pylist():
         if row["value"] is not None:
-            values[row["metric"], row["model"], row["transform"]].append(row["value"])
+            values[row["metric"], row["model"], row["condition"]].append(row["value"])
     page = visit(masked).page
     for metric in ("knowmem_forget", "utility"):
         table = page.locator(f'table[data-metric="{metric}"]')
@@ -80,7 +80,7 @@ def test_the_numbers_are_those_of_the_parquet_file(visit: Open, audit: Path, mas
 def test_each_item_has_the_numbers_of_the_parquet_file(visit: Open, audit: Path, revealed: Path) -> None:
     rows = pq.read_table(audit / "scores.parquet").to_pylist()
     wanted = {
-        (row["item"], row["transform"]): number(row["value"])
+        (row["item"], row["condition"]): number(row["value"])
         for row in rows
         if row["model"] == "fragile" and row["metric"] == "knowmem_forget"
     }

@@ -28,7 +28,7 @@ def test_models_are_attacked_and_compared_with_the_control(
     assert said.code == 0, said.err
     assert "relearn:on=benign,steps=1,rank=2 · exact_memorisation" in said.out
     summary = json.loads((owner / "out" / "summary.json").read_text())
-    cells = [cell for cell in summary["cells"] if cell["model"] == "again" and cell["transform"] != "full"]
+    cells = [cell for cell in summary["cells"] if cell["model"] == "again" and cell["condition"] != "full"]
     assert {cell["regained"]["value"] for cell in cells if cell["metric"] == "exact_memorisation"} == {1.0}
     assert all(cell["baseline"] is not None for cell in cells)
     assert (owner / "out" / "scores.parquet").is_file()

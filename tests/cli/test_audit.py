@@ -42,7 +42,7 @@ def test_a_model_and_a_forget_set_are_enough(owner: Path) -> None:
 
 def test_what_comes_back_is_told_without_a_target(owner: Path) -> None:
     assert expunge(*ALONE, "-q", "int3", "--metric", "knowmem_forget").code == 0
-    (cell,) = (each for each in summary_of(owner / "out")["cells"] if each["transform"] == "int3")
+    (cell,) = (each for each in summary_of(owner / "out")["cells"] if each["condition"] == "int3")
     assert cell["retention"]["reason"] == "the audit has no target model"
     assert cell["recovery"]["told"] in ("differs", "same", "cannot tell")
 

@@ -119,14 +119,14 @@ def test_audit_measures_every_model_under_every_quantizer(audited: tuple[Path, l
     assert said.err == ""
     summary = json.loads((home / "audit" / "summary.json").read_text())
     assert [model["name"] for model in summary["models"]] == ["target", "retrained", "unlearned"]
-    assert [column["label"] for column in summary["transforms"]] == ["full", "int8", "int4", "nf4"]
+    assert [column["label"] for column in summary["conditions"]] == ["full", "int8", "int4", "nf4"]
     for text in ("target", "retrained", "unlearned", "int4", "Utility", "PrivLeak", "Verdict"):
         assert text in said.out
     assert "summary.json" in said.out
     known = {
         cell["model"]: cell["value"]["value"]
         for cell in summary["cells"]
-        if cell["metric"] == "knowmem_forget" and cell["transform"] == "full"
+        if cell["metric"] == "knowmem_forget" and cell["condition"] == "full"
     }
     assert known["target"] == 100.0
     assert known["unlearned"] < known["target"]
@@ -172,7 +172,7 @@ def test_a_quantized_folder_is_audited_like_any_other(owner: Path) -> None:
     assert expunge("audit", "target", *asked, "-q", "int4", "-o", "of-target").code == 0
     found = [json.loads(Path(name, "summary.json").read_text()) for name in ("of-packed", "of-target")]
     values = [
-        [cell["value"]["value"] for cell in summary["cells"] if cell["transform"] == label]
+        [cell["value"]["value"] for cell in summary["cells"] if cell["condition"] == label]
         for summary, label in zip(found, ("full", "int4"), strict=True)
     ]
     assert values[0] == values[1] != []

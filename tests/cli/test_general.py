@@ -46,8 +46,8 @@ def test_what_was_learnt_is_found_by_lm_eval(tasks: Path) -> None:
     said = expunge(*AUDIT, "--metric", "general:tasks=tasks", "-q", "int8")
     assert said.code == 0, said.err
     summary = read_summary(tasks.parent / "audit" / "summary.json")
-    for transform in ("full", "int8"):
-        found = summary.cell("target", transform, "general").value
+    for condition in ("full", "int8"):
+        found = summary.cell("target", condition, "general").value
         assert found.value is not None, found.reason
         assert found.value >= 0.75  # it was trained on these; chance is a half
 

@@ -176,7 +176,7 @@ def test_the_items_are_those_of_the_parquet_file(call: Caller, audit: Path) -> N
     values: dict[str, dict[str, float]] = {}
     for row in pq.read_table(audit / "scores.parquet").to_pylist():
         if (row["model"], row["metric"]) == ("fragile", "knowmem_forget"):
-            values.setdefault(row["item"], {})[row["transform"]] = row["value"]
+            values.setdefault(row["item"], {})[row["condition"]] = row["value"]
     told = call("/items?metric=knowmem_forget").json
     assert told["count"] == len(values)
     assert told["risen"] == sum(max(each.values()) > each["full"] for each in values.values())

@@ -14,10 +14,10 @@ from expunge.audit.store import write_long
 from expunge.audit.summary import (
     AuditSummary,
     CellSummary,
+    ConditionColumn,
     MetricBlock,
     ModelRow,
     Remark,
-    TransformColumn,
     VerdictRow,
     write_summary,
 )
@@ -33,7 +33,7 @@ KNOWS = {
     "fragile": (0.25, 0.25, 1.0),
     "robust": (0.25, 0.25, 0.25),
 }
-"""The share of the forget items that each model answers right, under each transform."""
+"""The share of the forget items that each model answers right, under each condition."""
 ROLES = {"target": Role.TARGET, "retrained": Role.RETRAINED}
 METRICS = {
     "knowmem_forget": ("Knowledge of the forget set", "forget", True),
@@ -120,8 +120,8 @@ class Made:
             models=tuple(
                 ModelRow(name=model, role=role_of(model), hash=f"hash-of-{model}") for model in self.knows
             ),
-            transforms=tuple(
-                TransformColumn(label=label, settings={}, kind=kind, broken=self.broken.get(label))
+            conditions=tuple(
+                ConditionColumn(label=label, settings={}, kind=kind, broken=self.broken.get(label))
                 for label, kind in zip(LABELS, KINDS, strict=True)
             ),
             metrics=tuple(block(name) for name in self.metrics),
@@ -129,10 +129,10 @@ class Made:
             verdicts=tuple(
                 self._verdict(*place) for place in places if role_of(place[0]) is Role.UNLEARNED
             ),
-            coverage=(Remark(model="fragile", transform="int4", content=COVERAGE),),
+            coverage=(Remark(model="fragile", condition="int4", content=COVERAGE),),
             diagnostics=(
-                Remark(model="fragile", transform="int4", content=DIAGNOSIS),
-                Remark(model="fragile", transform="int8", content=CODE_BOOK),
+                Remark(model="fragile", condition="int4", content=DIAGNOSIS),
+                Remark(model="fragile", condition="int8", content=CODE_BOOK),
             ),
             rule={"points": {"knowmem_forget": 5.0}, "usable": 75.0},
             bootstrap={"resamples": 99, "seed": 0, "level": 0.95},
@@ -141,13 +141,13 @@ class Made:
     def _cell(self, model: str, label: str, name: str) -> CellSummary:
         if name == "privleak":
             empty = Estimate(None, reason="the holdout split is empty")
-            return CellSummary(model=model, transform=label, metric=name, value=empty)
+            return CellSummary(model=model, condition=label, metric=name, value=empty)
         value = self.value(model, label, name)
         change = value - self.value(model, "full", name)
         recovery = Estimate(change, change - SPREAD, change + SPREAD, self.items)
         return CellSummary(
             model=model,
-            transform=label,
+            condition=label,
             metric=name,
             value=Estimate(value, max(0.0, value - MARGIN), min(100.0, value + MARGIN), self.items),
             recovery=None if label == "full" else recovery,
@@ -156,7 +156,7 @@ class Made:
     def _verdict(self, model: str, label: str) -> VerdictRow:
         usual = Outcome.FORGOT if label == "full" else Outcome.HELD
         outcome = self.outcomes.get((model, label), usual)
-        return VerdictRow(model=model, transform=label, verdict=Verdict(outcome, f"because of {label}."))
+        return VerdictRow(model=model, condition=label, verdict=Verdict(outcome, f"because of {label}."))
 
 
 def role_of(model: str) -> Role:

@@ -10,7 +10,7 @@ import pytest
 from expunge.audit.missing_inputs import MissingInput, SkippedMetric
 from expunge.audit.plan import Kind
 from expunge.audit.stats import Conclusion, Estimate
-from expunge.audit.summary import TransformColumn
+from expunge.audit.summary import ConditionColumn
 from expunge.audit.verdict import Rule, broken_by
 from expunge.report.document import COLUMNS, Document, document, plain, schema, to_csv, to_markdown
 from expunge.report.figures import write_figures
@@ -103,13 +103,13 @@ def test_what_was_not_tested(run: AuditRun, tmp_path: Path) -> None:
 
 
 def under(run: AuditRun, **kinds: tuple[Kind | None, str]) -> AuditRun:
-    """The run as if it had been measured under these transforms: label, kind and family."""
+    """The run as if it had been measured under these conditions: label, kind and family."""
     labels = {name.replace("_", "-"): each for name, each in kinds.items()}
     columns = tuple(
-        TransformColumn(label=label, settings={}, kind=kind, family=family)
+        ConditionColumn(label=label, settings={}, kind=kind, family=family)
         for label, (kind, family) in {"full": (Kind.FULL_PRECISION, ""), **labels}.items()
     )
-    return replace(run, summary=run.summary.model_copy(update={"transforms": columns}))
+    return replace(run, summary=run.summary.model_copy(update={"conditions": columns}))
 
 
 def test_what_was_tested_is_told_by_kind_and_not_by_name(run: AuditRun) -> None:
@@ -134,9 +134,9 @@ def test_what_breaks_the_model_is_said_not_to_be_tested(run: AuditRun) -> None:
     why = broken_by({"utility": Estimate(4.2)}, Rule())
     columns = [
         column.model_copy(update={"broken": why}) if column.label == "int4" else column
-        for column in run.summary.transforms
+        for column in run.summary.conditions
     ]
-    found = replace(run, summary=run.summary.model_copy(update={"transforms": tuple(columns)}))
+    found = replace(run, summary=run.summary.model_copy(update={"conditions": tuple(columns)}))
     assert {gap.what: gap.why for gap in not_tested(found)}["Anything at int4"] == why
 
 
@@ -161,7 +161,7 @@ def test_what_the_audit_itself_wants_is_told_in_its_words(run: AuditRun) -> None
 def test_a_change_that_the_items_cannot_tell_is_marked(run: AuditRun) -> None:
     doubtful = Estimate(1.0, -9.0, 11.0, 4, conclusion=Conclusion.CANNOT_TELL)
     cells = tuple(
-        cell.model_copy(update={"recovery": doubtful}) if cell.transform == "int8" else cell
+        cell.model_copy(update={"recovery": doubtful}) if cell.condition == "int8" else cell
         for cell in run.summary.cells
     )
     (known, *_) = heat_maps(replace(run, summary=run.summary.model_copy(update={"cells": cells})))

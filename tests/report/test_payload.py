@@ -16,7 +16,7 @@ from tests.report.made import Made, prompt_of, truth_of
 
 METRIC, NAME, GROUP, PROMPT, TRUTH, VALUES, SAID, WHY = range(8)
 FRAGILE_AT_INT4 = 2 * 3 + 2
-"""Its cell: the third model, the third transform."""
+"""Its cell: the third model, the third condition."""
 
 
 def test_revealed_it_holds_every_text_and_number(run: AuditRun) -> None:

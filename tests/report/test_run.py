@@ -150,7 +150,7 @@ def test_a_wrong_type_anywhere_gives_a_report_or_a_refusal(tmp_path: Path, data:
 
 
 @pytest.mark.parametrize(
-    ("column", "to"), [("model", "nobody"), ("transform", "int2"), ("metric", "theirs")]
+    ("column", "to"), [("model", "nobody"), ("condition", "int2"), ("metric", "theirs")]
 )
 def test_scores_of_something_else_are_refused(run: AuditRun, column: str, to: str) -> None:
     path = run.folder / "scores.parquet"

@@ -80,7 +80,7 @@ def test_the_measure_that_rose_is_the_one_that_is_told(tmp_path: Path) -> None:
     run = made.run(tmp_path)
     risen = [
         cell.model_copy(update={"recovery": Estimate(40.0, 30.0, 50.0, 8)})
-        if (cell.transform, cell.metric) == ("int4", "utility")
+        if (cell.condition, cell.metric) == ("int4", "utility")
         else cell
         for cell in run.summary.cells
     ]
@@ -126,9 +126,9 @@ def test_attacks_are_no_precisions(run: AuditRun) -> None:
     robust = next(model for model in run.summary.models if model.name == "robust")
     columns = [
         column.model_copy(update={"kind": Kind.ATTACK}) if column.label == "int8" else column
-        for column in run.summary.transforms
+        for column in run.summary.conditions
     ]
-    changed = {"models": (robust,), "transforms": tuple(columns)}
+    changed = {"models": (robust,), "conditions": tuple(columns)}
     found = headline(replace(run, summary=run.summary.model_copy(update=changed)))
     assert found.verdict == (
         "The unlearned model forgot, and nothing came back at 1 reduced precision and under 1 attack."

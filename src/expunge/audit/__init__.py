@@ -1,1 +1,1 @@
-"""The audit: models x transforms x metrics, with intervals and a verdict."""
+"""The audit: models x conditions x metrics, with intervals and a verdict."""

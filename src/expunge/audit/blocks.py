@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from expunge.audit.summary import AuditSummary, CellSummary, MetricBlock, ModelRow
 
     Lookup = Callable[[str, str, str], CellSummary]
-    """The cell of a model, a transform and a metric."""
+    """The cell of a model, a condition and a metric."""
 
 QUIET = (Outcome.FORGOT, Outcome.HELD, Outcome.NO_LEAK)
 """Outcomes that need no reason under the tables; summary.json gives it."""
@@ -50,7 +50,7 @@ def calibrations(summary: AuditSummary) -> list[str]:
         "{0}: calibrated on {name}, at most {samples} x {length} tokens, seed {seed}".format(
             condition.label, **condition.calibration
         )
-        for condition in summary.transforms
+        for condition in summary.conditions
         if condition.calibration is not None
     ]
 
@@ -60,7 +60,7 @@ def reasons(summary: AuditSummary) -> list[tuple[Outcome, str]]:
     seeds = {model.name for model in summary.models if model.seed_of is not None}
     rows = [row for row in summary.verdicts if row.model not in seeds] if has_verdicts(summary) else []
     return [
-        (row.verdict.outcome, f"{row.model} · {row.transform}: {row.verdict.outcome}: {row.verdict.reason}")
+        (row.verdict.outcome, f"{row.model} · {row.condition}: {row.verdict.outcome}: {row.verdict.reason}")
         for row in rows
     ]
 
@@ -83,7 +83,7 @@ def advice(summary: AuditSummary) -> list[Advice]:
 # An audit as blocks of text: a table for each leading metric, one for the others, one for the verdicts.
 
 SHARE = "  % of target"
-"""The row below an unlearned model: what it keeps of the target's value under the same transform."""
+"""The row below an unlearned model: what it keeps of the target's value under the same condition."""
 NOTHING = "–"
 UNSURE = " ?"
 """Behind a number that cannot be told from the one at full precision, nor said to be the same."""
@@ -118,17 +118,17 @@ class Block:
 
 
 def blocks(summary: AuditSummary, *, columns: int) -> list[Block]:
-    """Every table, ``columns`` transforms (or models) side by side at a time; the verdicts last.
+    """Every table, ``columns`` conditions (or models) side by side at a time; the verdicts last.
 
     The seeds of a recipe are not shown one by one: their recipe is.
     """
-    cells = {(cell.model, cell.transform, cell.metric): cell for cell in summary.cells}
+    cells = {(cell.model, cell.condition, cell.metric): cell for cell in summary.cells}
 
     def look(model: str, label: str, metric: str) -> CellSummary:
         return cells[model, label, metric]
 
     models = _in_order([model for model in summary.models if model.seed_of is None])
-    groups = _cut([transform.label for transform in summary.transforms], columns)
+    groups = _cut([condition.label for condition in summary.conditions], columns)
     leading = summary.metrics[:LEADING] if len(models) > 1 else ()
     tables = [_metric_block(models, metric, labels, look) for metric in leading for labels in groups]
     others = summary.metrics[len(leading) :]
@@ -171,7 +171,7 @@ def _rounded(value: float, digits: int) -> str:
 def _metric_block(
     models: Sequence[ModelRow], metric: MetricBlock, labels: Sequence[str], lookup: Lookup
 ) -> Block:
-    """Models down, transforms across."""
+    """Models down, conditions across."""
     table = {model.name: [lookup(model.name, label, metric.name) for label in labels] for model in models}
     cells = [cell for cells_of_model in table.values() for cell in cells_of_model]
     if all(cell.value.value is None for cell in cells):
@@ -199,8 +199,8 @@ def _shared_blocks(
     columns: int,
     lookup: Lookup,
 ) -> Iterator[Block]:
-    """Metrics down; across the transforms of the only model, else the models under each transform."""
-    labels = [transform.label for transform in summary.transforms]
+    """Metrics down; across the conditions of the only model, else the models under each condition."""
+    labels = [condition.label for condition in summary.conditions]
     names = [model.name for model in models]
     if len(names) == 1:
         tables = [(names[0], [(names[0], label, label) for label in labels])]
@@ -242,7 +242,7 @@ def _shared_block(
 
 def _attack_blocks(summary: AuditSummary, models: Sequence[ModelRow], lookup: Lookup) -> list[Block]:
     """What each attack brought out, by condition and metric: models down."""
-    labels = [column.label for column in summary.transforms if column.kind is Kind.ATTACK]
+    labels = [column.label for column in summary.conditions if column.kind is Kind.ATTACK]
     metrics = [metric for metric in summary.metrics if metric.lower_is_better]
     tables = []
     for label in labels:

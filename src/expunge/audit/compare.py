@@ -27,7 +27,7 @@ NO_CONTROL = "it compares with a retrained model, and the audit has none"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreTable:
-    """One metric's scores of one model under one transform, and the retrained model's beside them."""
+    """One metric's scores of one model under one condition, and the retrained model's beside them."""
 
     scores: Measured
     control: Measured | None = None
@@ -38,7 +38,7 @@ Readings = ScoreTable | Sequence[ScoreTable]
 
 
 class Compared(NamedTuple):
-    """One metric of three models under one transform; ``retrained`` is ``None`` without such a model."""
+    """One metric of three models under one condition; ``retrained`` is ``None`` without such a model."""
 
     model: Readings
     target: Readings
@@ -72,15 +72,15 @@ class ModelComparison:
         return self._estimate([model], lambda values_1R: values_1R[0])
 
     def recovery(self, now: Readings, full: Readings) -> Estimate:
-        """What a transform adds: the metric now minus the metric at full precision (points)."""
+        """What a condition adds: the metric now minus the metric at full precision (points)."""
         return self._difference(now, full)
 
     def excess(self, model: Readings, retrained: Readings) -> Estimate:
-        """What a model has over the retrained one under the same transform (points)."""
+        """What a model has over the retrained one under the same condition (points)."""
         return self._difference(model, retrained)
 
     def retention(self, unlearned: Readings, target: Readings) -> Estimate:
-        """100 x the metric over the target's under the same transform (percent)."""
+        """100 x the metric over the target's under the same condition (percent)."""
         return self._estimate([unlearned, target], lambda values_1R: 100 * values_1R[0] / values_1R[1])
 
     def regained(self, model: Readings, target: Readings, retrained: Readings) -> Estimate:
@@ -101,8 +101,8 @@ class ModelComparison:
     def recovery_against_target(self, now: Compared, full: Compared) -> Estimate:
         """What a model regains of the target's knowledge, in points of the target at full precision.
 
-        The rise of ``retention_over_control`` from full precision to the transform, times what the target
-        has over the retrained model at full precision. Where the transform changes neither of these two it
+        The rise of ``retention_over_control`` from full precision to the condition, times what the target
+        has over the retrained model at full precision. Where the condition changes neither of these two it
         equals ``recovery``.
         """
         sides = [each for each in (*now, *full) if each is not None]
@@ -117,7 +117,7 @@ class ModelComparison:
     def retention_of_target(
         self, now: tuple[Readings, Readings | None], full: tuple[Readings, Readings | None]
     ) -> Estimate:
-        """What the target keeps under a transform of what it has at full precision (percent).
+        """What the target keeps under a condition of what it has at full precision (percent).
 
         Both are pairs of the target and the retrained model; what the latter scores counts as nothing.
         """

@@ -20,18 +20,18 @@ from expunge.quant.buckets import diagnose as compare_weights
 from expunge.quant.plain import NotAPairError
 
 
-def diagnose(load_target: Loader, model: nn.Module, transform: Condition) -> dict[str, Any]:
-    """Bucket diagnostics of the pair (target, ``model``) under ``transform``, and what they predict.
+def diagnose(load_target: Loader, model: nn.Module, condition: Condition) -> dict[str, Any]:
+    """Bucket diagnostics of the pair (target, ``model``) under ``condition``, and what they predict.
 
     Empty for what is not a quantizer, at full precision say; for a target of another architecture only
     the reason why the two cannot be compared. The target's tensors are read from its files one at a
     time where they lie there. Learning rate and weight precision are taken from the record beside the
     checkpoint when expunge made it.
     """
-    if not isinstance(transform, Quantizer):
+    if not isinstance(condition, Quantizer):
         return {}
     name = str(getattr(model, "name_or_path", ""))
-    return compared(weights_of(load_target), model, transform, Path(name))
+    return compared(weights_of(load_target), model, condition, Path(name))
 
 
 def compared(

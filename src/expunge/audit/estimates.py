@@ -47,7 +47,7 @@ class Estimates:
         self.kind = {condition.label: condition.kind for condition in plan.columns}
 
     def all(self) -> dict[tuple[str, str, str], CellSummary]:
-        """Every cell's estimates, by model (or recipe), transform and metric."""
+        """Every cell's estimates, by model (or recipe), condition and metric."""
         names = [source.name for source in self.plan.models] + list(self.plan.seeds)
         members = {member for shown_names in self.plan.seeds.values() for member in shown_names}
         summaries: dict[tuple[str, str, str], CellSummary] = {}
@@ -66,7 +66,7 @@ class Estimates:
         }
 
     def target_retention(self, label: str) -> dict[str, Estimate]:
-        """By metric, the percent that the target keeps under a transform of what it has at full precision.
+        """By metric, the percent that the target keeps under a condition of what it has at full precision.
 
         Of the metrics that decide a verdict, over the retrained model where there is one; and of utility.
         Without a value where the target has next to nothing at full precision.
@@ -109,7 +109,7 @@ class Estimates:
         return None if self.control is None else self._reading(self.control.name, label, name)
 
     def _places(self, names: Sequence[str]) -> list[tuple[str, str]]:
-        return [(model, transform.label) for model in names for transform in self.plan.columns]
+        return [(model, condition.label) for model in names for condition in self.plan.columns]
 
     def _cell(self, model: str, label: str, name: str) -> CellSummary:
         compare = self.compare[name]
@@ -134,7 +134,7 @@ class Estimates:
         attacked = self.kind[label] is Kind.ATTACK
         return CellSummary(
             model=model,
-            transform=label,
+            condition=label,
             metric=name,
             value=compare.value(now),
             recovery=recovery,
@@ -153,7 +153,7 @@ class Estimates:
         risen = _together([cell.recovery for cell in table], points, self.rule)
         above = _together([cell.excess for cell in table], points, self.rule)
         return {
-            (cell.model, cell.transform, name): cell.model_copy(
+            (cell.model, cell.condition, name): cell.model_copy(
                 update={"recovery": recovery, "excess": excess}
             )
             for cell, recovery, excess in zip(table, risen, above, strict=True)

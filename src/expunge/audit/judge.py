@@ -1,4 +1,4 @@
-"""From the estimates of an audit to the verdict on each unlearned model under each transform."""
+"""From the estimates of an audit to the verdict on each unlearned model under each condition."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from expunge.audit.plan import AuditPlan
-    from expunge.audit.summary import CellSummary, TransformColumn
+    from expunge.audit.summary import CellSummary, ConditionColumn
 
     Cells = Mapping[tuple[str, str, str], CellSummary]
-    """By model (or recipe), transform and metric."""
+    """By model (or recipe), condition and metric."""
 
 
 def verdicts(
-    plan: AuditPlan, cells: Cells, rule: Rule, columns: Sequence[TransformColumn]
+    plan: AuditPlan, cells: Cells, rule: Rule, columns: Sequence[ConditionColumn]
 ) -> tuple[VerdictRow, ...]:
     """The verdicts on every unlearned model, then on every recipe that was run with several seeds.
 
-    ``columns`` are the plan's transforms, with what each leaves of the target.
+    ``columns`` are the plan's conditions, with what each leaves of the target.
     """
     models = [source.name for source in plan.models if source.role is Role.UNLEARNED]
     verdict_by_cell = {
@@ -37,25 +37,25 @@ def verdicts(
         for column in columns
     }
     for recipe, members in plan.seeds.items():
-        for transform in plan.columns:
-            of_members = [verdict_by_cell[member, transform.label] for member in members]
-            verdict_by_cell[recipe, transform.label] = _with_seeds(
-                verdict_by_cell[recipe, transform.label], of_members
+        for condition in plan.columns:
+            of_members = [verdict_by_cell[member, condition.label] for member in members]
+            verdict_by_cell[recipe, condition.label] = _with_seeds(
+                verdict_by_cell[recipe, condition.label], of_members
             )
     return tuple(
-        VerdictRow(model=model, transform=label, verdict=verdict)
+        VerdictRow(model=model, condition=label, verdict=verdict)
         for (model, label), verdict in verdict_by_cell.items()
     )
 
 
-def _judge(plan: AuditPlan, cells: Cells, rule: Rule, model: str, column: TransformColumn) -> Verdict:
+def _judge(plan: AuditPlan, cells: Cells, rule: Rule, model: str, column: ConditionColumn) -> Verdict:
     if column.kind is Kind.ATTACK:
         return judge_attack(_attack_evidence(plan, cells, rule, model, column))
     return judge(_evidence(plan, cells, rule, model, column), rule)
 
 
 def _attack_evidence(
-    plan: AuditPlan, cells: Cells, rule: Rule, model: str, column: TransformColumn
+    plan: AuditPlan, cells: Cells, rule: Rule, model: str, column: ConditionColumn
 ) -> AttackEvidence:
     """The metrics that decide a verdict; where none of them is measured, those of which less is better."""
     names = [name for name in rule.points if name in plan.named_metrics] or [
@@ -90,7 +90,7 @@ def _with_seeds(verdict: Verdict, seed_verdicts: list[Verdict]) -> Verdict:
 
 
 def _evidence(
-    plan: AuditPlan, cells: Cells, rule: Rule, model: str, column: TransformColumn
+    plan: AuditPlan, cells: Cells, rule: Rule, model: str, column: ConditionColumn
 ) -> VerdictEvidence:
     label = column.label
     names = [name for name in rule.points if name in plan.named_metrics]
@@ -111,9 +111,9 @@ def _evidence(
 
 
 def _against_target(
-    plan: AuditPlan, cells: Cells, rule: Rule, model: str, column: TransformColumn
+    plan: AuditPlan, cells: Cells, rule: Rule, model: str, column: ConditionColumn
 ) -> dict[str, AgainstTarget]:
-    """The rises counted against the target, where the transform costs the target a recovery's worth."""
+    """The rises counted against the target, where the condition costs the target a recovery's worth."""
     target = plan.holder(Role.TARGET)
     if target is None:
         return {}
@@ -136,12 +136,12 @@ def _against_target(
 
 
 def _unknowing(plan: AuditPlan, cells: Cells, here: Mapping[str, CellSummary]) -> frozenset[str]:
-    """The metrics on which a model scores no more than the retrained one under the same transform."""
+    """The metrics on which a model scores no more than the retrained one under the same condition."""
     control = plan.holder(Role.RETRAINED)
     if control is None:
         return frozenset()
     pairs = {
-        name: (cell.value.value, cells[control.name, cell.transform, name].value.value)
+        name: (cell.value.value, cells[control.name, cell.condition, name].value.value)
         for name, cell in here.items()
     }
     return frozenset(

@@ -1,4 +1,4 @@
-"""What an audit covers: named models, transforms, metrics and probes."""
+"""What an audit covers: named models, conditions, metrics and probes."""
 
 from __future__ import annotations
 

@@ -16,10 +16,10 @@ from expunge.audit.store import write_long
 from expunge.audit.summary import (
     VERSION,
     AuditSummary,
+    ConditionColumn,
     MetricBlock,
     ModelRow,
     Remark,
-    TransformColumn,
     write_summary,
 )
 from expunge.audit.verdict import Rule, broken_by
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """All parts of an audit: cells by model, transform and metric; diagnostics by model and transform."""
+    """All parts of an audit: cells by model, condition and metric; diagnostics by model and condition."""
 
     cells: Mapping[tuple[str, str, str], CellScores]
     diagnostics: Mapping[tuple[str, str], Any]
@@ -89,17 +89,17 @@ def summarise(plan: AuditPlan, finished: Finished, rule: Rule | None = None) -> 
     roles = {source.role for source in plan.models}
     return AuditSummary(
         models=_models(plan),
-        transforms=columns,
+        conditions=columns,
         metrics=tuple(_block(name, metric, rule) for name, metric in plan.named_metrics.items()),
         cells=tuple(cells.values()),
         verdicts=verdicts(plan, cells, rule, columns),
         coverage=_coverage(finished),
         diagnostics=tuple(
-            Remark(model=model, transform=label, content=note)
+            Remark(model=model, condition=label, content=note)
             for (model, label), note in finished.diagnostics.items()
         ),
         attacks=tuple(
-            Remark(model=model, transform=label, content=note)
+            Remark(model=model, condition=label, content=note)
             for (model, label), note in finished.attack_facts.items()
         ),
         rule=asdict(rule),
@@ -118,9 +118,9 @@ def summarise(plan: AuditPlan, finished: Finished, rule: Rule | None = None) -> 
 
 def _column(
     plan: AuditPlan, condition: Condition, kept: Mapping[str, Estimate], rule: Rule
-) -> TransformColumn:
+) -> ConditionColumn:
     source = plan.calibration_of(condition)
-    return TransformColumn(
+    return ConditionColumn(
         label=condition.label,
         settings=_settings(condition),
         calibration=None if source is None else source.facts,
@@ -162,7 +162,7 @@ def _models(plan: AuditPlan) -> tuple[ModelRow, ...]:
 def _coverage(finished: Finished) -> tuple[Remark, ...]:
     first = {(model, label): cell.coverage for (model, label, _), cell in finished.cells.items()}
     return tuple(
-        Remark(model=model, transform=label, content=covered)
+        Remark(model=model, condition=label, content=covered)
         for (model, label), covered in first.items()
         if covered
     )

@@ -139,7 +139,7 @@ class AuditSources(_Loose):
 
 
 class CoverageGroup(_Loose):
-    """Tensors that a transform treated alike (``coverage.condense``)."""
+    """Tensors that a condition treated alike (``coverage.condense``)."""
 
     changed: bool
     what: str
@@ -158,7 +158,7 @@ class UpdateTotal(_Loose):
 
 
 class Diagnosis(_Loose):
-    """What the diagnostics say of a model under a transform (``diagnose``)."""
+    """What the diagnostics say of a model under a condition (``diagnose``)."""
 
     shift_edges: list[float] | None = None
     prediction: str | None = None

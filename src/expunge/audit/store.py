@@ -1,4 +1,4 @@
-"""What a transform changed and what it left alone, short enough for a summary."""
+"""What a condition changed and what it left alone, short enough for a summary."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _SCORE = [
     ("unscored", _TEXT),
     ("detail", _TEXT),
 ]
-_PLACE = ("model", "role", "transform", "metric")
+_PLACE = ("model", "role", "condition", "metric")
 CELL = pa.schema(_SCORE)
 LONG = pa.schema([*((name, _TEXT) for name in _PLACE), *_SCORE])
 """One row per score of an audit; ``detail`` is a JSON object of texts.
@@ -65,9 +65,11 @@ LONG = pa.schema([*((name, _TEXT) for name in _PLACE), *_SCORE])
 What a metric asked is its ``prompt`` (or ``question``), the right answer ``truth``, the model's ``said``.
 """
 
+EARLIER_NAMES = {"condition": "transform"}
+"""What columns were called in files of earlier versions."""
 MAY_BE_NULL = {"group", "value", "unscored"}
 Place = tuple[str, str, str, str]
-"""Model, role, transform, metric."""
+"""Model, role, condition, metric."""
 
 
 class AnyPart(Protocol):
@@ -82,7 +84,7 @@ class AnyPart(Protocol):
 
 
 class CellScores(NamedTuple):
-    """A metric's scores of one model under one transform, and what the transform covered."""
+    """A metric's scores of one model under one condition, and what the condition covered."""
 
     scores: Measured
     coverage: list[dict[str, Any]]
@@ -204,13 +206,20 @@ def _rows(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
     """
     with pq.ParquetFile(path) as file:
         have = file.schema_arrow
-        for field in schema:
-            if field.name not in have.names:
+        columns = {_stored_as(field.name, have.names): field for field in schema}
+        for name, field in columns.items():
+            if name not in have.names:
                 raise ValueError(f"column {field.name!r} is missing")
-            if have.names.count(field.name) > 1 or have.field(field.name).type != field.type:
+            if have.names.count(name) > 1 or have.field(name).type != field.type:
                 raise ValueError(f"column {field.name!r} is not one of type {field.type}")
-        for number, row in enumerate(_each_row(file, schema.names)):
-            yield _checked(row, number)
+        for number, row in enumerate(_each_row(file, list(columns))):
+            yield _checked({columns[name].name: value for name, value in row.items()}, number)
+
+
+def _stored_as(name: str, have: Sequence[str]) -> str:
+    """The name a column has in a file, which an earlier version may have written."""
+    earlier = EARLIER_NAMES.get(name, name)
+    return earlier if name not in have and earlier in have else name
 
 
 def _each_row(file: pq.ParquetFile, columns: list[str]) -> Iterator[dict[str, Any]]:

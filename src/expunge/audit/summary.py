@@ -14,8 +14,10 @@ from expunge.audit.missing_inputs import MissingInput, SkippedMetric
 from expunge.audit.plan import FULL, Kind, Role
 from expunge.audit.saved import COVERAGE, DIAGNOSIS, CalibrationFacts, invalid
 from expunge.audit.stats import Estimate
+from expunge.audit.upgrade import upgraded
 from expunge.audit.verdict import Verdict
 from expunge.files import write_json
+from expunge.parsing import load_json
 
 SCHEMA = Path("docs/schema/summary.schema.json")
 
@@ -28,17 +30,13 @@ def schema() -> dict[str, Any]:
     }
 
 
-if __name__ == "__main__":
-    write_json(SCHEMA, schema())
-
-
 # An audit in numbers: every estimate, recovery, retention and verdict, as JSON can hold them.
 
-VERSION = 3
+VERSION = 4
 """Counts up when a field is added or changes its meaning.
 
-2: seeds, excess, what was left out. 3: kind and family of a transform, what the target keeps under it, and
-recovery and retention over the control.
+2: seeds, excess, what was left out. 3: kind and family of a condition, what the target keeps under it, and
+recovery and retention over the control. 4: today's names (``upgrade``), attacks and chains of conditions.
 """
 
 
@@ -60,14 +58,14 @@ class ModelRow(_Frozen):
     seed_of: str | None = None
 
 
-class TransformColumn(_Frozen):
-    """A transform of the audit, its settings, and the text it was calibrated on if it reads any.
+class ConditionColumn(_Frozen):
+    """A condition of the audit, its settings, and the text it was calibrated on if it reads any.
 
     ``kind``: full precision, a quantizer or an attack (``None`` in files of version 2 and before).
     ``family``: of a quantizer, the algorithm or file format. ``parts``: the labels of the single
     conditions, more than one for a chain. ``target_retention``: by metric, the percent
-    that the target keeps under the transform of what it has at full precision; of what is to be
-    forgotten, over the retrained model. ``broken``: why no verdict is possible under the transform,
+    that the target keeps under the condition of what it has at full precision; of what is to be
+    forgotten, over the retrained model. ``broken``: why no verdict is possible under the condition,
     because it leaves the target itself too little.
     """
 
@@ -107,17 +105,17 @@ class MetricBlock(_Frozen):
 
 
 class CellSummary(_Frozen):
-    """One metric of one model under one transform.
+    """One metric of one model under one condition.
 
     ``recovery``: points over the same model at full precision (``None`` at full precision).
-    ``retention``: percent of the target's value under the same transform (``None`` for the target
+    ``retention``: percent of the target's value under the same condition (``None`` for the target
     itself and for a metric of which a share means nothing).
-    ``excess``: points over the retrained model under the same transform (``None`` without one, for itself,
+    ``excess``: points over the retrained model under the same condition (``None`` without one, for itself,
     and for a metric that is counted from it).
     ``retention_over_control``: percent of what the target has over the retrained model that the model has,
-    all under the same transform (without a retrained model, of the target's value).
+    all under the same condition (without a retrained model, of the target's value).
     ``recovery_against_target``: the rise of that percentage over full precision, in points of the target
-    at full precision: what came back, had the transform cost the target nothing. Both are there for
+    at full precision: what came back, had the condition cost the target nothing. Both are there for
     unlearned models and metrics that decide a verdict only.
     ``baseline``: under an attack, the value at full precision of the items asked under it, which may be
     fewer. ``regained``: under an attack, what the model has over the retrained model as a share of what
@@ -131,7 +129,7 @@ class CellSummary(_Frozen):
     """
 
     model: str
-    transform: str
+    condition: str
     metric: str
     value: Estimate
     recovery: Estimate | None = None
@@ -145,18 +143,18 @@ class CellSummary(_Frozen):
 
 
 class VerdictRow(_Frozen):
-    """The verdict on an unlearned model under one transform."""
+    """The verdict on an unlearned model under one condition."""
 
     model: str
-    transform: str
+    condition: str
     verdict: Verdict
 
 
 class Remark(_Frozen):
-    """What a transform covered, or what the diagnostics say of a model under it."""
+    """What a condition covered, or what the diagnostics say of a model under it."""
 
     model: str
-    transform: str
+    condition: str
     content: Any
 
 
@@ -189,7 +187,7 @@ class AuditSummary(_Frozen):
     """
 
     models: tuple[ModelRow, ...]
-    transforms: tuple[TransformColumn, ...]
+    conditions: tuple[ConditionColumn, ...]
     metrics: tuple[MetricBlock, ...]
     cells: tuple[CellSummary, ...]
     verdicts: tuple[VerdictRow, ...]
@@ -216,24 +214,24 @@ class AuditSummary(_Frozen):
             DIAGNOSIS.validate_python(remark.content)
         return remarks
 
-    def cell(self, model: str, transform: str, metric: str) -> CellSummary:
+    def cell(self, model: str, condition: str, metric: str) -> CellSummary:
         """One cell.
 
         Raises:
             KeyError: the audit has no such cell.
         """
         for cell in self.cells:
-            if (cell.model, cell.transform, cell.metric) == (model, transform, metric):
+            if (cell.model, cell.condition, cell.metric) == (model, condition, metric):
                 return cell
-        raise KeyError((model, transform, metric))
+        raise KeyError((model, condition, metric))
 
-    def column(self, label: str) -> TransformColumn | None:
-        """The transform of that label; ``None`` if the audit has none."""
-        return next((column for column in self.transforms if column.label == label), None)
+    def column(self, label: str) -> ConditionColumn | None:
+        """The condition of that label; ``None`` if the audit has none."""
+        return next((column for column in self.conditions if column.label == label), None)
 
-    def verdict(self, model: str, transform: str) -> Verdict | None:
+    def verdict(self, model: str, condition: str) -> Verdict | None:
         """The verdict on an unlearned model; ``None`` for the others."""
-        rows = (row.verdict for row in self.verdicts if (row.model, row.transform) == (model, transform))
+        rows = (row.verdict for row in self.verdicts if (row.model, row.condition) == (model, condition))
         return next(rows, None)
 
 
@@ -246,17 +244,17 @@ def require_consistent(summary: AuditSummary) -> None:
     RuleFacts.model_validate(summary.rule)
     BootstrapFacts.model_validate(summary.bootstrap)
     models = {model.name for model in summary.models}
-    labels = {column.label for column in summary.transforms}
+    labels = {column.label for column in summary.conditions}
     names = {metric.name for metric in summary.metrics}
     if FULL.label not in labels:
-        raise ValueError(f"transforms: {FULL.label!r} is missing")
-    if any(column.label == FULL.label and column.broken is not None for column in summary.transforms):
-        raise ValueError("transforms: full precision breaks no model")
-    rows = [("cells", row.model, row.transform) for row in summary.cells]
-    rows += [("verdicts", row.model, row.transform) for row in summary.verdicts]
+        raise ValueError(f"conditions: {FULL.label!r} is missing")
+    if any(column.label == FULL.label and column.broken is not None for column in summary.conditions):
+        raise ValueError("conditions: full precision breaks no model")
+    rows = [("cells", row.model, row.condition) for row in summary.cells]
+    rows += [("verdicts", row.model, row.condition) for row in summary.verdicts]
     for kind, model, label in rows:
         if model not in models or label not in labels:
-            raise ValueError(f"{kind}: there is no model {model!r} or transform {label!r}")
+            raise ValueError(f"{kind}: there is no model {model!r} or condition {label!r}")
     unknown = {cell.metric for cell in summary.cells} - names
     if unknown:
         raise ValueError(f"cells: there is no metric {min(unknown)!r}")
@@ -268,14 +266,18 @@ def write_summary(path: Path, summary: AuditSummary) -> None:
 
 
 def read_summary(path: Path) -> AuditSummary:
-    """The summary an audit wrote.
+    """The summary an audit wrote, this version or an earlier one.
 
     Raises:
         DataError: the file is no such summary.
     """
     try:
-        summary = AuditSummary.model_validate_json(path.read_bytes())
+        summary = AuditSummary.model_validate(upgraded(load_json(path.read_bytes())))
         require_consistent(summary)
     except ValueError as error:
         raise invalid(path, error) from error
     return summary
+
+
+if __name__ == "__main__":
+    write_json(SCHEMA, schema())

@@ -91,7 +91,7 @@ def _advice(summary: AuditSummary) -> list[RenderableType]:
 
 
 def _most(summary: AuditSummary) -> int:
-    return max(len(summary.transforms), len(summary.models))
+    return max(len(summary.conditions), len(summary.models))
 
 
 def _fitting(summary: AuditSummary, width: int) -> list[Block]:

@@ -1,4 +1,4 @@
-"""The verdict on one unlearned model under one transform, and the rule it follows."""
+"""The verdict on one unlearned model under one condition, and the rule it follows."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class Rule:
 
     ``points``: a rise over full precision that counts as recovery when its interval lies above 0, by
     metric. The first metric on which the target has as many also says whether the model forgot at all.
-    Where a transform costs the target itself as many, the rise is also counted against the target.
-    ``intact``: percent of its utility, and of what it knew, that the target must keep under a transform;
-    below it the transform breaks the model itself and nothing can be told there.
+    Where a condition costs the target itself as many, the rise is also counted against the target.
+    ``intact``: percent of its utility, and of what it knew, that the target must keep under a condition;
+    below it the condition breaks the model itself and nothing can be told there.
     ``kept``: percent of the target's value at full precision from which it did not forget.
-    ``usable``: percent of the target's utility under the same transform from which it is usable.
+    ``usable``: percent of the target's utility under the same condition from which it is usable.
     ``doubt``: an interval that reaches this many times ``points`` leaves the question open.
     ``minimal_difference``: percent of a metric's scale from which a difference is worth telling, where
     ``points`` say nothing of the metric.
@@ -67,11 +67,11 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgainstTarget:
-    """A rise where the transform takes from the target too.
+    """A rise where the condition takes from the target too.
 
     ``kept_full`` and ``kept``: percent of what the target has over the retrained model (or of its value,
-    without one) that the model has at full precision and under the transform. ``rise``: their difference in
-    points of the target at full precision. ``cost``: points that the target loses under the transform.
+    without one) that the model has at full precision and under the condition. ``rise``: their difference in
+    points of the target at full precision. ``cost``: points that the target loses under the condition.
     """
 
     rise: Estimate
@@ -86,11 +86,11 @@ class VerdictEvidence:
 
     ``target``: the target's values at full precision. ``retention``: the model's share of them in percent.
     ``recovery``: the rise over full precision; ``None`` at full precision itself.
-    ``utility``: the share of the target's utility under the same transform, in percent.
+    ``utility``: the share of the target's utility under the same condition, in percent.
     ``unknowing``: the metrics on which the model scores no more than the retrained model does under the
-    same transform. A rise that ends there is no recovery: one who never knew says as much.
-    ``broken``: why nothing can be told under this transform (``broken_by``).
-    ``against_target``: the same rises counted against the target, of the metrics on which the transform
+    same condition. A rise that ends there is no recovery: one who never knew says as much.
+    ``broken``: why nothing can be told under this condition (``broken_by``).
+    ``against_target``: the same rises counted against the target, of the metrics on which the condition
     costs the target itself as much as counts as recovery.
     """
 
@@ -104,9 +104,9 @@ class VerdictEvidence:
 
 
 def judge(evidence: VerdictEvidence, rule: Rule) -> Verdict:
-    """The first of these that holds, else that it forgot (full precision) or held (a transform).
+    """The first of these that holds, else that it forgot (full precision) or held (a condition).
 
-    The target knows too little to lose; the transform breaks the target; did not forget; came back; a score
+    The target knows too little to lose; the condition breaks the target; did not forget; came back; a score
     is missing; unusable; the items are too few.
     """
     checks = (
@@ -188,7 +188,7 @@ def _unusable(evidence: VerdictEvidence, rule: Rule) -> Verdict | None:
     share = evidence.utility.value
     if share is None or share >= rule.usable:
         return None
-    lost = f"it keeps {share:.0f} % of the target's utility under the same transform"
+    lost = f"it keeps {share:.0f} % of the target's utility under the same condition"
     return Verdict(Outcome.UNUSABLE, f"{lost}; {rule.usable:.0f} % are needed.")
 
 
@@ -256,7 +256,7 @@ def _beside_target(name: str, each: AgainstTarget, rose: str = "rose") -> str:
     """How a model's share of what the target knows changed, where the target lost some of it."""
     return (
         f"{name} {rose} from {each.kept_full.value:.0f} % of the target's at full precision to "
-        f"{each.kept.value:.0f} % under this transform, which costs the target {each.cost:.1f} points: "
+        f"{each.kept.value:.0f} % under this condition, which costs the target {each.cost:.1f} points: "
         f"{_shown(each.rise)} points against the target"
     )
 

@@ -42,10 +42,10 @@ def _predicted(summary: AuditSummary) -> Table:
         box=box.SIMPLE_HEAD,
         show_edge=False,
     )
-    labels = [column.label for column in summary.transforms if column.label != "full"]
+    labels = [column.label for column in summary.conditions if column.label != "full"]
     for heading in ("", *labels):
         table.add_column(heading)
-    diagnostics = {(remark.model, remark.transform): remark.content for remark in summary.diagnostics}
+    diagnostics = {(remark.model, remark.condition): remark.content for remark in summary.diagnostics}
     for model in _unlearned(summary):
         cells = [_cell(summary, model, label, diagnostics.get((model, label), {})) for label in labels]
         table.add_row(model, *cells)
@@ -81,7 +81,7 @@ def _sentences(summary: AuditSummary) -> list[Text]:
         lines.append(
             Text(
                 f"{model}: knows {full:.0f} of 100 at full precision, "
-                f"{full + worst:.0f} at worst ({cell.transform}).",
+                f"{full + worst:.0f} at worst ({cell.condition}).",
                 style=LOST if came_back else KEPT,
             )
         )

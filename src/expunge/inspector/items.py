@@ -57,7 +57,7 @@ def _item_of(audit: Path) -> list[InspectorItem]:
             continue
         texts.setdefault((row["metric"], row["item"]), _texts(row["detail"]))
         key = row["metric"], row["item"], row["model"]
-        values.setdefault(key, {})[row["transform"]] = row["value"]
+        values.setdefault(key, {})[row["condition"]] = row["value"]
     best: dict[tuple[str, str], InspectorItem] = {}
     for (metric, name, model), at in values.items():
         prompt, truth = texts[metric, name]
@@ -96,7 +96,7 @@ def erased(audits: Sequence[Path], model: str, precision: str) -> list[Erased]:
     """Every tensor of an unlearned model under a quantizer; empty where no audit looked."""
     for audit in audits:
         for remark in read_summary(audit / SUMMARY).diagnostics:
-            if (remark.model, remark.transform) == (model, precision) and "tensors" in remark.content:
+            if (remark.model, remark.condition) == (model, precision) and "tensors" in remark.content:
                 return [_erased_of(tensor) for tensor in remark.content["tensors"]]
     return []
 

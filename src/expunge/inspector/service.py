@@ -81,7 +81,7 @@ class InspectorService:
     def precisions(self) -> list[str]:
         """Full precision, the usual formats, and what the audits used and needs no calibration text."""
         audits = [read_summary(audit / SUMMARY) for audit in self.shelf.audits]
-        used = [transform.label for audit in audits for transform in audit.transforms]
+        used = [condition.label for audit in audits for condition in audit.conditions]
         return [label for label in dict.fromkeys([*USUAL, *used]) if label == FULL or _is_plain(label)]
 
     def answers(

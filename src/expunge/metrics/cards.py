@@ -111,10 +111,6 @@ def write(root: Path) -> None:
     )
 
 
-if __name__ == "__main__":
-    write(Path())
-
-
 # What each metric says of itself, as data: listing the metrics needs no model library.
 #
 # ``cards.json`` beside this file is written from the metrics by ``python -m expunge.metrics.cards``; a test
@@ -217,3 +213,7 @@ def card_of(name: str) -> MetricCard:
             fix=f"{did_you_mean(name, cards)} 'expunge metrics' lists them all.",
         )
     return cards[name]
+
+
+if __name__ == "__main__":
+    write(Path())

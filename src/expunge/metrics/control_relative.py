@@ -107,7 +107,7 @@ class JensenShannon(ControlRelativeMetric):
     """``½ KL(p ‖ m) + ½ KL(q ‖ m)``, m the mean of both, in nats; mean over the first ``tokens`` tokens.
 
     p and q are the whole next-token distributions of the model and of the retrained one after the same
-    true text, under the same transform. 0: the same; ln 2 = 0.693: nothing in common. Spans, where there
+    true text, under the same condition. 0: the same; ln 2 = 0.693: nothing in common. Spans, where there
     are any, are all that counts.
 
     Source: Wang et al. 2023 (KGA, arXiv 2305.06535), as JSD is defined and not as its code has it.

@@ -46,7 +46,7 @@ class PrivLeak(Membership):
     """``100 (AUC - AUC_retrained) / AUC_retrained``, both models resampled on the same items.
 
     0 is what retraining gives; far below it the forget set still leaks, far above it was suppressed,
-    which an outsider can see too. The retrained model is the audit's own, under the same transform.
+    which an outsider can see too. The retrained model is the audit's own, under the same condition.
 
     The AUC is a share of all pairs of a forget and a holdout text. Where one pair is worth more than 5
     points (``100 / (forget texts x holdout texts x AUC_retrained)``), or where no interval can be given,

@@ -1,4 +1,4 @@
-"""Quantizers as transforms of a model, and the diagnostics of what they do to an unlearning update."""
+"""Quantizers, and the diagnostics of what they do to an unlearning update."""
 
 from __future__ import annotations
 

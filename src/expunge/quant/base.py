@@ -114,7 +114,7 @@ class Replacement(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizedModel:
-    """A model under a transform, and what became of each of its parameters."""
+    """A quantized model, and what became of each of its parameters."""
 
     model: nn.Module
     coverage: tuple[TensorCoverage, ...]

@@ -90,33 +90,33 @@ class ModelVerdict(_Part):
     model: str
     outcome: str
     sentence: str
-    worst: str = Field(description="the transform under which the most came back")
+    worst: str = Field(description="the condition under which the most came back")
 
 
 class CellVerdict(_Part):
-    """The verdict on an unlearned model under one transform."""
+    """The verdict on an unlearned model under one condition."""
 
     model: str
-    transform: str
+    condition: str
     outcome: str
     reason: str
 
 
 class CellNumbers(_Part):
-    """One metric of one model under one transform."""
+    """One metric of one model under one condition."""
 
     model: str
-    transform: str
+    condition: str
     metric: str
     value: Number
     recovery: Number | None = Field(None, description="points over the same model at full precision")
-    retention: Number | None = Field(None, description="percent of the target under the same transform")
-    excess: Number | None = Field(None, description="points over the retrained model, same transform")
+    retention: Number | None = Field(None, description="percent of the target under the same condition")
+    excess: Number | None = Field(None, description="points over the retrained model, same condition")
     retention_over_control: Number | None = Field(
-        None, description="percent of what the target has over the retrained model, same transform"
+        None, description="percent of what the target has over the retrained model, same condition"
     )
     recovery_against_target: Number | None = Field(
-        None, description="points over full precision, had the transform cost the target nothing"
+        None, description="points over full precision, had the condition cost the target nothing"
     )
 
 
@@ -137,7 +137,7 @@ class Document(_Part):
     certainty: str
     edited: tuple[str, ...] = Field((), description="files changed after the audit wrote them")
     models: tuple[ModelFacts, ...]
-    transforms: tuple[str, ...] = Field(description="full precision first")
+    labels: tuple[str, ...] = Field(description="of the conditions, full precision first")
     conditions: tuple[ConditionFacts, ...] = Field((), description="the same, with what is known of each")
     metrics: tuple[MetricFacts, ...]
     model_verdicts: tuple[ModelVerdict, ...]
@@ -165,10 +165,10 @@ def document(run: AuditRun) -> Document:
             )
             for origin, model in zip(facts.origins(run), run.models, strict=True)
         ),
-        transforms=tuple(run.labels),
+        labels=tuple(run.labels),
         conditions=tuple(
             ConditionFacts(**{**column.model_dump(), "kind": column.kind or ""})
-            for column in run.summary.transforms
+            for column in run.summary.conditions
         ),
         metrics=tuple(MetricFacts(**metric.model_dump()) for metric in run.summary.metrics),
         model_verdicts=tuple(
@@ -178,7 +178,7 @@ def document(run: AuditRun) -> Document:
         verdicts=tuple(
             CellVerdict(
                 model=row.model,
-                transform=row.transform,
+                condition=row.condition,
                 outcome=row.verdict.outcome,
                 reason=row.verdict.reason,
             )
@@ -197,7 +197,7 @@ def schema() -> dict[str, Any]:
 
 ENDS = ("value", "low", "high", "n")
 COLUMNS = (
-    *("model", "role", "transform", "metric", *ENDS, "reason"),
+    *("model", "role", "condition", "metric", *ENDS, "reason"),
     *(f"{kind}{end}" for kind in ("recovery", "retention", "excess") for end in ("", "_low", "_high")),
     "verdict",
 )
@@ -210,11 +210,11 @@ def to_csv(run: AuditRun) -> str:
     writer.writerow(COLUMNS)
     roles = {model.name: model.role.value for model in run.models}
     for cell in run.summary.cells:
-        verdict = run.summary.verdict(cell.model, cell.transform)
+        verdict = run.summary.verdict(cell.model, cell.condition)
         estimate = cell.value
         writer.writerow(
             (
-                *(_unlike_a_formula(name) for name in (cell.model, roles[cell.model], cell.transform)),
+                *(_unlike_a_formula(name) for name in (cell.model, roles[cell.model], cell.condition)),
                 *(
                     cell.metric,
                     estimate.value,

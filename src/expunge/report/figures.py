@@ -88,7 +88,7 @@ def _recovery(run: AuditRun, metric: str, figure: Any) -> None:
         if value is not None:
             axes.axvline(value, color=SOFT, linewidth=0.8, linestyle=":")
             axes.annotate(name, (value, -0.9), color=SOFT, ha="center", fontsize=8)
-    axes.set_yticks(range(len(rows)), [f"{row.model} · {row.transform}" for row in rows])
+    axes.set_yticks(range(len(rows)), [f"{row.model} · {row.condition}" for row in rows])
     axes.set_xlim(marks.low - 0.02 * (marks.high - marks.low), marks.high + 0.02 * (marks.high - marks.low))
     axes.set_ylim(len(rows) - 0.4, -1.1)
     axes.set_xlabel(run.metrics[metric].title or metric)

@@ -1,4 +1,4 @@
-"""Heat maps: models down, transforms across, one table per metric; colour repeats what the numbers say."""
+"""Heat maps: models down, conditions across, one table per metric; colour repeats what the numbers say."""
 
 from __future__ import annotations
 

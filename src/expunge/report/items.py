@@ -110,7 +110,7 @@ def _segments(truth: str, said: str) -> tuple[str, ...]:
     return tuple(segments(truth, said)) if said else ()
 
 
-# Every item of an audit: its texts, and what each model got and said under each transform.
+# Every item of an audit: its texts, and what each model got and said under each condition.
 
 PROMPT, TRUTH, SAID = ("question", "prompt"), "truth", "said"
 """What metrics call the text a model was given, what should follow and what did."""
@@ -121,7 +121,7 @@ NO_ITEM = "(none)"
 
 @dataclass
 class ReportItem:
-    """One item of one metric: its texts and what each model got under each transform."""
+    """One item of one metric: its texts and what each model got under each condition."""
 
     metric: str
     split: str
@@ -150,7 +150,7 @@ class ReportItem:
 
 
 def read_items(run: AuditRun) -> list[ReportItem]:
-    """Every item of the Parquet file, in its order. A cell is model x transform, full precision first."""
+    """Every item of the Parquet file, in its order. A cell is model x condition, full precision first."""
     labels = [FULL.label, *run.grids]
     cells = {
         (model.name, label): place * len(labels) + column
@@ -163,7 +163,7 @@ def read_items(run: AuditRun) -> list[ReportItem]:
             continue
         key = (row["metric"], row["split"], row["item"])
         item = found.get(key) or found.setdefault(key, ReportItem(*key, group=row["group"]))
-        cell = cells[row["model"], row["transform"]]
+        cell = cells[row["model"], row["condition"]]
         if row["value"] is None:
             item.unscored[cell] = row["unscored"] or "no reason given"
         else:
@@ -185,14 +185,14 @@ def _add_texts(item: ReportItem, cell: int, detail: Mapping[str, str]) -> None:
 
 
 def _rows(run: AuditRun, known: Container[tuple[str, str]]) -> Iterator[dict[str, Any]]:
-    """The rows of the Parquet file; all of them of a model and a transform of the summary."""
+    """The rows of the Parquet file; all of them of a model and a condition of the summary."""
     path = run.folder / SCORES
     if not path.is_file():
         return
     for row in read_long(path):
-        if (row["model"], row["transform"]) not in known or row["metric"] not in run.metrics:
-            place = f"{row['model']!r}, {row['transform']!r}, {row['metric']!r}"
-            raise invalid(path, ValueError(f"summary.json has no model, transform and metric {place}"))
+        if (row["model"], row["condition"]) not in known or row["metric"] not in run.metrics:
+            place = f"{row['model']!r}, {row['condition']!r}, {row['metric']!r}"
+            raise invalid(path, ValueError(f"summary.json has no model, condition and metric {place}"))
         yield row
 
 
@@ -216,7 +216,7 @@ def payload(run: AuditRun, items: Sequence[ReportItem], *, reveal: bool) -> dict
     return {
         "reveal": reveal,
         "models": [{"name": model.name, "role": model.role} for model in run.checkpoints],
-        "transforms": [FULL.label, *run.grids],
+        "conditions": [FULL.label, *run.grids],
         "metrics": [
             {
                 "name": name,

@@ -65,7 +65,7 @@ def _attacks(run: AuditRun) -> Iterator[NotTested]:
 
 def _broken(run: AuditRun) -> Iterator[NotTested]:
     """What was tested and could not show anything."""
-    for column in run.summary.transforms:
+    for column in run.summary.conditions:
         if column.broken is not None:
             yield NotTested(f"Anything at {column.label}", column.broken)
 

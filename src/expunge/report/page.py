@@ -127,7 +127,7 @@ def _row(arrow: Arrow, marks: Landmarks, scale: str) -> dict[str, Any]:
     change = arrow.recovery.value if arrow.recovery else None
     return {
         "model": arrow.model,
-        "transform": arrow.transform,
+        "condition": arrow.condition,
         "strip": strip(marks, arrow.full, arrow.there, came_back=arrow.came_back),
         "full": number(arrow.full.value, scale=scale),
         "there": number(arrow.there.value, scale=scale),
@@ -186,8 +186,8 @@ def _provenance(run: AuditRun) -> dict[str, Any]:
 
 
 def _coverage(run: AuditRun) -> Iterator[dict[str, Any]]:
-    """What each transform did to the first model it was applied to: all of an audit are alike in shape."""
-    first = {remark.transform: remark.content for remark in reversed(run.summary.coverage)}
+    """What each condition did to the first model it was applied to: all of an audit are alike in shape."""
+    first = {remark.condition: remark.content for remark in reversed(run.summary.coverage)}
     for label in run.labels:
         for group in first.get(label, ()) if label != FULL.label else ():
             yield {"label": label, **group, "weights": thousands(group["weights"])}

@@ -52,14 +52,14 @@ class AuditRun:
 
     @cached_property
     def cells(self) -> dict[tuple[str, str, str], CellSummary]:
-        """Every cell by model, transform and metric."""
-        return {(cell.model, cell.transform, cell.metric): cell for cell in self.summary.cells}
+        """Every cell by model, condition and metric."""
+        return {(cell.model, cell.condition, cell.metric): cell for cell in self.summary.cells}
 
-    def cell(self, model: str, transform: str, metric: str) -> CellSummary:
+    def cell(self, model: str, condition: str, metric: str) -> CellSummary:
         """One cell; one without a number where the audit has none."""
         none = Estimate(None, reason="it was not measured")
-        empty = CellSummary(model=model, transform=transform, metric=metric, value=none)
-        return self.cells.get((model, transform, metric), empty)
+        empty = CellSummary(model=model, condition=condition, metric=metric, value=none)
+        return self.cells.get((model, condition, metric), empty)
 
     @cached_property
     def metrics(self) -> dict[str, MetricBlock]:
@@ -90,28 +90,28 @@ class AuditRun:
 
     @property
     def labels(self) -> list[str]:
-        """The transforms' labels, full precision first."""
-        return [transform.label for transform in self.summary.transforms]
+        """The conditions' labels, full precision first."""
+        return [condition.label for condition in self.summary.conditions]
 
     @property
     def grids(self) -> list[str]:
-        """The transforms' labels without full precision."""
+        """The conditions' labels without full precision."""
         return [label for label in self.labels if label != FULL.label]
 
     @property
     def quantizers(self) -> list[str]:
-        """The labels of the transforms that reduce the precision."""
+        """The labels of the conditions that reduce the precision."""
         return [label for label in self.grids if self._kinds[label] is Kind.QUANTIZER]
 
     @property
     def attacks(self) -> list[str]:
-        """The labels of the transforms that are attacks."""
+        """The labels of the conditions that are attacks."""
         return [label for label in self.grids if self._kinds[label] is Kind.ATTACK]
 
     @property
     def broken(self) -> set[str]:
-        """The labels of the transforms under which the target itself is broken."""
-        return {column.label for column in self.summary.transforms if column.broken is not None}
+        """The labels of the conditions under which the target itself is broken."""
+        return {column.label for column in self.summary.conditions if column.broken is not None}
 
     def family(self, label: str) -> str:
         """The family of a quantizer: what the audit says; before version 3 its label alone told."""
@@ -124,7 +124,7 @@ class AuditRun:
     @cached_property
     def _kinds(self) -> dict[str, Kind]:
         """Before version 3 the kind was not written down, and all there was beside full were quantizers."""
-        return {column.label: column.kind or Kind.QUANTIZER for column in self.summary.transforms}
+        return {column.label: column.kind or Kind.QUANTIZER for column in self.summary.conditions}
 
     def holder(self, role: Role) -> str | None:
         """The name of the model that has ``role``, if any."""

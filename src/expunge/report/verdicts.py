@@ -116,7 +116,7 @@ def edited(run: AuditRun) -> tuple[str, ...]:
 
 
 def card(run: AuditRun, model: str) -> VerdictCard:
-    """The verdict on one model: the worst over all transforms, and where the most came back.
+    """The verdict on one model: the worst over all conditions, and where the most came back.
 
     What breaks the target itself proves nothing, and is left out.
     """

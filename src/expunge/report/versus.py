@@ -31,7 +31,7 @@ class ComparedNumber:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairTable:
-    """One metric: models down, transforms across."""
+    """One metric: models down, conditions across."""
 
     metric: MetricBlock
     labels: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Recovery arrows: from what a model knows at full precision to what it knows under each transform."""
+"""Recovery arrows: from what a model knows at full precision to what it knows under each condition."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Arrow:
     """One model under one transform: from, to, how far, and what the verdict is."""
 
     model: str
-    transform: str
+    condition: str
     full: Estimate
     there: Estimate
     recovery: Estimate | None
@@ -74,14 +74,14 @@ def landmarks(run: AuditRun, metric: str) -> Landmarks:
 
 
 def arrows(run: AuditRun, metric: str) -> Iterator[Arrow]:
-    """Every unlearned model under every transform but full precision."""
+    """Every unlearned model under every condition but full precision."""
     for model in run.judged:
         full = run.cell(model.name, FULL.label, metric).value
         for label in run.grids:
             cell = run.cell(model.name, label, metric)
             yield Arrow(
                 model=model.name,
-                transform=label,
+                condition=label,
                 full=full,
                 there=cell.value,
                 recovery=cell.recovery,

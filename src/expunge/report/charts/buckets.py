@@ -27,7 +27,7 @@ class BucketChart:
     """
 
     model: str
-    transform: str
+    condition: str
     edges: tuple[float, ...]
     shares: tuple[float, ...]
     changed: int
@@ -48,7 +48,7 @@ class BucketChart:
 
 def buckets(run: AuditRun) -> Iterator[BucketChart]:
     """Every diagnosis of the audit, model by model."""
-    diagnostics = {(remark.model, remark.transform): remark.content for remark in run.summary.diagnostics}
+    diagnostics = {(remark.model, remark.condition): remark.content for remark in run.summary.diagnostics}
     for model in run.unlearned_checkpoints:
         for label in run.grids:
             content = diagnostics.get((model.name, label)) or {}
@@ -65,7 +65,7 @@ def _read(
     verdict = run.summary.verdict(model, label)
     return BucketChart(
         model=model,
-        transform=label,
+        condition=label,
         edges=tuple(content.get("shift_edges") or ()) if whole else (),
         shares=tuple(100 * count / whole for count in shifts) if whole else (),
         changed=total.get("changed") or 0,
@@ -104,4 +104,4 @@ def _told(chart: BucketChart) -> str:
         f"{name} {share:.0f} %" for name, share in zip(chart.bins, chart.shares, strict=True)
     )
     weights = f"{thousands(chart.changed)} changed weights"
-    return f"{chart.model} at {chart.transform}: {weights}, in steps of the grid: {shares}"
+    return f"{chart.model} at {chart.condition}: {weights}, in steps of the grid: {shares}"

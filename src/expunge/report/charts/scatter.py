@@ -38,18 +38,18 @@ class Point:
 
     model: str
     role: Role
-    transform: str
+    condition: str
     known: Estimate
     useful: Estimate
 
     @property
     def is_full(self) -> bool:
         """Whether this is the model as it is."""
-        return self.transform == FULL.label
+        return self.condition == FULL.label
 
 
 def points(run: AuditRun) -> Iterator[Point]:
-    """Every model under every transform that has both numbers."""
+    """Every model under every condition that has both numbers."""
     if run.lead is None or run.utility is None:
         return
     for model in run.models:
@@ -59,7 +59,7 @@ def points(run: AuditRun) -> Iterator[Point]:
             known = run.cell(model.name, label, run.lead).value
             useful = run.cell(model.name, label, run.utility).value
             if known.value is not None and useful.value is not None:
-                yield Point(model=model.name, role=model.role, transform=label, known=known, useful=useful)
+                yield Point(model=model.name, role=model.role, condition=label, known=known, useful=useful)
 
 
 def scatter(run: AuditRun) -> Markup | None:
@@ -116,11 +116,11 @@ def _trail(
     start = _at(point, across, up)
     for other in others:
         end = _at(other, across, up)
-        verdict = run.summary.verdict(other.model, other.transform)
+        verdict = run.summary.verdict(other.model, other.condition)
         back = " back" if verdict is not None and verdict.outcome is Outcome.CAME_BACK else ""
         if end != start:
             yield line(start, end, f"trail{back}")
-            yield mark("dot", end, f"small {other.role}{back}", title=f"{other.model} at {other.transform}")
+            yield mark("dot", end, f"small {other.role}{back}", title=f"{other.model} at {other.condition}")
 
 
 def _drawn(point: Point, across: Landmarks, up: Landmarks) -> Markup:

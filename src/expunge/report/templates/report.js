@@ -31,7 +31,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   if (!data.items.length) { place.hidden = false; place.append(make("p", {}, "The audit kept no items.")); return; }
 
-  const PER_PAGE = 20, FULL = 0, width = data.transforms.length;
+  const PER_PAGE = 20, FULL = 0, width = data.conditions.length;
   const [METRIC, NAME, GROUP, PROMPT, TRUTH, VALUES, SAID, WHY] = [0, 1, 2, 3, 4, 5, 6, 7];
   const shown = (label) => label === "full" ? "full precision" : label;
   const written = (value, digits) => { const text = value.toFixed(digits); return (Math.abs(value) >= 100 ? text.replace(/\.0$/, "") : text).replace("-", "−"); };
@@ -124,7 +124,7 @@
       list.append(make("li", { class: "head" }, make("bdi", {}, model.name)));
       // Precisions with the same answer and number share a line: what differs is what one looks for.
       const lines = new Map();
-      data.transforms.forEach((label, column) => {
+      data.conditions.forEach((label, column) => {
         const cell = at * width + column, key = [item[VALUES][cell], item[SAID][cell], item[WHY][cell]].join("|");
         lines.set(key, { cell, labels: [...(lines.get(key)?.labels ?? []), shown(label)] });
       });
@@ -157,7 +157,7 @@
     state.page = Math.min(Math.max(0, state.page), pages - 1);
     const head = make("tr", {}, heading("name", "Item", false));
     if (hasTexts()) head.append(make("th", { scope: "col" }, "Prompt"), make("th", { scope: "col" }, "Truth"));
-    data.transforms.forEach((label, column) => head.append(heading(String(column), shown(label), true)));
+    data.conditions.forEach((label, column) => head.append(heading(String(column), shown(label), true)));
     head.append(heading("rise", "Largest rise", true));
     const first = state.page * PER_PAGE, page = found.slice(first, first + PER_PAGE);
     const metric = data.metrics[state.metric];

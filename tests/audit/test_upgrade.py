@@ -1,0 +1,85 @@
+"""Summaries of earlier versions are read under the names of today."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from expunge.audit.stats import Conclusion
+from expunge.audit.store import LONG, read_long
+from expunge.audit.summary import read_summary
+from expunge.audit.upgrade import upgraded
+
+OLD = {
+    "models": [
+        {"name": "target", "role": "target", "hash": "a"},
+        {"name": "u", "role": "unlearned", "hash": "b"},
+    ],
+    "transforms": [{"label": "full", "settings": {}}, {"label": "int4", "settings": {}}],
+    "metrics": [
+        {
+            "name": "second_phrasing",
+            "title": "t",
+            "definition": "d",
+            "source": "s",
+            "scale": "0-100",
+            "lower_is_better": True,
+            "settings": {},
+            "misleads": "when guessed",
+            "notable": 5.0,
+        }
+    ],
+    "cells": [
+        {
+            "model": "u",
+            "transform": "int4",
+            "metric": "second_phrasing",
+            "value": {"value": 3.0, "n": 4},
+            "recovery": {"value": 1.0, "n": 4, "told": "cannot tell"},
+        }
+    ],
+    "verdicts": [{"model": "u", "transform": "int4", "verdict": {"outcome": "held", "reason": "r"}}],
+    "coverage": [],
+    "diagnostics": [],
+    "rule": {"points": {"knowmem_forget": 5.0}, "notable": 5.0},
+    "bootstrap": {"resamples": 99, "seed": 0, "level": 0.95},
+    "version": 2,
+    "left_out": [{"metric": "neighbours", "title": "n", "lacks": ["neighbours"]}],
+    "wanted": [{"name": "neighbours", "option": "--neighbours FILE", "what": "w", "adds": "a"}],
+}
+
+
+def test_a_summary_of_version_2_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    path.write_text(json.dumps(OLD))
+    summary = read_summary(path)
+    assert [column.label for column in summary.conditions] == ["full", "int4"]
+    assert (summary.metrics[0].name, summary.metrics[0].caveats) == ("paraphrase_questions", "when guessed")
+    assert summary.metrics[0].minimal_difference == 5.0
+    cell = summary.cell("u", "int4", "paraphrase_questions")
+    assert cell.recovery is not None
+    assert cell.recovery.conclusion is Conclusion.CANNOT_TELL
+    assert summary.skipped[0].missing == ("neighbours",)
+    assert summary.missing_inputs[0].option == "--neighbours FILE"
+    assert summary.rule["minimal_difference"] == 5.0
+
+
+def test_a_summary_of_today_is_left_alone() -> None:
+    today = {"version": 4, "transforms": "whatever"}
+    assert upgraded(today) is today
+    assert upgraded([1]) == [1]
+
+
+def test_scores_of_an_earlier_version_are_read(tmp_path: Path) -> None:
+    row = dict.fromkeys(LONG.names, "x") | {"value": 1.0, "detail": "{}"}
+    row["transform"] = row.pop("condition")
+    schema = pa.schema(
+        [field.with_name("transform") if field.name == "condition" else field for field in LONG]
+    )
+    pq.write_table(pa.Table.from_pylist([row], schema=schema), tmp_path / "scores.parquet")
+    (read,) = read_long(tmp_path / "scores.parquet")
+    assert read["condition"] == "x"
+    assert "transform" not in read
