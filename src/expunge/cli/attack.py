@@ -12,7 +12,7 @@ from expunge.cli.options import Field, RemoteCode, Seed, Template, fields
 from expunge.errors import RecipeError
 
 METRICS = ("probability", "knowmem_forget", "verbmem", "utility")
-"""What is measured where nothing is named; a metric that lacks a split is left out."""
+"""Metrics measured by default; those that lack a split are skipped."""
 
 
 def attack(
@@ -23,14 +23,18 @@ def attack(
     retrained: Annotated[
         str | None, typer.Option("--retrained", help="A control trained without the forget set.")
     ] = None,
-    forget: Annotated[str | None, typer.Option("--forget", help="Data that was to be forgotten.")] = None,
-    retain: Annotated[str | None, typer.Option("--retain", help="Data that must still be known.")] = None,
+    forget: Annotated[
+        str | None, typer.Option("--forget", help="Forget set: the data to have been forgotten.")
+    ] = None,
+    retain: Annotated[
+        str | None, typer.Option("--retain", help="Retain set: data the model must still know.")
+    ] = None,
     probes: Annotated[
-        Path | None, typer.Option("--probes", help="A folder with <split>.jsonl files.")
+        Path | None, typer.Option("--probes", help="Folder with <split>.jsonl files.")
     ] = None,
     metric: Annotated[
         list[str] | None,
-        typer.Option("--metric", help="Only these: NAME or NAME:setting=value. Repeatable."),
+        typer.Option("--metric", help="Measure only these: NAME or NAME:setting=value. Repeatable."),
     ] = None,
     output: AuditFolder = Path("runs/attack"),
     max_items: MaxItems = None,
@@ -43,8 +47,8 @@ def attack(
 ) -> None:
     """Attack unlearned models, the target and the control with the same budget, and compare.
 
-    Short for [bold]expunge audit --attack[/] with metrics that show leaks. Without a control (--retrained)
-    a leak cannot be told from what any model would learn under the attack.
+    Short form of [bold]expunge audit --attack[/] with the metrics most sensitive to leaks. Without a
+    control (--retrained), a leak cannot be distinguished from what any model learns under the attack.
 
     Example:  expunge attack ./unlearned --target ./model --retrained ./control --forget f.jsonl
     --retain r.jsonl --attack relearn --attack gcg:steps=50
@@ -53,9 +57,9 @@ def attack(
 
     if not attacks:
         raise RecipeError(
-            "an audit under attack without an attack",
-            why="none is named.",
-            fix="Pass --attack relearn, or others.",
+            "expunge attack without an attack",
+            why="no attack was given.",
+            fix="Pass at least one, for instance --attack relearn.",
         )
     splits = {"forget": forget, "retain": retain}
     print_audit(
