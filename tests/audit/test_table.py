@@ -166,7 +166,7 @@ def test_without_a_target_no_verdict_is_shown_but_what_more_would_tell(tmp_path:
     assert "--target MODEL the model before unlearning: how much there was to forget" in text
     assert "Left out without it: privleak." in text
     assert [want.name for want in summary.missing_inputs] == ["target", "retrained", "holdout"]
-    assert "- What more would tell: `--holdout FILE`" in to_markdown(summary)
+    assert "- Inputs that would add information: `--holdout FILE`" in to_markdown(summary)
 
 
 def test_a_rise_is_told_without_a_target_too(tmp_path: Path) -> None:

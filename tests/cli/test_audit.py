@@ -127,7 +127,7 @@ def test_seeds_of_one_recipe_are_one_row(seeds: Path) -> None:
 def test_bad_seeds_are_refused(owner: Path) -> None:
     one = expunge(*ALONE, "--seeds-of", "mine=retrained")
     assert one.code == 2
-    assert "one seed has no spread" in one.plain
+    assert "one seed gives no spread" in one.plain
     assert "NAME=path,path" in expunge(*ALONE, "--seeds-of", "mine").plain
 
 

@@ -1,4 +1,4 @@
-"""An audit's tables on a terminal, as plain text and as Markdown, as wide as there is room."""
+"""An audit's tables for a terminal, as plain text and as Markdown."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STYLES = {
 }
 GAP = 3
 """Characters between two columns."""
-MORE = "What more would tell"
+MORE = "Inputs that would add information"
 
 
 def render(summary: AuditSummary, *, width: int = 100) -> RenderableType:
@@ -83,7 +83,7 @@ def _advice(summary: AuditSummary) -> list[RenderableType]:
     if not items:
         return []
     grid = Table.grid(padding=(0, GAP - 1))
-    grid.add_column(overflow="fold", max_width=26)
+    grid.add_column(overflow="fold", max_width=28)
     grid.add_column(overflow="fold")
     for item in items:
         grid.add_row(Text(item.option), Text(item.text, style="dim"))

@@ -39,7 +39,7 @@ def _points(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-# ``expunge ledger``: which requests a checkpoint has been through.
+# ``expunge ledger``: the forget requests of a checkpoint.
 
 
 def ledger(

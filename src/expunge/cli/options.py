@@ -25,7 +25,7 @@ def print_warning(text: str) -> None:
     Terminal(stderr=True).print(Text.assemble(("warning", "yellow"), " ", text), soft_wrap=True)
 
 
-# Options that several verbs share, spelled once.
+# Options that several commands share.
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Random seed.")]
