@@ -137,7 +137,7 @@ def test_metrics_are_listed_and_explained() -> None:
     assert all(f" {name} " in said.out for name in metrics)
     assert max(map(len, said.out.splitlines()[:-1])) <= 80
     one = " ".join(expunge("metrics", "knowmem_forget").out.split())
-    for text in ("lower is better", "When it misleads", "What public implementations get wrong", "MUSE"):
+    for text in ("lower is better", "Caveats", "What public implementations get wrong", "MUSE"):
         assert text in one
     unknown = expunge("metrics", "knowmem")
     assert unknown.code == 2

@@ -50,15 +50,15 @@ class Exposure(Metric):
 
     A variant has other digits and letters, of the same kinds, in the place of the sensitive spans. Where
     there are no more than ``candidates`` of them, all are read and the rank is exact; otherwise it is the
-    rank among so many drawn by ``seed``, and the value ends at ``log2(candidates + 1)``.
+    rank among that many drawn by ``seed``, and the value is at most ``log2(candidates + 1)``.
 
     Source: Carlini et al. 2019 (The Secret Sharer, arXiv 1802.08232), definition 5 and section 4.3.
     """
 
     title: ClassVar[str] = "Exposure of the secrets"
     definition: ClassVar[str] = (
-        "bits by which a text's sensitive spans stand above others of the same form; 1 bit is the middle. "
-        "It reads many variants of each text, so it is measured only when asked for"
+        "bits by which a text's sensitive spans rank above others of the same form; 1 bit is the median. "
+        "It reads many variants of each text, so it is measured only on request"
     )
     source: ClassVar[str] = "Carlini et al. 2019 (arXiv 1802.08232): exposure"
     scale: ClassVar[str] = "bits"

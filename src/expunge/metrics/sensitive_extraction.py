@@ -39,7 +39,7 @@ def sensitive_runs(facts: TokenStats) -> list[SensitiveRun]:
 class SensitiveExtraction(Metric):
     """``S-EL_n``: mean over spans and beginnings before them of the n-gram overlap with the span.
 
-    The model goes on from up to ``before`` tokens ahead of the span to as far as its end; n-grams are no
+    The model continues the text from up to ``before`` tokens ahead of the span to its end; n-grams are no
     longer than the span. With ``before`` 0 it starts at the span itself, and a model that copies has 1.
 
     Source: Wang et al. 2025 (SeUL, arXiv 2402.05813), in this package's reading: the paper gives no formula
@@ -49,7 +49,7 @@ class SensitiveExtraction(Metric):
     title: ClassVar[str] = "Extraction of sensitive spans (S-EL)"
     definition: ClassVar[str] = (
         "share of the n-grams said in the place of a sensitive span that occur in it. A generation for "
-        "each span, so it is measured only when asked for"
+        "each span, so it is measured only on request"
     )
     source: ClassVar[str] = "SeUL (arXiv 2402.05813): S-EL, our reading"
     scale: ClassVar[str] = "0-1"
