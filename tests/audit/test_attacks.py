@@ -337,7 +337,7 @@ def test_an_attack_that_makes_no_sense_is_refused(text: str, complaint: str) -> 
 
 def test_what_an_attack_lacks_is_refused_before_a_model_is_loaded() -> None:
     shelf = Shelf()
-    with pytest.raises(DataError, match=r"examples that are to be kept.*--retain"):
+    with pytest.raises(DataError, match=r"needs retain examples.*--retain"):
         shelf.plan(SMALL["benign"], retain=())
     with pytest.raises(DataError, match="no other half"):
         shelf.plan("relearn", forget=ONE_PERSON)

@@ -36,5 +36,5 @@ def interrupted(folder: Path) -> None:
 
 def test_a_worker_can_be_given_it(tmp_path: Path) -> None:
     with worker_status(tmp_path / "doing") as now:
-        pickle.loads(pickle.dumps(now.tell))("there")  # noqa: S301 - as a pool of processes does
+        pickle.loads(pickle.dumps(now.report))("there")  # noqa: S301 - as a pool of processes does
         assert now.summary() == "there"

@@ -32,7 +32,7 @@ def test_a_model_and_a_forget_set_are_enough(owner: Path) -> None:
     summary = summary_of(owner / "out")
     assert {row["verdict"]["outcome"] for row in summary["verdicts"]} == {"cannot tell"}
     measured = {metric["name"] for metric in summary["metrics"]}
-    skipped = {each["metric"]: each["lacks"] for each in summary["skipped"]}
+    skipped = {each["metric"]: each["missing"] for each in summary["skipped"]}
     assert "knowmem_forget" in measured
     assert skipped["privleak"] == ["holdout", "retrained"]
     assert measured | skipped.keys() == {name for name in metrics if metrics[name].default}
@@ -44,7 +44,7 @@ def test_what_comes_back_is_told_without_a_target(owner: Path) -> None:
     assert expunge(*ALONE, "-q", "int3", "--metric", "knowmem_forget").code == 0
     (cell,) = (each for each in summary_of(owner / "out")["cells"] if each["condition"] == "int3")
     assert cell["retention"]["reason"] == "the audit has no target model"
-    assert cell["recovery"]["told"] in ("differs", "same", "cannot tell")
+    assert cell["recovery"]["conclusion"] in ("differs", "same", "cannot tell")
 
 
 def test_an_edited_cell_is_named_and_measured_again(owner: Path) -> None:
@@ -57,8 +57,8 @@ def test_an_edited_cell_is_named_and_measured_again(owner: Path) -> None:
     assert said.code == 0
     (line,) = (line for line in said.err.splitlines() if line.startswith("warning"))
     assert line == (
-        f"warning target · full · knowmem_forget (cells/{cell.name}) was changed after it was measured: "
-        "it was made again."
+        f"warning target · full · knowmem_forget (cells/{cell.name}) was changed after it was measured, "
+        "and has been measured again."
     )
     assert summary_of(owner / "out") == before
 
@@ -67,7 +67,7 @@ def test_metrics_by_name(owner: Path) -> None:
     said = expunge(*ALONE, "--metric", "knowmem_forget", "--metric", "utility")
     assert said.code == 0, said.err
     assert [metric["name"] for metric in summary_of(owner / "out")["metrics"]] == ["knowmem_forget"]
-    assert "Left out without it: utility." in " ".join(said.out.split())
+    assert "Skipped without it: utility." in " ".join(said.out.split())
     assert "Did you mean 'knowmem_forget'" in expunge(*ALONE, "--metric", "knowmen_forget").plain
     refused = expunge(*ALONE, "--metric", "privleak")
     assert refused.code == 2

@@ -34,7 +34,7 @@ def test_the_page_is_what_the_code_says() -> None:
 
 def test_the_page_begins_with_how_to_read_a_number() -> None:
     text = (ROOT / PAGE).read_text(encoding="utf-8")
-    assert text.startswith("# What the numbers mean, and when they mislead\n")
+    assert text.startswith("# Metrics: meaning and caveats\n")
     assert "page.md" not in text
     headings = [line for line in text.splitlines() if line.startswith("## ")]
     assert headings == [

@@ -129,9 +129,7 @@ def audit(
     weights: WeightsOnly = False,
     trust_remote_code: RemoteCode = False,
 ) -> None:
-    """Measure models at full precision, under quantizers and under attacks, with intervals and a verdict.
-
-    Given both, each attack is also applied to each quantized model ([bold]int4+relearn[/]).
+    """Measure models under quantizers, attacks and both ([bold]int4+relearn[/]), with a verdict on each.
 
     Example:  expunge audit ./unlearned --target ./model --forget f.jsonl --retain r.jsonl -q int4 -q nf4
     """
@@ -158,10 +156,7 @@ def audit(
         trust_remote_code=trust_remote_code,
         calibration=_calibration(calibrate, calibration_samples, calibration_length, allow_overlap),
     )
-    if weights:
-        _compare(job)
-    else:
-        print_audit(job)
+    (_compare if weights else print_audit)(job)
 
 
 def _compare(job: AuditJob) -> None:

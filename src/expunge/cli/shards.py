@@ -21,6 +21,11 @@ Address = Annotated[str | None, typer.Option(help="Address of the Ray cluster. D
 SHOWN = 5
 By = Annotated[str, typer.Option(help="Aggregation over shards: probability (mean) or vote.")]
 
+Sizes = Annotated[
+    list[str] | None,
+    typer.Option("--size", help="Start from random weights: --size hidden=64 --size layers=2."),
+]
+
 shards = typer.Typer(
     help="Train in shards and slices, so that deletion retrains only what has seen the example.",
     no_args_is_help=True,
@@ -47,10 +52,7 @@ def plan(
     deal: Annotated[
         str, typer.Option(help="even: equal sizes; hashed: by each owner's hash alone.")
     ] = "even",
-    scratch: Annotated[
-        list[str] | None,
-        typer.Option("--size", help="Start from random weights: --size hidden=64 --size layers=2."),
-    ] = None,
+    scratch: Sizes = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Training setting: --set epochs=20 --set lora.rank=8. Repeatable."),

@@ -39,6 +39,10 @@ ForgetShots = Annotated[
     ),
 ]
 RetainShots = Annotated[str | None, typer.Option("--retain-icl", help="The same for the retain set.")]
+Holdout = Annotated[
+    str | None,
+    typer.Option("--holdout", help="Similar text the model was not trained on; some methods need it."),
+]
 SaveDtype = Annotated[
     Literal["source", "float32", "bfloat16", "float16"],
     typer.Option("--save-dtype", help="Dtype to save in; source: that of the checkpoint."),
@@ -57,10 +61,7 @@ def unlearn(
     retain: Annotated[
         str | None, typer.Option("--retain", help="Data to retain, in the same formats.")
     ] = None,
-    holdout: Annotated[
-        str | None,
-        typer.Option("--holdout", help="Similar text the model was not trained on; some methods need it."),
-    ] = None,
+    holdout: Holdout = None,
     forget_icl: ForgetShots = None,
     retain_icl: RetainShots = None,
     still: Still = None,

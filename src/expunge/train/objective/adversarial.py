@@ -20,7 +20,7 @@ from expunge.forget import ForgetLoss
 from expunge.inference.hidden_states import block_of
 from expunge.inference.reference import Key, Reference
 from expunge.inference.token_view import STATES, Need
-from expunge.train.objective.pair import PairObjective, beside, keys_of
+from expunge.train.objective.pair import PairObjective, alternates, keys_of
 
 
 @dataclass(kw_only=True)
@@ -158,7 +158,7 @@ def memoized_reference(reference: Reference | None, loss: ForgetLoss, batch: Pai
     key = tuple(keys)
     if Need.REFERENCE_LOGPS in loss.needs:
         known["logps", key] = reference.logps(batch.forget, keys)
-        others = beside(batch)
+        others = alternates(batch)
         if Need.ALTERNATE in loss.needs and others is not None:
             known["logps", tuple(others.keys)] = reference.logps(others.batch, others.keys)
     if loss.needs & STATES:

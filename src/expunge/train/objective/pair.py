@@ -104,7 +104,7 @@ class PairObjective:
             reference=reference,
             keys=keys_of("forget", batch.forget_ids),
             layer=self.forget.reads_layer,
-            beside=beside(batch),
+            alternates=alternates(batch),
         )
         return self.forget(view).sum()
 
@@ -130,7 +130,7 @@ def keys_of(stream: Stream, ids: Tensor) -> list[Key]:
     return [Key(stream, index) for index in ids.tolist()]
 
 
-def beside(batch: PairBatch) -> AlternateAnswers | None:
+def alternates(batch: PairBatch) -> AlternateAnswers | None:
     """The other answers of a batch, if it has any, as a reference knows them."""
     if batch.alternate is None:
         return None

@@ -56,7 +56,7 @@ def forget_gradient(
                 batch,
                 needs=loss.needs,
                 layer=loss.reads_layer,
-                beside=AlternateAnswers(collate(others, pad_id=pad_id).to(device)) if others else None,
+                alternates=AlternateAnswers(collate(others, pad_id=pad_id).to(device)) if others else None,
             )
             (loss(view).sum() / len(forget)).backward()
     gradients = {name: w.grad for name, w in model.named_parameters() if w.grad is not None}
