@@ -325,7 +325,7 @@ def test_the_table_names_every_model_and_fits(as_control: AuditSummary) -> None:
     [
         ("relern", r"attack 'relern': .*Did you mean 'relearn'"),
         ("relearn:step=3", r"step: .*Did you mean 'steps'"),
-        ("relearn:steps", "no list of settings"),
+        ("relearn:steps", "not a list of settings"),
         ("relearn:steps=-1", "steps: input should be greater than or equal to 0"),
         ("ablate:reference=nobody", "reference: input should be 'target' or 'retain'"),
     ],

@@ -23,7 +23,7 @@ TEXT = st.text(alphabet="aeP 12\n:.Lé🙂", min_size=1, max_size=40)
 
 
 class Slow:
-    """A tokenizer that does not tell which characters a token stands for, and has no end token."""
+    """A tokenizer that gives no character offsets a token stands for, and has no end token."""
 
     is_fast = False
     bos_token_id = 0
@@ -181,7 +181,7 @@ def test_a_span_outside_the_completion_is_refused(span: tuple[int, int]) -> None
 
 def test_spans_need_a_tokenizer_that_tells_where_its_tokens_are() -> None:
     assert len(encode(pair("is", " the"), Slow(), max_length=16)) == 1
-    with pytest.raises(DataError, match="does not tell which characters"):
+    with pytest.raises(DataError, match="gives no character offsets"):
         encode(pair("is", " the", (0, 2)), Slow(), max_length=16)
 
 

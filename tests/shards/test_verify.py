@@ -83,7 +83,7 @@ def test_a_plan_of_an_earlier_version_is_not_refused(made: PlanFolder) -> None:
 
 def test_a_plan_without_its_ledger_is_not_trained(made: PlanFolder) -> None:
     made.ledger.path.unlink()
-    with pytest.raises(OutputError, match=r"missing or empty, so nobody knows what was deleted"):
+    with pytest.raises(OutputError, match=r"missing or empty, so it is unknown what was deleted"):
         train(made)
     with pytest.raises(OutputError, match="missing or empty"):
         open_ensemble(made)

@@ -121,7 +121,7 @@ def test_a_text_that_every_shard_knows_is_refused(tmp_path: Path) -> None:
         cut=SplitSettings(shards=2, slices=1, owners="spread"),
     )
     train(made)
-    with pytest.raises(DataError, match="nobody is left to ask"):
+    with pytest.raises(DataError, match="no teacher is left"):
         LeaveOneOut(shards=made.path).run(state(tmp_path / "work", made, tuple(_of("Mira", 1))))
 
 

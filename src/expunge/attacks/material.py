@@ -58,7 +58,7 @@ def without_spans(examples: Sequence[Example]) -> tuple[Example, ...]:
     if not left:
         raise DataError(
             "relearning from what stands around the facts",
-            why="no text to forget has spans with something beside them.",
+            why="no forget text has spans with text around them.",
             fix="Mark the facts with spans, or choose on=split or on=benign.",
         )
     return left

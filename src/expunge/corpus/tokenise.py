@@ -238,7 +238,7 @@ def _counted(example: Example, completion: Tokens) -> list[bool]:
 def _without_characters(example: Example) -> DataError:
     return DataError(
         f"example {example.id!r} has spans",
-        why="this model's tokenizer does not tell which characters a token stands for, or its chat "
+        why="this model's tokenizer gives no character offsets of tokens, or its chat "
         "template rewrites the answer.",
         fix="Use a model with a fast tokenizer (a tokenizer.json), give prompt and completion instead of "
         "messages, or leave the spans out.",

@@ -120,7 +120,7 @@ class MergeJob:
         if vectors and self.fuse:
             raise RecipeError(
                 "task vectors and unlearning layers at once",
-                why="layers are learnt beside the weights of the base, which a vector would change.",
+                why="the layers were trained with the weights of the base, which a vector would change.",
                 fix="Fuse first, then subtract from the result.",
             )
         if self.contrast is not None and (vectors or self.fuse):

@@ -130,7 +130,7 @@ def require_base(requests: Iterable[LayerRequest], base: str) -> None:
     if any(request.base != base for request in requests):
         raise ModelError(
             "a request belongs to another model",
-            why="its layers were learnt beside weights that this model does not have.",
+            why="its layers were trained with other frozen weights than this model's.",
             fix="Start from the checkpoint that the first request was met on, not from a result.",
         )
 
@@ -169,7 +169,7 @@ def _files(results: Iterable[Path]) -> Iterator[Path]:
         if not paths:
             raise ModelError(
                 f"no requests in {result}",
-                why=f"a model unlearned by unlearning layers has a folder {REQUESTS!r} beside its weights.",
+                why=f"a model with unlearning layers has a folder {REQUESTS!r} next to its weights.",
                 fix="Give the output of a run of the recipe eul.",
             )
         yield from paths

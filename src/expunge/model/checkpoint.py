@@ -95,7 +95,7 @@ def require_checkpoint(folder: Path) -> None:
     if files:
         raise ModelError(
             f"{folder} holds whole weights and an adapter",
-            why=f"{ADAPTER_CONFIG} lies beside them: with it some tools load another model than without.",
+            why=f"there is also {ADAPTER_CONFIG}, with which some tools load another model.",
             fix=f"Move {ADAPTER_CONFIG} and the adapter's weights elsewhere if they are left over. "
             "If the adapter is meant, give a checkpoint that it was merged into.",
         )
@@ -128,7 +128,7 @@ def _without_weights(folder: Path) -> ModelError:
         )
     return ModelError(
         f"no weights in {folder}",
-        why="there is no *.safetensors file beside config.json.",
+        why="there is no *.safetensors file next to config.json.",
         fix="Give the folder that save_pretrained wrote, or copy it again: it looks unfinished.",
     )
 

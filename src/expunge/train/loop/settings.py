@@ -34,7 +34,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class LoopSettings(Component):
     """Optimizer, batch and schedule. ``batch_size`` examples make one step, in ``accumulation`` pieces.
 
-    ``max_steps``: no more steps than that, whatever ``epochs`` says.
+    ``max_steps``: the maximum number of steps, whatever ``epochs`` is.
     ``optimizer``: AdamW with float32 moments, or with moments of 8 or 4 bits (a quarter, an eighth of
     their memory; extra ``torchao``).
     """
@@ -81,13 +81,13 @@ class LoopSettings(Component):
         return names
 
     def epochs_over(self, examples: int) -> int:
-        """The epochs that a run over so many examples begins."""
+        """The number of epochs that a run over the given number of examples begins."""
         if self.max_steps is None:
             return self.epochs
         return min(self.epochs, math.ceil(self.max_steps / math.ceil(examples / self.batch_size)))
 
     def training_arguments(self, folder: Path, *, seed: int, examples: int) -> TrainingArguments:
-        """The same settings as the training loop takes them, for epochs of so many examples.
+        """The same settings as arguments of the training loop, for epochs of the given number of examples.
 
         Checkpoints go to ``folder`` by epoch. ``stable_decay`` holds the learning rate and lets it
         fall to zero over the last ``DECAY_SHARE`` of the steps.

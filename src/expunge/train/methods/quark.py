@@ -83,7 +83,7 @@ class Quark(LoopSettings, Stage):
                 )
 
     def run(self, state: State) -> State:
-        """Explore and learn, round by round; a killed run goes on with the round it was in."""
+        """Explore and learn, round by round; an interrupted run resumes with the current round."""
         torch.manual_seed(state.seed)
         model = prepare_weights(state.model, self.precision, device=best_device())
         model.requires_grad_(True)

@@ -59,7 +59,7 @@ class Relabel(Stage):
 
     For every token of the forget set: ``generic = base − alpha · relu(reinforced − base)``, the base
     model reading the text with its anchored terms (``anchors``, a JSON file) replaced. Translations of
-    terms already read are lowered by ``lowered``, so that nobody has two names in one text. Targets
+    terms already read are lowered by ``lowered``, so that no one has two names in one text. Targets
     are the largest entry (``argmax``) or the distribution over the ``top_k`` largest (``soft``). The
     stage after it trains the checkpoint the run began with, on these targets (forget loss ``generic``).
 
@@ -89,7 +89,7 @@ class Relabel(Stage):
             )
 
     def run(self, state: State) -> State:
-        """Leave the source checkpoint as the model and the targets beside it."""
+        """Keep the source checkpoint as the model, and write the targets."""
         anchors = self._anchors()
         aligned = [
             piece
