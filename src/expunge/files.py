@@ -157,7 +157,7 @@ def _refuse_occupied(target: Path, may_replace: MayReplace) -> None:
     if os.path.lexists(target) and not is_empty and not may_replace(target):
         raise OutputError(
             f"{target} already exists",
-            why="it is not written over.",
+            why="it is not overwritten.",
             fix="Choose another place, or move it away.",
         )
 
@@ -189,7 +189,7 @@ def _finish(source: Path, target: Path, may_replace: MayReplace, beside: Path | 
     raise KeptError(
         f"cannot write {target}",
         why=refused,
-        fix=f"The result is whole and lies in {kept}: move it where you want it.",
+        fix=f"The result is complete and is in {kept}: move it to where you want it.",
     )
 
 
@@ -294,7 +294,7 @@ def claim_file(target: Path, *, source: str, overwrite: bool | None) -> None:
     if target.exists() and Path(source).exists() and target.samefile(source):
         raise OutputError(
             f"{target} is the file that is read",
-            why="what was given is never written over.",
+            why="input files are never overwritten.",
             fix="Choose another --output.",
         )
 

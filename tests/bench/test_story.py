@@ -82,8 +82,8 @@ def test_the_target_is_not_told_of() -> None:
 
 def test_a_sentence_says_what_is_known_at_worst() -> None:
     lines = told(summary())
-    assert "fragile: knows 5 of 100 at full precision, 55 at worst (int4)." in lines
-    assert "robust: knows 6 of 100 at full precision, 8 at worst (int4)." in lines
+    assert "fragile: KnowMem 5 of 100 at full precision, 55 at worst (int4)." in lines
+    assert "robust: KnowMem 6 of 100 at full precision, 8 at worst (int4)." in lines
 
 
 def test_what_came_back_is_red() -> None:

@@ -144,7 +144,9 @@ RECIPES = [
         ("--set epochs", "not of the form key=value", "forget.beta=0.2"),
     ),
     Bad(
-        "a value that is not YAML", setting("scope.name=[a"), ("--set scope.name=[a", "not YAML", "quotes")
+        "a value that is not YAML",
+        setting("scope.name=[a"),
+        ("--set scope.name=[a", "not valid YAML", "quotes"),
     ),
     Bad(
         "a setting inside a number",

@@ -73,5 +73,5 @@ def test_a_refusal_advises_what_its_verb_can_do(owner: Path) -> None:
     (owner / "out" / "x").write_text("")
     said = expunge("shards", "plan", "--data", "forget.jsonl", "--model", "target", "-o", "out")
     assert said.code == 2
-    assert "Choose another --output, or move the folder away." in said.plain
+    assert "Choose another --output, or move it away." in said.plain
     assert "--overwrite" not in said.plain

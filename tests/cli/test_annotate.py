@@ -47,7 +47,7 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
         said = expunge("annotate", source, "-o", source, *flags)
         assert said.code == 2
         assert source.read_bytes() == before
-    assert "never written over" in said.plain
+    assert "never overwritten" in said.plain
     assert expunge("annotate", source, "-o", tmp_path / "m.jsonl").code == 0
     assert expunge("annotate", source, "-o", tmp_path / "m.jsonl").code == 2
     assert expunge("annotate", source, "-o", tmp_path / "m.jsonl", "--overwrite").code == 0

@@ -68,7 +68,7 @@ def files(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("typed", "complaint"),
     [
-        (["nowhere.jsonl"], "it is no file of rows"),
+        (["nowhere.jsonl"], "it cannot be read as a file of rows"),
         (["votes.jsonl", "--constraint", "odd"], "did you mean 'odds'?"),
         (["votes.jsonl", "--method", "after"], "--method after"),
         (["votes.jsonl", "--data", "votes.jsonl"], "give both"),

@@ -146,7 +146,7 @@ def test_another_manifest_or_start_is_found(made: PlanFolder, tmp_path: Path) ->
     found = problems(other)
     assert found[0] == "manifest: it is not the one the ledger begins with"
     assert "are not those the plan was made with" in found[1]
-    with pytest.raises(OutputError, match=r"is not what its ledger says.*manifest"):
+    with pytest.raises(OutputError, match=r"does not match its ledger.*manifest"):
         verified(made.path, head=None, replay=True, workers=1)
 
 

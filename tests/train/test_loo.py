@@ -137,7 +137,7 @@ def _of(owner: str, count: int) -> list[Any]:
 def test_shards_of_another_tokenizer_are_refused(made: PlanFolder, tmp_path: Path) -> None:
     other = state(tmp_path, made)
     other.tokenizer.eos_token = "<unk>"  # noqa: S105
-    with pytest.raises(ModelError, match="another tokenizer"):
+    with pytest.raises(ModelError, match="tokenizer differs"):
         LeaveOneOut(shards=made.path).run(other)
 
 

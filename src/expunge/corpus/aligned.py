@@ -49,7 +49,7 @@ def align(
         raise DataError(
             f"example {example.id!r}",
             why="it is a chat, and anchored terms are replaced in plain text.",
-            fix="Give the texts to forget as documents, or as prompt and completion.",
+            fix="Pass the texts to forget as documents, or as prompt and completion.",
         )
     head = opening(tokenizer)
     completion = anchors.translate(example.completion)

@@ -70,7 +70,7 @@ def encode(
     if not encoded:
         raise DataError(
             f"example {example.id!r}",
-            why="not one of its tokens counts as a target.",
+            why="none of its tokens counts as a target.",
             fix="Give it some text, or spans that cover some.",
         )
     return encoded
@@ -258,7 +258,7 @@ def _end_token(
     eos = tokenizer.eos_token_id
     if eos is None and required:
         raise DataError(
-            "an end token was asked for",
+            "an end token was requested",
             why="this model's tokenizer has none.",
             fix="Leave eos unset, or set the tokenizer's eos_token.",
         )

@@ -127,7 +127,7 @@ class MergeJob:
             raise RecipeError(
                 "--contrast with other ways to merge",
                 why="it leaves the weights of both checkpoints as they are.",
-                fix="Merge the others first, then hold the checkpoint against the result.",
+                fix="Merge the others first, then apply --contrast to the result.",
             )
         if self.keep and not self.fuse:
             raise RecipeError("--keep", why="it belongs to fusing.", fix="Add --fuse, or leave it out.")

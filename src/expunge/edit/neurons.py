@@ -214,7 +214,7 @@ def restore(model: nn.Module, before: Mapping[str, Tensor]) -> None:
             raise OutputError(
                 f"neurons of {name}",
                 why="this model has no such layer, or one of another size.",
-                fix="Give the checkpoint that the neurons were taken from.",
+                fix="Pass the checkpoint that the neurons were taken from.",
             )
         weight_OK = weight_oi(layers[name])
         weight_OK[:, before[key]] = values_OC.to(weight_OK)

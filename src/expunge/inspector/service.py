@@ -94,10 +94,10 @@ class InspectorService:
         """
         row = [GeneratedAnswer() for _ in models]
         for index, who in enumerate(models):
-            for row[index] in streamed(partial(self._answer, prompt, truth, who)):
+            for row[index] in streamed(partial(self._stream_answer, prompt, truth, who)):
                 yield list(row)
 
-    def _answer(
+    def _stream_answer(
         self,
         prompt: str,
         truth: str,
