@@ -72,11 +72,11 @@ class ConditionContext:
     workdir: Path
     forget: tuple[Example, ...] = ()
     retain: tuple[Example, ...] = ()
-    target: Callable[[], nn.Module] = _no_target
-    calibration: Callable[[], Any] = _no_calibration
+    target: Callable[[], nn.Module] = field(default_factory=lambda: _no_target)
+    calibration: Callable[[], Any] = field(default_factory=lambda: _no_calibration)
     seed: int = 0
     max_length: int = 2048
-    report: Callable[[str], None] = no_report
+    report: Callable[[str], None] = field(default_factory=lambda: no_report)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ class Applied:
 
     model: nn.Module
     coverage: tuple[Any, ...] = ()
-    rewrite_prompt: Callable[[Example], Example] = unchanged
+    rewrite_prompt: Callable[[Example], Example] = field(default_factory=lambda: unchanged)
     facts: dict[str, Any] = field(default_factory=dict)
 
     def then(self, later: Applied) -> Applied:

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from expunge.audit.saved import edited_files, is_run_record, read_record, read_sources
-from expunge.audit.store import CellStore, read_long
+from expunge.audit.store import CellScores, CellStore, read_long
 from expunge.audit.summary import AuditSummary, read_summary
 from expunge.errors import DataError
 from tests.audit.fakes import Log, audit, plan_of, source
-from tests.audit.test_store import FACTS, SCORES, Cell
+from tests.audit.test_store import FACTS, SCORES
 
 SUMMARY = "summary.json"
 
@@ -305,7 +305,7 @@ def test_a_note_of_something_else_is_refused(tmp_path: Path, note: str) -> None:
 
 def test_a_cell_of_other_facts_or_coverage_is_refused(tmp_path: Path) -> None:
     store = CellStore(tmp_path)
-    store.write(FACTS, Cell(SCORES, []))
+    store.write(FACTS, CellScores(SCORES, []))
     table = pq.read_table(store.path(FACTS))
     for notes in ({"facts": "{}", "coverage": "[]"}, {"facts": json.dumps(FACTS), "coverage": "3"}, {}):
         pq.write_table(table.replace_schema_metadata(notes), store.path(FACTS))

@@ -41,7 +41,7 @@ def attack(
     workers: Workers = 1,
     trust_remote_code: RemoteCode = False,
 ) -> None:
-    """Attack unlearned models, the target and the control with the same budget, and compare.
+    """Attack unlearned models, the target and the control with the same budget.
 
     Short for [bold]expunge audit --attack[/] with metrics that show leaks. Without a control (--retrained)
     a leak cannot be told from what any model would learn under the attack.

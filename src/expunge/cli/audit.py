@@ -122,8 +122,6 @@ def audit(
 ) -> None:
     """Measure models at full precision, under quantizers and under attacks, with intervals and a verdict.
 
-    With both, every attack is also carried out on every quantized model ([bold]int4+relearn[/]).
-
     Example:  expunge audit ./unlearned --target ./model --forget f.jsonl --retain r.jsonl -q int4 -q nf4
     """
     from expunge.audit.job import AuditJob
