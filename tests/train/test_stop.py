@@ -24,7 +24,7 @@ def say(monkeypatch: pytest.MonkeyPatch, **numbers: list[float]) -> None:
         return lambda *_: next(left)
 
     for name, told in numbers.items():
-        monkeypatch.setattr(module.Gauge, name, teller(told))
+        monkeypatch.setattr(module.TrainingEvaluator, name, teller(told))
 
 
 def epochs_and_bytes(folder: Path, name: str, **settings: Any) -> tuple[dict[str, Any], bytes]:
