@@ -25,9 +25,28 @@ class FakeQuantized(Adversary):
     Source: DurableUn-SAF (arXiv 2605.02196), whose λ is ``retain.weight`` here: max(1, α + 1).
     """
 
-    quantizer: str = "int4"
-    weight: NonNegativeFloat = 1.0
-    warmup: float = Field(default=1 / 3, ge=0, lt=1)
+    quantizer: str = Field(
+        default="int4",
+        description=(
+            "Short name of a format without calibration (int4-g128, nf4, gguf-q4_k); it rounds the "
+            "linear weights inside blocks, adapters merged into them."
+        ),
+    )
+    weight: NonNegativeFloat = Field(
+        default=1.0,
+        description=(
+            "The largest α, the weight of the forget loss at the quantized model; 0 is the plain method."
+        ),
+    )
+    warmup: float = Field(
+        default=1 / 3,
+        ge=0,
+        lt=1,
+        description=(
+            "The share of the run during which α is 0, at least 0 and below 1; α then rises linearly "
+            "and reaches `weight` halfway through the rest."
+        ),
+    )
 
     @property
     def formats(self) -> tuple[str, ...]:

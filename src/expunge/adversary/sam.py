@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from pydantic import NonNegativeFloat
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
 from expunge.adversary import Adversary, LossWeights, Perturb, Step, adversaries
@@ -26,7 +26,13 @@ class SharpnessAware(Adversary):
 
     requires_fp32: ClassVar[bool] = True
 
-    rho: NonNegativeFloat = 0.01
+    rho: NonNegativeFloat = Field(
+        default=0.01,
+        description=(
+            "ρ: the norm of the perturbation over all weights that may change together; 0 is the "
+            "plain method."
+        ),
+    )
 
     def shares(self, done: int, steps: int) -> LossWeights:  # noqa: ARG002
         return LossWeights(0.0, 1.0) if self.rho else LossWeights(1.0, 0.0)

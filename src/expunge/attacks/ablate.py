@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import NonNegativeInt, PositiveFloat
+from pydantic import Field, NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 
 from expunge.attacks import Applied, Attack, ConditionContext, Knowledge, Need, attacks
@@ -36,9 +36,23 @@ class DirectionalAblation(Attack):
     title: ClassVar[str] = "hidden states without the direction of unlearning"
     source: ClassVar[str] = "arXiv 2409.18025"
 
-    reference: Literal["target", "retain"] = "target"
-    layers: tuple[NonNegativeInt, ...] | None = None
-    outliers: PositiveFloat = 3.0
+    reference: Literal["target", "retain"] = Field(
+        default="target",
+        description=(
+            "What the forget set's mean states are compared with: those of the `target` on the same "
+            "texts, or the model's own on the `retain` set."
+        ),
+    )
+    layers: tuple[NonNegativeInt, ...] | None = Field(
+        default=None, description="The blocks, from 0, whose output is changed; null: all."
+    )
+    outliers: PositiveFloat = Field(
+        default=3.0,
+        description=(
+            "A token is left out of the means if its distance from the middle is more standard "
+            "deviations than this above the average."
+        ),
+    )
 
     @property
     def attacker_knowledge(self) -> Knowledge:

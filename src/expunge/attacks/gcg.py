@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Generator, Tensor, nn, randint, tensor
 
 from expunge.adversary.hidden_states import MicroBatch, hooked_block
@@ -259,13 +259,27 @@ class AdversarialSuffix(Attack):
     title: ClassVar[str] = "an adversarial suffix after every question"
     source: ClassVar[str] = "arXiv 2408.10682, 2307.15043"
 
-    on: Literal["model", "target"] = "model"
-    questions: Literal["same", "others"] = "others"
-    length: PositiveInt = 10
-    steps: StepsOrNone = 100
-    top_k: PositiveInt = 64
-    candidates: PositiveInt = 64
-    prompts: PositiveInt = 16
+    on: Literal["model", "target"] = Field(
+        default="model",
+        description=(
+            "The model the suffix is searched on: the `model` under attack, or the `target` "
+            "(transfer: nothing of the unlearned model is needed)."
+        ),
+    )
+    questions: Literal["same", "others"] = Field(
+        default="others",
+        description=(
+            "Which questions are asked afterwards: the `same` that the suffix was searched on, or "
+            "`others`, about other people."
+        ),
+    )
+    length: PositiveInt = Field(default=10, description="Tokens of the suffix.")
+    steps: StepsOrNone = Field(default=100, description="Steps of the search; 0 leaves the suffix out.")
+    top_k: PositiveInt = Field(
+        default=64, description="How many of the best tokens of each position are drawn from."
+    )
+    candidates: PositiveInt = Field(default=64, description="How many suffixes are evaluated in each step.")
+    prompts: PositiveInt = Field(default=16, description="The most questions the suffix is searched on.")
 
     @property
     def attacker_knowledge(self) -> Knowledge:

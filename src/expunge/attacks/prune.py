@@ -39,9 +39,25 @@ class SetDifference(Attack):
     title: ClassVar[str] = "without the weights that hide the answers"
     source: ClassVar[str] = "arXiv 2409.18025, 2402.05162"
 
-    share: float = Field(default=0.01, ge=0, le=1)
-    spared: float = Field(default=0.03, ge=0, le=1)
-    tokens: PositiveInt = 32
+    share: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description=(
+            "The share of each layer's weights, 0-1, that may be zeroed: those that matter most for "
+            "the model's own answers."
+        ),
+    )
+    spared: float = Field(
+        default=0.03,
+        ge=0,
+        le=1,
+        description=(
+            "The share of each layer's weights, 0-1, that is never zeroed: those that matter most for "
+            "the retain set."
+        ),
+    )
+    tokens: PositiveInt = Field(default=32, description="The most tokens of each of the model's answers.")
 
     @property
     def attacker_knowledge(self) -> Knowledge:

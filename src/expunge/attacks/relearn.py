@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import nn
 
 from expunge.attacks import Applied, Attack, ConditionContext, Knowledge, Need, attacks
@@ -41,12 +41,23 @@ class Relearn(Attack):
     title: ClassVar[str] = "a few steps of training"
     source: ClassVar[str] = "arXiv 2406.13356, 2410.08827, 2409.18025"
 
-    on: Literal["split", "partial", "benign"] = "split"
-    count: PositiveInt | None = None
-    steps: StepsOrNone = 20
-    learning_rate: PositiveFloat = 2e-4
-    batch_size: PositiveInt = 8
-    rank: NonNegativeInt = 16
+    on: Literal["split", "partial", "benign"] = Field(
+        default="split",
+        description=(
+            "What is trained on: half of the forget set, by person or document (`split`; the other "
+            "half is asked about), its texts without their spans (`partial`), or the retain set "
+            "(`benign`)."
+        ),
+    )
+    count: PositiveInt | None = Field(
+        default=None, description="The most examples that are trained on; null: all of them."
+    )
+    steps: StepsOrNone = Field(default=20, description="Optimizer steps; 0 leaves the model as it is.")
+    learning_rate: PositiveFloat = Field(default=2e-4, description="Learning rate of AdamW, constant.")
+    batch_size: PositiveInt = Field(default=8, description="Examples per step.")
+    rank: NonNegativeInt = Field(
+        default=16, description="Rank of the adapters that are trained; 0 trains every weight."
+    )
 
     @property
     def attacker_knowledge(self) -> Knowledge:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from pydantic import NonNegativeInt
+from pydantic import Field, NonNegativeInt
 
 from expunge.forget import ForgetLoss, forget_losses
 from expunge.inference.token_view import Need
@@ -26,7 +26,12 @@ class CEU(ForgetLoss):
     Source: Yang 2025 (arXiv 2503.01224); the first answer token is left out in a footnote of it.
     """
 
-    skip: NonNegativeInt = 1
+    skip: NonNegativeInt = Field(
+        default=1,
+        description=(
+            "How many counted tokens at the beginning of a text add nothing, unless the text has no others."
+        ),
+    )
 
     @property
     def needs(self) -> frozenset[Need]:

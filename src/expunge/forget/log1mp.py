@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from pydantic import NegativeFloat
+from pydantic import Field, NegativeFloat
 
 from expunge.forget import ForgetLoss, forget_losses
 
@@ -27,7 +27,13 @@ class Log1mP(ForgetLoss):
     Source: Guo et al. 2024 (arXiv 2410.12949), in the form of HarmBench (arXiv 2402.04249).
     """
 
-    threshold: NegativeFloat | None = -5.0
+    threshold: NegativeFloat | None = Field(
+        default=-5.0,
+        description=(
+            "A token whose log-probability (nats) is below it adds nothing, but still counts in the "
+            "mean; null: every token adds."
+        ),
+    )
 
     def __call__(self, view: TokenView) -> Tensor:
         logps_BT = view.logps

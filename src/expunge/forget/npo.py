@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 import torch.nn.functional as F
-from pydantic import PositiveFloat
+from pydantic import Field, PositiveFloat
 
 from expunge.forget import ForgetLoss, forget_losses
 from expunge.inference.token_view import Need
@@ -27,8 +27,20 @@ class NPO(ForgetLoss):
     Source: Zhang et al. 2024 (arXiv 2404.05868), Eq. 3.
     """
 
-    beta: PositiveFloat = 0.1
-    reduction: Literal["sequence", "token_mean"] = "sequence"
+    beta: PositiveFloat = Field(
+        default=0.1,
+        description=(
+            "β: how fast the loss fades as the model moves away from the reference; tends to gradient "
+            "ascent as β → 0."
+        ),
+    )
+    reduction: Literal["sequence", "token_mean"] = Field(
+        default="sequence",
+        description=(
+            "Whether log-probabilities are those of whole sequences (NPO) or divided by the length "
+            "(`token_mean`), which does not saturate on long documents."
+        ),
+    )
 
     @property
     def needs(self) -> frozenset[Need]:

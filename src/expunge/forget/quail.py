@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from expunge.forget import ForgetLoss, forget_losses
 from expunge.inference.token_view import Need
@@ -27,8 +27,15 @@ class QUAIL(ForgetLoss):
     step of D its authors use could not be known.
     """
 
-    gamma: NonNegativeFloat = 1.0
-    step: PositiveFloat = 0.1
+    gamma: NonNegativeFloat = Field(
+        default=1.0, description="γ: weight of the hinge; 0 is gradient ascent alone."
+    )
+    step: PositiveFloat = Field(
+        default=0.1,
+        description=(
+            "D: the quantization step, in nats; the hinge ends half a step away from the reference."
+        ),
+    )
 
     @property
     def needs(self) -> frozenset[Need]:

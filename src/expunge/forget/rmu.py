@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from pydantic import NonNegativeInt, PositiveFloat
+from pydantic import Field, NonNegativeInt, PositiveFloat
 
 from expunge.forget import ForgetLoss, forget_losses
 from expunge.inference.token_view import Need
@@ -30,11 +30,30 @@ class RMU(ForgetLoss):
     Source: Li et al. 2024 (arXiv 2403.03218), Eq. 1; the share: Dang et al. 2025 (arXiv 2408.06223).
     """
 
-    layer: NonNegativeInt | None = None
-    steering: PositiveFloat = 6.5
-    unit: Literal["length", "share"] = "length"
-    seed: NonNegativeInt = 42
-    first_token: bool = False
+    layer: NonNegativeInt | None = Field(
+        default=None,
+        description=(
+            "The block, from 0, whose output is driven to the random direction; null: 7/32 of the depth."
+        ),
+    )
+    steering: PositiveFloat = Field(
+        default=6.5, description="c: the length of the target state, in the unit that `unit` says."
+    )
+    unit: Literal["length", "share"] = Field(
+        default="length",
+        description=(
+            "Whether `steering` is a length, or a share of the length the state had before unlearning "
+            "(adaptive RMU)."
+        ),
+    )
+    seed: NonNegativeInt = Field(default=42, description="The seed the random direction is drawn with.")
+    first_token: bool = Field(
+        default=False,
+        description=(
+            "Whether the state at the first position counts too; models give it very large values, "
+            "and it is often the same in the forget set and the retain set."
+        ),
+    )
 
     @property
     def needs(self) -> frozenset[Need]:

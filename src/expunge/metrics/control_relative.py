@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from expunge.files import write_with
 from expunge.inference.hidden_states import Head, States
@@ -133,7 +133,9 @@ class JensenShannon(ControlRelativeMetric):
         "Means there are over padding too, so they depend on the batch.",
     )
 
-    tokens: PositiveInt = 200
+    tokens: PositiveInt = Field(
+        default=200, description="Tokens of each text that are compared, from its beginning."
+    )
 
     def control_states(self, observed: Observer, probes: Probes) -> ControlStates:
         """The retrained model's states at every token, and its output layer."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from expunge.metrics import metrics
 from expunge.metrics.base import Metric, not_applicable
@@ -74,8 +74,13 @@ class Exposure(Metric):
         "DEPN's code builds the rank from the ranks of single digits with the true others in sight.",
     )
 
-    candidates: PositiveInt = 255
-    seed: NonNegativeInt = 0
+    candidates: PositiveInt = Field(
+        default=255,
+        description=(
+            "The most variants of a text that are read; where there are no more, the rank is exact."
+        ),
+    )
+    seed: NonNegativeInt = Field(default=0, description="The seed variants are drawn with.")
 
     def measure(self, observed: Observer, probes: Probes) -> Measured:
         """Read every text and its variants, text by text."""

@@ -9,7 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from expunge.metrics import metrics
 from expunge.metrics.answers import no_room, prefetch_replies, replies
@@ -65,7 +65,7 @@ class OfReplies(Metric):
     needs_splits: ClassVar[tuple[str, ...]] = (SPLIT,)
     default: ClassVar[bool] = False
 
-    max_new_tokens: PositiveInt = 256
+    max_new_tokens: PositiveInt = Field(default=256, description="The most tokens of a reply.")
 
     def prefetch(self, observed: Observer, probes: Probes) -> None:
         """Other metrics' questions are answered in the same batches."""
@@ -152,7 +152,7 @@ class DistinctN(OfReplies):
         "paper has it, the value is smaller."
     )
 
-    n: PositiveInt = 2
+    n: PositiveInt = Field(default=2, description="Length of the n-grams, in words.")
 
     def least(self) -> int:
         """One n-gram."""

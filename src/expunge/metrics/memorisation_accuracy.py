@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from expunge.metrics import metrics
 from expunge.metrics.per_text import NO_TOKEN, PerText
@@ -74,7 +74,9 @@ class MemorisationAccuracy(PerText):
         "The released code counts padding as tokens to be guessed, and asks with one generation per token.",
     )
 
-    tokens: PositiveInt = 200
+    tokens: PositiveInt = Field(
+        default=200, description="Tokens of each text that are looked at, from its beginning."
+    )
 
     def value(self, example: Example, facts: TokenStats) -> float | str:
         """Mean of right and wrong."""

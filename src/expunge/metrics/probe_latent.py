@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
+from pydantic import Field
 
 from expunge.inference.linear_probe import fit
 from expunge.metrics import metrics
@@ -65,7 +66,13 @@ class LatentProbe(Metric):
         "The last of them are already normed, and no longer the residual stream.",
     )
 
-    at: At = "prompt"
+    at: At = Field(
+        default="prompt",
+        description=(
+            "Where the probe reads the residual stream: at the last token of the `prompt` or of the "
+            "`subject`."
+        ),
+    )
 
     def measure(self, observed: Observer, probes: Probes) -> Measured:
         """Fit on the retain split's questions, ask of the forget split's."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from expunge.inference.generation.branch import BranchPoint
 from expunge.metrics import metrics
@@ -60,8 +60,15 @@ class SensitiveExtraction(Metric):
         "control. Spans of one token are either said or not."
     )
 
-    n: PositiveInt = 10
-    before: NonNegativeInt = 0
+    n: PositiveInt = Field(
+        default=10, description="Length of the n-grams, in tokens; no longer than the span."
+    )
+    before: NonNegativeInt = Field(
+        default=0,
+        description=(
+            "The most tokens before the span from which the model continues; 0 starts at the span itself."
+        ),
+    )
 
     def measure(self, observed: Observer, probes: Probes) -> Measured:
         """One generation for each beginning before each span."""

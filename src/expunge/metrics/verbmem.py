@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from expunge.corpus.boundary import plain
 from expunge.errors import ModelError
@@ -63,10 +63,24 @@ class VerMem(Metric):
     known_errors: ClassVar[tuple[str, ...]] = (SAMPLED, STEMMED)
     runs_last: ClassVar[bool] = True
 
-    prompt_tokens: PositiveInt | None = None
-    new_tokens: PositiveInt = 128
-    stemmer: bool = False
-    protocol: Protocol = "muse"
+    prompt_tokens: PositiveInt | None = Field(
+        default=None,
+        description=(
+            "Tokens of the prompt; null: half the document, or as much as leaves room for the continuation."
+        ),
+    )
+    new_tokens: PositiveInt = Field(
+        default=128,
+        description="The most tokens of the continuation, special tokens of the tokenizer included.",
+    )
+    stemmer: bool = Field(default=False, description="Whether ROUGE compares stems of words.")
+    protocol: Protocol = Field(
+        default="muse",
+        description=(
+            "Whose way of measuring is followed: `muse` (the code released with the paper), or "
+            "`open_unlearning` (stems, truth within 2,048 tokens)."
+        ),
+    )
 
     def prefetch(self, observed: Observer, probes: Probes) -> None:
         """Beginnings of documents will be continued; who reads these documents reads them too."""

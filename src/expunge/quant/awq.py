@@ -44,9 +44,21 @@ class AWQ(CalibratedQuantizer):
     short: ClassVar[str] = "awq"
     family: ClassVar[str] = "awq"
 
-    scale: ScaleMode = "asymmetric"
-    steps: int = Field(default=20, ge=2)
-    clip: bool = True
+    scale: ScaleMode = Field(
+        default="asymmetric",
+        description=(
+            "How the step follows from the weights of a block: `sym_restricted`, `sym_full`, "
+            "`sym_half` or `paper` (symmetric), or `asymmetric` with a zero point."
+        ),
+    )
+    steps: int = Field(
+        default=20,
+        ge=2,
+        description=(
+            "Steps of the search for a in [0, 1], at least 2; the cut is searched in half as many."
+        ),
+    )
+    clip: bool = Field(default=True, description="Whether the ends of each group's range may be cut off.")
 
     @property
     def how(self) -> str:

@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from transformers import BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 
@@ -38,7 +39,7 @@ class _CodeBook(Quantizer):
     family: ClassVar[str] = "bitsandbytes"
     code_book: ClassVar[Literal["fp4", "nf4"]]
 
-    blocksize: BlockSize = 64
+    blocksize: BlockSize = Field(default=64, description="Consecutive weights that share a scale.")
 
     @property
     def label(self) -> str:

@@ -123,8 +123,17 @@ class GPTQ(CalibratedQuantizer):
     short: ClassVar[str] = "gptq"
     family: ClassVar[str] = "gptq"
 
-    damping: float = Field(default=0.01, gt=0, le=1)
-    act_order: bool = True
+    damping: float = Field(
+        default=0.01,
+        gt=0,
+        le=1,
+        description=(
+            "What is added to the Hessian's diagonal, as a share of its mean; above 0, at most 1."
+        ),
+    )
+    act_order: bool = Field(
+        default=True, description="Whether inputs are rounded in order of their size, largest first."
+    )
 
     @property
     def how(self) -> str:

@@ -146,8 +146,10 @@ class LLMCompressor(GridQuantizer, ABC):
 
     algorithm: ClassVar[str]
 
-    bits: int = Field(default=4, ge=2, le=8)
-    group_size: int | None = Field(default=None, ge=1)
+    bits: int = Field(default=4, ge=2, le=8, description="Bits per weight, 2-8.")
+    group_size: int | None = Field(
+        default=None, ge=1, description="Inputs of a row that share a step; null: the whole row."
+    )
 
     @property
     def label(self) -> str:

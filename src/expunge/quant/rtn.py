@@ -55,10 +55,26 @@ class RTN(GridQuantizer):
 
     family: ClassVar[str] = "round to nearest"
 
-    bits: int = Field(default=4, ge=2, le=8)
-    granularity: Granularity = "row"
-    group_size: int | None = Field(default=None, ge=1)
-    scale: ScaleMode = "sym_restricted"
+    bits: int = Field(default=4, ge=2, le=8, description="Bits per weight, 2-8.")
+    granularity: Granularity = Field(
+        default="row",
+        description=(
+            "What shares a step: the whole `tensor`, an output `row`, or a `group` of `group_size` "
+            "inputs of a row."
+        ),
+    )
+    group_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="Inputs of a row that share a step; given alone, it implies granularity group.",
+    )
+    scale: ScaleMode = Field(
+        default="sym_restricted",
+        description=(
+            "How the step follows from the weights of a block: `sym_restricted`, `sym_full`, "
+            "`sym_half` or `paper` (symmetric), or `asymmetric` with a zero point."
+        ),
+    )
 
     @model_validator(mode="before")
     @classmethod

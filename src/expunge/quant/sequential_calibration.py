@@ -220,9 +220,17 @@ class CalibratedQuantizer(GridQuantizer, ABC):
     short: ClassVar[str]
     """The name before the bits in labels."""
 
-    bits: int = Field(default=4, ge=2, le=8)
-    group_size: int | None = Field(default=None, ge=1)
-    scale: ScaleMode = "sym_half"
+    bits: int = Field(default=4, ge=2, le=8, description="Bits per weight, 2-8.")
+    group_size: int | None = Field(
+        default=None, ge=1, description="Inputs of a row that share a step; null: the whole row."
+    )
+    scale: ScaleMode = Field(
+        default="sym_half",
+        description=(
+            "How the step follows from the weights of a block: `sym_restricted`, `sym_full`, "
+            "`sym_half` or `paper` (symmetric), or `asymmetric` with a zero point."
+        ),
+    )
 
     @field_validator("scale")
     @classmethod

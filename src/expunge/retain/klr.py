@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import Field
+
 from expunge.inference.logprobs import Direction
 from expunge.inference.token_view import Need
 from expunge.retain import RetainLoss, retain_losses
@@ -25,8 +27,20 @@ class KLR(RetainLoss):
     TOFU (arXiv 2401.06121), Sec. 4.1.
     """
 
-    direction: Direction = "forward"
-    tokens: Literal["answer", "text"] = "answer"
+    direction: Direction = Field(
+        default="forward",
+        description=(
+            "The direction of the divergence: `forward` is KL(reference ‖ model), `reverse` is "
+            "KL(model ‖ reference)."
+        ),
+    )
+    tokens: Literal["answer", "text"] = Field(
+        default="answer",
+        description=(
+            "Which tokens count: those of the `answer`, or of the whole `text` with its question "
+            "(TOFU's formula); the same for a document."
+        ),
+    )
 
     @property
     def needs(self) -> frozenset[Need]:

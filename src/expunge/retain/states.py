@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import NonNegativeInt
+from pydantic import Field, NonNegativeInt
 
 from expunge.inference.token_view import Need
 from expunge.retain import RetainLoss, retain_losses
@@ -24,8 +24,13 @@ class HiddenStateMSE(RetainLoss):
     Source: Li et al. 2024 (arXiv 2403.03218), Eq. 2.
     """
 
-    layer: NonNegativeInt | None = None
-    first_token: bool = False
+    layer: NonNegativeInt | None = Field(
+        default=None, description="The block, from 0, whose output is held; null: 7/32 of the depth."
+    )
+    first_token: bool = Field(
+        default=False,
+        description="Whether the state at the first position counts too, as in the forget loss rmu.",
+    )
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -46,10 +46,28 @@ class Localiser(Scope):
     decides: ClassVar[bool] = False
     """Whether the method says by itself how many parts it takes."""
 
-    modules: Modules = "mlp"
-    share: float | None = Field(default=None, gt=0, le=1)
-    count: PositiveInt | None = None
-    like: Annotated[Scope | None, *named(scopes)] = None
+    modules: Modules = Field(
+        default="mlp",
+        description=(
+            "The parts that are ranked: `mlp`, `attention`, `sublayers` (both) or single `heads`."
+        ),
+    )
+    share: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description=(
+            "Budget as a share of all weights, above 0 and at most 1; at most one of share, count and "
+            "like may be given."
+        ),
+    )
+    count: PositiveInt | None = Field(default=None, description="Budget as a number of parts.")
+    like: Annotated[Scope | None, *named(scopes)] = Field(
+        default=None,
+        description=(
+            "Budget as another scope: parts are added until they have as many weights as it selects."
+        ),
+    )
 
     @model_validator(mode="after")
     def _one_budget(self) -> Localiser:
@@ -126,8 +144,12 @@ class ContrastLocaliser(Localiser):
     otherwise made from the forget set (see ``scope.contrast``).
     """
 
-    items: PositiveInt = 64
-    contrast: Path | None = None
+    items: PositiveInt = Field(
+        default=64, description="The most facts of the forget set that are looked at."
+    )
+    contrast: Path | None = Field(
+        default=None, description="A file of corrupt prompts; null: they are made from the forget set."
+    )
 
 
 def chosen_by(scope: Scope, model: nn.Module, evidence: LocaliserInputs) -> Selection:

@@ -24,10 +24,20 @@ class LowRankAdapters(Scope):
     Abitante et al. 2026 (arXiv 2602.13151).
     """
 
-    rank: PositiveInt = 16
-    alpha: float = Field(default=16.0, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    targets: str = "all-linear"
+    rank: PositiveInt = Field(default=16, description="Rank of the adapters.")
+    alpha: float = Field(
+        default=16.0, gt=0, description="Scale of the adapters: the update is multiplied by alpha / rank."
+    )
+    dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="Dropout on the adapters' input, at least 0 and below 1."
+    )
+    targets: str = Field(
+        default="all-linear",
+        description=(
+            "The layers with an adapter: all-linear, or a regular expression that must match the "
+            "whole name."
+        ),
+    )
 
     def prepare(self, model: nn.Module) -> nn.Module:
         try:
@@ -76,7 +86,9 @@ class AdaptersWithin(LowRankAdapters):
     Ours: two published scopes in one.
     """
 
-    within: Annotated[Scope, BeforeValidator(scopes.build), PlainSerializer(_dumped)]
+    within: Annotated[Scope, BeforeValidator(scopes.build), PlainSerializer(_dumped)] = Field(
+        description="The scope that says where the merged weights may change."
+    )
 
     def select(self, model: nn.Module, saliency: Saliency) -> Selection:
         def of_the_weights() -> Mapping[str, Tensor]:

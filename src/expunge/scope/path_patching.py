@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from expunge.errors import RecipeError
 from expunge.inference.backbone import eval_mode
@@ -37,9 +37,17 @@ class PathPatchingScope(ContrastLocaliser):
 
     decides: ClassVar[bool] = True
 
-    modules: Literal["mlp"] = "mlp"
-    heads: PositiveInt = 10
-    threshold: NonNegativeFloat = 0.02
+    modules: Literal["mlp"] = Field(default="mlp", description="The parts that are ranked: MLPs only.")
+    heads: PositiveInt = Field(
+        default=10, description="How many heads with the largest effect are taken as extraction heads."
+    )
+    threshold: NonNegativeFloat = Field(
+        default=0.02,
+        description=(
+            "Without a budget, MLPs with at least this score are taken; 1 is the effect of the whole "
+            "clean run."
+        ),
+    )
 
     def find(self, model: nn.Module, parts: list[ModelPart], evidence: LocaliserInputs) -> LocaliserResult:
         pairs = contrasts(evidence, items=self.items, file=self.contrast)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from expunge.errors import DataError, RecipeError
@@ -130,8 +131,19 @@ class LinearProbeScope(Localiser):
 
     decides: ClassVar[bool] = True
 
-    modules: Literal["mlp", "attention", "sublayers"] = "mlp"
-    at: At = "subject"
+    modules: Literal["mlp", "attention", "sublayers"] = Field(
+        default="mlp",
+        description=(
+            "The part of the chosen blocks that may change: `mlp`, `attention` or `sublayers` (both)."
+        ),
+    )
+    at: At = Field(
+        default="subject",
+        description=(
+            "Where the probe reads the residual stream: at the last token of the `subject` or of the "
+            "whole `prompt`."
+        ),
+    )
 
     @property
     def needs_retain(self) -> bool:

@@ -31,8 +31,19 @@ class SalientModules(Scope):
     Source: Zhang et al. 2025 (arXiv 2410.16454), Eqs. 4-6 (SURE).
     """
 
-    percentile: float = Field(default=90.0, ge=0, le=100)
-    granularity: Literal["tensor", "row", "sublayer"] = "tensor"
+    percentile: float = Field(
+        default=90.0,
+        ge=0,
+        le=100,
+        description="The percentile of saliency, 0-100, from which on a module may change.",
+    )
+    granularity: Literal["tensor", "row", "sublayer"] = Field(
+        default="tensor",
+        description=(
+            "What a module is: a weight `tensor`, a `row` of one as it is stored (an output; in GPT-2 "
+            "an input), or the attention or MLP of a block (`sublayer`)."
+        ),
+    )
 
     def select(self, model: nn.Module, saliency: Saliency) -> Selection:
         gradients = saliency()

@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any, Literal, NamedTuple
 
 import torch
-from pydantic import field_validator
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from expunge.errors import TrainingError
@@ -90,8 +90,14 @@ class UpdateFloor(Stage):
     How many are raised, and which, is ours.
     """
 
-    quantizer: str = "int4"
-    below: Below = "raise"
+    quantizer: str = Field(default="int4", description="Short name of the quantizer whose grid counts.")
+    below: Below = Field(
+        default="raise",
+        description=(
+            "What becomes of smaller changes: `raise` raises the largest to a bin, as many as keep "
+            "their sum, and drops the others; `drop` drops all."
+        ),
+    )
 
     @field_validator("quantizer")
     @classmethod

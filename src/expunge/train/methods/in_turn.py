@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import PositiveInt, TypeAdapter, model_validator
+from pydantic import Field, PositiveInt, TypeAdapter, model_validator
 from torch import nn
 
 from expunge.edit.task_vector import every, keep, kept
@@ -50,8 +50,13 @@ class UnlearnInTurn(Unlearn):
     Source: Jang et al. 2023 (arXiv 2210.01504), Sec. 3.2 and 4.2.
     """
 
-    chunk: PositiveInt | None = None
-    dropout: bool = False
+    chunk: PositiveInt | None = Field(
+        default=None,
+        description=(
+            "Examples that are unlearned together, in the order of the forget set; null: all of them."
+        ),
+    )
+    dropout: bool = Field(default=False, description="Whether dropout stays on while training.")
 
     @model_validator(mode="after")
     def _targets_are_of_all(self) -> UnlearnInTurn:

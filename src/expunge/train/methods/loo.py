@@ -38,9 +38,14 @@ class Teachers(Component):
     ``count`` of them, each on the texts of other owners; ``workers`` are trained at once.
     """
 
-    count: Annotated[int, Field(ge=2, le=MAX_DRAWS)] = 4
-    workers: PositiveInt = 1
-    training: Training = Training(epochs=20, learning_rate=1e-3)
+    count: Annotated[int, Field(ge=2, le=MAX_DRAWS)] = Field(
+        default=4,
+        description="How many teachers are trained, at least 2, each on the texts of other owners.",
+    )
+    workers: PositiveInt = Field(default=1, description="How many teachers are trained at once.")
+    training: Training = Field(
+        default=Training(epochs=20, learning_rate=1e-3), description="How each teacher is trained."
+    )
 
 
 @stages.register("loo")
@@ -55,10 +60,25 @@ class LeaveOneOut(Stage):
     Source: Liu and Kalinli 2024 (arXiv 2309.16082), Sec. 3.
     """
 
-    shards: Path | None = None
-    teachers: Teachers = Teachers()
-    top_k: PositiveInt | None = 256
-    max_length: Annotated[int, Field(ge=8)] = 512
+    shards: Path | None = Field(
+        default=None,
+        description=(
+            "Folder of a trained plan whose shards are the teachers; null: teachers are trained here."
+        ),
+    )
+    teachers: Teachers = Field(
+        default=Teachers(), description="How teachers are trained where `shards` is not given."
+    )
+    top_k: PositiveInt | None = Field(
+        default=256,
+        description=(
+            "How many of the likeliest tokens a target keeps, 8 bytes each (256: 2 KiB per token of "
+            "the forget set); null: all."
+        ),
+    )
+    max_length: Annotated[int, Field(ge=8)] = Field(
+        default=512, description="The most tokens of a sequence; longer documents are cut into pieces."
+    )
 
     @property
     def needs(self) -> frozenset[DataNeed]:

@@ -52,10 +52,23 @@ class SubtractTaskVector(LoopSettings, Stage):
     Source: Ilharco et al. 2023 (arXiv 2212.04089), Sec. 3 (forgetting via negation).
     """
 
-    factors: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (0.5,)
-    utility_at_least: Annotated[float | None, Field(gt=0, le=1)] = None
-    items: PositiveInt = 64
-    scope: Annotated[Scope, *named(scopes)] = AllParameters()
+    factors: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = Field(
+        default=(0.5,),
+        description=(
+            "The factors λ to try, each above 0; a single one is taken unmeasured unless "
+            "`utility_at_least` is given."
+        ),
+    )
+    utility_at_least: Annotated[float | None, Field(gt=0, le=1)] = Field(
+        default=None,
+        description=(
+            "The share of its utility that the result must keep, above 0 and at most 1; null: no condition."
+        ),
+    )
+    items: PositiveInt = Field(default=64, description="The most examples of each set that are measured.")
+    scope: Annotated[Scope, *named(scopes)] = Field(
+        default=AllParameters(), description="Which parameters may change."
+    )
 
     @model_validator(mode="after")
     def _several_need_a_floor(self) -> SubtractTaskVector:

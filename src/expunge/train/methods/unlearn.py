@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Annotated, Any, cast
 
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import nn
 
 from expunge.adversary import Adversary, Rounding, adversaries
@@ -57,15 +57,42 @@ class Unlearn(LoopSettings, Stage):
     Source: Zhang et al. 2025 (arXiv 2410.16454), Eq. 1.
     """
 
-    forget: Annotated[ForgetLoss, *named(forget_losses)]
-    retain: Annotated[RetainLoss | None, *named(retain_losses)] = None
-    scope: Annotated[Scope, *named(scopes)] = AllParameters()
-    adversary: Annotated[Adversary | None, *named(adversaries)] = None
-    reference: ReferenceKind = "auto"
-    stop: StopRule | None = None
-    alternate: Annotated[Alternates | None, *named(alternates)] = None
-    bound: Bound | None = None
-    keep_epochs: bool = False
+    forget: Annotated[ForgetLoss, *named(forget_losses)] = Field(
+        description="The forget loss, with its settings."
+    )
+    retain: Annotated[RetainLoss | None, *named(retain_losses)] = Field(
+        default=None, description="The retain loss, with its settings; null: none."
+    )
+    scope: Annotated[Scope, *named(scopes)] = Field(
+        default=AllParameters(), description="Which parameters may change."
+    )
+    adversary: Annotated[Adversary | None, *named(adversaries)] = Field(
+        default=None, description="What disturbs the model under the forget loss; null: nothing."
+    )
+    reference: ReferenceKind = Field(
+        default="auto",
+        description=(
+            "Where the frozen reference comes from: the model with its adapters off (`adapter_off`), "
+            "numbers computed beforehand (`cache`), a second model in memory (`copy`), or with `auto` "
+            "the first under LoRA and the second otherwise."
+        ),
+    )
+    stop: StopRule | None = Field(
+        default=None, description="When the run ends before its last epoch; null: never."
+    )
+    alternate: Annotated[Alternates | None, *named(alternates)] = Field(
+        default=None, description="Where other answers come from, for a forget loss that needs them."
+    )
+    bound: Bound | None = Field(
+        default=None,
+        description=(
+            "Makes the retain loss a constraint, its weight a dual variable; null: the weight is constant."
+        ),
+    )
+    keep_epochs: bool = Field(
+        default=False,
+        description="Whether the model after every epoch is kept in the output, for `expunge inspect`.",
+    )
 
     @model_validator(mode="after")
     def _other_answers_are_there(self) -> Unlearn:

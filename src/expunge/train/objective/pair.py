@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import NonNegativeInt, PositiveFloat
+from pydantic import Field, NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -32,9 +32,13 @@ class Bound(Component):
     Source: Entesari et al. 2025 (arXiv 2506.05314), Alg. 1.
     """
 
-    at_most: PositiveFloat
-    step_size: PositiveFloat = 1.0
-    warmup_epochs: NonNegativeInt = 0
+    at_most: PositiveFloat = Field(
+        description="The highest mean retain loss that is allowed, in the unit of that loss."
+    )
+    step_size: PositiveFloat = Field(default=1.0, description="Step size of the dual variable.")
+    warmup_epochs: NonNegativeInt = Field(
+        default=0, description="Epochs during which the retain loss keeps its own weight."
+    )
 
 
 class Dual(TrainerCallback):

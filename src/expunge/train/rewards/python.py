@@ -22,7 +22,12 @@ class Function(Reward):
 
     runs_code: ClassVar[bool] = True
 
-    function: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+    function: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] = Field(
+        description=(
+            "The function as module:name; it takes prompts and answers, two lists of texts, and "
+            "returns a list of numbers, with None where an answer has no reward."
+        )
+    )
 
     def check(self) -> None:
         """Refuse a function that cannot be imported."""

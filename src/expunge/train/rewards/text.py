@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from expunge.errors import DataError
 from expunge.metrics.extraction_likelihood import ngrams
@@ -33,7 +33,9 @@ class Distinct(Reward):
     Source: Lu et al. 2022 (arXiv 2205.13636), Sec. 3.3 (unlearning repetition).
     """
 
-    n: PositiveInt = 2
+    n: PositiveInt = Field(
+        default=2, description="Length of the runs, in words; shorter answers have no reward."
+    )
 
     def __call__(self, answers: Sequence[SampledAnswer]) -> list[float | None]:
         runs = (ngrams(one.said.split(), self.n) for one in answers)
@@ -47,7 +49,7 @@ class Distinct(Reward):
 class Unlisted(Reward):
     """The share of an answer's words that are not in ``file``, one word to a line; none without words."""
 
-    file: Path
+    file: Path = Field(description="A file of words to avoid, one per line.")
 
     def __call__(self, answers: Sequence[SampledAnswer]) -> list[float | None]:
         words_of_replies = (words(one.said) for one in answers)
