@@ -29,14 +29,11 @@ DEPTH = 8
 class LatentAttack(Adversary):
     """``L_forget`` under ``δ* = argmin over ‖δ‖ ≤ radius of −log p(y | h + δ)``, h the input of a block.
 
-    The inner problem is the attacker's: δ makes the model remember, whatever the forget loss is. It takes
-    ``steps`` steps of length radius / steps down the slope of the cross-entropy of the counted tokens,
-    each sequence by itself, and stays within the ball and within the range of the sequence's own hidden
-    states. ``unit``: the radius is a length, or a share of the length of the sequence's hidden states
-    (beginning of text aside, where models park huge values). ``layer`` unset: an eighth of the depth,
-    and never behind the block a forget loss reads (RMU).
-    With radius 0, or without steps and ``random_start``, it is the plain method. Too large a radius undoes
-    forgetting: where δ lifts p to 1, the slope of GA and NPO is gone.
+    The inner problem is the attacker's: δ makes the model remember, whatever the forget loss is. The
+    search goes down the slope of the cross-entropy of the counted tokens, each sequence by itself, and
+    stays within the ball and within the range of the sequence's own hidden states. With radius 0, or
+    without steps and ``random_start``, it is the plain method. Too large a radius undoes forgetting:
+    where δ lifts p to 1, the slope of GA and NPO is gone.
 
     Source: LAU (arXiv 2408.10682), the inner problem of its Eq. for AdvGA and AdvNPO.
     """

@@ -18,7 +18,6 @@ class SharpnessAware(Adversary):
     """``min over θ of max over ‖ε‖ ≤ ρ of L_forget(θ + ε)``, with ``ε = ρ g / ‖g‖`` to first order.
 
     g is the forget gradient of the whole step over all weights that may change; ε is zero elsewhere.
-    ``rho`` is a norm over all of them together: 0 is the plain method.
 
     Source: Foret et al. 2021 (arXiv 2010.01412), Eq. 2; on the forget loss alone, Fan et al. 2025
     (arXiv 2502.05374).

@@ -25,10 +25,8 @@ BATCH_TOKENS = 8192
 class DirectionalAblation(Attack):
     """``h ← h − (h · r̂) r̂`` at the output of every block, ``r = mean a(forget) − mean a(reference)``.
 
-    The reference is the target on the same texts, or the model itself on the retain set. Each block has
-    a direction of its own; ``layers`` names some of them. The first token of a text is left out of the
-    means, and so are tokens whose distance from the middle lies more than ``outliers`` standard deviations
-    above the average. It undoes what was added to hidden states (RMU), and not what was overwritten.
+    Each block has a direction of its own. The first token of a text is left out of the means, and so
+    are outliers. It undoes what was added to hidden states (RMU), and not what was overwritten.
 
     Source: Łucki et al. 2025 (arXiv 2409.18025), after Arditi et al. 2024 (arXiv 2406.11717).
     """

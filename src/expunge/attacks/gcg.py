@@ -244,13 +244,11 @@ ROUNDS = 8
 
 @attacks.register("gcg")
 class AdversarialSuffix(Attack):
-    """``min over q of −Σ log p(y | x, q)`` over token sequences q of ``length``, one q for all questions.
+    """``min over q of −Σ log p(y | x, q)`` over token sequences q of one length, one q for all questions.
 
-    Each step ranks the tokens of every place by the slope of the loss, draws ``candidates`` that differ
-    in one place by one of the ``top_k`` best, keeps those that survive being typed, evaluates them
-    exactly and takes the best if it is better. ``on``: the suffix is searched on the model under attack,
-    or on the target (transfer: nothing of the unlearned model is needed). ``questions``: ``same`` are asked
-    afterwards, or ``others``, about other people. At most ``prompts`` questions are searched on.
+    Each step ranks the tokens of every position by the slope of the loss, draws candidates that differ
+    in one position by one of its best tokens, keeps those that survive being typed, evaluates them
+    exactly and takes the best if it is better.
 
     Sources: Zou et al. 2023 (arXiv 2307.15043), GCG; Yuan et al. 2025 (arXiv 2408.10682), DUA. Their code
     for it was not released; length, top_k and steps are this project's.

@@ -19,7 +19,7 @@ SEPARATOR = "\n\n"
 
 @attacks.register("in_context")
 class InContext(Attack):
-    """``count`` solved examples before each question: of the forget set's other half, or of what stays.
+    """Puts solved examples before each question.
 
     Source: Lynch et al. 2024 (arXiv 2402.16835), in-context relearning.
     """

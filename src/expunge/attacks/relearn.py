@@ -28,11 +28,7 @@ from expunge.types import Example
 
 @attacks.register("relearn")
 class Relearn(Attack):
-    """``steps`` steps of descent on the cross-entropy of ``on``, by adapters or by all weights.
-
-    ``split``: half of the forget set, by person or document; asked about is the other half. ``partial``:
-    the texts to forget with their spans left out. ``benign``: examples to keep. ``count`` of them at most.
-    ``rank`` is that of the adapters; 0 trains every weight.
+    """A few steps of descent on the cross-entropy of some texts, by adapters or by all weights.
 
     Sources: Hu et al. 2025 (arXiv 2406.13356); Deeb and Roger 2024 (arXiv 2410.08827), ``split``; Łucki
     et al. 2025 (arXiv 2409.18025), ``benign``.

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 class CEU(ForgetLoss):
     """Cross-entropy towards ``softmax(z, z_token = −∞)``, which is held constant; mean over tokens.
 
-    Its slope by the logits is ``p (e_token − target)``, bounded, as that of −log(1 − p). The ``skip`` first
-    counted tokens of a text add nothing, unless it has no others.
+    Its slope by the logits is ``p (e_token − target)``, bounded, as that of −log(1 − p).
 
     Source: Yang 2025 (arXiv 2503.01224); the first answer token is left out in a footnote of it.
     """

@@ -22,7 +22,7 @@ class LLMU(ForgetLoss):
     The second term is a mean over K other answers; for single-token answers it is at least ln K. The
     first is unbounded below, so what ends a run is what the model says (``stop``), not the loss.
 
-    Source: Yao et al. 2023 (arXiv 2310.10683), Eqs. 3 and 4; ε1 and ε2 are ``ascent`` and ``mismatch``.
+    Source: Yao et al. 2023 (arXiv 2310.10683), Eqs. 3 and 4.
     """
 
     ascent: NonNegativeFloat = Field(

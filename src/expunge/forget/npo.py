@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 class NPO(ForgetLoss):
     """``(2/β) softplus(β (log π(y|x) − log π_ref(y|x)))``, log-probabilities of whole sequences.
 
-    ``(2/β) ln 2`` at the reference; tends to gradient ascent as β → 0. ``reduction='token_mean'``
-    divides both log-probabilities by the length: not NPO any more, but it does not saturate on
-    long documents, where 0.05 nat a token already switches the sequence form off.
+    ``(2/β) ln 2`` at the reference. On long documents 0.05 nat a token already switches the loss off.
 
     Source: Zhang et al. 2024 (arXiv 2404.05868), Eq. 3.
     """

@@ -21,7 +21,7 @@ class QUAIL(ForgetLoss):
 
     z is the token's log-probability, its normalised logit: all logits may be shifted at once, which
     would satisfy the hinge and change nothing that is said. The hinge has no slope where z equals
-    z_ref; the ascent takes every token away from there. ``step`` is D, ``gamma`` 0 is plain ascent.
+    z_ref; the ascent takes every token away from there.
 
     Source: QUAIL (arXiv 2601.15538), known from its abstract alone: which norm, which entries and which
     step of D its authors use could not be known.

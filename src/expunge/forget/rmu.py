@@ -19,13 +19,10 @@ if TYPE_CHECKING:
 
 @forget_losses.register("rmu")
 class RMU(ForgetLoss):
-    """``mean (h − c u)²`` over hidden units and counted tokens; h is what block ``layer`` puts out.
+    """``mean (h − c u)²`` over hidden units and counted tokens; h is the output of one block.
 
-    u = r / ‖r‖, r uniform on [0, 1)^H, drawn once by ``seed``, the same for every token and step. c is
-    ``steering``: a length, or a share of the length that h had before unlearning (``unit="share"``,
-    adaptive RMU). ``layer`` unset: 7 of 32 blocks up. States are those that predict counted tokens, of the
-    first position only with ``first_token``: models fill it with huge values, and where texts begin with
-    the same token it is one state for the forget set and the retain set.
+    u = r / ‖r‖, r uniform on [0, 1)^H, drawn once, the same for every token and step. States are those
+    that predict counted tokens.
 
     Source: Li et al. 2024 (arXiv 2403.03218), Eq. 1; the share: Dang et al. 2025 (arXiv 2408.06223).
     """

@@ -104,7 +104,7 @@ OTHER_TOKENS = "the retrained model reads this text as other tokens"
 
 @metrics.register("jsd")
 class JensenShannon(ControlRelativeMetric):
-    """``½ KL(p ‖ m) + ½ KL(q ‖ m)``, m the mean of both, in nats; mean over the first ``tokens`` tokens.
+    """``½ KL(p ‖ m) + ½ KL(q ‖ m)``, m the mean of both, in nats; mean over tokens.
 
     p and q are the whole next-token distributions of the model and of the retrained one after the same
     true text, under the same condition. 0: the same; ln 2 = 0.693: nothing in common. Spans, where there

@@ -48,9 +48,9 @@ def exposure(secret: float, others: list[float]) -> float:
 class Exposure(Metric):
     """Bits of ``log2 |R| - log2 rank`` of the text among its own variants, ranked by likelihood.
 
-    A variant has other digits and letters, of the same kinds, in the place of the sensitive spans. Where
-    there are no more than ``candidates`` of them, all are read and the rank is exact; otherwise it is the
-    rank among so many drawn by ``seed``, and the value ends at ``log2(candidates + 1)``.
+    A variant has other digits and letters, of the same kinds, in the place of the sensitive spans.
+    Where there are too many to read, the rank is that among a sample of them, and the value ends at
+    ``log2(candidates + 1)``.
 
     Source: Carlini et al. 2019 (The Secret Sharer, arXiv 1802.08232), definition 5 and section 4.3.
     """

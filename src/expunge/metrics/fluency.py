@@ -57,10 +57,7 @@ def _cutter() -> Callable[[str], list[str]]:
 
 
 class OfReplies(Metric):
-    """Base of what is measured of the texts a model writes: greedy replies to the retain questions.
-
-    A reply ends with the model's end token or after ``max_new_tokens``.
-    """
+    """Base of what is measured of the texts a model writes: greedy replies to the retain questions."""
 
     needs_splits: ClassVar[tuple[str, ...]] = (SPLIT,)
     default: ClassVar[bool] = False
@@ -137,7 +134,7 @@ class Fluency(OfReplies):
 
 @metrics.register("distinct_n")
 class DistinctN(OfReplies):
-    """Different n-grams of a reply over all its n-grams, ``n`` words long; the mean over replies.
+    """Different n-grams of a reply over all its n-grams; the mean over replies.
 
     Source: Li et al. 2016 (arXiv 1510.03055), who pool all replies; by reply it can be resampled.
     """

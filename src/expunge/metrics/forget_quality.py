@@ -32,9 +32,8 @@ SMALLEST = -300.0
 class ForgetQuality(Metric):
     """p-value of a two-sided two-sample Kolmogorov-Smirnov test on the truth ratios of both models.
 
-    1: nothing tells the model's ratios from the retrained one's; below 0.05 something does. ``report``
-    is ``p`` or ``log10``. ``mean`` and ``floor`` are those of the truth ratio. Every resample draws the
-    same questions of both models.
+    1: nothing tells the model's ratios from the retrained one's; below 0.05 something does. Every
+    resample draws the same questions of both models.
 
     Source: Maini et al. 2024 (TOFU, arXiv 2401.06121), section 2.2.2; the ratios are not aggregated first.
     """

@@ -134,10 +134,8 @@ COMPILED = "__pycache__"
 class General(Metric):
     """What ``lm-eval`` measures of each item of the tasks in a folder; the mean over all items.
 
-    ``tasks`` is a folder with task files (YAML) and their data, in which paths are taken from there; Python
-    that a task file names is run. ``score`` is the number taken of each item: ``acc``, ``acc_norm``,
-    ``exact_match``, ... At most ``limit`` items are asked of each task. Prompts, solved questions and
-    decoding are as the task file has them; how an item is scored is lm-eval's own.
+    Paths in a task file are taken from its folder. Prompts, solved questions and decoding are as the
+    task file has them; how an item is scored is lm-eval's own.
 
     Source: Gao et al. 2021, "A framework for few-shot language model evaluation".
     """

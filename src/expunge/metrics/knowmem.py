@@ -56,10 +56,10 @@ STEMMED = (
 class KnowMem(Metric):
     """ROUGE-L F1 (x 100) of the greedy answer against the true one, after a few solved questions.
 
-    ``shots`` solved questions at most stand before the question, each followed by an empty line;
-    the question itself is never among them. Without any, and in a chat, the question is asked alone.
-    The last ones are left out where the prompt would leave no room for the answer in the context the
-    model was made for; a question that is too long by itself is not scored.
+    Each solved question is followed by an empty line; the question itself is never among them. Without
+    any, and in a chat, the question is asked alone. The last ones are left out where the prompt would
+    leave no room for the answer in the context the model was made for; a question that is too long by
+    itself is not scored.
 
     Source: Shi et al. 2024 (MUSE, arXiv 2407.06460), section 3.1 and its released evaluation.
     """

@@ -123,9 +123,7 @@ Single = Literal["loss", "zlib", "gradnorm", "min_k", "min_k_pp"]
 class Membership(Metric):
     """Base of the attacks: scores of forget and holdout texts, and what tells them apart.
 
-    ``report`` is ``auc`` (in the orientation of ``protocol``) or ``tpr``, the share of forget texts found
-    at a ``false_positive_rate``. ``share`` is the K of Min-K% and Min-K%++ as a fraction. Documents are
-    read, or every example's completion when either split has none.
+    Documents are read, or every example's completion when either split has none.
     """
 
     scale: ClassVar[str] = "0-1"

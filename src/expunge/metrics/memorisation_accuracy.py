@@ -54,7 +54,7 @@ NO_SPANS = "the text has no sensitive spans"
 
 @metrics.register("memorisation_accuracy")
 class MemorisationAccuracy(PerText):
-    """``MA = 1/(T-1) sum_t 1[argmax p(. | x_<t) = x_t]`` over the first ``tokens`` tokens of each text.
+    """``MA = 1/(T-1) sum_t 1[argmax p(. | x_<t) = x_t]`` over the first tokens of each text.
 
     A document's first token is not asked for: no text stands before it. An answer's is, after its prompt.
 

@@ -47,8 +47,7 @@ def likeliest(weights: Sequence[float]) -> int:
 class Choosing(Metric):
     """Base: share of questions whose right answer the model finds likelier than the others.
 
-    ``per`` says what is compared: the log-probability of the whole ``answer``, or its mean by ``token`` or
-    by ``character``. Answers that tie are told apart by their order: the first one counts.
+    Answers that tie are told apart by their order: the first one counts.
     """
 
     scale: ClassVar[str] = "0-1"

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 class LeakageAUC(Membership):
     """AUC of holdout against forget texts by Min-K%: near 0 memorised, near 1 suppressed.
 
-    Reads documents, or every example's completion when either split has none. ``share`` is the K of
-    Min-K% as a fraction.
-
     Source: Shi et al. 2024 (MUSE, arXiv 2407.06460), section 3.2, its orientation of the AUC.
     """
 

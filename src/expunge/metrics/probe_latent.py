@@ -41,10 +41,9 @@ class ProbedAnswer(NamedTuple):
 class LatentProbe(Metric):
     """Fits a linear probe for each kind of question on the retain set and asks it of the forget set.
 
-    The probe (ridge regression on standardised states) reads the residual stream at the last token of
-    the ``prompt`` or of the ``subject``, after the block where such probes read the retain set best,
-    cross-validated by subject; the forget set has no part in choosing it. It is never fitted on what is
-    to be forgotten, which would teach it.
+    The probe (ridge regression on standardised states) reads the residual stream after the block where
+    such probes read the retain set best, cross-validated by subject; the forget set has no part in
+    choosing it. It is never fitted on what is to be forgotten, which would teach it.
 
     Source: Guo et al. 2025 (arXiv 2410.12949), latent knowledge; Lynch et al. 2024 (arXiv 2402.16835).
     """

@@ -24,9 +24,6 @@ NO_WORDS = "the true answer has no Latin letter or digit, which is all ROUGE cou
 class RougeOfReplies(Metric):
     """Base: ROUGE of the greedy reply to each question, without solved questions before it.
 
-    ``kind`` is ``rouge1``, ``rouge2`` or ``rougeL``; ``report`` its ``recall``, ``precision`` or ``f1``.
-    Replies end with the model's end token or after ``max_new_tokens``.
-
     Source: Maini et al. 2024 (TOFU, arXiv 2401.06121), section 2.2.1: recall of ROUGE-L, words stemmed.
     """
 

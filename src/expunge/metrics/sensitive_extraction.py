@@ -39,8 +39,8 @@ def sensitive_runs(facts: TokenStats) -> list[SensitiveRun]:
 class SensitiveExtraction(Metric):
     """``S-EL_n``: mean over spans and beginnings before them of the n-gram overlap with the span.
 
-    The model goes on from up to ``before`` tokens ahead of the span to as far as its end; n-grams are no
-    longer than the span. With ``before`` 0 it starts at the span itself, and a model that copies has 1.
+    The model continues from a beginning to the end of the span; one that copies has 1 from the span
+    itself.
 
     Source: Wang et al. 2025 (SeUL, arXiv 2402.05813), in this package's reading: the paper gives no formula
     that could be had.

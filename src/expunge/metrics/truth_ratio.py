@@ -69,9 +69,8 @@ def aggregated(ratio: float, how: Aggregate, *, floor: float = FLOOR) -> float:
 class TruthRatios(Metric):
     """Base of the truth ratios: ``R = p(wrong) / p(right)``, then a score of each question.
 
-    Probabilities are ``p(answer | question) ** (1 / tokens)``; the right answer is the reworded one where
-    there is one; ``mean`` is taken over the wrong ones. ``aggregate``: ``closer_to_1`` is min(R, 1/R),
-    ``true_better`` max(0, 1 - R), ``share`` 1 / (1 + R). ``floor`` is added to what is divided by.
+    Probabilities are ``p(answer | question) ** (1 / tokens)``, a mean over the wrong answers; the right
+    answer is the reworded one where there is one.
     """
 
     source: ClassVar[str] = SOURCE

@@ -42,12 +42,10 @@ class SplitDocument(NamedTuple):
 class VerMem(Metric):
     """ROUGE-L F1 (x 100) of the greedy continuation of a document against its true continuation.
 
-    The prompt is the first ``prompt_tokens`` tokens (default: half the document, or as much as leaves
-    room for the continuation). The truth is what follows, ``new_tokens`` tokens at most; as in MUSE's
-    code the tokenizer's special tokens count among them, so a tokenizer that adds BOS leaves one fewer
-    of the text. A document that ends sooner is compared over as many tokens as it has left. Under the
-    protocol ``open_unlearning`` stems are compared, and the truth is what follows within 2,048 tokens.
-    Where the probes bring beginnings of their own (the split ``verbatim``), these are continued instead.
+    As in MUSE's code the tokenizer's special tokens count among those of the truth, so a tokenizer that
+    adds BOS leaves one fewer of the text. A document that ends sooner is compared over as many tokens
+    as it has left. Where the probes bring beginnings of their own (the split ``verbatim``), these are
+    continued instead.
 
     Source: Shi et al. 2024 (MUSE, arXiv 2407.06460), section 3.1 and its released evaluation.
     """

@@ -36,9 +36,9 @@ MOST_CLIPPED = 0.5
 class AWQ(CalibratedQuantizer):
     """Rounds W·diag(s) to nearest, with s = mean|x|^a, the ends of each group's range cut off.
 
-    a in [0, 1] is searched in ``steps`` steps and the cut in half as many, both for the least ‖ŴX − WX‖
-    on the calibration text: the outcome is never worse than rounding to nearest. Layers that read the
-    same tensor share s; a layer whose inputs can take no factor is only clipped.
+    Both a in [0, 1] and the cut are searched for the least ‖ŴX − WX‖ on the calibration text: the
+    outcome is never worse than rounding to nearest. Layers that read the same tensor share s; a layer
+    whose inputs can take no factor is only clipped.
     """
 
     short: ClassVar[str] = "awq"

@@ -31,7 +31,7 @@ NEGATIVE_ZERO = {"fp4": 8, "nf4": -1}
 
 
 class _CodeBook(Quantizer):
-    """Blocks of ``blocksize`` consecutive weights, each divided by its largest magnitude, then looked up.
+    """Blocks of consecutive weights, each divided by its largest magnitude, then looked up.
 
     Blocks run through the rows of the flattened [O, I] weight; a shorter last block stands alone.
     """

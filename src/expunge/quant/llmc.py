@@ -142,7 +142,7 @@ def _quiet() -> Iterator[None]:
 
 
 class LLMCompressor(GridQuantizer, ABC):
-    """Symmetric codes of ``bits`` bits, one step for ``group_size`` inputs of a row (all if not given)."""
+    """Base of the formats that llm-compressor makes: symmetric codes on a uniform grid."""
 
     algorithm: ClassVar[str]
 

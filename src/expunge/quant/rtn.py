@@ -47,11 +47,7 @@ def on_fit(grid: Grid, codes_OI: Tensor, fit: Fit, dtype: torch.dtype) -> Quanti
 
 @quantizers.register("rtn")
 class RTN(GridQuantizer):
-    """Every weight to the nearest level of a uniform grid of ``bits`` bits.
-
-    ``granularity``: one step per tensor, per output row, or per run of ``group_size`` inputs of a
-    row (giving ``group_size`` alone is enough). ``scale``: see ``Grid.mode``.
-    """
+    """Every weight to the nearest level of a uniform grid; ``Grid`` says how ``scale`` sets its step."""
 
     family: ClassVar[str] = "round to nearest"
 

@@ -210,11 +210,7 @@ def _tensor(output: Any) -> Tensor:
 
 
 class CalibratedQuantizer(GridQuantizer, ABC):
-    """Rounds block after block, each on what it is given once the blocks before it are rounded.
-
-    ``group_size``: inputs of a row that share a step; without one, the whole row does.
-    ``scale``: see ``Grid.mode``.
-    """
+    """Rounds block after block, each on what it is given once the blocks before it are rounded."""
 
     calibrated: ClassVar[bool] = True
     short: ClassVar[str]

@@ -13,7 +13,7 @@ from expunge.registry import Registry
 
 
 class RetainLoss(Component, ABC):
-    """A loss on the retain set, added to the forget loss times ``weight``. Per example [B]."""
+    """A loss on the retain set, added to the forget loss times its weight. Per example [B]."""
 
     weight: float = Field(default=1.0, description="The factor of the retain loss beside the forget loss.")
 

@@ -18,10 +18,7 @@ if TYPE_CHECKING:
 
 @retain_losses.register("klr")
 class KLR(RetainLoss):
-    """``KL(reference ‖ model)`` (forward) of the next-token distribution, mean over counted tokens.
-
-    ``tokens``: those of the answer, or all of the ``text``, its question too (TOFU's formula); of a
-    document both are all.
+    """``KL(reference ‖ model)`` of the next-token distribution, mean over counted tokens.
 
     Source: Zhang et al. 2025 (arXiv 2410.16454), Eq. 10; KLR in MUSE (arXiv 2407.06460);
     TOFU (arXiv 2401.06121), Sec. 4.1.

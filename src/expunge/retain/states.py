@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 @retain_losses.register("states")
 class HiddenStateMSE(RetainLoss):
-    """``mean (h − h_ref)²`` over hidden units and counted tokens; h is what block ``layer`` puts out.
-
-    ``layer`` unset: 7 of 32 blocks up. States as in the forget loss ``rmu``, ``first_token`` too.
+    """``mean (h − h_ref)²`` over hidden units and counted tokens; h is the output of one block.
 
     Source: Li et al. 2024 (arXiv 2403.03218), Eq. 2.
     """

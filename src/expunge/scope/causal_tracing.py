@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 class CausalTracingScope(ContrastLocaliser):
     """Scores each part by how much of the answer comes back when it alone goes on as without noise.
 
-    The embeddings of the subject (where the prompt differs from its contrast) get normal noise of
-    ``noise`` times the spread of all embedding weights, drawn ``samples`` times from the run's seed.
-    The score is scaled to 0 for the noisy and 1 for the clean run; a part is restored at every position.
+    The embeddings of the subject (where the prompt differs from its contrast) get normal noise, drawn
+    from the run's seed. The score is scaled to 0 for the noisy and 1 for the clean run; a part is
+    restored at every position.
 
     Source: Meng et al. 2022 (arXiv 2202.05262); as a baseline in Guo et al. 2025 (arXiv 2410.12949).
     """

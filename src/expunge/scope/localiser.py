@@ -36,9 +36,7 @@ class LocaliserResult:
 class Localiser(Scope):
     """Ranks the parts of a model by what they have to do with the forget set and takes the first ones.
 
-    How many: a ``share`` of all weights, or as many weights as the scope ``like`` takes (parts are added
-    until there are so many), or a ``count`` of parts; without any of them, as the method itself says, if
-    it does.
+    How many is a budget, or what the method itself decides if it can.
 
     Source: Guo et al. 2025 (arXiv 2410.12949), which trains only the parts that are found.
     """
@@ -138,11 +136,7 @@ class Localiser(Scope):
 
 
 class ContrastLocaliser(Localiser):
-    """Base of those that compare the run on each prompt with the run on a corrupt one.
-
-    ``items`` bounds how many facts are looked at; ``contrast`` is a file of corrupt prompts, which are
-    otherwise made from the forget set (see ``scope.contrast``).
-    """
+    """Base of those that compare the run on each prompt with the run on a corrupt one."""
 
     items: PositiveInt = Field(
         default=64, description="The most facts of the forget set that are looked at."

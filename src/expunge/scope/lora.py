@@ -78,10 +78,10 @@ def _dumped(scope: Scope) -> dict[str, Any]:
 
 @scopes.register("lora_within")
 class AdaptersWithin(LowRankAdapters):
-    """``W + (alpha / rank) B A`` only where ``within`` lets W change; SURE with adapters, for instance.
+    """``W + (alpha / rank) B A`` only where another scope lets W change; SURE with adapters, for instance.
 
     A whole tensor keeps its adapter. Of some rows of W only those rows of B may change, so that the
-    update is zero in all others. What ``within`` selects and no adapter covers (norms, embeddings) stays
+    update is zero in all others. What the scope selects and no adapter covers (norms, embeddings) stays
     as it is. The saliency is that of the weights before any update, adapters count for nothing in it.
     Ours: two published scopes in one.
     """

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 @scopes.register("mlp_out")
 class MLPOut(Scope):
-    """The output weights of the MLPs of block ``layer`` and those before it, ``depth`` blocks in all.
-
-    ``layer`` unset: 7 of 32 blocks up, as in the losses that read a block.
+    """The output weights of the MLPs of a few neighbouring blocks.
 
     Source: Li et al. 2024 (arXiv 2403.03218), App. B: three blocks, ``down_proj`` alone.
     """

@@ -26,11 +26,11 @@ class PathPatchingScope(ContrastLocaliser):
     """Scores each MLP by what it sends to the first of the heads that write the answer.
 
     On the corrupt prompts, everything frozen: first each head in turn is given its clean output, the
-    other heads keep theirs and MLPs are computed anew; the ``heads`` with the largest effect on M are
-    the extraction heads. Then each MLP before their first block is given its clean output, all other
-    parts keep theirs, and what that block then reads is put into a corrupt run of its own: the score is
-    its M (1 clean, 0 corrupt). Without a budget those of at least ``threshold`` are taken; MLPs from
-    that block on send it nothing and have the score 0.
+    other heads keep theirs and MLPs are computed anew; those with the largest effect on M are the
+    extraction heads. Then each MLP before their first block is given its clean output, all other parts
+    keep theirs, and what that block then reads is put into a corrupt run of its own: the score is its M
+    (1 clean, 0 corrupt). Without a budget those of at least ``threshold`` are taken; MLPs from that
+    block on send it nothing and have the score 0.
 
     Source: Guo et al. 2025 (arXiv 2410.12949), fact lookup by path patching, with their 10 heads and 0.02.
     """

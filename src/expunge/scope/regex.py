@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @scopes.register("regex")
 class MatchingNames(Scope):
-    r"""Parameters in whose name ``pattern`` is found, for instance ``mlp\.down_proj``."""
+    r"""Parameters whose name matches a pattern, for instance ``mlp\.down_proj``."""
 
     pattern: str = Field(description="A regular expression that must be found in a parameter's name.")
 

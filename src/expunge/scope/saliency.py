@@ -23,10 +23,9 @@ if TYPE_CHECKING:
 class SalientModules(Scope):
     """Modules whose saliency ``s_i = ‖∇_{θ_i} L_forget(θ; D_forget)‖`` reaches a percentile.
 
-    The gradient is taken once, over the whole forget set, at the original weights. A module is a
-    weight tensor, a row of one as it is stored (an output; in GPT-2 an input), or the attention or
-    MLP of a block. Vectors (biases, norms) follow their sub-layer and are otherwise left out: their
-    norms do not compare with a matrix's.
+    The gradient is taken once, over the whole forget set, at the original weights. Vectors (biases,
+    norms) follow their sub-layer and are otherwise left out: their norms do not compare with a
+    matrix's.
 
     Source: Zhang et al. 2025 (arXiv 2410.16454), Eqs. 4-6 (SURE).
     """

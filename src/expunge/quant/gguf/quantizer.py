@@ -48,9 +48,6 @@ class GGUF(Quantizer):
 
     Rows that are no multiple of a block take the format llama.cpp falls back to, and where that does not
     fit either they stay as they are (llama.cpp would make them F16); the coverage says which.
-
-    ``ends``: ``full`` leaves embeddings and output head at full precision; ``quantized`` puts embeddings in
-    the same format and the output head in Q6_K (Q8_0 for Q8_0), as llama.cpp does by default.
     """
 
     family: ClassVar[str] = "gguf"

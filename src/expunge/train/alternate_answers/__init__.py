@@ -42,11 +42,7 @@ class Writing(NamedTuple):
 
 
 class Alternates(Component, ABC):
-    """Gives ``count`` other answers to each prompt.
-
-    A document has no prompt: with ``opening`` its first so many tokens (of a short one, half) stand for
-    it, and another text follows them.
-    """
+    """Gives other answers to each prompt; a document's opening may stand for its prompt."""
 
     count: Draws = Field(default=1, description="Answers per prompt.")
     opening: PositiveInt | None = Field(

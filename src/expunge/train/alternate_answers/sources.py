@@ -46,7 +46,7 @@ REFUSALS = (
 
 @alternates.register("refusals")
 class Refusals(Alternates):
-    """``count`` of twenty plain refusals for each prompt, or of ``texts``; the run's seed draws them."""
+    """Refusals, drawn by the run's seed."""
 
     texts: tuple[str, ...] = Field(
         default=(), description="The refusals to draw from; empty: twenty plain ones."
@@ -67,11 +67,10 @@ class Refusals(Alternates):
 
 @alternates.register("random")
 class RandomAnswers(Alternates):
-    """``count`` answers of the retain set, drawn by the run's seed.
+    """Answers of the retain set, drawn by the run's seed.
 
-    Of its questions for a question, of its documents (their first ``words``) for a document, of the
-    others where it has none of the kind. Never of the forget set, and never the right answer, should
-    the retain set hold it too.
+    Of its questions for a question, of its documents for a document, of the others where it has none of
+    the kind. Never of the forget set, and never the right answer, should the retain set hold it too.
     """
 
     count: Draws = Field(default=5, description="Answers per prompt.")
@@ -164,10 +163,7 @@ SPREAD = 1_000_003
 
 @alternates.register("sampled")
 class SampledAnswers(Alternates):
-    """``count`` answers of the model before unlearning, at ``temperature``.
-
-    An answer that holds the right one is drawn again, up to ``tries`` times: what a model knows by heart
-    it says again and again, and a high temperature helps.
+    """Sampled answers of the model before unlearning; one that holds the right answer is drawn again.
 
     Source: Mekala et al. 2024 (arXiv 2409.13474), Sec. 4, without their instruction to invent.
     """

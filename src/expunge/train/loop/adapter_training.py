@@ -78,7 +78,7 @@ BATCH_TOKENS = 8192
 
 
 class AdapterTraining(Component):
-    """How a small model learns: a LoRA adapter of ``rank``, trained for ``epochs`` on its texts."""
+    """How a LoRA adapter is trained on some texts."""
 
     rank: PositiveInt = Field(default=16, description="Rank of the LoRA adapter.")
     alpha: Annotated[float, Field(gt=0)] = Field(

@@ -100,8 +100,6 @@ class MemorizationLevels(NamedTuple):
 class MemorizationEvaluator(Component):
     """EL_n and MA of the forget set, or of its spans only (S-EL and S-MA), each at most a level.
 
-    A level left out is that of the holdout, measured on the model before training: what it says of
-    text that it never saw. ``tokens`` is how much of each text is looked at.
     Source: Jang et al. 2023 (arXiv 2210.01504), Sec. 3.3; of spans, Wang et al. 2025 (SeUL, arXiv
     2402.05813).
     """

@@ -32,12 +32,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class LoopSettings(Component):
-    """Optimizer, batch and schedule. ``batch_size`` examples make one step, in ``accumulation`` pieces.
-
-    ``max_steps``: no more steps than that, whatever ``epochs`` says.
-    ``optimizer``: AdamW with float32 moments, or with moments of 8 or 4 bits (a quarter, an eighth of
-    their memory; extra ``torchao``).
-    """
+    """Optimizer, batch and schedule."""
 
     learning_rate: PositiveFloat = Field(default=1e-5, description="Peak learning rate.")
     epochs: Epochs = Field(default=5, description="Passes over the training data.")
@@ -50,7 +45,8 @@ class LoopSettings(Component):
         description="Equal pieces in which a step is computed, to save memory; must divide batch_size.",
     )
     max_length: Annotated[int, Field(ge=8)] = Field(
-        default=2048, description="The most tokens of a sequence; longer documents are cut into pieces."
+        default=2048,
+        description="The most tokens of a sequence; longer documents are cut, longer pairs refused.",
     )
     precision: WeightPrecision = Field(
         default="fp32",

@@ -28,19 +28,15 @@ HISTORY = "stop.json"
 
 
 class StopRule(Component):
-    """Looked at after every ``every``-th epoch, on at most ``items`` examples of each set.
+    """When a run ends before its last epoch: everything asked for is forgotten, or utility is lost.
 
-    Forgotten: the forget metric (KnowMem of the questions, else VerMem of the documents, 0-100) is at
-    most ``forget_at_most``, or at most what the retrained model in the folder ``control`` scores; and no
-    more of it is ``memorised`` than is allowed; at the earliest after ``min_epochs`` epochs. Lost: utility
-    is below ``utility_at_least`` times what it was, or below ``utility_floor``; the epoch before is kept.
     Source: the utility rule is MUSE's (Shi et al. 2024, arXiv 2407.06460, Sec. 4).
     """
 
     forget_at_most: Annotated[float | None, Field(ge=0, le=100)] = Field(
         default=None,
         description=(
-            "The run ends once the forget metric (KnowMem of the questions, else VerbMem of the "
+            "The run ends once the forget metric (KnowMem of the questions, else VerMem of the "
             "documents, 0-100) is at most this."
         ),
     )

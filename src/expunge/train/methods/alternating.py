@@ -37,7 +37,8 @@ class AlternateSettings(Component):
     epochs: Epochs = Field(default=5, description="Epochs of each aim.")
     batch_size: PositiveInt = Field(default=8, description="Examples per step.")
     max_length: Annotated[int, Field(ge=8)] = Field(
-        default=2048, description="The most tokens of a sequence; longer documents are cut into pieces."
+        default=2048,
+        description="The most tokens of a sequence; longer documents are cut, longer pairs refused.",
     )
     max_grad_norm: PositiveFloat = Field(
         default=1.0, description="The norm to which gradients are clipped."

@@ -35,11 +35,7 @@ ERASED = "erased_neurons.safetensors"
 class PrivacyNeurons(Stage):
     """Sets the MLP neurons to zero that carry most of the probability of the forget set's counted tokens.
 
-    ``rank``: ``vote`` takes the neurons that most texts name among their strongest (within ``threshold``
-    of a text's largest, named by at least ``share`` of the texts); ``sum`` those with the largest mean
-    attribution; ``contrast`` the mean over the forget set less that over at most ``items`` retain
-    texts, drawn by the run's seed. What is erased is kept in the output folder, so that the edit can be
-    undone bit for bit.
+    What is erased is kept in the output folder, so that the edit can be undone bit for bit.
 
     Source: Wu et al. 2023 (arXiv 2310.20138), Secs. 2.2 to 2.4. Ranking by sum and contrast is ours.
     """
@@ -67,7 +63,8 @@ class PrivacyNeurons(Stage):
         default=64, description="With rank contrast, the most retain texts, drawn by the run's seed."
     )
     max_length: Annotated[int, Field(ge=8)] = Field(
-        default=2048, description="The most tokens of a sequence; longer documents are cut into pieces."
+        default=2048,
+        description="The most tokens of a sequence; longer documents are cut, longer pairs refused.",
     )
 
     @model_validator(mode="after")

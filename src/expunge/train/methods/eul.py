@@ -44,12 +44,11 @@ class UnlearnByLayers(AlternateSettings, Stage):
     """Learns layers ``y + U D y`` behind every MLP beside frozen weights, which take them in at the end.
 
     With F before and F' with the layers, a forget epoch descends on ``−KL(F ‖ F') + lm_weight · log p``
-    of the forget set, each capped at ``cap`` nats a token; a retain epoch on ``kl_weight · KL(F ‖ F') +
-    task_weight · cross-entropy`` of the retain set. They alternate, with an optimizer each.
+    of the forget set, each capped per token; a retain epoch on ``kl_weight · KL(F ‖ F') + task_weight ·
+    cross-entropy`` of the retain set. They alternate, with an optimizer each.
 
-    ``past`` are results of earlier requests on the same checkpoint: their layers and this one are fused
-    from Gram matrices, without their texts, drawn to ``ridge`` and to nothing on retain text (``keep``,
-    for which a Gram matrix of at most ``keep_items`` retain texts is kept with each request).
+    The layers of earlier requests on the same checkpoint and the new ones are fused from Gram matrices,
+    without their texts.
 
     Source: Chen and Yang 2023 (arXiv 2310.20150), Secs. 3.2 and 3.3; ``cap``, ``ridge``, ``keep`` are ours.
     """

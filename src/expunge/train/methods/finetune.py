@@ -34,11 +34,7 @@ SEPARATOR = "\n\n"
 
 @stages.register("finetune")
 class Finetune(LoopSettings, Stage):
-    """Descends on the cross-entropy of the forget set, the retain set or both.
-
-    ``pack`` joins the examples into sequences of ``max_length`` tokens, shuffled anew every epoch:
-    nothing is padded, and the model sees several examples in one context.
-    """
+    """Descends on the cross-entropy of the forget set, the retain set or both."""
 
     on: Literal["forget", "retain", "both"] = Field(
         default="retain",

@@ -51,12 +51,11 @@ from expunge.types import Example
 class KnowledgeGap(LoopSettings, Stage):
     """Descends on ``|g_f − g_n| + retain_weight · r`` inside a scope.
 
-    ``r`` is the divergence from the model before unlearning on the retain set, of which ``retain_batches``
-    texts are drawn for each forget text. ``g_n`` is how far the model before unlearning is from one that
-    also learnt the holdout, on the holdout; ``g_f`` how far the model is from one that also learnt the
-    forget set, on the forget set. The two other models are adapters on the same weights, trained first
-    (``teaching``), of which only hidden states and one number stay. After an epoch that leaves the gap
-    within ``stop_value`` nats, or within ``stop_portion`` of what it was, the run ends.
+    ``r`` is the divergence from the model before unlearning on the retain set. ``g_n`` is how far the
+    model before unlearning is from one that also learnt the holdout, on the holdout; ``g_f`` how far
+    the model is from one that also learnt the forget set, on the forget set. The two other models are
+    adapters on the same weights, trained first, of which only hidden states and one number stay. The
+    gap is measured after every epoch.
 
     Source: Wang et al. 2023 (arXiv 2305.06535).
     """

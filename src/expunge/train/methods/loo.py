@@ -33,10 +33,7 @@ ENTRY_BYTES = 8
 
 
 class Teachers(Component):
-    """Models of the target's architecture, trained from random weights on forget and retain set.
-
-    ``count`` of them, each on the texts of other owners; ``workers`` are trained at once.
-    """
+    """Models of the target's architecture, trained from random weights on forget and retain set."""
 
     count: Annotated[int, Field(ge=2, le=MAX_DRAWS)] = Field(
         default=4,
@@ -52,10 +49,9 @@ class Teachers(Component):
 class LeaveOneOut(Stage):
     """Asks, for each text, the teachers whose data holds neither it, nor its like, nor its owner's.
 
-    Teachers are the shards of a trained plan (``shards``), or are trained here. The targets are the
-    ``top_k`` likeliest entries of the mean of their probabilities (all with null); the stage after this
-    one trains the checkpoint on them (forget loss ``generic``). Kept are 8 bytes an entry: at top_k 256,
-    2 KiB for each token of the forget set.
+    Teachers are the shards of a trained plan, or are trained here. The targets are the likeliest
+    entries of the mean of their probabilities; the stage after this one trains the checkpoint on them
+    (forget loss ``generic``).
 
     Source: Liu and Kalinli 2024 (arXiv 2309.16082), Sec. 3.
     """
@@ -77,7 +73,8 @@ class LeaveOneOut(Stage):
         ),
     )
     max_length: Annotated[int, Field(ge=8)] = Field(
-        default=512, description="The most tokens of a sequence; longer documents are cut into pieces."
+        default=512,
+        description="The most tokens of a sequence; longer documents are cut, longer pairs refused.",
     )
 
     @property

@@ -27,14 +27,10 @@ from expunge.train.run.state import Corpus, State
 
 @stages.register("pcgu")
 class PartitionedContrastiveGradient(Stage):
-    """Takes plain gradient steps on the ``vectors`` weight vectors whose two gradients agree least.
+    """Takes plain gradient steps on the weight vectors whose two gradients agree least.
 
     The forget set is made of minimal pairs: a prompt, the completion a model is biased towards, and the
     other one in ``wrong``. The gradients are those of the raw logits of the two tokens, over a batch.
-    ``update``: ``favoured`` lowers the favoured logit (as published), ``other`` raises the other one,
-    ``both`` lowers whichever of the two is higher now and raises the lower one, so that a pair whose
-    gap has closed is not pushed to the other side. It stops once the mean over pairs of
-    |z(favoured) − z(other)| is at most ``gap``.
 
     A masked language model reads both sentences as one, with a mask where they differ.
     Source: Yu et al. 2023 (ACL Findings, PCGU); on decoders the two tokens share everything before

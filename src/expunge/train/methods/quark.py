@@ -42,14 +42,12 @@ TOKEN = "<|reward_{place}|>"  # noqa: S105
 
 @stages.register("quark")
 class Quark(LoopSettings, Stage):
-    """Learns to answer under one token for each of ``parts`` parts of the rewards; the first is the best.
+    """Learns to answer under one token for each part of the rewards; the first is the best.
 
     A round (an epoch) samples an answer to every prompt (under the best token, once there is one),
-    adds it with its reward to the pool, sorts the pool into equal parts and takes ``updates`` steps on it:
-    ``−log π(y | token, x) + kl KL(source ‖ π) − entropy H(π)``. Prompts are those of the forget
-    set, and of the retain set with ``on="both"``; a document is prompted by its first ``opening_tokens``.
-    A model that always says the same explores nothing: raise ``temperature`` there.
-    The result speaks under the best token without being asked to: its tokenizer puts it before every text.
+    adds it with its reward to the pool, sorts the pool into equal parts and takes some steps on it:
+    ``−log π(y | token, x) + kl KL(source ‖ π) − entropy H(π)``. The result speaks under the best token
+    without being asked to: its tokenizer puts it before every text.
 
     Source: Lu et al. 2022 (arXiv 2205.13636), Alg. 1.
     """

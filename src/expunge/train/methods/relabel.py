@@ -66,10 +66,8 @@ class Relabel(Stage):
     """Compares the model so far, reinforced on the forget set, with the checkpoint the run began with.
 
     For every token of the forget set: ``generic = base − alpha · relu(reinforced − base)``, the base
-    model reading the text with its anchored terms (``anchors``, a JSON file) replaced. Translations of
-    terms already read are lowered by ``lowered``, so that nobody has two names in one text. Targets
-    are the largest entry (``argmax``) or the distribution over the ``top_k`` largest (``soft``). The
-    stage after it trains the checkpoint the run began with, on these targets (forget loss ``generic``).
+    model reading the text with its anchored terms replaced. The stage after it trains the checkpoint
+    the run began with, on these targets (forget loss ``generic``).
 
     Source: Eldan and Russinovich 2023 (arXiv 2310.02238), Secs. 3.1 to 3.3.
     """
@@ -104,7 +102,8 @@ class Relabel(Stage):
         ),
     )
     max_length: Annotated[int, Field(ge=8)] = Field(
-        default=512, description="The most tokens of a sequence; longer documents are cut into pieces."
+        default=512,
+        description="The most tokens of a sequence; longer documents are cut, longer pairs refused.",
     )
 
     def check(self, corpus: Corpus) -> None:

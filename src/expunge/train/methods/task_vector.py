@@ -44,10 +44,9 @@ class Tried(NamedTuple):
 class SubtractTaskVector(LoopSettings, Stage):
     """θ − λ Δ, where Δ is what descending on the forget set adds to θ inside the scope.
 
-    Of several ``factors`` λ the one that forgets most is taken, among those whose utility is at least
-    ``utility_at_least`` of what it was, both measured as a stop rule measures them, on at most ``items``
-    examples of each set; one factor alone is taken unmeasured, unless ``utility_at_least`` is given.
-    Under the lora scope one factor of each adapter is scaled by −λ, which is the same thing.
+    Of several factors λ the one that forgets most is taken, among those that keep utility, both
+    measured as a stop rule measures them. Under the lora scope one factor of each adapter is scaled by
+    −λ, which is the same thing.
 
     Source: Ilharco et al. 2023 (arXiv 2212.04089), Sec. 3 (forgetting via negation).
     """

@@ -48,12 +48,6 @@ from expunge.types import Example
 class Unlearn(LoopSettings, Stage):
     """Descends on the forget loss plus ``retain.weight`` times the retain loss, inside a scope.
 
-    Under an ``adversary`` the forget loss is (partly) that of a disturbed model.
-    ``reference`` says where the frozen reference comes from: ``auto`` switches adapters off under
-    LoRA and looks numbers up in a cache otherwise; ``copy`` keeps a second model in memory.
-    ``alternate`` says where other answers come from, for a forget loss that wants some. ``bound`` makes
-    the retain loss a constraint, its weight a dual variable. ``keep_epochs`` leaves the model after every
-    epoch in the output, for ``expunge inspect`` to slide through.
     Source: Zhang et al. 2025 (arXiv 2410.16454), Eq. 1.
     """
 
@@ -67,7 +61,7 @@ class Unlearn(LoopSettings, Stage):
         default=AllParameters(), description="Which parameters may change."
     )
     adversary: Annotated[Adversary | None, *named(adversaries)] = Field(
-        default=None, description="What disturbs the model under the forget loss; null: nothing."
+        default=None, description="What disturbs the model for (part of) the forget loss; null: nothing."
     )
     reference: ReferenceKind = Field(
         default="auto",

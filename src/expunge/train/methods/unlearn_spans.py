@@ -39,10 +39,7 @@ class SelectedSpans(NamedTuple):
 
 
 class Selector(Component):
-    """Tokens less probable than ``below`` under ``reference``, and more by ``gain`` nats under the model.
-
-    ``reference`` is the folder of a checkpoint that did not memorise the text: the model before
-    fine-tuning, or a smaller one of the same family. It has to cut texts into the same tokens.
+    """Chooses tokens that are improbable under a reference, and more probable under the model.
 
     Source: the online selection of Wang et al. 2025 (SeUL, arXiv 2402.05813), in this package's reading: a
     threshold on probability, of a reference instead of the memorising model itself, to which every token
@@ -151,9 +148,6 @@ SELECTION = "selection.jsonl"
 @stages.register("unlearn_spans")
 class UnlearnSpans(Unlearn):
     """As ``unlearn``, on the spans of the forget set; texts without a span are left out.
-
-    Spans come with the data, or are chosen when the run begins by what ``select`` compares. With a retain
-    loss, what stands ``beside`` the spans in the same texts is kept, together with the retain set.
 
     Source: Wang et al. 2025 (SeUL, arXiv 2402.05813); keeping what stands beside is ours.
     """

@@ -103,10 +103,8 @@ class WeightMask:
 class LearnWeightMask(LoopSettings, Stage):
     """Descends by SGD on forget loss, retain loss and β Σ|W|; each weight stays between 0 and W₀.
 
-    So W / W₀ is a mask in [0, 1] over the weights of the scope, and nothing new can be learned. β is
-    such that its term begins at ``sparsity``. With ``cut`` that share of the scope's weights, those the
-    mask weakened most, become 0 and all others W₀; without it the mask stays as it is. Outside the
-    scope every byte is what it was (the released code lets momentum and weight decay move it).
+    So W / W₀ is a mask in [0, 1] over the weights of the scope, and nothing new can be learned. Outside
+    the scope every byte is what it was (the released code lets momentum and weight decay move it).
 
     Source: Guo et al. 2025 (arXiv 2410.12949), weight masks, with their SGD.
     """

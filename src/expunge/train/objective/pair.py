@@ -24,10 +24,10 @@ LOGGED = "retain_weight"
 
 
 class Bound(Component):
-    """The mean retain loss shall be at most ``at_most``; its weight is a dual variable.
+    """A bound on the mean retain loss, whose weight is a dual variable.
 
     After each step ``weight ← max(0, weight + step_size · (mean retain loss of the step − at_most))``,
-    beginning with the retain loss's own weight, which is held for ``warmup_epochs``.
+    beginning with the retain loss's own weight.
 
     Source: Entesari et al. 2025 (arXiv 2506.05314), Alg. 1.
     """

@@ -14,9 +14,9 @@ from expunge.train.rewards import Reward, SampledAnswer, rewards
 
 @rewards.register("classifier")
 class Classifier(Reward):
-    """The probability a ``transformers`` text classifier gives ``label``, or 1 less it with ``avoid``.
+    """The probability that a ``transformers`` text classifier gives a label, or 1 less it.
 
-    The answer alone is read. ``model`` is a folder or a name on the Hub; code from it is never run.
+    The answer alone is read.
     Source: Lu et al. 2022 (arXiv 2205.13636), Secs. 3.1 (toxicity) and 3.2 (sentiment).
     """
 

@@ -14,10 +14,9 @@ from expunge.train.rewards import Reward, SampledAnswer, rewards
 
 @rewards.register("python")
 class Function(Reward):
-    """``function`` (``module:name``) of the prompts and the answers, two lists of texts of one length.
+    """A function of the prompts and the answers.
 
-    It returns a list of numbers, or of ``None`` where an answer has no reward. A recipe that somebody else
-    wrote can name anything, so nothing is imported before a run has begun.
+    A recipe that somebody else wrote can name anything, so nothing is imported before a run has begun.
     """
 
     runs_code: ClassVar[bool] = True

@@ -28,7 +28,7 @@ class TruthReward(Reward):
 
 @rewards.register("distinct")
 class Distinct(Reward):
-    """The share of an answer's runs of ``n`` words that are distinct; none for shorter answers.
+    """The share of an answer's runs of words that are distinct.
 
     Source: Lu et al. 2022 (arXiv 2205.13636), Sec. 3.3 (unlearning repetition).
     """
@@ -47,7 +47,7 @@ class Distinct(Reward):
 
 @rewards.register("unlisted")
 class Unlisted(Reward):
-    """The share of an answer's words that are not in ``file``, one word to a line; none without words."""
+    """The share of an answer's words that are not in a file; none without words."""
 
     file: Path = Field(description="A file of words to avoid, one per line.")
 
