@@ -90,5 +90,5 @@ def _setting(name: str, component: type[Component]) -> Setting:
 
 def _as_text(default: Any) -> str:
     if default is None:
-        return "none"
+        return "null"
     return f"{default:g}" if isinstance(default, float) else str(getattr(default, "label", default))

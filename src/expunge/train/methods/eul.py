@@ -44,8 +44,9 @@ class UnlearnByLayers(AlternateSettings, Stage):
     """Learns layers ``y + U D y`` behind every MLP beside frozen weights, which take them in at the end.
 
     With F before and F' with the layers, a forget epoch descends on ``−KL(F ‖ F') + lm_weight · log p``
-    of the forget set, each capped per token; a retain epoch on ``kl_weight · KL(F ‖ F') + task_weight ·
-    cross-entropy`` of the retain set. They alternate, with an optimizer each.
+    of the forget set, each capped per token; a retain epoch on
+    ``kl_weight · KL(F ‖ F') + task_weight · cross-entropy`` of the retain set. They alternate, with an
+    optimizer each.
 
     The layers of earlier requests on the same checkpoint and the new ones are fused from Gram matrices,
     without their texts.
