@@ -42,6 +42,14 @@ def test_settings_are_those_a_recipe_may_set() -> None:
     assert npo.settings[0].description.startswith("β: ")
 
 
+def test_a_setting_that_is_a_component_shows_its_kind_and_name() -> None:
+    (unlearn,) = find_members("unlearn")
+    shown = {setting.name: setting[1:3] for setting in unlearn.settings}
+    assert shown["forget"] == ("ForgetLoss", "")
+    assert shown["retain"] == ("RetainLoss | None", "null")
+    assert shown["scope"] == ("Scope", "all")
+
+
 @pytest.mark.parametrize("kind", AXES)
 def test_every_setting_is_described(kind: str) -> None:
     bare = [
