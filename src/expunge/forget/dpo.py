@@ -30,8 +30,8 @@ class DPO(ForgetLoss):
     beta: PositiveFloat = Field(
         default=0.1,
         description=(
-            "β: how fast the loss fades as the forget answer falls below the other one; smaller is "
-            "closer to ascent."
+            "β: how fast the loss fades once the other answer is preferred; smaller is closer to a "
+            "linear loss."
         ),
     )
 
