@@ -14,6 +14,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pydantic import Field
+
 from expunge.component import Component
 from expunge.types import Example
 
@@ -174,7 +176,9 @@ class FullPrecision(Condition):
 class Chain(Condition):
     """Conditions one after another: ``int4+relearn`` is what an attacker does to the quantized model."""
 
-    steps: tuple[Condition, ...]
+    steps: tuple[Condition, ...] = Field(
+        description="The conditions, in the order in which they are applied."
+    )
 
     @property
     def kind(self) -> Kind:  # type: ignore[override]
