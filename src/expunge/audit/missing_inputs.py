@@ -72,7 +72,7 @@ WANTED: Mapping[str, MissingInput] = {
         ),
         MissingInput(
             name="paraphrase_questions",
-            option="--paraphrase-questions FILE",
+            option="--paraphrase FILE",
             what="paraphrases of the forget set's questions",
             adds="whether only the original wording was forgotten",
         ),

@@ -83,7 +83,7 @@ def _advice(summary: AuditSummary) -> list[RenderableType]:
     if not items:
         return []
     grid = Table.grid(padding=(0, GAP - 1))
-    grid.add_column(overflow="fold", max_width=28)
+    grid.add_column(overflow="fold", max_width=26)
     grid.add_column(overflow="fold")
     for item in items:
         grid.add_row(Text(item.option), Text(item.text, style="dim"))

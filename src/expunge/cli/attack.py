@@ -47,7 +47,7 @@ def attack(
     workers: Workers = 1,
     trust_remote_code: RemoteCode = False,
 ) -> None:
-    """Attack unlearned models, the target and the control with the same budget, and compare.
+    """Attack unlearned models, the target and the control with the same budget.
 
     Short form of [bold]expunge audit --attack[/] with the metrics most sensitive to leaks. Without a
     control (--retrained), a leak cannot be distinguished from what any model learns under the attack.

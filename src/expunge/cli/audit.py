@@ -37,7 +37,9 @@ Holdout = Annotated[
 Neighbours = Annotated[
     str | None, typer.Option(help="Questions close to the forget set that the model must still answer.")
 ]
-Rephrased = Annotated[str | None, typer.Option(help="Paraphrases of the forget set's questions.")]
+Rephrased = Annotated[
+    str | None, typer.Option("--paraphrase", help="Paraphrases of the forget set's questions.")
+]
 ForgetShots = Annotated[
     str | None, typer.Option(help="Few-shot examples prepended to each forget question.")
 ]
