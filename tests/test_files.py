@@ -110,7 +110,7 @@ def test_a_rename_that_fails_leaves_both_the_earlier_and_the_finished_work(
 
     monkeypatch.setattr(files, "exchange", full)
     with (
-        pytest.raises(KeptError, match=r"No space left on device\. The result is whole and lies in"),
+        pytest.raises(KeptError, match=r"No space left on device\. The result is complete and is in"),
         writing(target) as path,
     ):
         path.mkdir()

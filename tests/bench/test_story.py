@@ -89,7 +89,7 @@ def test_a_sentence_says_what_is_known_at_worst() -> None:
 def test_what_came_back_is_red() -> None:
     red, green = "\x1b[31m", "\x1b[32m"
     sentences = {
-        line.split(":")[0][5:]: line[:5] for line in told(summary(), styled=True) if ": knows" in line
+        line.split(":")[0][5:]: line[:5] for line in told(summary(), styled=True) if ": KnowMem" in line
     }
     assert (LOST, KEPT) == ("red", "green")
     assert sentences == {"fragile": red, "robust": green}

@@ -146,7 +146,7 @@ RECIPES = [
     Bad(
         "a value that is not YAML",
         setting("scope.name=[a"),
-        ("--set scope.name=[a", "not valid YAML", "quotes"),
+        ("--set scope.name=[a", "not valid YAML", "Quote the value"),
     ),
     Bad(
         "a setting inside a number",

@@ -71,7 +71,7 @@ def test_metrics_by_name(owner: Path) -> None:
     assert "Did you mean 'knowmem_forget'" in expunge(*ALONE, "--metric", "knowmen_forget").plain
     refused = expunge(*ALONE, "--metric", "privleak")
     assert refused.code == 2
-    assert "it needs what this audit was not given: holdout, retrained." in refused.plain
+    assert "it needs inputs that this audit lacks: holdout, retrained." in refused.plain
 
 
 def test_what_was_said_is_kept_with_its_prompt_and_truth(owner: Path) -> None:
