@@ -1,7 +1,7 @@
 """Keeps the log output of libraries, and the optional packages they look for, out of this program.
 
-Some libraries import optional packages if they are installed: peft imports bitsandbytes, and bitsandbytes asks
-the package ``kernels`` for compiled code from the Hub. Nothing here uses either, so they are not found then.
+Some import optional packages if they are installed: peft imports bitsandbytes, and bitsandbytes asks the
+package ``kernels`` for compiled code from the Hub. Nothing here uses either, so they are not found then.
 """
 
 from __future__ import annotations

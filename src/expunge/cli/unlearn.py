@@ -79,6 +79,9 @@ def unlearn(
     A killed run goes on from its last epoch when the same command is given again. A model that was
     unlearned before keeps its ledger: what earlier requests forgot is looked at again.
 
+    At the end it prints how much of the forget set the model knows, 0-100, after the run and before it:
+    KnowMem of the questions, or VerMem where there are only documents, on at most 64 examples.
+
     Example:  expunge unlearn ./my-model --forget takedown.jsonl --retain keep.jsonl -o ./unlearned
     """
     train_in_one_process()
@@ -110,12 +113,13 @@ def unlearn(
 
 
 def _say_done(output: Path, record: Mapping[str, Any]) -> None:
-    from expunge.train.run.outcome import all_reached, stop_lines
+    from expunge.train.run.outcome import all_reached, forget_line, stop_lines
 
     missed = " (stop rule not reached)" if all_reached(record) is False else ""
     print_done(f"in {record['seconds']:.0f} s: {output}{missed}")
-    for reached, line in stop_lines(record):
-        if reached:
+    forgotten = forget_line(record)
+    for good, line in (*([forgotten] if forgotten else []), *stop_lines(record)):
+        if good:
             echo(line)
         else:
             print_warning(line)
