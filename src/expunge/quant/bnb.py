@@ -36,6 +36,7 @@ class _CodeBook(Quantizer):
     """
 
     family: ClassVar[str] = "bitsandbytes"
+    extra: ClassVar[str | None] = "bnb"
     code_book: ClassVar[Literal["fp4", "nf4"]]
 
     blocksize: BlockSize = 64
@@ -88,6 +89,7 @@ class BnbInt8(Quantizer):
     """
 
     family: ClassVar[str] = "bitsandbytes"
+    extra: ClassVar[str | None] = "bnb"
 
     @property
     def label(self) -> str:

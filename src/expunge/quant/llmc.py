@@ -145,6 +145,7 @@ class LLMCompressor(GridQuantizer, ABC):
     """Symmetric codes of ``bits`` bits, one step for ``group_size`` inputs of a row (all if not given)."""
 
     algorithm: ClassVar[str]
+    extra: ClassVar[str | None] = "compress"
 
     bits: int = Field(default=4, ge=2, le=8)
     group_size: int | None = Field(default=None, ge=1)
@@ -238,6 +239,7 @@ class LLMCompressorAWQ(LLMCompressor):
     calibrated: ClassVar[bool] = True
     algorithm: ClassVar[str] = "AWQ"
     family: ClassVar[str] = "awq"
+    needs_accelerator: ClassVar[bool] = True
 
     @property
     def grid(self) -> Grid:
