@@ -42,7 +42,7 @@ def _list(requested: bool) -> None:
     console.print(table)
     console.print(
         "The first form is the default. compressed-tensors holds integers of 4 and 8 bits; the name of the "
-        "output chooses .gguf, which needs the extra gguf. Settings follow a colon (rtn:bits=4,scale=paper): "
+        "output chooses .gguf, which needs the extra gguf. Settings follow a colon (rtn:bits=4,...): "
         "expunge methods NAME --settings. expunge methods --axes says what each quantizer does."
     )
     raise typer.Exit
