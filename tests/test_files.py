@@ -396,6 +396,5 @@ def test_temporary_folders_of_killed_runs_go(tmp_path: Path, monkeypatch: pytest
 
 
 def test_half_a_surrogate_pair_is_written_as_an_escape(tmp_path: Path) -> None:
-    value = {"\udcff": "Zürich \ud800"}
-    write_json(tmp_path / "odd.json", value)
+    write_json(tmp_path / "odd.json", value := {"\udcff": "Zürich \ud800"})
     assert json.loads((tmp_path / "odd.json").read_bytes()) == value

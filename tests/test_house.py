@@ -146,7 +146,7 @@ def test_the_guide_adds_a_working_method(tmp_path: Path, monkeypatch: pytest.Mon
     from expunge.train.run.recipe import load_recipe
 
     blocks = BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text())
-    loss, tests, recipe = (text for language, text in blocks if language != "toml")
+    loss, tests, recipe, *_ = (text for language, text in blocks if language != "toml")
     # Nothing of it may stay behind for other tests, and no loss of that name may stand in its way.
     monkeypatch.setattr(forget_losses, "_known", {})
     monkeypatch.setattr(forget_losses, "_discovered", True)
@@ -158,6 +158,44 @@ def test_the_guide_adds_a_working_method(tmp_path: Path, monkeypatch: pytest.Mon
     loaded = load_recipe(str(tmp_path / "clipped_ga_gdr.yaml"), ["forget.floor=-3"])
     forget = loaded.model_dump()["stages"][0]["forget"]
     assert forget == {"name": "clipped_ga", "floor": -3.0}
+
+
+def test_the_guide_adds_a_working_attack_adversary_and_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import load_file
+
+    from expunge.attacks import attacks, parse_attack
+    from expunge.train.axes import AXES, find_members
+    from tests.attacks.context import context
+    from tests.train.runs import FORGET, UNLEARN, model, recipe, run
+
+    for registry in AXES.values():
+        monkeypatch.setattr(registry, "_known", {name: registry[name] for name in registry})
+    blocks = BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text())
+    _, _, *members = (text for language, text in blocks if language == "python")
+    for name, text in zip(("preamble", "noise", "interpolate"), members, strict=True):
+        load(f"guide_{name}", text, tmp_path, monkeypatch)
+        (member,) = find_members(name)
+        assert all(setting.description for setting in member.settings)
+    attack = parse_attack("preamble:text=Hello.")
+    assert attacks.name_of(attack) == "preamble"
+    with attack.under(model(), context(tmp_path)) as applied:
+        assert applied.rewrite_prompt(FORGET[1]).prompt == f"Hello. {FORGET[1].prompt}"
+    disturbed = UNLEARN | {"adversary": {"name": "noise"}, "epochs": 1}
+    record = run(recipe(disturbed, {"name": "interpolate", "share": 0.0}), tmp_path / "out")
+    assert [stage["stage"] for stage in record["stages"]] == ["unlearn", "interpolate"]
+    assert "loss_forget_perturbed" in record["stages"][0]["history"][0]
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(found[name].equal(weight) for name, weight in model().named_parameters() if name in found)
+
+
+def test_the_guide_names_every_group_of_entry_points() -> None:
+    """Every registry is one: what a registry looks through is its group."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    registries = re.compile(r'\bRegistry\("[\w ]+", "(expunge[\w.]+)"\)')
+    groups = {group for path in PACKAGE.rglob("*.py") for group in registries.findall(path.read_text())}
+    assert set(re.findall(r"^\| `(expunge[\w.]+)` \|", text, re.MULTILINE)) == groups
 
 
 def load(name: str, text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:

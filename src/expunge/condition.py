@@ -14,6 +14,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pydantic import Field
+
 from expunge.component import Component
 from expunge.types import Example
 
@@ -72,11 +74,11 @@ class ConditionContext:
     workdir: Path
     forget: tuple[Example, ...] = ()
     retain: tuple[Example, ...] = ()
-    target: Callable[[], nn.Module] = _no_target
-    calibration: Callable[[], Any] = _no_calibration
+    target: Callable[[], nn.Module] = field(default_factory=lambda: _no_target)
+    calibration: Callable[[], Any] = field(default_factory=lambda: _no_calibration)
     seed: int = 0
     max_length: int = 2048
-    report: Callable[[str], None] = no_report
+    report: Callable[[str], None] = field(default_factory=lambda: no_report)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +94,7 @@ class Applied:
 
     model: nn.Module
     coverage: tuple[Any, ...] = ()
-    rewrite_prompt: Callable[[Example], Example] = unchanged
+    rewrite_prompt: Callable[[Example], Example] = field(default_factory=lambda: unchanged)
     facts: dict[str, Any] = field(default_factory=dict)
 
     def then(self, later: Applied) -> Applied:
@@ -174,7 +176,9 @@ class FullPrecision(Condition):
 class Chain(Condition):
     """Conditions one after another: ``int4+relearn`` is what an attacker does to the quantized model."""
 
-    steps: tuple[Condition, ...]
+    steps: tuple[Condition, ...] = Field(
+        description="The conditions, in the order in which they are applied."
+    )
 
     @property
     def kind(self) -> Kind:  # type: ignore[override]

@@ -78,7 +78,7 @@ def test_tofu_tells_a_model_that_knows_from_one_that_does_not(owner: Path) -> No
     assert value("target", "rouge") == pytest.approx(1.0)
     for model in ("target", "retrained"):
         assert 0.5 < value(model, "model_utility") <= 1.0
-    skipped = {each.metric: each.lacks for each in summary.skipped}
+    skipped = {each.metric: each.missing for each in summary.skipped}
     assert skipped["privleak"] == ("holdout",)
 
 

@@ -173,7 +173,7 @@ def test_a_disk_that_takes_no_audit_is_a_refusal(owner: Path) -> None:
     with small_files(512):
         said = expunge("audit", "target", "--forget", "forget.jsonl", "-o", "out")
     refused(said, "cannot write out/cells", "File too large", "--output")
-    assert not any((owner / "out" / "cells").iterdir())
+    assert not (owner / "out").exists()
 
 
 def test_too_little_memory_is_told_plainly(owner: Path) -> None:

@@ -32,7 +32,7 @@ def test_a_stereoset_is_a_question_with_two_other_answers(tmp_path: Path) -> Non
     assert one.prompt == "The smith was so"  # by whole words, though "str" is shared by two
     assert (one.completion, one.wrong) == (" strong.", (" strict.", " purple."))
     assert one.group == "smith"
-    assert one.choices[one.place] == one.completion
+    assert one.choices[one.correct_index] == one.completion
 
 
 def test_crows_pairs_turn_round_what_is_antistereo(tmp_path: Path) -> None:

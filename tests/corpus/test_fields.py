@@ -116,10 +116,10 @@ def test_the_place_of_the_right_answer_follows_which_option_is_right() -> None:
     yes, no = (
         read({**ask, "answer": right, "wrong": [other]}) for right, other in [("Yes", "No"), ("No", "Yes")]
     )
-    assert (yes.place, no.place) == (1, 0)
+    assert (yes.correct_index, no.correct_index) == (1, 0)
     assert yes.choices == no.choices == ("No", "Yes")
     assert read({**ask, "answer": "Yes", "wrong": ["No"], "place": 0}).choices == ("Yes", "No")
-    assert read({**ask, "answer": "Yes"}).place == 0
+    assert read({**ask, "answer": "Yes"}).correct_index == 0
 
 
 def test_columns_of_other_names() -> None:

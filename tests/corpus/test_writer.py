@@ -16,7 +16,7 @@ WORDS = st.text(
     st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=20
 ).filter(lambda text: any(letter.isprintable() and not letter.isspace() for letter in text))
 OTHERS = st.fixed_dictionaries(
-    {"wrong": st.lists(WORDS, min_size=1, max_size=3).map(tuple), "place": st.integers(0, 1)}
+    {"wrong": st.lists(WORDS, min_size=1, max_size=3).map(tuple), "correct_index": st.integers(0, 1)}
 ) | st.fixed_dictionaries({"paraphrase": st.none() | WORDS})
 
 

@@ -129,13 +129,13 @@ def test_what_does_not_fit_is_read_apart(
 
 def test_nothing_is_continued_that_nobody_expects(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    read = module.read_onward
+    read = module.score_and_continue
 
     def watched(model: Any, onward: Any, **settings: Any) -> Any:
         asked.append(len(onward))
         return read(model, onward, **settings)
 
-    monkeypatch.setattr(module, "read_onward", watched)
+    monkeypatch.setattr(module, "score_and_continue", watched)
     seer = observer()
     seer.facts(DOCUMENTS)
     seer.prefetch(PROMPTS, max_new_tokens=4)

@@ -69,7 +69,7 @@ def test_wrong_guesses_change_nothing(
 ) -> None:
     model = tiny("llama", seed=3)
     expected = expected_of(model, PROMPTS)
-    monkeypatch.setattr(PromptLookupDrafter, "next", lambda self, most: [11, 12, 13][: max(most, 0)])
+    monkeypatch.setattr(PromptLookupDrafter, "propose", lambda self, most: [11, 12, 13][: max(most, 0)])
     assert ours(model, PROMPTS) == expected
     assert max(width for _, width in steps[1:]) == 4
 

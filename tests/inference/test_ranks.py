@@ -30,10 +30,10 @@ def observed() -> dict[str, Any]:
         "logps": [facts.logp_n.tolist() for facts in seer.facts(PAIRS)],
         "forks": seer.forks([BranchPoint(pair, 1, 3) for pair in PAIRS[:3]]),
         "norms": seer.gradient_norms(PAIRS[:3]),
-        "shares": distributed.shared(
+        "shares": distributed.map_across_ranks(
             [1, 2, 3], lambda own: [(os.environ.get("RANK"), item) for item in own]
         ),
-        "none": distributed.shared([], lambda own: [1 / 0]),
+        "none": distributed.map_across_ranks([], lambda own: [1 / 0]),
     }
 
 
@@ -86,6 +86,6 @@ def test_two_processes_hold_what_one_does() -> None:
 def test_one_process_does_all_itself() -> None:
     assert distributed.processes() == 1
     assert distributed.is_main()
-    assert distributed.shared([1, 2], lambda own: [item + 1 for item in own]) == [2, 3]
-    assert distributed.shared([], lambda own: [1 / 0]) == []
+    assert distributed.map_across_ranks([1, 2], lambda own: [item + 1 for item in own]) == [2, 3]
+    assert distributed.map_across_ranks([], lambda own: [1 / 0]) == []
     distributed.wait_for_all()

@@ -25,7 +25,7 @@ ASKED = tuple(
         prompt=f"Question: {q}?\nAnswer: ",
         completion=a,
         wrong=wrong,
-        place=n % 3,
+        correct_index=n % 3,
         paraphrase=other,
     )
     for n, (q, a, wrong, other) in enumerate(
@@ -80,9 +80,9 @@ def among(model: Any, asked: Example) -> float:
 
 def best(model: Any, asked: Example, weigh: Callable[[Read], float]) -> float:
     order = list(asked.wrong)
-    order.insert(asked.place, asked.completion)
+    order.insert(asked.correct_index, asked.completion)
     weights = [weigh(read(model, asked, answer)) for answer in order]
-    return float(weights.index(max(weights)) == asked.place)
+    return float(weights.index(max(weights)) == asked.correct_index)
 
 
 def words(each: Read) -> torch.Tensor:

@@ -20,7 +20,7 @@ from expunge.types import Example, Span
 from tests.metrics.fakes import FakeObserver, facts_of
 from tests.metrics.test_tofu_metrics import only
 
-LETTERS = Example(id="q", prompt="Which?", completion=" C", wrong=(" A", " B", " D"), place=2)
+LETTERS = Example(id="q", prompt="Which?", completion=" C", wrong=(" A", " B", " D"), correct_index=2)
 
 
 def answers(*logps: Sequence[float], ending: int = 0) -> Observer:
@@ -41,7 +41,7 @@ def test_the_likeliest_answer_is_chosen() -> None:
 
 @pytest.mark.parametrize(("place", "right"), [(0, 1.0), (1, 0.0), (2, 0.0), (3, 0.0)])
 def test_of_equal_answers_the_first_offered_counts(place: int, right: float) -> None:
-    asked = Example(id="q", prompt="Which?", completion="c", wrong=("a", "b", "d"), place=place)
+    asked = Example(id="q", prompt="Which?", completion="c", wrong=("a", "b", "d"), correct_index=place)
     assert chosen(answers(*[[-1.0]] * 4), asked) == right
 
 
@@ -53,7 +53,7 @@ def test_rounding_does_not_break_a_tie() -> None:
 @pytest.mark.parametrize(("per", "right"), [("answer", 0.0), ("token", 1.0), ("character", 1.0)])
 def test_length_counts_or_not(per: str, right: float) -> None:
     # Whole: -3 against -2. By token -1 against -2; by character -3/6 against -2/1.
-    asked = Example(id="q", prompt="Which?", completion="abcdef", wrong=("x",), place=1)
+    asked = Example(id="q", prompt="Which?", completion="abcdef", wrong=("x",), correct_index=1)
     assert chosen(answers([-1.0] * 3, [-2.0]), asked, per=per) == right
 
 
@@ -64,7 +64,7 @@ def test_what_ends_an_answer_is_no_part_of_it() -> None:
 
 def test_a_model_that_knows_and_one_that_knows_nothing() -> None:
     questions = [
-        Example(id=str(n), prompt="Which?", completion="r", wrong=("a", "b", "c"), place=n % 4)
+        Example(id=str(n), prompt="Which?", completion="r", wrong=("a", "b", "c"), correct_index=n % 4)
         for n in range(8)
     ]
     probes = Probes(forget=(), ability=tuple(questions))

@@ -76,7 +76,8 @@ def a_card(**changes: Any) -> MetricCard:
         "name": "m", "title": "M", "definition": "what m is", "source": "somebody", "scale": "0-1",
         "lower_is_better": True, "default": False, "needs_splits": ("forget",), "needs_control": True,
         "about": "One line\nand more.\n\nA ``literal``.", "caveats": "When it rains.",
-        "known_errors": ("They round.", "They guess."), "settings": {"k": 3},
+        "known_errors": ("They round.", "They guess."),
+        "settings": {"k": {"default": 3, "description": "How many."}},
     }  # fmt: skip
     return MetricCard.model_validate(fields | changes)
 
@@ -91,7 +92,11 @@ def test_a_section() -> None:
         "",
         "A `literal`.",
         "",
-        "*Source:* somebody. *Needs:* forget, a retrained model. *Settings:* `k` = 3." + NAMED,
+        "*Source:* somebody. *Needs:* forget, a retrained model." + NAMED,
+        "",
+        "*Settings:*",
+        "",
+        "- `k` = 3: How many.",
         "",
         "*When it misleads:* When it rains.",
         "",
@@ -100,6 +105,10 @@ def test_a_section() -> None:
         "- They round.",
         "- They guess.",
     ]
+
+
+def test_a_section_without_settings() -> None:
+    assert "*Settings:*" not in section(a_card(settings={}))
 
 
 def test_warnings_that_are_the_same_stand_once() -> None:

@@ -231,5 +231,5 @@ def test_none_of_them_is_measured_unasked(name: str) -> None:
 
 
 def test_choices_keep_their_order() -> None:
-    asked = Example(id="q", prompt="?", completion="b", wrong=("a", "c"), place=1)
+    asked = Example(id="q", prompt="?", completion="b", wrong=("a", "c"), correct_index=1)
     assert asked.choices == ("a", "b", "c")

@@ -124,7 +124,7 @@ def test_choices_are_voted_on(ensemble: Ensemble) -> None:
             prompt="Where is Ada?",
             completion=" In Arlen.",
             wrong=(" In Bern.", " Out."),
-            place=1,
+            correct_index=1,
             group="g",
         )
     ]

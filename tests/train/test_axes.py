@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import pytest
 from typer.testing import CliRunner
 
 from expunge.cli.main import app
+from expunge.component import Component
+from expunge.corpus.annotate import Annotator
+from expunge.corpus.synthetic.world import WorldSize
 from expunge.errors import RecipeError
+from expunge.metrics import metrics
+from expunge.model.create import ScratchModel
 from expunge.quant import quantizers
 from expunge.quant.parse import parse_quantizer
+from expunge.shards.manifest import Training
+from expunge.shards.plan import SplitSettings
+from expunge.train.alternate_answers import alternates
 from expunge.train.axes import AXES, Setting, find_members, members, quantizer_members
+from expunge.train.loop.adapter_training import AdapterTraining
+from expunge.train.loop.evaluator import MemorizationEvaluator
+from expunge.train.loop.stop import StopRule
+from expunge.train.methods.loo import Teachers
+from expunge.train.methods.unlearn_spans import Selector
+from expunge.train.objective.pair import Bound
+from expunge.train.rewards import rewards
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from expunge.registry import Registry
 
 
 @pytest.mark.parametrize("kind", AXES)
@@ -23,7 +45,58 @@ def test_every_member_has_a_summary(kind: str) -> None:
 def test_settings_are_those_a_recipe_may_set() -> None:
     (npo,) = find_members("npo")
     assert npo.kind == "forget loss"
-    assert npo.settings[0][:3] == Setting("beta", "PositiveFloat", "0.1", "")[:3]
+    assert npo.settings[0] == Setting("beta", "PositiveFloat", "0.1", npo.settings[0].description)
+    assert npo.settings[0].description.startswith("β: ")
+
+
+def test_a_setting_that_is_a_component_shows_its_kind_and_name() -> None:
+    (unlearn,) = find_members("unlearn")
+    shown = {setting.name: setting[1:3] for setting in unlearn.settings}
+    assert shown["forget"] == ("ForgetLoss", "")
+    assert shown["retain"] == ("RetainLoss | None", "null")
+    assert shown["scope"] == ("Scope", "all")
+
+
+@pytest.mark.parametrize("kind", AXES)
+def test_every_setting_is_described(kind: str) -> None:
+    bare = [
+        f"{member.name}.{setting.name}"
+        for member in members(kind)
+        for setting in member.settings
+        if not setting.description.endswith(".")
+    ]
+    assert bare == []
+
+
+OTHERS = (
+    *(Bound, StopRule, MemorizationEvaluator, AdapterTraining, Selector, Teachers, Training),
+    *(Annotator, ScratchModel, SplitSettings, WorldSize),
+)
+
+
+@pytest.mark.parametrize("registry", [alternates, rewards, metrics], ids=lambda registry: registry.kind)
+def test_every_setting_outside_the_axes_is_described(registry: Registry[Any]) -> None:
+    assert bare_fields(registry[name] for name in registry) == []
+
+
+def test_every_other_setting_is_described() -> None:
+    assert bare_fields(OTHERS) == []
+
+
+def test_a_setting_without_a_description_would_be_found() -> None:
+    class Bare(Component):
+        count: int = 1
+
+    assert bare_fields([Bare]) == ["Bare.count"]
+
+
+def bare_fields(components: Iterable[type[Component]]) -> list[str]:
+    return [
+        f"{component.__name__}.{name}"
+        for component in components
+        for name, field in component.model_fields.items()
+        if not (field.description or "").endswith(".")
+    ]
 
 
 def test_a_name_on_several_axes_is_found_on_each() -> None:

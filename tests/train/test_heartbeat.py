@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from transformers import TrainerState, TrainingArguments
 
+from expunge.train.loop import callbacks
 from expunge.train.loop.callbacks import FILE, Heartbeat, last_beat
-from expunge.train.loop.settings import callbacks
 from tests.train.runs import run, unlearn
 
 

@@ -11,9 +11,9 @@ from torch import nn
 from expunge.errors import DataError, RecipeError
 from expunge.forget.ga import GA
 from expunge.model.dropout import without_dropout
+from expunge.train.loop import evaluator as by_heart
 from expunge.train.loop.callbacks import Heartbeat
 from expunge.train.loop.evaluator import MemorizationEvaluator, MemorizationLevels
-from expunge.train.loop.settings import evaluator as by_heart
 from expunge.train.methods.in_turn import UnlearnInTurn
 from expunge.train.run.recipe import load_recipe
 from expunge.train.run.run import RunRequest, carry_out
@@ -150,7 +150,7 @@ def test_what_is_known_by_heart_is_measured() -> None:
     assert all(0 <= value <= 1 for value in found)
     with pytest.raises(DataError, match="none of the texts has a value: the text is too short for 99"):
         MemorizationEvaluator(n=99).measure(model(), TOKENIZER, FORGET, 128)
-    assert by_heart.ByHeart._fields == ("el", "ma")
+    assert by_heart.MemorizationLevels._fields == ("el", "ma")
 
 
 def test_a_rule_against_unseen_text_needs_some(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 from expunge.errors import RecipeError
 from expunge.quant.parse import parse_quantizer
 from expunge.quant.rtn import RTN
-from expunge.train.objective.pair import saliency as module
+from expunge.train.objective import saliency as module
 from expunge.train.objective.saliency import rounding, uncalibrated
 
 WEIGHT = torch.randn(6, 64, generator=torch.Generator().manual_seed(0))

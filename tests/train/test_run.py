@@ -13,9 +13,9 @@ from expunge.files import RECORD, claiming
 from expunge.inference.observer import Observer
 from expunge.model.load import hash_model, load_model, load_tokenizer
 from expunge.train.loop.callbacks import Heartbeat
+from expunge.train.run import run as train_run
 from expunge.train.run.recipe import load_recipe
 from expunge.train.run.run import RunRequest, carry_out, describe
-from expunge.train.run.run import run as train_run
 from expunge.train.run.state import Corpus
 from expunge.types import Example
 from tests.train.runs import CORPUS, FORGET, SCOPES, TOKENIZER, model, recipe, run, unlearn, weights

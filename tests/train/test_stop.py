@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from expunge.errors import DataError, RecipeError, TrainingError
-from expunge.train.loop.settings import stop as module
+from expunge.train.loop import stop as module
 from expunge.train.loop.stop import StopRule, StopWhen, keep_last_good
 from expunge.train.run.state import Corpus, State
 from tests.train.runs import CORPUS, FORGET, RETAIN, TOKENIZER, model, run, unlearn, weights
@@ -24,7 +24,7 @@ def say(monkeypatch: pytest.MonkeyPatch, **numbers: list[float]) -> None:
         return lambda *_: next(left)
 
     for name, told in numbers.items():
-        monkeypatch.setattr(module.Gauge, name, teller(told))
+        monkeypatch.setattr(module.TrainingEvaluator, name, teller(told))
 
 
 def epochs_and_bytes(folder: Path, name: str, **settings: Any) -> tuple[dict[str, Any], bytes]:

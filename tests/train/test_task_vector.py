@@ -82,8 +82,8 @@ def test_the_factor_that_forgets_most_above_the_floor_is_taken() -> None:
 
 def test_a_sweep_reports_all_it_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = iter([100.0, 50.0, 20.0])
-    monkeypatch.setattr(task_vector.Gauge, "forget", lambda *_: next(told))
-    monkeypatch.setattr(task_vector.Gauge, "utility", lambda *_: 70.0)
+    monkeypatch.setattr(task_vector.TrainingEvaluator, "forget", lambda *_: next(told))
+    monkeypatch.setattr(task_vector.TrainingEvaluator, "utility", lambda *_: 70.0)
     sweep = {**SMALL, "factors": [1.0, 2.0], "utility_at_least": 0.95}
     record = run(recipe(sweep), tmp_path / "swept")["stages"][0]
     assert record["factor"] == 2.0
@@ -99,8 +99,8 @@ def test_a_sweep_reports_all_it_tried(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_forgetting_before_learning_sweeps_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = iter([100.0, 50.0, 20.0, 5.0])
     kept = iter([70.0, 70.0, 68.0, 10.0])
-    monkeypatch.setattr(task_vector.Gauge, "forget", lambda *_: next(told))
-    monkeypatch.setattr(task_vector.Gauge, "utility", lambda *_: next(kept))
+    monkeypatch.setattr(task_vector.TrainingEvaluator, "forget", lambda *_: next(told))
+    monkeypatch.setattr(task_vector.TrainingEvaluator, "utility", lambda *_: next(kept))
     small = [f"stages.{stage}.{each}" for stage in (0, 1) for each in ("epochs=1", "max_length=128")]
     sweep = ["stages.0.factors=[0.1, 0.3, 2]", "stages.0.utility_at_least=0.95"]
     record = run(load_recipe("f_learning", [*small, *sweep]), tmp_path / "out")

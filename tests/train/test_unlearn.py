@@ -13,7 +13,7 @@ from expunge.inference.observer import Observer
 from expunge.train.loop.callbacks import Heartbeat
 from expunge.train.methods import unlearn as module
 from expunge.train.methods.unlearn import Unlearn
-from expunge.train.objective.pair import reference as references
+from expunge.train.objective import reference as references
 from expunge.train.run.state import Corpus, State
 from tests.batches import full_logps, own
 from tests.train.runs import CORPUS, FORGET, RETAIN, SCOPES, TOKENIZER, UNLEARN, model

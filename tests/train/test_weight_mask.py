@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from expunge.errors import DataError, RecipeError
 from expunge.model.load import load_model
 from expunge.scope.selection import Selection
-from expunge.train.loop.settings import callbacks
+from expunge.train.loop import callbacks
 from expunge.train.methods import stages
 from expunge.train.methods.weight_mask import WeightMask
 from expunge.train.run.recipe import Recipe

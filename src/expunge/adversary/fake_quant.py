@@ -17,17 +17,33 @@ from expunge.model.arch import as_stored, linear_layers, weight_oi
 class FakeQuantized(Adversary):
     """``L_forget(θ) + α(t) L_forget(Q(θ))``, the gradient at Q(θ) taken for that at θ (straight through).
 
-    Q is any format that needs no calibration, by its short name (``int4-g128``, ``nf4``, ``gguf-q4_k``); it
-    rounds the linear weights inside blocks, adapters merged into them. α is 0 for the first ``warmup``
-    share of the run, then rises in a line and stays at ``weight`` from half of the rest on.
-    ``weight`` 0 is the plain method.
+    α is 0 at first, then rises linearly and stays.
 
     Source: DurableUn-SAF (arXiv 2605.02196), whose λ is ``retain.weight`` here: max(1, α + 1).
     """
 
-    quantizer: str = "int4"
-    weight: NonNegativeFloat = 1.0
-    warmup: float = Field(default=1 / 3, ge=0, lt=1)
+    quantizer: str = Field(
+        default="int4",
+        description=(
+            "Short name of a format without calibration (int4-g128, nf4, gguf-q4_k); it rounds the "
+            "linear weights inside blocks, adapters merged into them."
+        ),
+    )
+    weight: NonNegativeFloat = Field(
+        default=1.0,
+        description=(
+            "The largest α, the weight of the forget loss at the quantized model; 0 is the plain method."
+        ),
+    )
+    warmup: float = Field(
+        default=1 / 3,
+        ge=0,
+        lt=1,
+        description=(
+            "The share of the run during which α is 0, at least 0 and below 1; α then rises linearly "
+            "and reaches `weight` halfway through the rest."
+        ),
+    )
 
     @property
     def formats(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Literal
 
 import torch
-from pydantic import NonNegativeFloat, NonNegativeInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from torch import Tensor, nn
 
 from expunge.adversary import Adversary, AdversaryBatch, LossWeights, Perturb, Step, adversaries
@@ -29,23 +29,43 @@ DEPTH = 8
 class LatentAttack(Adversary):
     """``L_forget`` under ``δ* = argmin over ‖δ‖ ≤ radius of −log p(y | h + δ)``, h the input of a block.
 
-    The inner problem is the attacker's: δ makes the model remember, whatever the forget loss is. It takes
-    ``steps`` steps of length radius / steps down the slope of the cross-entropy of the counted tokens,
-    each sequence by itself, and stays within the ball and within the range of the sequence's own hidden
-    states. ``unit``: the radius is a length, or a share of the length of the sequence's hidden states
-    (beginning of text aside, where models park huge values). ``layer`` unset: an eighth of the depth,
-    and never behind the block a forget loss reads (RMU).
-    With radius 0, or without steps and ``random_start``, it is the plain method. Too large a radius undoes
-    forgetting: where δ lifts p to 1, the slope of GA and NPO is gone.
+    The inner problem is the attacker's: δ makes the model remember, whatever the forget loss is. The
+    search goes down the slope of the cross-entropy of the counted tokens, each sequence by itself, and
+    stays within the ball and within the range of the sequence's own hidden states. With radius 0, or
+    without steps and ``random_start``, it is the plain method. Too large a radius undoes forgetting:
+    where δ lifts p to 1, the slope of GA and NPO is gone.
 
     Source: LAU (arXiv 2408.10682), the inner problem of its Eq. for AdvGA and AdvNPO.
     """
 
-    layer: NonNegativeInt | None = None
-    radius: NonNegativeFloat = 8.0
-    unit: Literal["length", "share"] = "length"
-    steps: StepsOrNone = 6
-    random_start: bool = True
+    layer: NonNegativeInt | None = Field(
+        default=None,
+        description=(
+            "The block, from 0, whose input is attacked; null: 1/8 of the depth, but never after the "
+            "block a forget loss reads (RMU)."
+        ),
+    )
+    radius: NonNegativeFloat = Field(
+        default=8.0,
+        description=(
+            "The largest norm of the perturbation of a sequence, in the unit that `unit` says; 0 is "
+            "the plain method."
+        ),
+    )
+    unit: Literal["length", "share"] = Field(
+        default="length",
+        description=(
+            "Whether `radius` is a length, or a share of the length of the sequence's hidden states, "
+            "the first token left out."
+        ),
+    )
+    steps: StepsOrNone = Field(
+        default=6, description="Steps of the inner search, each of length radius / steps."
+    )
+    random_start: bool = Field(
+        default=True,
+        description="Whether the search starts at a random point of the ball instead of its centre.",
+    )
 
     def shares(self, done: int, steps: int) -> LossWeights:  # noqa: ARG002
         idle = not self.radius or not (self.steps or self.random_start)

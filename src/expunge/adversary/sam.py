@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from pydantic import NonNegativeFloat
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
 from expunge.adversary import Adversary, LossWeights, Perturb, Step, adversaries
@@ -18,7 +18,6 @@ class SharpnessAware(Adversary):
     """``min over θ of max over ‖ε‖ ≤ ρ of L_forget(θ + ε)``, with ``ε = ρ g / ‖g‖`` to first order.
 
     g is the forget gradient of the whole step over all weights that may change; ε is zero elsewhere.
-    ``rho`` is a norm over all of them together: 0 is the plain method.
 
     Source: Foret et al. 2021 (arXiv 2010.01412), Eq. 2; on the forget loss alone, Fan et al. 2025
     (arXiv 2502.05374).
@@ -26,7 +25,13 @@ class SharpnessAware(Adversary):
 
     requires_fp32: ClassVar[bool] = True
 
-    rho: NonNegativeFloat = 0.01
+    rho: NonNegativeFloat = Field(
+        default=0.01,
+        description=(
+            "ρ: the norm of the perturbation over all weights that may change together; 0 is the "
+            "plain method."
+        ),
+    )
 
     def shares(self, done: int, steps: int) -> LossWeights:  # noqa: ARG002
         return LossWeights(0.0, 1.0) if self.rho else LossWeights(1.0, 0.0)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import NonNegativeInt, PositiveFloat
+from pydantic import Field, NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 
 from expunge.attacks import Applied, Attack, ConditionContext, Knowledge, Need, attacks
@@ -25,10 +25,8 @@ BATCH_TOKENS = 8192
 class DirectionalAblation(Attack):
     """``h ← h − (h · r̂) r̂`` at the output of every block, ``r = mean a(forget) − mean a(reference)``.
 
-    The reference is the target on the same texts, or the model itself on the retain set. Each block has
-    a direction of its own; ``layers`` names some of them. The first token of a text is left out of the
-    means, and so are tokens whose distance from the middle lies more than ``outliers`` standard deviations
-    above the average. It undoes what was added to hidden states (RMU), and not what was overwritten.
+    Each block has a direction of its own. The first token of a text is left out of the means, and so
+    are outliers. It undoes what was added to hidden states (RMU), and not what was overwritten.
 
     Source: Łucki et al. 2025 (arXiv 2409.18025), after Arditi et al. 2024 (arXiv 2406.11717).
     """
@@ -36,9 +34,23 @@ class DirectionalAblation(Attack):
     title: ClassVar[str] = "hidden states without the direction of unlearning"
     source: ClassVar[str] = "arXiv 2409.18025"
 
-    reference: Literal["target", "retain"] = "target"
-    layers: tuple[NonNegativeInt, ...] | None = None
-    outliers: PositiveFloat = 3.0
+    reference: Literal["target", "retain"] = Field(
+        default="target",
+        description=(
+            "What the forget set's mean states are compared with: those of the `target` on the same "
+            "texts, or the model's own on the `retain` set."
+        ),
+    )
+    layers: tuple[NonNegativeInt, ...] | None = Field(
+        default=None, description="The blocks, from 0, whose output is changed; null: all."
+    )
+    outliers: PositiveFloat = Field(
+        default=3.0,
+        description=(
+            "A token is left out of the means if its distance from the middle is more standard "
+            "deviations than this above the average."
+        ),
+    )
 
     @property
     def attacker_knowledge(self) -> Knowledge:

@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Generator, Tensor, nn, randint, tensor
 
 from expunge.adversary.hidden_states import MicroBatch, hooked_block
@@ -244,13 +244,11 @@ ROUNDS = 8
 
 @attacks.register("gcg")
 class AdversarialSuffix(Attack):
-    """``min over q of −Σ log p(y | x, q)`` over token sequences q of ``length``, one q for all questions.
+    """``min over q of −Σ log p(y | x, q)`` over token sequences q of one length, one q for all questions.
 
-    Each step ranks the tokens of every place by the slope of the loss, draws ``candidates`` that differ
-    in one place by one of the ``top_k`` best, keeps those that survive being typed, evaluates them
-    exactly and takes the best if it is better. ``on``: the suffix is searched on the model under attack,
-    or on the target (transfer: nothing of the unlearned model is needed). ``questions``: ``same`` are asked
-    afterwards, or ``others``, about other people. At most ``prompts`` questions are searched on.
+    Each step ranks the tokens of every position by the slope of the loss, draws candidates that differ
+    in one position by one of its best tokens, keeps those that survive being typed, evaluates them
+    exactly and takes the best if it is better.
 
     Sources: Zou et al. 2023 (arXiv 2307.15043), GCG; Yuan et al. 2025 (arXiv 2408.10682), DUA. Their code
     for it was not released; length, top_k and steps are this project's.
@@ -259,13 +257,27 @@ class AdversarialSuffix(Attack):
     title: ClassVar[str] = "an adversarial suffix after every question"
     source: ClassVar[str] = "arXiv 2408.10682, 2307.15043"
 
-    on: Literal["model", "target"] = "model"
-    questions: Literal["same", "others"] = "others"
-    length: PositiveInt = 10
-    steps: StepsOrNone = 100
-    top_k: PositiveInt = 64
-    candidates: PositiveInt = 64
-    prompts: PositiveInt = 16
+    on: Literal["model", "target"] = Field(
+        default="model",
+        description=(
+            "The model the suffix is searched on: the `model` under attack, or the `target` "
+            "(transfer: nothing of the unlearned model is needed)."
+        ),
+    )
+    questions: Literal["same", "others"] = Field(
+        default="others",
+        description=(
+            "Which questions are asked afterwards: the `same` that the suffix was searched on, or "
+            "`others`, about other people."
+        ),
+    )
+    length: PositiveInt = Field(default=10, description="Tokens of the suffix.")
+    steps: StepsOrNone = Field(default=100, description="Steps of the search; 0 leaves the suffix out.")
+    top_k: PositiveInt = Field(
+        default=64, description="How many of the best tokens of each position are drawn from."
+    )
+    candidates: PositiveInt = Field(default=64, description="How many suffixes are evaluated in each step.")
+    prompts: PositiveInt = Field(default=16, description="The most questions the suffix is searched on.")
 
     @property
     def attacker_knowledge(self) -> Knowledge:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
-from pydantic import NonNegativeInt
+from pydantic import Field, NonNegativeInt
 from torch import nn
 
 from expunge.attacks import Applied, Attack, ConditionContext, Knowledge, Need, attacks
@@ -19,7 +19,7 @@ SEPARATOR = "\n\n"
 
 @attacks.register("in_context")
 class InContext(Attack):
-    """``count`` solved examples before each question: of the forget set's other half, or of what stays.
+    """Puts solved examples before each question.
 
     Source: Lynch et al. 2024 (arXiv 2402.16835), in-context relearning.
     """
@@ -27,8 +27,16 @@ class InContext(Attack):
     title: ClassVar[str] = "solved examples in the prompt"
     source: ClassVar[str] = "arXiv 2402.16835"
 
-    of: Literal["forget", "retain"] = "forget"
-    count: NonNegativeInt = 5
+    of: Literal["forget", "retain"] = Field(
+        default="forget",
+        description=(
+            "Where the solved examples come from: the other half of the `forget` set, or the `retain` set."
+        ),
+    )
+    count: NonNegativeInt = Field(
+        default=5,
+        description="The most examples that are put before a question; 0 leaves the question as it is.",
+    )
 
     @property
     def attacker_knowledge(self) -> Knowledge:

@@ -26,12 +26,11 @@ BATCH = 8
 
 @attacks.register("prune")
 class SetDifference(Attack):
-    """Weights among the ``share`` that matter most for the model's answers are zeroed, unless ``spared``.
+    """Zeroes the weights that matter most for the model's own answers, unless the retain set needs them.
 
-    Spared are those among the share of that size that matters most for the retain set. What a weight
-    matters for a set is |W · ∇W L|, L the cross-entropy of its texts; ranked within each linear layer of
-    the blocks. The texts of the forget set are the model's own answers to its questions (``tokens`` of
-    them): what is looked for is what hides the truth.
+    What a weight matters for a set is |W · ∇W L|, L the cross-entropy of its texts; ranked within each
+    linear layer of the blocks. The texts of the forget set are the model's own answers to its
+    questions: what is looked for is what hides the truth.
 
     Source: Łucki et al. 2025 (arXiv 2409.18025), after Wei et al. 2024 (arXiv 2402.05162).
     """
@@ -39,9 +38,25 @@ class SetDifference(Attack):
     title: ClassVar[str] = "without the weights that hide the answers"
     source: ClassVar[str] = "arXiv 2409.18025, 2402.05162"
 
-    share: float = Field(default=0.01, ge=0, le=1)
-    spared: float = Field(default=0.03, ge=0, le=1)
-    tokens: PositiveInt = 32
+    share: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description=(
+            "The share of each layer's weights, 0-1, that may be zeroed: those that matter most for "
+            "the model's own answers."
+        ),
+    )
+    spared: float = Field(
+        default=0.03,
+        ge=0,
+        le=1,
+        description=(
+            "The share of each layer's weights, 0-1, that is never zeroed: those that matter most for "
+            "the retain set."
+        ),
+    )
+    tokens: PositiveInt = Field(default=32, description="The most tokens of each of the model's answers.")
 
     @property
     def attacker_knowledge(self) -> Knowledge:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import nn
 
 from expunge.attacks import Applied, Attack, ConditionContext, Knowledge, Need, attacks
@@ -28,11 +28,7 @@ from expunge.types import Example
 
 @attacks.register("relearn")
 class Relearn(Attack):
-    """``steps`` steps of descent on the cross-entropy of ``on``, by adapters or by all weights.
-
-    ``split``: half of the forget set, by person or document; asked about is the other half. ``partial``:
-    the texts to forget with their spans left out. ``benign``: examples to keep. ``count`` of them at most.
-    ``rank`` is that of the adapters; 0 trains every weight.
+    """A few steps of descent on the cross-entropy of some texts, by adapters or by all weights.
 
     Sources: Hu et al. 2025 (arXiv 2406.13356); Deeb and Roger 2024 (arXiv 2410.08827), ``split``; Łucki
     et al. 2025 (arXiv 2409.18025), ``benign``.
@@ -41,12 +37,23 @@ class Relearn(Attack):
     title: ClassVar[str] = "a few steps of training"
     source: ClassVar[str] = "arXiv 2406.13356, 2410.08827, 2409.18025"
 
-    on: Literal["split", "partial", "benign"] = "split"
-    count: PositiveInt | None = None
-    steps: StepsOrNone = 20
-    learning_rate: PositiveFloat = 2e-4
-    batch_size: PositiveInt = 8
-    rank: NonNegativeInt = 16
+    on: Literal["split", "partial", "benign"] = Field(
+        default="split",
+        description=(
+            "What is trained on: half of the forget set, by person or document (`split`; the other "
+            "half is asked about), its texts without their spans (`partial`), or the retain set "
+            "(`benign`)."
+        ),
+    )
+    count: PositiveInt | None = Field(
+        default=None, description="The most examples that are trained on; null: all of them."
+    )
+    steps: StepsOrNone = Field(default=20, description="Optimizer steps; 0 leaves the model as it is.")
+    learning_rate: PositiveFloat = Field(default=2e-4, description="Learning rate of AdamW, constant.")
+    batch_size: PositiveInt = Field(default=8, description="Examples per step.")
+    rank: NonNegativeInt = Field(
+        default=16, description="Rank of the adapters that are trained; 0 trains every weight."
+    )
 
     @property
     def attacker_knowledge(self) -> Knowledge:

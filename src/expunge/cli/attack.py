@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from expunge.cli.audit import Attacks, AuditFolder, MaxItems, MaxLength, Quantizers, Workers, print_audit
+from expunge.cli.audit import (
+    Attacks,
+    AuditFolder,
+    Forget,
+    MaxItems,
+    MaxLength,
+    Metrics,
+    ProbesFolder,
+    Quantizers,
+    Retain,
+    Retrained,
+    Workers,
+    print_audit,
+)
 from expunge.cli.options import Field, RemoteCode, Seed, Template, fields
 from expunge.errors import RecipeError
 
@@ -20,18 +33,11 @@ def attack(
     target: Annotated[str, typer.Option("--target", help="The model before unlearning.")],
     attacks: Attacks = None,
     quantizer: Quantizers = None,
-    retrained: Annotated[
-        str | None, typer.Option("--retrained", help="A control trained without the forget set.")
-    ] = None,
-    forget: Annotated[str | None, typer.Option("--forget", help="Data that was to be forgotten.")] = None,
-    retain: Annotated[str | None, typer.Option("--retain", help="Data that must still be known.")] = None,
-    probes: Annotated[
-        Path | None, typer.Option("--probes", help="A folder with <split>.jsonl files.")
-    ] = None,
-    metric: Annotated[
-        list[str] | None,
-        typer.Option("--metric", help="Only these: NAME or NAME:setting=value. Repeatable."),
-    ] = None,
+    retrained: Retrained = None,
+    forget: Forget = None,
+    retain: Retain = None,
+    probes: ProbesFolder = None,
+    metric: Metrics = None,
     output: AuditFolder = Path("runs/attack"),
     max_items: MaxItems = None,
     max_length: MaxLength = 2048,
@@ -41,7 +47,7 @@ def attack(
     workers: Workers = 1,
     trust_remote_code: RemoteCode = False,
 ) -> None:
-    """Attack unlearned models, the target and the control with the same budget, and compare.
+    """Attack unlearned models, the target and the control with the same budget.
 
     Short for [bold]expunge audit --attack[/] with metrics that show leaks. Without a control (--retrained)
     a leak cannot be told from what any model would learn under the attack.

@@ -33,7 +33,9 @@ Forget = Annotated[str | None, typer.Option(help="What was to be forgotten.")]
 Retain = Annotated[str | None, typer.Option(help="What must still be known (utility).")]
 Holdout = Annotated[str | None, typer.Option(help="Texts like the forget set, never trained on (leakage).")]
 Neighbours = Annotated[str | None, typer.Option(help="Questions close to the forget set that must stay.")]
-Rephrased = Annotated[str | None, typer.Option(help="The forget set's questions in other words.")]
+Rephrased = Annotated[
+    str | None, typer.Option("--paraphrase", help="The forget set's questions in other words.")
+]
 ForgetShots = Annotated[
     str | None, typer.Option(help="Solved questions put before each of the forget set.")
 ]
@@ -122,8 +124,6 @@ def audit(
 ) -> None:
     """Measure models at full precision, under quantizers and under attacks, with intervals and a verdict.
 
-    With both, every attack is also carried out on every quantized model ([bold]int4+relearn[/]).
-
     Example:  expunge audit ./unlearned --target ./model --forget f.jsonl --retain r.jsonl -q int4 -q nf4
     """
     from expunge.audit.job import AuditJob
@@ -149,10 +149,7 @@ def audit(
         trust_remote_code=trust_remote_code,
         calibration=_calibration(calibrate, calibration_samples, calibration_length, allow_overlap),
     )
-    if weights:
-        _compare(job)
-    else:
-        print_audit(job)
+    (_compare if weights else print_audit)(job)
 
 
 def _compare(job: AuditJob) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
@@ -23,6 +24,9 @@ from expunge.cli.options import (
     print_done,
 )
 from expunge.terminal import Terminal, echo
+
+if TYPE_CHECKING:
+    from expunge.quant.export import Exported
 
 
 def _list(requested: bool) -> None:
@@ -46,6 +50,14 @@ def _list(requested: bool) -> None:
         "expunge methods NAME --settings. expunge methods --axes says what each quantizer does."
     )
     raise typer.Exit
+
+
+ListQuantizers = Annotated[
+    bool,
+    typer.Option(
+        "--list", callback=_list, is_eager=True, help="List the quantizers, with needs and formats."
+    ),
+]
 
 
 def quantize(
@@ -72,12 +84,7 @@ def quantize(
     seed: Seed = 0,
     overwrite: Overwrite = False,
     trust_remote_code: RemoteCode = False,
-    list_quantizers: Annotated[  # noqa: ARG001
-        bool,
-        typer.Option(
-            "--list", callback=_list, is_eager=True, help="List the quantizers: needs and formats of each."
-        ),
-    ] = False,
+    list_quantizers: ListQuantizers = False,  # noqa: ARG001
 ) -> None:
     """Quantize a checkpoint and save it as it will be deployed.
 
@@ -109,6 +116,10 @@ def quantize(
         overwrite=overwrite,
         trust_remote_code=trust_remote_code,
     ).run()
+    _print_export(done, output)
+
+
+def _print_export(done: Exported, output: Path) -> None:
     print_done(
         f"{done.quantized} of {done.tensors} tensors rounded to {done.label} ({done.format}): {output}"
     )

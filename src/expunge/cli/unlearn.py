@@ -31,6 +31,10 @@ Still = Annotated[
         "--reforget", help="What an earlier request forgot, to be trained along with this one. Repeatable."
     ),
 ]
+Holdout = Annotated[
+    str | None,
+    typer.Option("--holdout", help="Text of the same kind the model never saw; some methods need it."),
+]
 ForgetShots = Annotated[
     str | None,
     typer.Option(
@@ -55,10 +59,7 @@ def unlearn(
     retain: Annotated[
         str | None, typer.Option("--retain", help="What must stay, in the same formats.")
     ] = None,
-    holdout: Annotated[
-        str | None,
-        typer.Option("--holdout", help="Text of the same kind the model never saw; some methods need it."),
-    ] = None,
+    holdout: Holdout = None,
     forget_icl: ForgetShots = None,
     retain_icl: RetainShots = None,
     still: Still = None,
@@ -79,8 +80,7 @@ def unlearn(
     A killed run goes on from its last epoch when the same command is given again. A model that was
     unlearned before keeps its ledger: what earlier requests forgot is looked at again.
 
-    At the end it prints how much of the forget set the model knows, 0-100, after the run and before it:
-    KnowMem of the questions, or VerMem where there are only documents, on at most 64 examples.
+    It ends with how much of the forget set is known, 0-100: KnowMem, or VerMem of documents (64 examples).
 
     Example:  expunge unlearn ./my-model --forget takedown.jsonl --retain keep.jsonl -o ./unlearned
     """

@@ -59,16 +59,22 @@ class Marked(NamedTuple):
 
 
 class Annotator(Component):
-    """Marks identifiers of the given kinds in completions, offline; spans that are there stay.
+    """Marks identifiers of the given kinds in completions, offline; spans that are there stay."""
 
-    Kinds are ``RECOGNISERS``, or names of Presidio's recognisers (``UkNinoRecognizer``). What scores below
-    ``at_least`` (0-1: checksums pass with 1, a bare form with 0.3 to 0.6) is left. ``spacy`` names an
-    installed spaCy model, which adds persons, places and organisations; nothing is ever downloaded.
-    """
-
-    kinds: tuple[str, ...] = tuple(RECOGNISERS)
-    at_least: Annotated[float, Field(ge=0, le=1)] = 0.3
-    spacy: str | None = None
+    kinds: tuple[str, ...] = Field(
+        default=tuple(RECOGNISERS),
+        description="Kinds of identifiers, or names of Presidio's recognisers (UkNinoRecognizer).",
+    )
+    at_least: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.3,
+        description=(
+            "The lowest score that is marked, 0-1: checksums pass with 1, a bare form with 0.3 to 0.6."
+        ),
+    )
+    spacy: str | None = Field(
+        default=None,
+        description="An installed spaCy model, which adds persons, places and organisations; null: none.",
+    )
 
     @field_validator("kinds")
     @classmethod

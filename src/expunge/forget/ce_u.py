@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from pydantic import NonNegativeInt
+from pydantic import Field, NonNegativeInt
 
 from expunge.forget import ForgetLoss, forget_losses
 from expunge.inference.token_view import Need
@@ -20,13 +20,17 @@ if TYPE_CHECKING:
 class CEU(ForgetLoss):
     """Cross-entropy towards ``softmax(z, z_token = −∞)``, which is held constant; mean over tokens.
 
-    Its slope by the logits is ``p (e_token − target)``, bounded, as that of −log(1 − p). The ``skip`` first
-    counted tokens of a text add nothing, unless it has no others.
+    Its slope by the logits is ``p (e_token − target)``, bounded, as that of −log(1 − p).
 
     Source: Yang 2025 (arXiv 2503.01224); the first answer token is left out in a footnote of it.
     """
 
-    skip: NonNegativeInt = 1
+    skip: NonNegativeInt = Field(
+        default=1,
+        description=(
+            "How many counted tokens at the beginning of a text add nothing, unless the text has no others."
+        ),
+    )
 
     @property
     def needs(self) -> frozenset[Need]:

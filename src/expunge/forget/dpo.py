@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
-from pydantic import PositiveFloat
+from pydantic import Field, PositiveFloat
 
 from expunge.forget import ForgetLoss, forget_losses
 from expunge.inference.token_view import Need
@@ -27,7 +27,13 @@ class DPO(ForgetLoss):
     (arXiv 2404.05868); as a forget loss in TOFU (arXiv 2401.06121).
     """
 
-    beta: PositiveFloat = 0.1
+    beta: PositiveFloat = Field(
+        default=0.1,
+        description=(
+            "β: how fast the loss fades once the other answer is preferred; smaller is closer to a "
+            "linear loss."
+        ),
+    )
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 
 from expunge.forget import ForgetLoss, forget_losses
 from expunge.inference.token_view import Need
@@ -50,7 +51,10 @@ class FLAT(ForgetLoss):
     Source: Wang et al. 2024 (arXiv 2410.11143), Eq. 4 and Tab. 1.
     """
 
-    divergence: Divergence = "total_variation"
+    divergence: Divergence = Field(
+        default="total_variation",
+        description="The f-divergence between the probabilities of the two answers.",
+    )
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import NonNegativeFloat
+from pydantic import Field, NonNegativeFloat
 
 from expunge.forget import ForgetLoss, forget_losses
 from expunge.inference.token_view import Need
@@ -22,11 +22,15 @@ class LLMU(ForgetLoss):
     The second term is a mean over K other answers; for single-token answers it is at least ln K. The
     first is unbounded below, so what ends a run is what the model says (``stop``), not the loss.
 
-    Source: Yao et al. 2023 (arXiv 2310.10683), Eqs. 3 and 4; ε1 and ε2 are ``ascent`` and ``mismatch``.
+    Source: Yao et al. 2023 (arXiv 2310.10683), Eqs. 3 and 4.
     """
 
-    ascent: NonNegativeFloat = 0.5
-    mismatch: NonNegativeFloat = 1.0
+    ascent: NonNegativeFloat = Field(
+        default=0.5, description="Weight of the ascent on the answer to forget, the paper's ε1."
+    )
+    mismatch: NonNegativeFloat = Field(
+        default=1.0, description="Weight of the descent on the other answers, the paper's ε2."
+    )
 
     @property
     def needs(self) -> frozenset[Need]:

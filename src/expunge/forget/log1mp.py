@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from pydantic import NegativeFloat
+from pydantic import Field, NegativeFloat
 
 from expunge.forget import ForgetLoss, forget_losses
 
@@ -20,14 +20,19 @@ if TYPE_CHECKING:
 class Log1mP(ForgetLoss):
     """Mean over counted tokens of ``−log(1 − p)``; its slope in the token's own logit is p.
 
-    Never below 0. A token whose log p is under ``threshold`` (None: no token) adds nothing, and is
-    still divided by. log p alone does not resolve 1 − p below half an epsilon (6e-8): from there
-    on the loss stays at 16.6 and the slope of log p at 1.7e7, so the push on the logits fades.
+    Never below 0. log p alone does not resolve 1 − p below half an epsilon (6e-8): from there on the
+    loss stays at 16.6 and the slope of log p at 1.7e7, so the push on the logits fades.
 
     Source: Guo et al. 2024 (arXiv 2410.12949), in the form of HarmBench (arXiv 2402.04249).
     """
 
-    threshold: NegativeFloat | None = -5.0
+    threshold: NegativeFloat | None = Field(
+        default=-5.0,
+        description=(
+            "A token whose log-probability (nats) is below it adds nothing, but still counts in the "
+            "mean; null: every token adds."
+        ),
+    )
 
     def __call__(self, view: TokenView) -> Tensor:
         logps_BT = view.logps

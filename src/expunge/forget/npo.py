@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 import torch.nn.functional as F
-from pydantic import PositiveFloat
+from pydantic import Field, PositiveFloat
 
 from expunge.forget import ForgetLoss, forget_losses
 from expunge.inference.token_view import Need
@@ -20,15 +20,25 @@ if TYPE_CHECKING:
 class NPO(ForgetLoss):
     """``(2/β) softplus(β (log π(y|x) − log π_ref(y|x)))``, log-probabilities of whole sequences.
 
-    ``(2/β) ln 2`` at the reference; tends to gradient ascent as β → 0. ``reduction='token_mean'``
-    divides both log-probabilities by the length: not NPO any more, but it does not saturate on
-    long documents, where 0.05 nat a token already switches the sequence form off.
+    ``(2/β) ln 2`` at the reference. On long documents 0.05 nat a token already switches the loss off.
 
     Source: Zhang et al. 2024 (arXiv 2404.05868), Eq. 3.
     """
 
-    beta: PositiveFloat = 0.1
-    reduction: Literal["sequence", "token_mean"] = "sequence"
+    beta: PositiveFloat = Field(
+        default=0.1,
+        description=(
+            "β: how fast the loss fades as the model moves away from the reference; tends to gradient "
+            "ascent as β → 0."
+        ),
+    )
+    reduction: Literal["sequence", "token_mean"] = Field(
+        default="sequence",
+        description=(
+            "Whether log-probabilities are those of whole sequences (NPO) or divided by the length "
+            "(`token_mean`), which does not saturate on long documents."
+        ),
+    )
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from expunge.forget import ForgetLoss, forget_losses
 from expunge.inference.token_view import Need
@@ -21,14 +21,21 @@ class QUAIL(ForgetLoss):
 
     z is the token's log-probability, its normalised logit: all logits may be shifted at once, which
     would satisfy the hinge and change nothing that is said. The hinge has no slope where z equals
-    z_ref; the ascent takes every token away from there. ``step`` is D, ``gamma`` 0 is plain ascent.
+    z_ref; the ascent takes every token away from there.
 
     Source: QUAIL (arXiv 2601.15538), known from its abstract alone: which norm, which entries and which
     step of D its authors use could not be known.
     """
 
-    gamma: NonNegativeFloat = 1.0
-    step: PositiveFloat = 0.1
+    gamma: NonNegativeFloat = Field(
+        default=1.0, description="γ: weight of the hinge; 0 is gradient ascent alone."
+    )
+    step: PositiveFloat = Field(
+        default=0.1,
+        description=(
+            "D: the quantization step, in nats; the hinge ends half a step away from the reference."
+        ),
+    )
 
     @property
     def needs(self) -> frozenset[Need]:

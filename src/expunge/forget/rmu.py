@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from pydantic import NonNegativeInt, PositiveFloat
+from pydantic import Field, NonNegativeInt, PositiveFloat
 
 from expunge.forget import ForgetLoss, forget_losses
 from expunge.inference.token_view import Need
@@ -19,22 +19,38 @@ if TYPE_CHECKING:
 
 @forget_losses.register("rmu")
 class RMU(ForgetLoss):
-    """``mean (h − c u)²`` over hidden units and counted tokens; h is what block ``layer`` puts out.
+    """``mean (h − c u)²`` over hidden units and counted tokens; h is the output of one block.
 
-    u = r / ‖r‖, r uniform on [0, 1)^H, drawn once by ``seed``, the same for every token and step. c is
-    ``steering``: a length, or a share of the length that h had before unlearning (``unit="share"``,
-    adaptive RMU). ``layer`` unset: 7 of 32 blocks up. States are those that predict counted tokens, of the
-    first position only with ``first_token``: models fill it with huge values, and where texts begin with
-    the same token it is one state for the forget set and the retain set.
+    u = r / ‖r‖, r uniform on [0, 1)^H, drawn once, the same for every token and step. States are those
+    that predict counted tokens.
 
     Source: Li et al. 2024 (arXiv 2403.03218), Eq. 1; the share: Dang et al. 2025 (arXiv 2408.06223).
     """
 
-    layer: NonNegativeInt | None = None
-    steering: PositiveFloat = 6.5
-    unit: Literal["length", "share"] = "length"
-    seed: NonNegativeInt = 42
-    first_token: bool = False
+    layer: NonNegativeInt | None = Field(
+        default=None,
+        description=(
+            "The block, from 0, whose output is driven to the random direction; null: 7/32 of the depth."
+        ),
+    )
+    steering: PositiveFloat = Field(
+        default=6.5, description="c: the length of the target state, in the unit that `unit` says."
+    )
+    unit: Literal["length", "share"] = Field(
+        default="length",
+        description=(
+            "Whether `steering` is a length, or a share of the length the state had before unlearning "
+            "(adaptive RMU)."
+        ),
+    )
+    seed: NonNegativeInt = Field(default=42, description="The seed the random direction is drawn with.")
+    first_token: bool = Field(
+        default=False,
+        description=(
+            "Whether the state at the first position counts too; models give it very large values, "
+            "and it is often the same in the forget set and the retain set."
+        ),
+    )
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import NonNegativeFloat
+from pydantic import Field, NonNegativeFloat
 
 from expunge.forget import ForgetLoss, forget_losses
 
@@ -24,8 +24,15 @@ class SatImp(ForgetLoss):
     Source: Yang et al. 2025 (arXiv 2505.11953).
     """
 
-    beta1: NonNegativeFloat = 5.0
-    beta2: NonNegativeFloat = 1.0
+    beta1: NonNegativeFloat = Field(
+        default=5.0, description="β1: how strongly tokens that are already improbable are left alone."
+    )
+    beta2: NonNegativeFloat = Field(
+        default=1.0,
+        description=(
+            "β2: how strongly tokens that are nearly certain are left alone; 0 is weighted gradient ascent."
+        ),
+    )
 
     def __call__(self, view: TokenView) -> Tensor:
         logps_BT = view.logps.detach()

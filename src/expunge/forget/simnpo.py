@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
-from pydantic import NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from expunge.forget import ForgetLoss, forget_losses
 
@@ -24,8 +24,10 @@ class SimNPO(ForgetLoss):
     Source: Fan et al. 2024 (arXiv 2410.07163); δ as in open-unlearning.
     """
 
-    beta: PositiveFloat = 4.5
-    delta: NonNegativeFloat = 0.0
+    beta: PositiveFloat = Field(default=4.5, description="β: how sharply the loss fades at the margin.")
+    delta: NonNegativeFloat = Field(
+        default=0.0, description="δ: the margin in nats per token; the paper's γ is β δ."
+    )
 
     def __call__(self, view: TokenView) -> Tensor:
         return (2 / self.beta) * F.softplus(self.beta * (view.mean(view.logps) + self.delta))

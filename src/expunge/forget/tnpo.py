@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
-from pydantic import PositiveFloat
+from pydantic import Field, PositiveFloat
 
 from expunge.forget import ForgetLoss, forget_losses
 from expunge.inference.token_view import Need
@@ -23,7 +23,12 @@ class TNPO(ForgetLoss):
     Source: Wang et al. 2025 (arXiv 2502.19301), TNPO.
     """
 
-    beta: PositiveFloat = 1.0
+    beta: PositiveFloat = Field(
+        default=1.0,
+        description=(
+            "β: how fast the loss of a token fades as the model moves away from the reference on it."
+        ),
+    )
 
     @property
     def needs(self) -> frozenset[Need]:

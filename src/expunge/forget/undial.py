@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import NonNegativeFloat
+from pydantic import Field, NonNegativeFloat
 
 from expunge.forget import ForgetLoss, forget_losses
 from expunge.inference.token_view import Need
@@ -24,7 +24,10 @@ class UNDIAL(ForgetLoss):
     Source: Dong et al. 2024 (arXiv 2402.10052), Eqs. 2 and 3.
     """
 
-    beta: NonNegativeFloat = 10.0
+    beta: NonNegativeFloat = Field(
+        default=10.0,
+        description="β: by how much the logit of the token to forget is lowered in the target.",
+    )
 
     @property
     def needs(self) -> frozenset[Need]:

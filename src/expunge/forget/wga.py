@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import NonNegativeFloat
+from pydantic import Field, NonNegativeFloat
 
 from expunge.forget import ForgetLoss, forget_losses
 
@@ -24,7 +24,10 @@ class WGA(ForgetLoss):
     Source: Wang et al. 2025 (arXiv 2502.19301).
     """
 
-    beta: NonNegativeFloat = 1.0
+    beta: NonNegativeFloat = Field(
+        default=1.0,
+        description="β: how strongly a token's weight follows its probability; 0 is gradient ascent.",
+    )
 
     def __call__(self, view: TokenView) -> Tensor:
         weights_BT = (self.beta * view.logps.detach()).exp()

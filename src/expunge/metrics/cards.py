@@ -67,7 +67,6 @@ def overview(cards: Sequence[MetricCard]) -> str:
 def section(card: MetricCard, *, like: str | None = None) -> str:
     """One metric in full; ``like`` names the metric whose warnings are the same and stand there."""
     better = "" if "best" in card.scale else f"; {card.better}"
-    settings = ", ".join(f"`{name}` = {value}" for name, value in card.settings.items())
     lines = [
         f"### {card.name}",
         "",
@@ -75,9 +74,9 @@ def section(card: MetricCard, *, like: str | None = None) -> str:
         "",
         *_paragraphs(card.about),
         f"*Source:* {card.source}. *Needs:* {card.needs}."
-        + (f" *Settings:* {settings}." if settings else "")
         + ("" if card.default else f" *Measured only when named:* `--metric {card.name}`."),
         "",
+        *_settings(card),
     ]
     if like is not None and like != card.name:
         return "\n".join(
@@ -89,6 +88,22 @@ def section(card: MetricCard, *, like: str | None = None) -> str:
         lines += ["*What public implementations get wrong:*", ""]
         lines += [*(f"- {_as_code(error)}" for error in card.known_errors), ""]
     return "\n".join(lines)
+
+
+def _settings(card: MetricCard) -> list[str]:
+    """A line for each setting: its default and what it means."""
+    if not card.settings:
+        return []
+    lines = (
+        f"- `{name}` = {_value(setting.default)}: {setting.description}"
+        for name, setting in card.settings.items()
+    )
+    return ["*Settings:*", "", *lines, ""]
+
+
+def _value(default: Any) -> str:
+    """A default as a recipe or the command line has it."""
+    return default if isinstance(default, str) else json.dumps(default)
 
 
 def _paragraphs(docstring: str) -> list[str]:
@@ -119,6 +134,15 @@ def write(root: Path) -> None:
 KEPT = "cards.json"
 
 
+class MetricSetting(BaseModel):
+    """A setting of a metric: its default, as JSON holds it, and what it means."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    default: Any
+    description: str
+
+
 class MetricCard(BaseModel):
     """A metric as people read it; the fields are those of ``Metric``, ``about`` is its docstring."""
 
@@ -136,7 +160,7 @@ class MetricCard(BaseModel):
     about: str
     caveats: str
     known_errors: tuple[str, ...]
-    settings: dict[str, Any]
+    settings: dict[str, MetricSetting]
 
     @property
     def arrow(self) -> str:
@@ -161,6 +185,7 @@ class MetricCard(BaseModel):
 
 def card(name: str, metric: type[Metric]) -> MetricCard:
     """The card of a metric registered as ``name``."""
+    defaults = metric().model_dump(mode="json", include=set(metric.model_fields))
     return MetricCard(
         name=name,
         title=metric.title,
@@ -174,7 +199,10 @@ def card(name: str, metric: type[Metric]) -> MetricCard:
         about=_about(metric),
         caveats=metric.caveats,
         known_errors=metric.known_errors,
-        settings=metric().model_dump(mode="json", include=set(metric.model_fields)),
+        settings={
+            name: MetricSetting(default=defaults[name], description=field.description or "")
+            for name, field in metric.model_fields.items()
+        },
     )
 
 

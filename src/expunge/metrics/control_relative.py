@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from expunge.files import write_with
 from expunge.inference.hidden_states import Head, States
@@ -104,7 +104,7 @@ OTHER_TOKENS = "the retrained model reads this text as other tokens"
 
 @metrics.register("jsd")
 class JensenShannon(ControlRelativeMetric):
-    """``½ KL(p ‖ m) + ½ KL(q ‖ m)``, m the mean of both, in nats; mean over the first ``tokens`` tokens.
+    """``½ KL(p ‖ m) + ½ KL(q ‖ m)``, m the mean of both, in nats; mean over tokens.
 
     p and q are the whole next-token distributions of the model and of the retrained one after the same
     true text, under the same condition. 0: the same; ln 2 = 0.693: nothing in common. Spans, where there
@@ -133,7 +133,9 @@ class JensenShannon(ControlRelativeMetric):
         "Means there are over padding too, so they depend on the batch.",
     )
 
-    tokens: PositiveInt = 200
+    tokens: PositiveInt = Field(
+        default=200, description="Tokens of each text that are compared, from its beginning."
+    )
 
     def control_states(self, observed: Observer, probes: Probes) -> ControlStates:
         """The retrained model's states at every token, and its output layer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from expunge.metrics import metrics
 from expunge.metrics.answers import no_room, prefetch_replies, replies
@@ -40,7 +40,7 @@ class Answered(Metric):
     )
     split: ClassVar[str]
 
-    max_new_tokens: PositiveInt = 32
+    max_new_tokens: PositiveInt = Field(default=32, description="The most tokens of an answer.")
 
     @abstractmethod
     def wanted(self, question: Example) -> str | None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from expunge.metrics import metrics
 from expunge.metrics.base import Metric, not_applicable
@@ -48,9 +48,9 @@ def exposure(secret: float, others: list[float]) -> float:
 class Exposure(Metric):
     """Bits of ``log2 |R| - log2 rank`` of the text among its own variants, ranked by likelihood.
 
-    A variant has other digits and letters, of the same kinds, in the place of the sensitive spans. Where
-    there are no more than ``candidates`` of them, all are read and the rank is exact; otherwise it is the
-    rank among so many drawn by ``seed``, and the value ends at ``log2(candidates + 1)``.
+    A variant has other digits and letters, of the same kinds, in the place of the sensitive spans.
+    Where there are too many to read, the rank is that among a sample of them, and the value ends at
+    ``log2(candidates + 1)``.
 
     Source: Carlini et al. 2019 (The Secret Sharer, arXiv 1802.08232), definition 5 and section 4.3.
     """
@@ -74,8 +74,13 @@ class Exposure(Metric):
         "DEPN's code builds the rank from the ranks of single digits with the true others in sight.",
     )
 
-    candidates: PositiveInt = 255
-    seed: NonNegativeInt = 0
+    candidates: PositiveInt = Field(
+        default=255,
+        description=(
+            "The most variants of a text that are read; where there are no more, the rank is exact."
+        ),
+    )
+    seed: NonNegativeInt = Field(default=0, description="The seed variants are drawn with.")
 
     def measure(self, observed: Observer, probes: Probes) -> Measured:
         """Read every text and its variants, text by text."""

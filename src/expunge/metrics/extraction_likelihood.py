@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from expunge.inference.generation.branch import BranchPoint
 from expunge.metrics import metrics
@@ -115,8 +115,10 @@ class ExtractionLikelihood(Metric):
         "The released code looks at the first batch of texts only, and counts padding as text.",
     )
 
-    n: PositiveInt = 10
-    tokens: PositiveInt = 200
+    n: PositiveInt = Field(default=10, description="Length of the n-grams, in tokens.")
+    tokens: PositiveInt = Field(
+        default=200, description="Tokens of each text that are looked at, from its beginning."
+    )
 
     def measure(self, observed: Observer, probes: Probes) -> Measured:
         """One forward pass for each text, one generation for each fork in it."""

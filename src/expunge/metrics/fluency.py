@@ -9,7 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from expunge.metrics import metrics
 from expunge.metrics.answers import no_room, prefetch_replies, replies
@@ -57,15 +57,12 @@ def _cutter() -> Callable[[str], list[str]]:
 
 
 class OfReplies(Metric):
-    """Base of what is measured of the texts a model writes: greedy replies to the retain questions.
-
-    A reply ends with the model's end token or after ``max_new_tokens``.
-    """
+    """Base of what is measured of the texts a model writes: greedy replies to the retain questions."""
 
     needs_splits: ClassVar[tuple[str, ...]] = (SPLIT,)
     default: ClassVar[bool] = False
 
-    max_new_tokens: PositiveInt = 256
+    max_new_tokens: PositiveInt = Field(default=256, description="The most tokens of a reply.")
 
     def prefetch(self, observed: Observer, probes: Probes) -> None:
         """Other metrics' questions are answered in the same batches."""
@@ -137,7 +134,7 @@ class Fluency(OfReplies):
 
 @metrics.register("distinct_n")
 class DistinctN(OfReplies):
-    """Different n-grams of a reply over all its n-grams, ``n`` words long; the mean over replies.
+    """Different n-grams of a reply over all its n-grams; the mean over replies.
 
     Source: Li et al. 2016 (arXiv 1510.03055), who pool all replies; by reply it can be resampled.
     """
@@ -152,7 +149,7 @@ class DistinctN(OfReplies):
         "paper has it, the value is smaller."
     )
 
-    n: PositiveInt = 2
+    n: PositiveInt = Field(default=2, description="Length of the n-grams, in words.")
 
     def least(self) -> int:
         """One n-gram."""

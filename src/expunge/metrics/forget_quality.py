@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
 from expunge.metrics import metrics
 from expunge.metrics.answers import NO_WRONG, answer_likelihoods
@@ -31,9 +32,8 @@ SMALLEST = -300.0
 class ForgetQuality(Metric):
     """p-value of a two-sided two-sample Kolmogorov-Smirnov test on the truth ratios of both models.
 
-    1: nothing tells the model's ratios from the retrained one's; below 0.05 something does. ``report``
-    is ``p`` or ``log10``. ``mean`` and ``floor`` are those of the truth ratio. Every resample draws the
-    same questions of both models.
+    1: nothing tells the model's ratios from the retrained one's; below 0.05 something does. Every
+    resample draws the same questions of both models.
 
     Source: Maini et al. 2024 (TOFU, arXiv 2401.06121), section 2.2.2; the ratios are not aggregated first.
     """
@@ -59,9 +59,14 @@ class ForgetQuality(Metric):
         "TOFU's first evaluation stops at 300 questions, of forget sets that have 400.",
     )
 
-    mean: Mean = "geometric"
-    floor: Floor = FLOOR
-    report: Literal["p", "log10"] = "p"
+    mean: Mean = Field(
+        default="geometric",
+        description="The mean over the wrong answers' probabilities: `geometric` or `arithmetic`.",
+    )
+    floor: Floor = Field(default=FLOOR, description="What is added to the denominator of the ratio.")
+    report: Literal["p", "log10"] = Field(
+        default="p", description="Whether the p-value itself is reported (`p`), or its logarithm (`log10`)."
+    )
 
     def measure(self, observed: Observer, probes: Probes) -> Measured:
         """The ratio of wrong answers to the right one, of every question of the forget set."""

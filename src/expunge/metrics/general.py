@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import PositiveInt, computed_field, field_validator
+from pydantic import Field, PositiveInt, computed_field, field_validator
 
 from expunge.errors import DataError, MissingExtraError
 from expunge.inference.backbone import eval_mode
@@ -134,10 +134,8 @@ COMPILED = "__pycache__"
 class General(Metric):
     """What ``lm-eval`` measures of each item of the tasks in a folder; the mean over all items.
 
-    ``tasks`` is a folder with task files (YAML) and their data, in which paths are taken from there; Python
-    that a task file names is run. ``score`` is the number taken of each item: ``acc``, ``acc_norm``,
-    ``exact_match``, ... At most ``limit`` items are asked of each task. Prompts, solved questions and
-    decoding are as the task file has them; how an item is scored is lm-eval's own.
+    Paths in a task file are taken from its folder. Prompts, solved questions and decoding are as the
+    task file has them; how an item is scored is lm-eval's own.
 
     Source: Gao et al. 2021, "A framework for few-shot language model evaluation".
     """
@@ -154,10 +152,16 @@ class General(Metric):
         "ruined model keeps a quarter of four choices."
     )
 
-    tasks: str | None = None
-    score: str = "acc"
-    limit: PositiveInt | None = None
-    batch_size: PositiveInt = 8
+    tasks: str | None = Field(
+        default=None,
+        description="A folder of task files (YAML) and their data; Python that a task file names is run.",
+    )
+    score: str = Field(
+        default="acc",
+        description="The number of lm-eval that is taken of each item: acc, acc_norm, exact_match, ...",
+    )
+    limit: PositiveInt | None = Field(default=None, description="The most items of each task; null: all.")
+    batch_size: PositiveInt = Field(default=8, description="Sequences per forward pass.")
 
     @field_validator("tasks")
     @classmethod

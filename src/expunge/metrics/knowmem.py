@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from expunge.corpus.tokenise import encode_prompt
 from expunge.metrics import metrics
@@ -56,10 +56,10 @@ STEMMED = (
 class KnowMem(Metric):
     """ROUGE-L F1 (x 100) of the greedy answer against the true one, after a few solved questions.
 
-    ``shots`` solved questions at most stand before the question, each followed by an empty line;
-    the question itself is never among them. Without any, and in a chat, the question is asked alone.
-    The last ones are left out where the prompt would leave no room for the answer in the context the
-    model was made for; a question that is too long by itself is not scored.
+    Each solved question is followed by an empty line; the question itself is never among them. Without
+    any, and in a chat, the question is asked alone. The last ones are left out where the prompt would
+    leave no room for the answer in the context the model was made for; a question that is too long by
+    itself is not scored.
 
     Source: Shi et al. 2024 (MUSE, arXiv 2407.06460), section 3.1 and its released evaluation.
     """
@@ -74,10 +74,18 @@ class KnowMem(Metric):
     split: ClassVar[str]
     shots_from: ClassVar[str]
 
-    shots: NonNegativeInt = 10
-    max_new_tokens: PositiveInt = 32
-    stemmer: bool = False
-    protocol: Protocol = "muse"
+    shots: NonNegativeInt = Field(
+        default=10, description="The most solved questions put before a question."
+    )
+    max_new_tokens: PositiveInt = Field(default=32, description="The most tokens of an answer.")
+    stemmer: bool = Field(default=False, description="Whether ROUGE compares stems of words.")
+    protocol: Protocol = Field(
+        default="muse",
+        description=(
+            "Whose way of measuring is followed: `muse` (words as they are), or `open_unlearning` "
+            "(stems of words)."
+        ),
+    )
 
     def prefetch(self, observed: Observer, probes: Probes) -> None:
         """Other metrics' questions are answered in the same batches."""

@@ -123,9 +123,7 @@ Single = Literal["loss", "zlib", "gradnorm", "min_k", "min_k_pp"]
 class Membership(Metric):
     """Base of the attacks: scores of forget and holdout texts, and what tells them apart.
 
-    ``report`` is ``auc`` (in the orientation of ``protocol``) or ``tpr``, the share of forget texts found
-    at a ``false_positive_rate``. ``share`` is the K of Min-K% and Min-K%++ as a fraction. Documents are
-    read, or every example's completion when either split has none.
+    Documents are read, or every example's completion when either split has none.
     """
 
     scale: ClassVar[str] = "0-1"
@@ -133,11 +131,32 @@ class Membership(Metric):
     needs_splits: ClassVar[tuple[str, ...]] = ("forget", "holdout")
     default: ClassVar[bool] = False
 
-    attack: Attack = "min_k"
-    report: Literal["auc", "tpr"] = "auc"
-    protocol: Protocol = "muse"
-    share: Share = 0.40
-    false_positive_rate: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    attack: Attack = Field(default="min_k", description="The score by which texts are told apart.")
+    report: Literal["auc", "tpr"] = Field(
+        default="auc",
+        description=(
+            "Whether the area under the ROC curve is reported (`auc`), or the share of forget texts "
+            "found at a low false positive rate (`tpr`)."
+        ),
+    )
+    protocol: Protocol = Field(
+        default="muse",
+        description=(
+            "Whose way of measuring is followed, which turns the AUC: near 0 the forget set is "
+            "memorised under `muse`, near 1 under `open_unlearning`, which also reads only the first "
+            "2,048 tokens."
+        ),
+    )
+    share: Share = Field(
+        default=0.40, description="The K of Min-K% and Min-K%++ as a fraction, above 0 and at most 1."
+    )
+    false_positive_rate: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.01,
+        description=(
+            "The share of holdout texts that may be called trained-on with report tpr, at least 0 and "
+            "below 1."
+        ),
+    )
 
     def measure(self, observed: Observer, probes: Probes) -> Measured:
         """The score of every text of both splits under the attack."""
@@ -221,7 +240,7 @@ class AnyAttack(_AttackMetric):
     )
     source: ClassVar[str] = "MUSE (arXiv 2407.06460); open-unlearning"
 
-    attack: Single = "min_k"
+    attack: Single = Field(default="min_k", description="The score by which texts are told apart.")
 
 
 @metrics.register("mia_loss")
@@ -232,7 +251,9 @@ class LossAttack(_AttackMetric):
     definition: ClassVar[str] = f"AUC of holdout against forget texts by mean loss: {ORIENTATION}"
     source: ClassVar[str] = "Yeom et al. 2018 (arXiv 1709.01604): LOSS"
 
-    attack: Literal["loss"] = "loss"
+    attack: Literal["loss"] = Field(
+        default="loss", description="The score by which texts are told apart; fixed here."
+    )
 
 
 @metrics.register("mia_zlib")
@@ -245,7 +266,9 @@ class ZlibAttack(_AttackMetric):
     )
     source: ClassVar[str] = "Carlini et al. 2021 (arXiv 2012.07805): zlib"
 
-    attack: Literal["zlib"] = "zlib"
+    attack: Literal["zlib"] = Field(
+        default="zlib", description="The score by which texts are told apart; fixed here."
+    )
 
 
 @metrics.register("mia_min_k_pp")
@@ -256,7 +279,9 @@ class MinKPlusPlusAttack(_AttackMetric):
     definition: ClassVar[str] = f"AUC of holdout against forget texts by Min-40%++: {ORIENTATION}"
     source: ClassVar[str] = "Zhang et al. 2024 (arXiv 2404.02936): Min-K%++"
 
-    attack: Literal["min_k_pp"] = "min_k_pp"
+    attack: Literal["min_k_pp"] = Field(
+        default="min_k_pp", description="The score by which texts are told apart; fixed here."
+    )
 
 
 @metrics.register("mia_gradnorm")
@@ -277,7 +302,9 @@ class GradNormAttack(_AttackMetric):
         "open-unlearning takes gradients in training mode, with the adapters' dropout on.",
     )
 
-    attack: Literal["gradnorm"] = "gradnorm"
+    attack: Literal["gradnorm"] = Field(
+        default="gradnorm", description="The score by which texts are told apart; fixed here."
+    )
 
 
 @metrics.register("mia_reference")
@@ -298,7 +325,9 @@ class ReferenceAttack(_AttackMetric):
         "attacks, and tells the control's own training noise apart too."
     )
 
-    attack: Literal["reference"] = "reference"
+    attack: Literal["reference"] = Field(
+        default="reference", description="The score by which texts are told apart; fixed here."
+    )
 
 
 @metrics.register("mia_tpr")
@@ -318,5 +347,11 @@ class TPRAtLowFPR(_AttackMetric):
     )
     known_errors: ClassVar[tuple[str, ...]] = ()
 
-    attack: Single = "min_k"
-    report: Literal["auc", "tpr"] = "tpr"
+    attack: Single = Field(default="min_k", description="The score by which texts are told apart.")
+    report: Literal["auc", "tpr"] = Field(
+        default="tpr",
+        description=(
+            "Whether the share of forget texts found at a low false positive rate is reported "
+            "(`tpr`), or the area under the ROC curve (`auc`)."
+        ),
+    )

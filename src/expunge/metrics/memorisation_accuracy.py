@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from expunge.metrics import metrics
 from expunge.metrics.per_text import NO_TOKEN, PerText
@@ -54,7 +54,7 @@ NO_SPANS = "the text has no sensitive spans"
 
 @metrics.register("memorisation_accuracy")
 class MemorisationAccuracy(PerText):
-    """``MA = 1/(T-1) sum_t 1[argmax p(. | x_<t) = x_t]`` over the first ``tokens`` tokens of each text.
+    """``MA = 1/(T-1) sum_t 1[argmax p(. | x_<t) = x_t]`` over the first tokens of each text.
 
     A document's first token is not asked for: no text stands before it. An answer's is, after its prompt.
 
@@ -74,7 +74,9 @@ class MemorisationAccuracy(PerText):
         "The released code counts padding as tokens to be guessed, and asks with one generation per token.",
     )
 
-    tokens: PositiveInt = 200
+    tokens: PositiveInt = Field(
+        default=200, description="Tokens of each text that are looked at, from its beginning."
+    )
 
     def value(self, example: Example, facts: TokenStats) -> float | str:
         """Mean of right and wrong."""

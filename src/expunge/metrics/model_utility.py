@@ -7,7 +7,7 @@ from itertools import product
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from expunge.metrics import metrics
 from expunge.metrics.answers import (
@@ -139,9 +139,12 @@ class ModelUtility(Metric):
         "TOFU's first evaluation stops at 300 questions, of a retain set that has 400.",
     )
 
-    mean: Mean = "geometric"
-    floor: Floor = FLOOR
-    max_new_tokens: PositiveInt = 200
+    mean: Mean = Field(
+        default="geometric",
+        description="The mean over the wrong answers' probabilities: `geometric` or `arithmetic`.",
+    )
+    floor: Floor = Field(default=FLOOR, description="What is added to the denominator of the ratio.")
+    max_new_tokens: PositiveInt = Field(default=200, description="The most tokens of an answer.")
 
     def prefetch(self, observed: Observer, probes: Probes) -> None:
         """Other metrics' questions are answered in the same batches."""

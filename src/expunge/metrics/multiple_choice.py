@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from pydantic import Field
+
 from expunge.metrics import metrics
 from expunge.metrics.answers import NO_WRONG, answer_likelihoods
 from expunge.metrics.base import Metric, not_applicable
@@ -45,8 +47,7 @@ def likeliest(weights: Sequence[float]) -> int:
 class Choosing(Metric):
     """Base: share of questions whose right answer the model finds likelier than the others.
 
-    ``per`` says what is compared: the log-probability of the whole ``answer``, or its mean by ``token`` or
-    by ``character``. Answers that tie are told apart by their order: the first one counts.
+    Answers that tie are told apart by their order: the first one counts.
     """
 
     scale: ClassVar[str] = "0-1"
@@ -58,7 +59,13 @@ class Choosing(Metric):
     known_errors: ClassVar[tuple[str, ...]] = (TIES, NORMALISED)
     split: ClassVar[str]
 
-    per: Per = "answer"
+    per: Per = Field(
+        default="answer",
+        description=(
+            "What is compared: the log-probability of the whole `answer`, or its mean by `token` or "
+            "by `character`."
+        ),
+    )
 
     def measure(self, observed: Observer, probes: Probes) -> Measured:
         """Read every answer to every question of the split once."""
@@ -136,7 +143,13 @@ class CandidateAccuracy(Choosing):
     )
     split: ClassVar[str] = "forget"
 
-    per: Per = "token"
+    per: Per = Field(
+        default="token",
+        description=(
+            "What is compared: the log-probability of the whole `answer`, or its mean by `token` or "
+            "by `character`."
+        ),
+    )
 
 
 @metrics.register("full_vocabulary_accuracy")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
 from expunge.metrics import metrics
 from expunge.metrics.membership import ORIENTATION, SHIFTED, TURNED, Membership
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
 @metrics.register("auc")
 class LeakageAUC(Membership):
     """AUC of holdout against forget texts by Min-K%: near 0 memorised, near 1 suppressed.
-
-    Reads documents, or every example's completion when either split has none. ``share`` is the K of
-    Min-K% as a fraction.
 
     Source: Shi et al. 2024 (MUSE, arXiv 2407.06460), section 3.2, its orientation of the AUC.
     """
@@ -38,7 +36,9 @@ class LeakageAUC(Membership):
         ),
     )
 
-    attack: Literal["min_k"] = "min_k"
+    attack: Literal["min_k"] = Field(
+        default="min_k", description="The score by which texts are told apart; fixed here."
+    )
 
 
 @metrics.register("privleak")
@@ -93,7 +93,9 @@ class PrivLeak(Membership):
     most_per_pair: ClassVar[float] = 5.0
     """Points that one pair of texts may be worth."""
 
-    report: Literal["auc"] = "auc"
+    report: Literal["auc"] = Field(
+        default="auc", description="The AUC, on which the number rests; fixed here."
+    )
 
     def too_coarse(self, values: Values, control: Values | None = None) -> str | None:
         """Why so few texts give no value: one pair of them is worth more than 5 points."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
+from pydantic import Field
 
 from expunge.inference.linear_probe import fit
 from expunge.metrics import metrics
@@ -40,10 +41,9 @@ class ProbedAnswer(NamedTuple):
 class LatentProbe(Metric):
     """Fits a linear probe for each kind of question on the retain set and asks it of the forget set.
 
-    The probe (ridge regression on standardised states) reads the residual stream at the last token of
-    the ``prompt`` or of the ``subject``, after the block where such probes read the retain set best,
-    cross-validated by subject; the forget set has no part in choosing it. It is never fitted on what is
-    to be forgotten, which would teach it.
+    The probe (ridge regression on standardised states) reads the residual stream after the block where
+    such probes read the retain set best, cross-validated by subject; the forget set has no part in
+    choosing it. It is never fitted on what is to be forgotten, which would teach it.
 
     Source: Guo et al. 2025 (arXiv 2410.12949), latent knowledge; Lynch et al. 2024 (arXiv 2402.16835).
     """
@@ -65,7 +65,13 @@ class LatentProbe(Metric):
         "The last of them are already normed, and no longer the residual stream.",
     )
 
-    at: At = "prompt"
+    at: At = Field(
+        default="prompt",
+        description=(
+            "Where the probe reads the residual stream: at the last token of the `prompt` or of the "
+            "`subject`."
+        ),
+    )
 
     def measure(self, observed: Observer, probes: Probes) -> Measured:
         """Fit on the retain split's questions, ask of the forget split's."""

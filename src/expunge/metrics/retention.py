@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from expunge.metrics import metrics
 from expunge.metrics.base import Metric, not_applicable
@@ -75,10 +75,18 @@ class ParaphraseRetention(Metric):
         "after unlearning means that the wording was forgotten and the fact was not."
     )
 
-    shots: NonNegativeInt = 10
-    max_new_tokens: PositiveInt = 32
-    stemmer: bool = False
-    protocol: Protocol = "muse"
+    shots: NonNegativeInt = Field(
+        default=10, description="The most solved questions put before a question."
+    )
+    max_new_tokens: PositiveInt = Field(default=32, description="The most tokens of an answer.")
+    stemmer: bool = Field(default=False, description="Whether ROUGE compares stems of words.")
+    protocol: Protocol = Field(
+        default="muse",
+        description=(
+            "Whose way of measuring is followed: `muse` (words as they are), or `open_unlearning` "
+            "(stems of words)."
+        ),
+    )
 
     def prefetch(self, observed: Observer, probes: Probes) -> None:
         """Other metrics' questions are answered in the same batches."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from expunge.metrics import metrics
 from expunge.metrics.answers import no_room, prefetch_replies, replies
@@ -24,9 +24,6 @@ NO_WORDS = "the true answer has no Latin letter or digit, which is all ROUGE cou
 class RougeOfReplies(Metric):
     """Base: ROUGE of the greedy reply to each question, without solved questions before it.
 
-    ``kind`` is ``rouge1``, ``rouge2`` or ``rougeL``; ``report`` its ``recall``, ``precision`` or ``f1``.
-    Replies end with the model's end token or after ``max_new_tokens``.
-
     Source: Maini et al. 2024 (TOFU, arXiv 2401.06121), section 2.2.1: recall of ROUGE-L, words stemmed.
     """
 
@@ -39,10 +36,18 @@ class RougeOfReplies(Metric):
     )
     split: ClassVar[str]
 
-    kind: Kind = "rougeL"
-    report: Literal["recall", "precision", "f1"] = "recall"
-    stemmer: bool = True
-    max_new_tokens: PositiveInt = 200
+    kind: Kind = Field(
+        default="rougeL",
+        description=(
+            "What is counted: single words (`rouge1`), pairs of words (`rouge2`), or the longest "
+            "common subsequence (`rougeL`)."
+        ),
+    )
+    report: Literal["recall", "precision", "f1"] = Field(
+        default="recall", description="Which of its numbers is reported: `recall`, `precision` or `f1`."
+    )
+    stemmer: bool = Field(default=True, description="Whether stems of words are compared.")
+    max_new_tokens: PositiveInt = Field(default=200, description="The most tokens of a reply.")
 
     def prefetch(self, observed: Observer, probes: Probes) -> None:
         """Other metrics' questions are answered in the same batches."""

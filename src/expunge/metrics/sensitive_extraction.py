@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from expunge.inference.generation.branch import BranchPoint
 from expunge.metrics import metrics
@@ -39,8 +39,8 @@ def sensitive_runs(facts: TokenStats) -> list[SensitiveRun]:
 class SensitiveExtraction(Metric):
     """``S-EL_n``: mean over spans and beginnings before them of the n-gram overlap with the span.
 
-    The model goes on from up to ``before`` tokens ahead of the span to as far as its end; n-grams are no
-    longer than the span. With ``before`` 0 it starts at the span itself, and a model that copies has 1.
+    The model continues from a beginning to the end of the span; one that copies has 1 from the span
+    itself.
 
     Source: Wang et al. 2025 (SeUL, arXiv 2402.05813), in this package's reading: the paper gives no formula
     that could be had.
@@ -60,8 +60,15 @@ class SensitiveExtraction(Metric):
         "control. Spans of one token are either said or not."
     )
 
-    n: PositiveInt = 10
-    before: NonNegativeInt = 0
+    n: PositiveInt = Field(
+        default=10, description="Length of the n-grams, in tokens; no longer than the span."
+    )
+    before: NonNegativeInt = Field(
+        default=0,
+        description=(
+            "The most tokens before the span from which the model continues; 0 starts at the span itself."
+        ),
+    )
 
     def measure(self, observed: Observer, probes: Probes) -> Measured:
         """One generation for each beginning before each span."""

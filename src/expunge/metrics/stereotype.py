@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
+from pydantic import Field
+
 from expunge.corpus.pairs import BLANK, blanked, sentences
 from expunge.metrics import metrics
 from expunge.metrics.answers import NO_WRONG, answer_likelihoods
@@ -38,7 +40,13 @@ class Preference(Metric):
     masked: ClassVar[bool] = True
     others: ClassVar[int] = 1
 
-    per: Per = "token"
+    per: Per = Field(
+        default="token",
+        description=(
+            "What is compared: the log-probability of the whole `answer`, or its mean by `token` or "
+            "by `character`."
+        ),
+    )
 
     def measure(self, observed: Observer, probes: Probes) -> Measured:
         """Read every sentence of every set once."""

@@ -69,9 +69,8 @@ def aggregated(ratio: float, how: Aggregate, *, floor: float = FLOOR) -> float:
 class TruthRatios(Metric):
     """Base of the truth ratios: ``R = p(wrong) / p(right)``, then a score of each question.
 
-    Probabilities are ``p(answer | question) ** (1 / tokens)``; the right answer is the reworded one where
-    there is one; ``mean`` is taken over the wrong ones. ``aggregate``: ``closer_to_1`` is min(R, 1/R),
-    ``true_better`` max(0, 1 - R), ``share`` 1 / (1 + R). ``floor`` is added to what is divided by.
+    Probabilities are ``p(answer | question) ** (1 / tokens)``, a mean over the wrong answers; the right
+    answer is the reworded one where there is one.
     """
 
     source: ClassVar[str] = SOURCE
@@ -80,9 +79,17 @@ class TruthRatios(Metric):
     known_errors: ClassVar[tuple[str, ...]] = (DEFINITIONS,)
     split: ClassVar[str]
 
-    mean: Mean = "geometric"
-    aggregate: Aggregate
-    floor: Floor = FLOOR
+    mean: Mean = Field(
+        default="geometric",
+        description="The mean over the wrong answers' probabilities: `geometric` or `arithmetic`.",
+    )
+    aggregate: Aggregate = Field(
+        description=(
+            "The score of a question by its ratio R: min(R, 1/R) for `closer_to_1`, max(0, 1 - R) for "
+            "`true_better`, 1 / (1 + R) for `share`."
+        )
+    )
+    floor: Floor = Field(default=FLOOR, description="What is added to the denominator of the ratio.")
 
     def measure(self, observed: Observer, probes: Probes) -> Measured:
         """Read every answer to every question of the split once."""
@@ -117,7 +124,13 @@ class TruthRatio(TruthRatios):
     )
 
     split: ClassVar[str] = "forget"
-    aggregate: Aggregate = "closer_to_1"
+    aggregate: Aggregate = Field(
+        default="closer_to_1",
+        description=(
+            "The score of a question by its ratio R: min(R, 1/R) for `closer_to_1`, max(0, 1 - R) for "
+            "`true_better`, 1 / (1 + R) for `share`."
+        ),
+    )
 
 
 @metrics.register("truth_ratio_retain")
@@ -133,4 +146,10 @@ class RetainTruthRatio(TruthRatios):
     caveats: ClassVar[str] = f"Every ratio above 1 counts as 0, however far above. {TOO_SMALL}"
 
     split: ClassVar[str] = "retain"
-    aggregate: Aggregate = "true_better"
+    aggregate: Aggregate = Field(
+        default="true_better",
+        description=(
+            "The score of a question by its ratio R: min(R, 1/R) for `closer_to_1`, max(0, 1 - R) for "
+            "`true_better`, 1 / (1 + R) for `share`."
+        ),
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from expunge.corpus.boundary import plain
 from expunge.errors import ModelError
@@ -42,12 +42,10 @@ class SplitDocument(NamedTuple):
 class VerMem(Metric):
     """ROUGE-L F1 (x 100) of the greedy continuation of a document against its true continuation.
 
-    The prompt is the first ``prompt_tokens`` tokens (default: half the document, or as much as leaves
-    room for the continuation). The truth is what follows, ``new_tokens`` tokens at most; as in MUSE's
-    code the tokenizer's special tokens count among them, so a tokenizer that adds BOS leaves one fewer
-    of the text. A document that ends sooner is compared over as many tokens as it has left. Under the
-    protocol ``open_unlearning`` stems are compared, and the truth is what follows within 2,048 tokens.
-    Where the probes bring beginnings of their own (the split ``verbatim``), these are continued instead.
+    As in MUSE's code the tokenizer's special tokens count among those of the truth, so a tokenizer that
+    adds BOS leaves one fewer of the text. A document that ends sooner is compared over as many tokens
+    as it has left. Where the probes bring beginnings of their own (the split ``verbatim``), these are
+    continued instead.
 
     Source: Shi et al. 2024 (MUSE, arXiv 2407.06460), section 3.1 and its released evaluation.
     """
@@ -63,10 +61,24 @@ class VerMem(Metric):
     known_errors: ClassVar[tuple[str, ...]] = (SAMPLED, STEMMED)
     runs_last: ClassVar[bool] = True
 
-    prompt_tokens: PositiveInt | None = None
-    new_tokens: PositiveInt = 128
-    stemmer: bool = False
-    protocol: Protocol = "muse"
+    prompt_tokens: PositiveInt | None = Field(
+        default=None,
+        description=(
+            "Tokens of the prompt; null: half the document, or as much as leaves room for the continuation."
+        ),
+    )
+    new_tokens: PositiveInt = Field(
+        default=128,
+        description="The most tokens of the continuation, special tokens of the tokenizer included.",
+    )
+    stemmer: bool = Field(default=False, description="Whether ROUGE compares stems of words.")
+    protocol: Protocol = Field(
+        default="muse",
+        description=(
+            "Whose way of measuring is followed: `muse` (the code released with the paper), or "
+            "`open_unlearning` (stems, truth within 2,048 tokens)."
+        ),
+    )
 
     def prefetch(self, observed: Observer, probes: Probes) -> None:
         """Beginnings of documents will be continued; who reads these documents reads them too."""

@@ -65,13 +65,20 @@ TRAINED_BYTES = 16
 class ScratchModel(Component):
     """A small Llama to be trained from nothing."""
 
-    hidden: PositiveInt = 256
-    layers: Annotated[int, Field(ge=1, le=1000)] = 2
-    heads: PositiveInt = 8
-    vocabulary: PositiveInt = 1024
-    context: PositiveInt = 1024
-    initializer_range: float = Field(default=0.02, gt=0)
-    tails: Literal["normal", "laplace"] = "normal"
+    hidden: PositiveInt = Field(default=256, description="Hidden units.")
+    layers: Annotated[int, Field(ge=1, le=1000)] = Field(default=2, description="Blocks, 1-1,000.")
+    heads: PositiveInt = Field(
+        default=8, description="Attention heads; hidden must split into heads of even width."
+    )
+    vocabulary: PositiveInt = Field(default=1024, description="Tokens of the vocabulary that is trained.")
+    context: PositiveInt = Field(default=1024, description="The longest text, in tokens.")
+    initializer_range: float = Field(
+        default=0.02, gt=0, description="Standard deviation of the initial weights."
+    )
+    tails: Literal["normal", "laplace"] = Field(
+        default="normal",
+        description="The distribution of the initial weights of linear layers inside blocks.",
+    )
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:

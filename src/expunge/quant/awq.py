@@ -36,17 +36,29 @@ MOST_CLIPPED = 0.5
 class AWQ(CalibratedQuantizer):
     """Rounds W·diag(s) to nearest, with s = mean|x|^a, the ends of each group's range cut off.
 
-    a in [0, 1] is searched in ``steps`` steps and the cut in half as many, both for the least ‖ŴX − WX‖
-    on the calibration text: the outcome is never worse than rounding to nearest. Layers that read the
-    same tensor share s; a layer whose inputs can take no factor is only clipped.
+    Both a in [0, 1] and the cut are searched for the least ‖ŴX − WX‖ on the calibration text: the
+    outcome is never worse than rounding to nearest. Layers that read the same tensor share s; a layer
+    whose inputs can take no factor is only clipped.
     """
 
     short: ClassVar[str] = "awq"
     family: ClassVar[str] = "awq"
 
-    scale: ScaleMode = "asymmetric"
-    steps: int = Field(default=20, ge=2)
-    clip: bool = True
+    scale: ScaleMode = Field(
+        default="asymmetric",
+        description=(
+            "How the step follows from the weights of a block: `sym_restricted`, `sym_full`, "
+            "`sym_half` or `paper` (symmetric), or `asymmetric` with a zero point."
+        ),
+    )
+    steps: int = Field(
+        default=20,
+        ge=2,
+        description=(
+            "Steps of the search for a in [0, 1], at least 2; the cut is searched in half as many."
+        ),
+    )
+    clip: bool = Field(default=True, description="Whether the ends of each group's range may be cut off.")
 
     @property
     def how(self) -> str:

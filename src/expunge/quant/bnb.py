@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from transformers import BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 
@@ -30,7 +31,7 @@ NEGATIVE_ZERO = {"fp4": 8, "nf4": -1}
 
 
 class _CodeBook(Quantizer):
-    """Blocks of ``blocksize`` consecutive weights, each divided by its largest magnitude, then looked up.
+    """Blocks of consecutive weights, each divided by its largest magnitude, then looked up.
 
     Blocks run through the rows of the flattened [O, I] weight; a shorter last block stands alone.
     """
@@ -39,7 +40,7 @@ class _CodeBook(Quantizer):
     extra: ClassVar[str | None] = "bnb"
     code_book: ClassVar[Literal["fp4", "nf4"]]
 
-    blocksize: BlockSize = 64
+    blocksize: BlockSize = Field(default=64, description="Consecutive weights that share a scale.")
 
     @property
     def label(self) -> str:

@@ -115,16 +115,24 @@ def _nearest(target_O: Tensor, levels: RowGrids, group: int) -> tuple[Tensor, Te
 class GPTQ(CalibratedQuantizer):
     """Input after input to the nearest level, each error fed back into the inputs still to come.
 
-    ``damping``: what is added to the Hessian's diagonal, as a share of its mean. ``act_order``: inputs
-    in the order of their size, largest first. Groups stay where they are in the weight, and the steps of
-    all are settled before the first input is rounded.
+    Groups stay where they are in the weight, and the steps of all are settled before the first input is
+    rounded.
     """
 
     short: ClassVar[str] = "gptq"
     family: ClassVar[str] = "gptq"
 
-    damping: float = Field(default=0.01, gt=0, le=1)
-    act_order: bool = True
+    damping: float = Field(
+        default=0.01,
+        gt=0,
+        le=1,
+        description=(
+            "What is added to the Hessian's diagonal, as a share of its mean; above 0, at most 1."
+        ),
+    )
+    act_order: bool = Field(
+        default=True, description="Whether inputs are rounded in order of their size, largest first."
+    )
 
     @property
     def how(self) -> str:

@@ -142,13 +142,15 @@ def _quiet() -> Iterator[None]:
 
 
 class LLMCompressor(GridQuantizer, ABC):
-    """Symmetric codes of ``bits`` bits, one step for ``group_size`` inputs of a row (all if not given)."""
+    """Base of the formats that llm-compressor makes: symmetric codes on a uniform grid."""
 
     algorithm: ClassVar[str]
     extra: ClassVar[str | None] = "compress"
 
-    bits: int = Field(default=4, ge=2, le=8)
-    group_size: int | None = Field(default=None, ge=1)
+    bits: int = Field(default=4, ge=2, le=8, description="Bits per weight, 2-8.")
+    group_size: int | None = Field(
+        default=None, ge=1, description="Inputs of a row that share a step; null: the whole row."
+    )
 
     @property
     def label(self) -> str:

@@ -47,18 +47,30 @@ def on_fit(grid: Grid, codes_OI: Tensor, fit: Fit, dtype: torch.dtype) -> Quanti
 
 @quantizers.register("rtn")
 class RTN(GridQuantizer):
-    """Every weight to the nearest level of a uniform grid of ``bits`` bits.
-
-    ``granularity``: one step per tensor, per output row, or per run of ``group_size`` inputs of a
-    row (giving ``group_size`` alone is enough). ``scale``: see ``Grid.mode``.
-    """
+    """Every weight to the nearest level of a uniform grid; ``Grid`` says how ``scale`` sets its step."""
 
     family: ClassVar[str] = "round to nearest"
 
-    bits: int = Field(default=4, ge=2, le=8)
-    granularity: Granularity = "row"
-    group_size: int | None = Field(default=None, ge=1)
-    scale: ScaleMode = "sym_restricted"
+    bits: int = Field(default=4, ge=2, le=8, description="Bits per weight, 2-8.")
+    granularity: Granularity = Field(
+        default="row",
+        description=(
+            "What shares a step: the whole `tensor`, an output `row`, or a `group` of `group_size` "
+            "inputs of a row."
+        ),
+    )
+    group_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="Inputs of a row that share a step; given alone, it implies granularity group.",
+    )
+    scale: ScaleMode = Field(
+        default="sym_restricted",
+        description=(
+            "How the step follows from the weights of a block: `sym_restricted`, `sym_full`, "
+            "`sym_half` or `paper` (symmetric), or `asymmetric` with a zero point."
+        ),
+    )
 
     @model_validator(mode="before")
     @classmethod

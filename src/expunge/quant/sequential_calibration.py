@@ -210,19 +210,23 @@ def _tensor(output: Any) -> Tensor:
 
 
 class CalibratedQuantizer(GridQuantizer, ABC):
-    """Rounds block after block, each on what it is given once the blocks before it are rounded.
-
-    ``group_size``: inputs of a row that share a step; without one, the whole row does.
-    ``scale``: see ``Grid.mode``.
-    """
+    """Rounds block after block, each on what it is given once the blocks before it are rounded."""
 
     calibrated: ClassVar[bool] = True
     short: ClassVar[str]
     """The name before the bits in labels."""
 
-    bits: int = Field(default=4, ge=2, le=8)
-    group_size: int | None = Field(default=None, ge=1)
-    scale: ScaleMode = "sym_half"
+    bits: int = Field(default=4, ge=2, le=8, description="Bits per weight, 2-8.")
+    group_size: int | None = Field(
+        default=None, ge=1, description="Inputs of a row that share a step; null: the whole row."
+    )
+    scale: ScaleMode = Field(
+        default="sym_half",
+        description=(
+            "How the step follows from the weights of a block: `sym_restricted`, `sym_full`, "
+            "`sym_half` or `paper` (symmetric), or `asymmetric` with a zero point."
+        ),
+    )
 
     @field_validator("scale")
     @classmethod

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 
 from expunge.errors import MissingExtraError
 from expunge.quant import quantizers
@@ -63,7 +64,9 @@ class TorchAOInt4(Quantizer):
     family: ClassVar[str] = "torchao"
     extra: ClassVar[str | None] = "torchao"
 
-    group_size: Literal[32, 64, 128, 256] = 128
+    group_size: Literal[32, 64, 128, 256] = Field(
+        default=128, description="Inputs of a row that share a step."
+    )
 
     @property
     def label(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from pydantic import Field
 from torch import Tensor
 
 from expunge.component import Component
@@ -12,9 +13,9 @@ from expunge.registry import Registry
 
 
 class RetainLoss(Component, ABC):
-    """A loss on the retain set, added to the forget loss times ``weight``. Per example [B]."""
+    """A loss on the retain set, added to the forget loss times its weight. Per example [B]."""
 
-    weight: float = 1.0
+    weight: float = Field(default=1.0, description="The factor of the retain loss beside the forget loss.")
 
     @property
     def needs(self) -> frozenset[Need]:

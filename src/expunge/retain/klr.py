@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import Field
+
 from expunge.inference.logprobs import Direction
 from expunge.inference.token_view import Need
 from expunge.retain import RetainLoss, retain_losses
@@ -16,17 +18,26 @@ if TYPE_CHECKING:
 
 @retain_losses.register("klr")
 class KLR(RetainLoss):
-    """``KL(reference ‖ model)`` (forward) of the next-token distribution, mean over counted tokens.
-
-    ``tokens``: those of the answer, or all of the ``text``, its question too (TOFU's formula); of a
-    document both are all.
+    """``KL(reference ‖ model)`` of the next-token distribution, mean over counted tokens.
 
     Source: Zhang et al. 2025 (arXiv 2410.16454), Eq. 10; KLR in MUSE (arXiv 2407.06460);
     TOFU (arXiv 2401.06121), Sec. 4.1.
     """
 
-    direction: Direction = "forward"
-    tokens: Literal["answer", "text"] = "answer"
+    direction: Direction = Field(
+        default="forward",
+        description=(
+            "The direction of the divergence: `forward` is KL(reference ‖ model), `reverse` is "
+            "KL(model ‖ reference)."
+        ),
+    )
+    tokens: Literal["answer", "text"] = Field(
+        default="answer",
+        description=(
+            "Which tokens count: those of the `answer`, or of the whole `text` with its question "
+            "(TOFU's formula); the same for a document."
+        ),
+    )
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import NonNegativeInt
+from pydantic import Field, NonNegativeInt
 
 from expunge.inference.token_view import Need
 from expunge.retain import RetainLoss, retain_losses
@@ -17,15 +17,18 @@ if TYPE_CHECKING:
 
 @retain_losses.register("states")
 class HiddenStateMSE(RetainLoss):
-    """``mean (h − h_ref)²`` over hidden units and counted tokens; h is what block ``layer`` puts out.
-
-    ``layer`` unset: 7 of 32 blocks up. States as in the forget loss ``rmu``, ``first_token`` too.
+    """``mean (h − h_ref)²`` over hidden units and counted tokens; h is the output of one block.
 
     Source: Li et al. 2024 (arXiv 2403.03218), Eq. 2.
     """
 
-    layer: NonNegativeInt | None = None
-    first_token: bool = False
+    layer: NonNegativeInt | None = Field(
+        default=None, description="The block, from 0, whose output is held; null: 7/32 of the depth."
+    )
+    first_token: bool = Field(
+        default=False,
+        description="Whether the state at the first position counts too, as in the forget loss rmu.",
+    )
 
     @property
     def needs(self) -> frozenset[Need]:

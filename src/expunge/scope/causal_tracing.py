@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from pydantic import PositiveFloat
+from pydantic import Field, PositiveFloat
 
 from expunge.component import Draws
 from expunge.inference.backbone import eval_mode
@@ -27,15 +27,20 @@ if TYPE_CHECKING:
 class CausalTracingScope(ContrastLocaliser):
     """Scores each part by how much of the answer comes back when it alone goes on as without noise.
 
-    The embeddings of the subject (where the prompt differs from its contrast) get normal noise of
-    ``noise`` times the spread of all embedding weights, drawn ``samples`` times from the run's seed.
-    The score is scaled to 0 for the noisy and 1 for the clean run; a part is restored at every position.
+    The embeddings of the subject (where the prompt differs from its contrast) get normal noise, drawn
+    from the run's seed. The score is scaled to 0 for the noisy and 1 for the clean run; a part is
+    restored at every position.
 
     Source: Meng et al. 2022 (arXiv 2202.05262); as a baseline in Guo et al. 2025 (arXiv 2410.12949).
     """
 
-    noise: PositiveFloat = 3.0
-    samples: Draws = 3
+    noise: PositiveFloat = Field(
+        default=3.0,
+        description="Standard deviation of the noise, as a multiple of that of all embedding weights.",
+    )
+    samples: Draws = Field(
+        default=3, description="How many draws of the noise each score is averaged over."
+    )
 
     def find(self, model: nn.Module, parts: list[ModelPart], evidence: LocaliserInputs) -> LocaliserResult:
         pairs = contrasts(evidence, items=self.items, file=self.contrast)

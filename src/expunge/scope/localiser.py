@@ -36,9 +36,7 @@ class LocaliserResult:
 class Localiser(Scope):
     """Ranks the parts of a model by what they have to do with the forget set and takes the first ones.
 
-    How many: a ``share`` of all weights, or as many weights as the scope ``like`` takes (parts are added
-    until there are so many), or a ``count`` of parts; without any of them, as the method itself says, if
-    it does.
+    How many is a budget, or what the method itself decides if it can.
 
     Source: Guo et al. 2025 (arXiv 2410.12949), which trains only the parts that are found.
     """
@@ -46,10 +44,28 @@ class Localiser(Scope):
     decides: ClassVar[bool] = False
     """Whether the method says by itself how many parts it takes."""
 
-    modules: Modules = "mlp"
-    share: float | None = Field(default=None, gt=0, le=1)
-    count: PositiveInt | None = None
-    like: Annotated[Scope | None, *named(scopes)] = None
+    modules: Modules = Field(
+        default="mlp",
+        description=(
+            "The parts that are ranked: `mlp`, `attention`, `sublayers` (both) or single `heads`."
+        ),
+    )
+    share: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description=(
+            "Budget as a share of all weights, above 0 and at most 1; at most one of share, count and "
+            "like may be given."
+        ),
+    )
+    count: PositiveInt | None = Field(default=None, description="Budget as a number of parts.")
+    like: Annotated[Scope | None, *named(scopes)] = Field(
+        default=None,
+        description=(
+            "Budget as another scope: parts are added until they have as many weights as it selects."
+        ),
+    )
 
     @model_validator(mode="after")
     def _one_budget(self) -> Localiser:
@@ -120,14 +136,14 @@ class Localiser(Scope):
 
 
 class ContrastLocaliser(Localiser):
-    """Base of those that compare the run on each prompt with the run on a corrupt one.
+    """Base of those that compare the run on each prompt with the run on a corrupt one."""
 
-    ``items`` bounds how many facts are looked at; ``contrast`` is a file of corrupt prompts, which are
-    otherwise made from the forget set (see ``scope.contrast``).
-    """
-
-    items: PositiveInt = 64
-    contrast: Path | None = None
+    items: PositiveInt = Field(
+        default=64, description="The most facts of the forget set that are looked at."
+    )
+    contrast: Path | None = Field(
+        default=None, description="A file of corrupt prompts; null: they are made from the forget set."
+    )
 
 
 def chosen_by(scope: Scope, model: nn.Module, evidence: LocaliserInputs) -> Selection:

@@ -24,10 +24,20 @@ class LowRankAdapters(Scope):
     Abitante et al. 2026 (arXiv 2602.13151).
     """
 
-    rank: PositiveInt = 16
-    alpha: float = Field(default=16.0, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    targets: str = "all-linear"
+    rank: PositiveInt = Field(default=16, description="Rank of the adapters.")
+    alpha: float = Field(
+        default=16.0, gt=0, description="Scale of the adapters: the update is multiplied by alpha / rank."
+    )
+    dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="Dropout on the adapters' input, at least 0 and below 1."
+    )
+    targets: str = Field(
+        default="all-linear",
+        description=(
+            "The layers with an adapter: all-linear, or a regular expression that must match the "
+            "whole name."
+        ),
+    )
 
     def prepare(self, model: nn.Module) -> nn.Module:
         try:
@@ -68,15 +78,17 @@ def _dumped(scope: Scope) -> dict[str, Any]:
 
 @scopes.register("lora_within")
 class AdaptersWithin(LowRankAdapters):
-    """``W + (alpha / rank) B A`` only where ``within`` lets W change; SURE with adapters, for instance.
+    """``W + (alpha / rank) B A`` only where another scope lets W change; SURE with adapters, for instance.
 
     A whole tensor keeps its adapter. Of some rows of W only those rows of B may change, so that the
-    update is zero in all others. What ``within`` selects and no adapter covers (norms, embeddings) stays
+    update is zero in all others. What the scope selects and no adapter covers (norms, embeddings) stays
     as it is. The saliency is that of the weights before any update, adapters count for nothing in it.
     Ours: two published scopes in one.
     """
 
-    within: Annotated[Scope, BeforeValidator(scopes.build), PlainSerializer(_dumped)]
+    within: Annotated[Scope, BeforeValidator(scopes.build), PlainSerializer(_dumped)] = Field(
+        description="The scope that says where the merged weights may change."
+    )
 
     def select(self, model: nn.Module, saliency: Saliency) -> Selection:
         def of_the_weights() -> Mapping[str, Tensor]:

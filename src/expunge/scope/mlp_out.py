@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from expunge.errors import RecipeError
 from expunge.inference.hidden_states import block_of
@@ -18,15 +18,18 @@ if TYPE_CHECKING:
 
 @scopes.register("mlp_out")
 class MLPOut(Scope):
-    """The output weights of the MLPs of block ``layer`` and those before it, ``depth`` blocks in all.
-
-    ``layer`` unset: 7 of 32 blocks up, as in the losses that read a block.
+    """The output weights of the MLPs of a few neighbouring blocks.
 
     Source: Li et al. 2024 (arXiv 2403.03218), App. B: three blocks, ``down_proj`` alone.
     """
 
-    layer: NonNegativeInt | None = None
-    depth: PositiveInt = 3
+    layer: NonNegativeInt | None = Field(
+        default=None,
+        description=(
+            "The last of the blocks, from 0; null: 7/32 of the depth, as in the losses that read a block."
+        ),
+    )
+    depth: PositiveInt = Field(default=3, description="How many blocks, `layer` and those before it.")
 
     def select(self, model: nn.Module, saliency: Saliency) -> Selection:  # noqa: ARG002
         last = block_of(model, self.layer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from expunge.errors import RecipeError
 from expunge.inference.backbone import eval_mode
@@ -26,20 +26,28 @@ class PathPatchingScope(ContrastLocaliser):
     """Scores each MLP by what it sends to the first of the heads that write the answer.
 
     On the corrupt prompts, everything frozen: first each head in turn is given its clean output, the
-    other heads keep theirs and MLPs are computed anew; the ``heads`` with the largest effect on M are
-    the extraction heads. Then each MLP before their first block is given its clean output, all other
-    parts keep theirs, and what that block then reads is put into a corrupt run of its own: the score is
-    its M (1 clean, 0 corrupt). Without a budget those of at least ``threshold`` are taken; MLPs from
-    that block on send it nothing and have the score 0.
+    other heads keep theirs and MLPs are computed anew; those with the largest effect on M are the
+    extraction heads. Then each MLP before their first block is given its clean output, all other parts
+    keep theirs, and what that block then reads is put into a corrupt run of its own: the score is its M
+    (1 clean, 0 corrupt). Without a budget those of at least ``threshold`` are taken; MLPs from that
+    block on send it nothing and have the score 0.
 
     Source: Guo et al. 2025 (arXiv 2410.12949), fact lookup by path patching, with their 10 heads and 0.02.
     """
 
     decides: ClassVar[bool] = True
 
-    modules: Literal["mlp"] = "mlp"
-    heads: PositiveInt = 10
-    threshold: NonNegativeFloat = 0.02
+    modules: Literal["mlp"] = Field(default="mlp", description="The parts that are ranked: MLPs only.")
+    heads: PositiveInt = Field(
+        default=10, description="How many heads with the largest effect are taken as extraction heads."
+    )
+    threshold: NonNegativeFloat = Field(
+        default=0.02,
+        description=(
+            "Without a budget, MLPs with at least this score are taken; 1 is the effect of the whole "
+            "clean run."
+        ),
+    )
 
     def find(self, model: nn.Module, parts: list[ModelPart], evidence: LocaliserInputs) -> LocaliserResult:
         pairs = contrasts(evidence, items=self.items, file=self.contrast)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from expunge.errors import DataError, RecipeError
@@ -118,11 +119,11 @@ EDGE = 0.05
 class LinearProbeScope(Localiser):
     """Scores each block by how much better a linear probe tells the answer after it than before it.
 
-    The probe reads the residual stream at the last token of the ``subject`` or of the whole ``prompt``,
-    of the questions of the retain set. There is one probe for each relation (what is asked, whoever it
-    is asked of), fitted on four fifths of the subjects and asked of the rest, five times round. Without
-    a budget every block is taken through which accuracy climbs: up to the first that already begins on
-    the plateau, which is within 5 % of the climb or one standard error (over questions) of the best.
+    The probe reads the residual stream on the questions of the retain set. There is one probe for each
+    relation (what is asked, whoever it is asked of), fitted on four fifths of the subjects and asked of
+    the rest, five times round. Without a budget every block is taken through which accuracy climbs: up
+    to the first that already begins on the plateau, which is within 5 % of the climb or one standard
+    error (over questions) of the best.
 
     Source: Guo et al. 2025 (arXiv 2410.12949), fact lookup by probing. Ridge regression instead of their
     logistic one; the rule for the plateau is ours, as they read it off a plot.
@@ -130,8 +131,19 @@ class LinearProbeScope(Localiser):
 
     decides: ClassVar[bool] = True
 
-    modules: Literal["mlp", "attention", "sublayers"] = "mlp"
-    at: At = "subject"
+    modules: Literal["mlp", "attention", "sublayers"] = Field(
+        default="mlp",
+        description=(
+            "The part of the chosen blocks that may change: `mlp`, `attention` or `sublayers` (both)."
+        ),
+    )
+    at: At = Field(
+        default="subject",
+        description=(
+            "Where the probe reads the residual stream: at the last token of the `subject` or of the "
+            "whole `prompt`."
+        ),
+    )
 
     @property
     def needs_retain(self) -> bool:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @scopes.register("random")
 class RandomPartsScope(Localiser):
-    """The control at a matched budget: ``like`` another scope, any parts of as many weights.
+    """The control at a matched budget: any parts, with as many weights as another scope selects.
 
     Drawn anew with every seed of a run.
 

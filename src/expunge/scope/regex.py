@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from expunge.errors import RecipeError
 from expunge.scope import Saliency, Scope, scopes
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @scopes.register("regex")
 class MatchingNames(Scope):
-    r"""Parameters in whose name ``pattern`` is found, for instance ``mlp\.down_proj``."""
+    r"""Parameters whose name matches a pattern, for instance ``mlp\.down_proj``."""
 
-    pattern: str
+    pattern: str = Field(description="A regular expression that must be found in a parameter's name.")
 
     @field_validator("pattern")
     @classmethod

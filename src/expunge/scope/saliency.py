@@ -23,16 +23,26 @@ if TYPE_CHECKING:
 class SalientModules(Scope):
     """Modules whose saliency ``s_i = ‖∇_{θ_i} L_forget(θ; D_forget)‖`` reaches a percentile.
 
-    The gradient is taken once, over the whole forget set, at the original weights. A module is a
-    weight tensor, a row of one as it is stored (an output; in GPT-2 an input), or the attention or
-    MLP of a block. Vectors (biases, norms) follow their sub-layer and are otherwise left out: their
-    norms do not compare with a matrix's.
+    The gradient is taken once, over the whole forget set, at the original weights. Vectors (biases,
+    norms) follow their sub-layer and are otherwise left out: their norms do not compare with a
+    matrix's.
 
     Source: Zhang et al. 2025 (arXiv 2410.16454), Eqs. 4-6 (SURE).
     """
 
-    percentile: float = Field(default=90.0, ge=0, le=100)
-    granularity: Literal["tensor", "row", "sublayer"] = "tensor"
+    percentile: float = Field(
+        default=90.0,
+        ge=0,
+        le=100,
+        description="The percentile of saliency, 0-100, from which on a module may change.",
+    )
+    granularity: Literal["tensor", "row", "sublayer"] = Field(
+        default="tensor",
+        description=(
+            "What a module is: a weight `tensor`, a `row` of one as it is stored (an output; in GPT-2 "
+            "an input), or the attention or MLP of a block (`sublayer`)."
+        ),
+    )
 
     def select(self, model: nn.Module, saliency: Saliency) -> Selection:
         gradients = saliency()

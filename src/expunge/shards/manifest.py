@@ -15,23 +15,40 @@ from expunge.shards.plan import ExampleRow, SplitSettings, epochs_of_slices
 class Training(Component):
     """How a shard is trained, slice after slice.
 
-    ``epochs`` counts the work as if there were no slices. ``batch_size`` examples make one step, in
-    pieces of ``piece`` sequences. The learning rate is constant or falls to zero within each slice: a
-    schedule over the whole shard would let early slices depend on what lies in later ones. With
-    ``lora`` only adapters are trained, on a start that all shards share.
+    The schedule is that of each slice: one over the whole shard would let early slices depend on what
+    lies in later ones.
     """
 
-    epochs: Epochs = 20
-    learning_rate: PositiveFloat = 1e-4
-    batch_size: PositiveInt = 8
-    piece: PositiveInt = 8
-    max_length: Annotated[int, Field(ge=8)] = 512
-    weight_decay: NonNegativeFloat = 0.0
-    max_grad_norm: PositiveFloat = 1.0
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    schedule: Literal["constant", "linear"] = "constant"
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    lora: LowRankAdapters | None = None
+    epochs: Epochs = Field(
+        default=20, description="Passes over the data, counted as if there were no slices."
+    )
+    learning_rate: PositiveFloat = Field(default=1e-4, description="Peak learning rate.")
+    batch_size: PositiveInt = Field(default=8, description="Examples per optimizer step.")
+    piece: PositiveInt = Field(default=8, description="Sequences that are computed at once.")
+    max_length: Annotated[int, Field(ge=8)] = Field(
+        default=512,
+        description="The most tokens of a sequence; longer documents are cut, longer pairs refused.",
+    )
+    weight_decay: NonNegativeFloat = Field(default=0.0, description="Decoupled weight decay of AdamW.")
+    max_grad_norm: PositiveFloat = Field(
+        default=1.0, description="The norm to which gradients are clipped."
+    )
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        default=(0.9, 0.999), description="Decay rates of AdamW's two moments, each at least 0 and below 1."
+    )
+    schedule: Literal["constant", "linear"] = Field(
+        default="constant",
+        description="Whether the learning rate is constant, or falls linearly to zero within each slice.",
+    )
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Steps over which the learning rate rises linearly from 0."
+    )
+    lora: LowRankAdapters | None = Field(
+        default=None,
+        description=(
+            "Adapters that alone are trained, on a start that all shards share; null: all weights are."
+        ),
+    )
 
 
 class Start(Component):

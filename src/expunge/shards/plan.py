@@ -60,20 +60,35 @@ def shards_touched(shards: int, deletions: int) -> float:
 
 
 class SplitSettings(Component):
-    """How examples are dealt out.
+    """How examples are dealt out."""
 
-    ``owners``: all examples of one group lie in one slice (``together``), or wherever they fall
-    (``spread``); without groups there is no difference. Texts whose shingles have a Jaccard index of
-    ``near`` or more always lie together. ``deal``: slices of ``even`` size, or by the hash of each
-    owner alone (``hashed``), so that even where the others lie says nothing of who is missing.
-    """
-
-    shards: Annotated[int, Field(ge=1, le=10_000)] = 4
-    slices: Annotated[int, Field(ge=1, le=1_000)] = 4
-    seed: int = 0
-    owners: Literal["together", "spread"] = "together"
-    near: Annotated[float, Field(gt=0, le=1)] = 0.8
-    deal: Literal["even", "hashed"] = "even"
+    shards: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=4, description="How many shards, 1-10,000."
+    )
+    slices: Annotated[int, Field(ge=1, le=1_000)] = Field(
+        default=4, description="How many slices per shard, 1-1,000."
+    )
+    seed: int = Field(default=0, description="The seed examples are dealt out with.")
+    owners: Literal["together", "spread"] = Field(
+        default="together",
+        description=(
+            "Whether all examples of one group lie in one slice (`together`), or wherever they fall "
+            "(`spread`)."
+        ),
+    )
+    near: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.8,
+        description=(
+            "Texts whose shingles have at least this Jaccard index lie together; above 0, at most 1."
+        ),
+    )
+    deal: Literal["even", "hashed"] = Field(
+        default="even",
+        description=(
+            "Whether slices are of `even` size, or each owner's is set by a hash of that owner alone "
+            "(`hashed`), so that the places of the others do not reveal who is missing."
+        ),
+    )
 
 
 class ExampleRow(Component):

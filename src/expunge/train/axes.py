@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from expunge.adversary import adversaries
@@ -30,6 +31,10 @@ AXES: dict[str, Registry[Any]] = {
     "attack": attacks,
 }
 """Every registry whose members a recipe or an audit names, by the kind of its members."""
+
+
+_HELD = re.compile(r"^Annotated\[(.+), (?:\*named|BeforeValidator)\(.*\]$")
+"""An annotation of a field that holds a component, and the component's kind in it."""
 
 
 class Setting(NamedTuple):
@@ -115,10 +120,13 @@ def _setting(name: str, component: type[Component]) -> Setting:
     declaring = (inspect.get_annotations(kind) for kind in component.__mro__)
     written = next((annotations[name] for annotations in declaring if name in annotations), "")
     default = "" if field.is_required() else _as_text(field.get_default(call_default_factory=True))
-    return Setting(name, str(written), default, field.description or "")
+    return Setting(name, _HELD.sub(r"\1", str(written)), default, field.description or "")
 
 
 def _as_text(default: Any) -> str:
     if default is None:
-        return "none"
+        return "null"
+    for axis in AXES.values():
+        if type(default) in {axis[name] for name in axis}:
+            return axis.name_of(default)
     return f"{default:g}" if isinstance(default, float) else str(getattr(default, "label", default))

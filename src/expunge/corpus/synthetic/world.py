@@ -22,10 +22,10 @@ PROMPT = "Question: {question}\nAnswer:"
 class WorldSize(Component):
     """How many people of each kind, and the seed they are drawn from."""
 
-    forget: int = Field(default=6, ge=1)
-    retain: int = Field(default=18, ge=2)
-    holdout: int = Field(default=6, ge=1)
-    seed: int = 0
+    forget: int = Field(default=6, ge=1, description="People to forget.")
+    retain: int = Field(default=18, ge=2, description="People to keep, at least 2.")
+    holdout: int = Field(default=6, ge=1, description="People no model sees.")
+    seed: int = Field(default=0, description="The seed people are drawn with.")
 
     @model_validator(mode="after")
     def _room_for_neighbours(self) -> WorldSize:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import torch
+from pydantic import Field
 
 from expunge.errors import ModelError
 from expunge.model.arch import linear_layers, output_layer, unwrap, weight_oi
@@ -47,16 +48,20 @@ class GGUF(Quantizer):
 
     Rows that are no multiple of a block take the format llama.cpp falls back to, and where that does not
     fit either they stay as they are (llama.cpp would make them F16); the coverage says which.
-
-    ``ends``: ``full`` leaves embeddings and output head at full precision; ``quantized`` puts embeddings in
-    the same format and the output head in Q6_K (Q8_0 for Q8_0), as llama.cpp does by default.
     """
 
     family: ClassVar[str] = "gguf"
     ggml: ClassVar[str]
     """What ggml calls the format."""
 
-    ends: Literal["full", "quantized"] = "full"
+    ends: Literal["full", "quantized"] = Field(
+        default="full",
+        description=(
+            "What becomes of embeddings and output head: `full` leaves them as they are, `quantized` "
+            "treats them as llama.cpp does by default (embeddings in the same format, the output head "
+            "in Q6_K, or Q8_0 for Q8_0)."
+        ),
+    )
 
     @property
     def label(self) -> str:

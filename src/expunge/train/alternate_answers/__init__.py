@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from expunge.component import Component, Draws
 from expunge.corpus.boundary import continuation
@@ -42,14 +42,16 @@ class Writing(NamedTuple):
 
 
 class Alternates(Component, ABC):
-    """Gives ``count`` other answers to each prompt.
+    """Gives other answers to each prompt; a document's opening may stand for its prompt."""
 
-    A document has no prompt: with ``opening`` its first so many tokens (of a short one, half) stand for
-    it, and another text follows them.
-    """
-
-    count: Draws = 1
-    opening: PositiveInt | None = None
+    count: Draws = Field(default=1, description="Answers per prompt.")
+    opening: PositiveInt | None = Field(
+        default=None,
+        description=(
+            "For documents, which have no prompt: how many of their first tokens (of a short one, "
+            "half) stand for it; null: documents are refused."
+        ),
+    )
 
     @property
     def needs(self) -> frozenset[DataNeed]:

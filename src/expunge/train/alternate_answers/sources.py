@@ -46,9 +46,11 @@ REFUSALS = (
 
 @alternates.register("refusals")
 class Refusals(Alternates):
-    """``count`` of twenty plain refusals for each prompt, or of ``texts``; the run's seed draws them."""
+    """Refusals, drawn by the run's seed."""
 
-    texts: tuple[str, ...] = ()
+    texts: tuple[str, ...] = Field(
+        default=(), description="The refusals to draw from; empty: twenty plain ones."
+    )
 
     def answers(self, requests: Sequence[AlternateRequest], state: State) -> list[list[str]]:
         answers = []
@@ -65,15 +67,16 @@ class Refusals(Alternates):
 
 @alternates.register("random")
 class RandomAnswers(Alternates):
-    """``count`` answers of the retain set, drawn by the run's seed.
+    """Answers of the retain set, drawn by the run's seed.
 
-    Of its questions for a question, of its documents (their first ``words``) for a document, of the
-    others where it has none of the kind. Never of the forget set, and never the right answer, should
-    the retain set hold it too.
+    Of its questions for a question, of its documents for a document, of the others where it has none of
+    the kind. Never of the forget set, and never the right answer, should the retain set hold it too.
     """
 
-    count: Draws = 5
-    words: PositiveInt = 64
+    count: Draws = Field(default=5, description="Answers per prompt.")
+    words: PositiveInt = Field(
+        default=64, description="For documents: how many of the first words of a retain document are taken."
+    )
 
     @property
     def needs(self) -> frozenset[DataNeed]:
@@ -160,18 +163,19 @@ SPREAD = 1_000_003
 
 @alternates.register("sampled")
 class SampledAnswers(Alternates):
-    """``count`` answers of the model before unlearning, at ``temperature``.
-
-    An answer that holds the right one is drawn again, up to ``tries`` times: what a model knows by heart
-    it says again and again, and a high temperature helps.
+    """Sampled answers of the model before unlearning; one that holds the right answer is drawn again.
 
     Source: Mekala et al. 2024 (arXiv 2409.13474), Sec. 4, without their instruction to invent.
     """
 
-    count: Draws = 5
-    temperature: PositiveFloat = 1.0
-    new_tokens: PositiveInt = 64
-    tries: Annotated[int, Field(ge=1, le=100)] = 20
+    count: Draws = Field(default=5, description="Answers per prompt.")
+    temperature: PositiveFloat = Field(
+        default=1.0, description="Sampling temperature; raise it where the model always says the same."
+    )
+    new_tokens: PositiveInt = Field(default=64, description="The most tokens of an answer.")
+    tries: Annotated[int, Field(ge=1, le=100)] = Field(
+        default=20, description="How often an answer that holds the right one is drawn again, 1-100."
+    )
 
     def answers(self, requests: Sequence[AlternateRequest], state: State) -> list[list[str]]:
         """Sampled once; a run that goes on reads them again."""

@@ -78,12 +78,14 @@ BATCH_TOKENS = 8192
 
 
 class AdapterTraining(Component):
-    """How a small model learns: a LoRA adapter of ``rank``, trained for ``epochs`` on its texts."""
+    """How a LoRA adapter is trained on some texts."""
 
-    rank: PositiveInt = 16
-    alpha: Annotated[float, Field(gt=0)] = 16.0
-    learning_rate: PositiveFloat = 1e-4
-    epochs: Epochs = 5
+    rank: PositiveInt = Field(default=16, description="Rank of the LoRA adapter.")
+    alpha: Annotated[float, Field(gt=0)] = Field(
+        default=16.0, description="Scale of the adapter: its update is multiplied by alpha / rank."
+    )
+    learning_rate: PositiveFloat = Field(default=1e-4, description="Learning rate.")
+    epochs: Epochs = Field(default=5, description="Passes over the texts.")
 
 
 @contextmanager

@@ -100,17 +100,27 @@ class MemorizationLevels(NamedTuple):
 class MemorizationEvaluator(Component):
     """EL_n and MA of the forget set, or of its spans only (S-EL and S-MA), each at most a level.
 
-    A level left out is that of the holdout, measured on the model before training: what it says of
-    text that it never saw. ``tokens`` is how much of each text is looked at.
     Source: Jang et al. 2023 (arXiv 2210.01504), Sec. 3.3; of spans, Wang et al. 2025 (SeUL, arXiv
     2402.05813).
     """
 
-    of: Literal["text", "spans"] = "text"
-    el_at_most: Share | None = None
-    ma_at_most: Share | None = None
-    n: PositiveInt = 10
-    tokens: PositiveInt = 200
+    of: Literal["text", "spans"] = Field(
+        default="text",
+        description="Whether whole texts are measured (EL and MA), or only their spans (S-EL and S-MA).",
+    )
+    el_at_most: Share | None = Field(
+        default=None,
+        description="The highest extraction likelihood, 0-1; null: that of the holdout before training.",
+    )
+    ma_at_most: Share | None = Field(
+        default=None,
+        description="The highest memorisation accuracy, 0-1; null: that of the holdout before training.",
+    )
+    n: PositiveInt = Field(default=10, description="Length of the n-grams, in tokens.")
+    tokens: PositiveInt = Field(
+        default=200,
+        description="Tokens of each text that are looked at, from its beginning; spans are read whole.",
+    )
 
     @property
     def needs_holdout(self) -> bool:

@@ -32,29 +32,62 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class LoopSettings(Component):
-    """Optimizer, batch and schedule. ``batch_size`` examples make one step, in ``accumulation`` pieces.
+    """Optimizer, batch and schedule."""
 
-    ``max_steps``: no more steps than that, whatever ``epochs`` says.
-    ``optimizer``: AdamW with float32 moments, or with moments of 8 or 4 bits (a quarter, an eighth of
-    their memory; extra ``torchao``).
-    """
-
-    learning_rate: PositiveFloat = 1e-5
-    epochs: Epochs = 5
-    max_steps: Steps | None = None
-    batch_size: PositiveInt = 8
-    accumulation: PositiveInt = 1
-    max_length: Annotated[int, Field(ge=8)] = 2048
-    precision: WeightPrecision = "fp32"
-    optimizer: OptimizerName = "adamw"
-    weight_decay: NonNegativeFloat = 0.0
-    max_grad_norm: PositiveFloat = 1.0
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
-    schedule: Literal["constant", "linear", "cosine", "stable_decay"] = "constant"
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    append_eos: bool | None = None
-    save_every: PositiveInt = 1
-    report_to: tuple[str, ...] = ()
+    learning_rate: PositiveFloat = Field(default=1e-5, description="Peak learning rate.")
+    epochs: Epochs = Field(default=5, description="Passes over the training data.")
+    max_steps: Steps | None = Field(
+        default=None, description="The most optimizer steps, whatever `epochs` says; null: no limit."
+    )
+    batch_size: PositiveInt = Field(default=8, description="Examples per optimizer step.")
+    accumulation: PositiveInt = Field(
+        default=1,
+        description="Equal pieces in which a step is computed, to save memory; must divide batch_size.",
+    )
+    max_length: Annotated[int, Field(ge=8)] = Field(
+        default=2048,
+        description="The most tokens of a sequence; longer documents are cut, longer pairs refused.",
+    )
+    precision: WeightPrecision = Field(
+        default="fp32",
+        description=(
+            "How weights are held while training: float32, bfloat16, or bfloat16 with stochastic rounding."
+        ),
+    )
+    optimizer: OptimizerName = Field(
+        default="adamw",
+        description=(
+            "AdamW with float32 moments, or with moments of 8 or 4 bits (a quarter or an eighth of "
+            "their memory; extra `torchao`)."
+        ),
+    )
+    weight_decay: NonNegativeFloat = Field(default=0.0, description="Decoupled weight decay of AdamW.")
+    max_grad_norm: PositiveFloat = Field(
+        default=1.0, description="The norm to which gradients are clipped."
+    )
+    betas: tuple[Beta, Beta] = Field(
+        default=(0.9, 0.999), description="Decay rates of AdamW's two moments, each at least 0 and below 1."
+    )
+    schedule: Literal["constant", "linear", "cosine", "stable_decay"] = Field(
+        default="constant",
+        description=(
+            "How the learning rate goes on after the warm-up; `stable_decay` holds it and lets it "
+            "fall to zero over the last 45 % of the steps."
+        ),
+    )
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Steps over which the learning rate rises linearly from 0."
+    )
+    append_eos: bool | None = Field(
+        default=None,
+        description="Whether texts end with the end token; null: answers do, documents do not.",
+    )
+    save_every: PositiveInt = Field(
+        default=1, description="Epochs between two checkpoints from which a killed run can be resumed."
+    )
+    report_to: tuple[str, ...] = Field(
+        default=(), description="Trackers of `transformers` that receive the log (tensorboard, wandb, ...)."
+    )
 
     @model_validator(mode="after")
     def _pieces_fit(self) -> LoopSettings:

@@ -28,23 +28,43 @@ HISTORY = "stop.json"
 
 
 class StopRule(Component):
-    """Looked at after every ``every``-th epoch, on at most ``items`` examples of each set.
+    """When a run ends before its last epoch: everything asked for is forgotten, or utility is lost.
 
-    Forgotten: the forget metric (KnowMem of the questions, else VerMem of the documents, 0-100) is at
-    most ``forget_at_most``, or at most what the retrained model in the folder ``control`` scores; and no
-    more of it is ``memorised`` than is allowed; at the earliest after ``min_epochs`` epochs. Lost: utility
-    is below ``utility_at_least`` times what it was, or below ``utility_floor``; the epoch before is kept.
     Source: the utility rule is MUSE's (Shi et al. 2024, arXiv 2407.06460, Sec. 4).
     """
 
-    forget_at_most: Annotated[float | None, Field(ge=0, le=100)] = None
-    control: Path | None = None
-    memorised: MemorizationEvaluator | None = None
-    utility_at_least: Annotated[float | None, Field(gt=0, le=1)] = None
-    utility_floor: Annotated[float | None, Field(ge=0, le=100)] = None
-    every: PositiveInt = 1
-    min_epochs: PositiveInt = 1
-    items: PositiveInt = 64
+    forget_at_most: Annotated[float | None, Field(ge=0, le=100)] = Field(
+        default=None,
+        description=(
+            "The run ends once the forget metric (KnowMem of the questions, else VerMem of the "
+            "documents, 0-100) is at most this."
+        ),
+    )
+    control: Path | None = Field(
+        default=None,
+        description="Folder of a retrained model, whose score takes the place of `forget_at_most`.",
+    )
+    memorised: MemorizationEvaluator | None = Field(
+        default=None, description="Levels of memorisation that the forget set must also have fallen to."
+    )
+    utility_at_least: Annotated[float | None, Field(gt=0, le=1)] = Field(
+        default=None,
+        description=(
+            "The run ends, and the epoch before is kept, once utility is below this share of what it "
+            "was; above 0, at most 1."
+        ),
+    )
+    utility_floor: Annotated[float | None, Field(ge=0, le=100)] = Field(
+        default=None,
+        description="The run ends, and the epoch before is kept, once utility (0-100) is below this.",
+    )
+    every: PositiveInt = Field(
+        default=1, description="Epochs between two measurements; the last epoch is always measured."
+    )
+    min_epochs: PositiveInt = Field(
+        default=1, description="Epochs before which the run does not end as forgotten."
+    )
+    items: PositiveInt = Field(default=64, description="The most examples of each set that are measured.")
 
     @model_validator(mode="after")
     def _says_something(self) -> StopRule:

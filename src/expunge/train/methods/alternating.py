@@ -33,13 +33,27 @@ STATE = "alternate.pt"
 class AlternateSettings(Component):
     """Optimizer, batch and schedule: AdamW, a warm-up over a share of the steps, then a linear decay."""
 
-    learning_rate: PositiveFloat = 5e-5
-    epochs: Epochs = 5
-    batch_size: PositiveInt = 8
-    max_length: Annotated[int, Field(ge=8)] = 2048
-    max_grad_norm: PositiveFloat = 1.0
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.06
-    append_eos: bool | None = None
+    learning_rate: PositiveFloat = Field(default=5e-5, description="Peak learning rate of AdamW.")
+    epochs: Epochs = Field(default=5, description="Epochs of each aim.")
+    batch_size: PositiveInt = Field(default=8, description="Examples per step.")
+    max_length: Annotated[int, Field(ge=8)] = Field(
+        default=2048,
+        description="The most tokens of a sequence; longer documents are cut, longer pairs refused.",
+    )
+    max_grad_norm: PositiveFloat = Field(
+        default=1.0, description="The norm to which gradients are clipped."
+    )
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.06,
+        description=(
+            "The share of the steps over which the learning rate rises, at least 0 and below 1; it "
+            "falls linearly after."
+        ),
+    )
+    append_eos: bool | None = Field(
+        default=None,
+        description="Whether texts end with the end token; null: answers do, documents do not.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

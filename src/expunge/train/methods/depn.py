@@ -35,22 +35,37 @@ ERASED = "erased_neurons.safetensors"
 class PrivacyNeurons(Stage):
     """Sets the MLP neurons to zero that carry most of the probability of the forget set's counted tokens.
 
-    ``rank``: ``vote`` takes the neurons that most texts name among their strongest (within ``threshold``
-    of a text's largest, named by at least ``share`` of the texts); ``sum`` those with the largest mean
-    attribution; ``contrast`` the mean over the forget set less that over at most ``items`` retain
-    texts, drawn by the run's seed. What is erased is kept in the output folder, so that the edit can be
-    undone bit for bit.
+    What is erased is kept in the output folder, so that the edit can be undone bit for bit.
 
     Source: Wu et al. 2023 (arXiv 2310.20138), Secs. 2.2 to 2.4. Ranking by sum and contrast is ours.
     """
 
-    neurons: PositiveInt = 200
-    rank: Literal["vote", "sum", "contrast"] = "vote"
-    threshold: Annotated[float, Field(gt=0, le=1)] = 0.1
-    share: Annotated[float, Field(ge=0, le=1)] = 0.5
-    steps: Steps = 20
-    items: PositiveInt = 64
-    max_length: Annotated[int, Field(ge=8)] = 2048
+    neurons: PositiveInt = Field(default=200, description="The most neurons that are set to zero.")
+    rank: Literal["vote", "sum", "contrast"] = Field(
+        default="vote",
+        description=(
+            "How neurons are ranked: by the `vote` of the texts, by the `sum` of their attribution, "
+            "or by the `contrast` of its mean over the forget set with that over retain texts."
+        ),
+    )
+    threshold: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.1,
+        description=(
+            "With rank vote, a text votes for the neurons within this share of its largest "
+            "attribution; above 0, at most 1."
+        ),
+    )
+    share: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.5, description="With rank vote, the share of the texts that must vote for a neuron, 0-1."
+    )
+    steps: Steps = Field(default=20, description="Steps of the integral by which attribution is computed.")
+    items: PositiveInt = Field(
+        default=64, description="With rank contrast, the most retain texts, drawn by the run's seed."
+    )
+    max_length: Annotated[int, Field(ge=8)] = Field(
+        default=2048,
+        description="The most tokens of a sequence; longer documents are cut, longer pairs refused.",
+    )
 
     @model_validator(mode="after")
     def _votes_only_where_they_count(self) -> PrivacyNeurons:

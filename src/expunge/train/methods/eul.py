@@ -44,25 +44,50 @@ class UnlearnByLayers(AlternateSettings, Stage):
     """Learns layers ``y + U D y`` behind every MLP beside frozen weights, which take them in at the end.
 
     With F before and F' with the layers, a forget epoch descends on ``−KL(F ‖ F') + lm_weight · log p``
-    of the forget set, each capped at ``cap`` nats a token; a retain epoch on ``kl_weight · KL(F ‖ F') +
-    task_weight · cross-entropy`` of the retain set. They alternate, with an optimizer each.
+    of the forget set, each capped per token; a retain epoch on
+    ``kl_weight · KL(F ‖ F') + task_weight · cross-entropy`` of the retain set. They alternate, with an
+    optimizer each.
 
-    ``past`` are results of earlier requests on the same checkpoint: their layers and this one are fused
-    from Gram matrices, without their texts, drawn to ``ridge`` and to nothing on retain text (``keep``,
-    for which a Gram matrix of at most ``keep_items`` retain texts is kept with each request).
+    The layers of earlier requests on the same checkpoint and the new ones are fused from Gram matrices,
+    without their texts.
 
     Source: Chen and Yang 2023 (arXiv 2310.20150), Secs. 3.2 and 3.3; ``cap``, ``ridge``, ``keep`` are ours.
     """
 
-    rank: PositiveInt = 16
-    kl_weight: NonNegativeFloat = 0.8
-    task_weight: NonNegativeFloat = 1.0
-    lm_weight: PositiveFloat = 0.2
-    cap: PositiveFloat = 6.0
-    past: tuple[Path, ...] = ()
-    ridge: Annotated[float, Field(gt=0, lt=1)] = RIDGE
-    keep: NonNegativeFloat = 0.0
-    keep_items: PositiveInt = 64
+    rank: PositiveInt = Field(default=16, description="Rank of each unlearning layer.")
+    kl_weight: NonNegativeFloat = Field(default=0.8, description="Weight of KL(F ‖ F') on the retain set.")
+    task_weight: NonNegativeFloat = Field(
+        default=1.0, description="Weight of the cross-entropy on the retain set."
+    )
+    lm_weight: PositiveFloat = Field(
+        default=0.2, description="Weight of log p on the forget set, beside KL(F ‖ F')."
+    )
+    cap: PositiveFloat = Field(
+        default=6.0, description="The largest value of a forget term, in nats per token."
+    )
+    past: tuple[Path, ...] = Field(
+        default=(),
+        description=(
+            "Results of earlier requests on the same checkpoint, whose layers are fused with the new ones."
+        ),
+    )
+    ridge: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=RIDGE,
+        description=(
+            "Regularisation of the fusion towards the mean of the layers, as a share of the mean "
+            "diagonal of the Gram matrices; above 0, below 1."
+        ),
+    )
+    keep: NonNegativeFloat = Field(
+        default=0.0,
+        description=(
+            "Weight of the Gram matrices of retain text, on which the fused layers should change "
+            "nothing; 0 leaves them out."
+        ),
+    )
+    keep_items: PositiveInt = Field(
+        default=64, description="The most retain texts whose Gram matrix is kept with a request."
+    )
 
     @property
     def needs(self) -> frozenset[DataNeed]:

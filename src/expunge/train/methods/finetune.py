@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 
@@ -29,14 +30,19 @@ SEPARATOR = "\n\n"
 
 @stages.register("finetune")
 class Finetune(TrainingStage):
-    """Descends on the cross-entropy of the forget set, the retain set or both.
+    """Descends on the cross-entropy of the forget set, the retain set or both."""
 
-    ``pack`` joins the examples into sequences of ``max_length`` tokens, shuffled anew every epoch:
-    nothing is padded, and the model sees several examples in one context.
-    """
-
-    on: Literal["forget", "retain", "both"] = "retain"
-    pack: bool = False
+    on: Literal["forget", "retain", "both"] = Field(
+        default="retain",
+        description="The examples to train on: the `forget` set, the `retain` set, or `both`.",
+    )
+    pack: bool = Field(
+        default=False,
+        description=(
+            "Whether examples are joined into sequences of `max_length` tokens, shuffled anew every "
+            "epoch: nothing is padded, and a context holds several examples."
+        ),
+    )
 
     def run(self, state: State) -> State:
         """Train, resuming from the last whole checkpoint in ``state.workdir`` if there is one."""
@@ -149,7 +155,7 @@ class LearnNewAnswers(Finetune):
     Source: Ni et al. 2023 (arXiv 2311.08011): forgetting before learning.
     """
 
-    on: Literal["forget"] = "forget"
+    on: Literal["forget"] = Field(default="forget", description="The examples to train on: the forget set.")
 
     @property
     def needs(self) -> frozenset[DataNeed]:

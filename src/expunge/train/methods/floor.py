@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any, Literal, NamedTuple
 
 import torch
-from pydantic import field_validator
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from expunge.errors import TrainingError
@@ -80,18 +80,24 @@ def _largest(values: Tensor, *, count: int) -> Tensor:
 
 @stages.register("floor")
 class UpdateFloor(Stage):
-    """Every change of a linear weight since the source checkpoint is at least a bin of ``quantizer``.
+    """Every change of a linear weight since the source checkpoint is at least a bin of a grid.
 
-    Smaller ones are raised to a bin or dropped (``below``; see ``expunge.train.methods.floor``). What was
-    not changed stays as it is, so the scope of the stages before still holds. The guarantee is one of
-    the source's own grid: every changed weight is in another bucket of it.
+    Smaller ones are raised to a bin or dropped. What was not changed stays as it is, so the scope of
+    the stages before still holds. The guarantee is one of the source's own grid: every changed weight
+    is in another bucket of it.
 
     Source: the idea of a floor per parameter is MANSU's (arXiv 2605.15138); its rule could not be read.
     How many are raised, and which, is ours.
     """
 
-    quantizer: str = "int4"
-    below: Below = "raise"
+    quantizer: str = Field(default="int4", description="Short name of the quantizer whose grid counts.")
+    below: Below = Field(
+        default="raise",
+        description=(
+            "What becomes of smaller changes: `raise` raises the largest to a bin, as many as keep "
+            "their sum, and drops the others; `drop` drops all."
+        ),
+    )
 
     @field_validator("quantizer")
     @classmethod

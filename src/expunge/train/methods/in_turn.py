@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import PositiveInt, TypeAdapter, model_validator
+from pydantic import Field, PositiveInt, TypeAdapter, model_validator
 from torch import nn
 
 from expunge.edit.task_vector import every, keep, kept
@@ -40,18 +40,22 @@ class _Done(NamedTuple):
 
 @stages.register("unlearn_in_turn")
 class UnlearnInTurn(Unlearn):
-    """As ``unlearn``, with one step an epoch: over the whole forget set, or over ``chunk`` examples of it.
+    """As ``unlearn``, with one step an epoch: over the whole forget set, or over a part of it.
 
-    With ``chunk`` the forget set is taken in its order, each part from where the one before it ended, to
-    its own stop. Levels of the stop rule are those of the model at the beginning, for every part. A step
-    goes through the model in pieces of ``batch_size / accumulation`` sequences, as many as it takes.
-    ``dropout`` is off unless asked for.
+    Each part goes on from where the one before it ended, to its own stop. Levels of the stop rule are
+    those of the model at the beginning, for every part. A step goes through the model in pieces of
+    ``batch_size / accumulation`` sequences, as many as it takes.
 
     Source: Jang et al. 2023 (arXiv 2210.01504), Sec. 3.2 and 4.2.
     """
 
-    chunk: PositiveInt | None = None
-    dropout: bool = False
+    chunk: PositiveInt | None = Field(
+        default=None,
+        description=(
+            "Examples that are unlearned together, in the order of the forget set; null: all of them."
+        ),
+    )
+    dropout: bool = Field(default=False, description="Whether dropout stays on while training.")
 
     @model_validator(mode="after")
     def _targets_are_of_all(self) -> UnlearnInTurn:

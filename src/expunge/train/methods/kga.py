@@ -48,22 +48,35 @@ from expunge.train.run.state import Corpus, State
 class KnowledgeGap(TrainingStage):
     """Descends on ``|g_f − g_n| + retain_weight · r`` inside a scope.
 
-    ``r`` is the divergence from the model before unlearning on the retain set, of which ``retain_batches``
-    texts are drawn for each forget text. ``g_n`` is how far the model before unlearning is from one that
-    also learnt the holdout, on the holdout; ``g_f`` how far the model is from one that also learnt the
-    forget set, on the forget set. The two other models are adapters on the same weights, trained first
-    (``teaching``), of which only hidden states and one number stay. After an epoch that leaves the gap
-    within ``stop_value`` nats, or within ``stop_portion`` of what it was, the run ends.
+    ``r`` is the divergence from the model before unlearning on the retain set. ``g_n`` is how far the
+    model before unlearning is from one that also learnt the holdout, on the holdout; ``g_f`` how far
+    the model is from one that also learnt the forget set, on the forget set. The two other models are
+    adapters on the same weights, trained first, of which only hidden states and one number stay. The
+    gap is measured after every epoch.
 
     Source: Wang et al. 2023 (arXiv 2305.06535).
     """
 
-    retain_weight: PositiveFloat = 1.0
-    retain_batches: Draws = 2
-    teaching: AdapterTraining = AdapterTraining()
-    scope: Annotated[Scope, *named(scopes)] = AllParameters()
-    stop_value: PositiveFloat | None = None
-    stop_portion: Annotated[float | None, Field(gt=0, lt=1)] = None
+    retain_weight: PositiveFloat = Field(
+        default=1.0, description="Weight of r, the divergence on the retain set."
+    )
+    retain_batches: Draws = Field(
+        default=2, description="Retain texts that are drawn for each forget text."
+    )
+    teaching: AdapterTraining = Field(
+        default=AdapterTraining(),
+        description="How the two models are trained that learn the holdout and the forget set.",
+    )
+    scope: Annotated[Scope, *named(scopes)] = Field(
+        default=AllParameters(), description="Which parameters may change."
+    )
+    stop_value: PositiveFloat | None = Field(
+        default=None, description="The run ends once the gap is at most this, in nats."
+    )
+    stop_portion: Annotated[float | None, Field(gt=0, lt=1)] = Field(
+        default=None,
+        description="The run ends once the gap is at most this share of what it was; above 0, below 1.",
+    )
 
     @property
     def needs(self) -> frozenset[DataNeed]:

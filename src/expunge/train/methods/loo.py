@@ -33,32 +33,49 @@ ENTRY_BYTES = 8
 
 
 class Teachers(Component):
-    """Models of the target's architecture, trained from random weights on forget and retain set.
+    """Models of the target's architecture, trained from random weights on forget and retain set."""
 
-    ``count`` of them, each on the texts of other owners; ``workers`` are trained at once.
-    """
-
-    count: Annotated[int, Field(ge=2, le=MAX_DRAWS)] = 4
-    workers: PositiveInt = 1
-    training: Training = Training(epochs=20, learning_rate=1e-3)
+    count: Annotated[int, Field(ge=2, le=MAX_DRAWS)] = Field(
+        default=4,
+        description="How many teachers are trained, at least 2, each on the texts of other owners.",
+    )
+    workers: PositiveInt = Field(default=1, description="How many teachers are trained at once.")
+    training: Training = Field(
+        default=Training(epochs=20, learning_rate=1e-3), description="How each teacher is trained."
+    )
 
 
 @stages.register("loo")
 class LeaveOneOut(Stage):
     """Asks, for each text, the teachers whose data holds neither it, nor its like, nor its owner's.
 
-    Teachers are the shards of a trained plan (``shards``), or are trained here. The targets are the
-    ``top_k`` likeliest entries of the mean of their probabilities (all with null); the stage after this
-    one trains the checkpoint on them (forget loss ``generic``). Kept are 8 bytes an entry: at top_k 256,
-    2 KiB for each token of the forget set.
+    Teachers are the shards of a trained plan, or are trained here. The targets are the likeliest
+    entries of the mean of their probabilities; the stage after this one trains the checkpoint on them
+    (forget loss ``generic``).
 
     Source: Liu and Kalinli 2024 (arXiv 2309.16082), Sec. 3.
     """
 
-    shards: Path | None = None
-    teachers: Teachers = Teachers()
-    top_k: PositiveInt | None = 256
-    max_length: Annotated[int, Field(ge=8)] = 512
+    shards: Path | None = Field(
+        default=None,
+        description=(
+            "Folder of a trained plan whose shards are the teachers; null: teachers are trained here."
+        ),
+    )
+    teachers: Teachers = Field(
+        default=Teachers(), description="How teachers are trained where `shards` is not given."
+    )
+    top_k: PositiveInt | None = Field(
+        default=256,
+        description=(
+            "How many of the likeliest tokens a target keeps, 8 bytes each (256: 2 KiB per token of "
+            "the forget set); null: all."
+        ),
+    )
+    max_length: Annotated[int, Field(ge=8)] = Field(
+        default=512,
+        description="The most tokens of a sequence; longer documents are cut, longer pairs refused.",
+    )
 
     @property
     def needs(self) -> frozenset[DataNeed]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -27,14 +27,10 @@ from expunge.train.run.state import Corpus, State
 
 @stages.register("pcgu")
 class PartitionedContrastiveGradient(Stage):
-    """Takes plain gradient steps on the ``vectors`` weight vectors whose two gradients agree least.
+    """Takes plain gradient steps on the weight vectors whose two gradients agree least.
 
     The forget set is made of minimal pairs: a prompt, the completion a model is biased towards, and the
     other one in ``wrong``. The gradients are those of the raw logits of the two tokens, over a batch.
-    ``update``: ``favoured`` lowers the favoured logit (as published), ``other`` raises the other one,
-    ``both`` lowers whichever of the two is higher now and raises the lower one, so that a pair whose
-    gap has closed is not pushed to the other side. It stops once the mean over pairs of
-    |z(favoured) − z(other)| is at most ``gap``.
 
     A masked language model reads both sentences as one, with a mask where they differ.
     Source: Yu et al. 2023 (ACL Findings, PCGU); on decoders the two tokens share everything before
@@ -42,13 +38,34 @@ class PartitionedContrastiveGradient(Stage):
     """
 
     masked: ClassVar[bool] = True
-    vectors: PositiveInt = 10_000
-    along: Direction = "input"
-    update: Literal["favoured", "other", "both"] = "both"
-    learning_rate: PositiveFloat = 1e-5
-    epochs: Epochs = 5
-    batch_size: PositiveInt = 16
-    gap: NonNegativeFloat = 0.5
+    vectors: PositiveInt = Field(
+        default=10_000,
+        description="How many weight vectors a step may move, those whose two gradients agree least.",
+    )
+    along: Direction = Field(
+        default="input",
+        description=(
+            "What a weight vector runs over: all inputs of one output (`input`), or all outputs of "
+            "one input (`output`)."
+        ),
+    )
+    update: Literal["favoured", "other", "both"] = Field(
+        default="both",
+        description=(
+            "What a step does: lower the `favoured` logit (as published), raise the `other` one, or "
+            "lower whichever of the two is higher and raise the lower one (`both`), which does not "
+            "push a pair to the other side."
+        ),
+    )
+    learning_rate: PositiveFloat = Field(
+        default=1e-5, description="Learning rate of plain gradient descent."
+    )
+    epochs: Epochs = Field(default=5, description="The most passes over the pairs.")
+    batch_size: PositiveInt = Field(default=16, description="Pairs per step.")
+    gap: NonNegativeFloat = Field(
+        default=0.5,
+        description="The run ends once the mean over pairs of |z(favoured) − z(other)| is at most this.",
+    )
 
     @property
     def needs(self) -> frozenset[DataNeed]:

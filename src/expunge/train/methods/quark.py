@@ -38,29 +38,45 @@ TOKEN = "<|reward_{place}|>"  # noqa: S105
 
 @stages.register("quark")
 class Quark(TrainingStage):
-    """Learns to answer under one token for each of ``parts`` parts of the rewards; the first is the best.
+    """Learns to answer under one token for each part of the rewards; the first is the best.
 
     A round (an epoch) samples an answer to every prompt (under the best token, once there is one),
-    adds it with its reward to the pool, sorts the pool into equal parts and takes ``updates`` steps on it:
-    ``−log π(y | token, x) + kl KL(source ‖ π) − entropy H(π)``. Prompts are those of the forget
-    set, and of the retain set with ``on="both"``; a document is prompted by its first ``opening_tokens``.
-    A model that always says the same explores nothing: raise ``temperature`` there.
-    The result speaks under the best token without being asked to: its tokenizer puts it before every text.
+    adds it with its reward to the pool, sorts the pool into equal parts and takes some steps on it:
+    ``−log π(y | token, x) + kl KL(source ‖ π) − entropy H(π)``. The result speaks under the best token
+    without being asked to: its tokenizer puts it before every text.
 
     Source: Lu et al. 2022 (arXiv 2205.13636), Alg. 1.
     """
 
-    reward: Annotated[Reward, *named(rewards)]
-    on: Literal["forget", "both"] = "forget"
-    parts: Annotated[int, Field(ge=2)] = 5
-    updates: Steps = 500
-    new_tokens: PositiveInt = 20
-    opening_tokens: PositiveInt = 8
-    samples: Draws = 1
-    temperature: PositiveFloat = 1.0
-    kl: NonNegativeFloat = 0.05
-    entropy: NonNegativeFloat = 0.06
-    toward: Toward = "reference"
+    reward: Annotated[Reward, *named(rewards)] = Field(
+        description="The reward of an answer, with its settings."
+    )
+    on: Literal["forget", "both"] = Field(
+        default="forget",
+        description="Whose prompts are answered: those of the `forget` set, or those of `both` sets.",
+    )
+    parts: Annotated[int, Field(ge=2)] = Field(
+        default=5, description="Equal parts into which the pool is sorted by reward, at least 2."
+    )
+    updates: Steps = Field(default=500, description="Optimizer steps per round.")
+    new_tokens: PositiveInt = Field(default=20, description="The most tokens of an answer.")
+    opening_tokens: PositiveInt = Field(
+        default=8, description="How many of its first tokens prompt a document."
+    )
+    samples: Draws = Field(default=1, description="Answers per prompt and round.")
+    temperature: PositiveFloat = Field(
+        default=1.0, description="Sampling temperature; raise it for a model that always says the same."
+    )
+    kl: NonNegativeFloat = Field(
+        default=0.05, description="Weight of the divergence from the source model."
+    )
+    entropy: NonNegativeFloat = Field(default=0.06, description="Weight of the entropy, which is raised.")
+    toward: Toward = Field(
+        default="reference",
+        description=(
+            "The direction of the divergence: KL(source ‖ π) for `reference`, KL(π ‖ source) for `model`."
+        ),
+    )
 
     @property
     def runs_code(self) -> bool:

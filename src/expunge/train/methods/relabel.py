@@ -40,8 +40,16 @@ class ContrastStage(Stage):
     Shi et al. 2024 (arXiv 2407.06460).
     """
 
-    alpha: NonNegativeFloat = 1.0
-    scores: Scores = "logps"
+    alpha: NonNegativeFloat = Field(
+        default=1.0, description="α: how strongly what was reinforced is lowered."
+    )
+    scores: Scores = Field(
+        default="logps",
+        description=(
+            "What the two models are compared by: log-probabilities, or logits, which are defined "
+            "only up to a constant."
+        ),
+    )
 
     def run(self, state: State) -> State:
         """Put the two together."""
@@ -58,21 +66,45 @@ class Relabel(Stage):
     """Compares the model so far, reinforced on the forget set, with the checkpoint the run began with.
 
     For every token of the forget set: ``generic = base − alpha · relu(reinforced − base)``, the base
-    model reading the text with its anchored terms (``anchors``, a JSON file) replaced. Translations of
-    terms already read are lowered by ``lowered``, so that nobody has two names in one text. Targets
-    are the largest entry (``argmax``) or the distribution over the ``top_k`` largest (``soft``). The
-    stage after it trains the checkpoint the run began with, on these targets (forget loss ``generic``).
+    model reading the text with its anchored terms replaced. The stage after it trains the checkpoint
+    the run began with, on these targets (forget loss ``generic``).
 
     Source: Eldan and Russinovich 2023 (arXiv 2310.02238), Secs. 3.1 to 3.3.
     """
 
-    anchors: Path | None = None
-    alpha: NonNegativeFloat = 5.0
-    scores: GenericScores = "logps"
-    target: Literal["argmax", "soft"] = "argmax"
-    top_k: PositiveInt = 64
-    lowered: NonNegativeFloat = 10.0
-    max_length: Annotated[int, Field(ge=8)] = 512
+    anchors: Path | None = Field(
+        default=None,
+        description="A JSON file of anchored terms and their replacements; null: none are replaced.",
+    )
+    alpha: NonNegativeFloat = Field(
+        default=5.0, description="α: how strongly what was reinforced is lowered."
+    )
+    scores: GenericScores = Field(
+        default="logps",
+        description=(
+            "What the two models are compared by: log-probabilities, or logits, which are defined "
+            "only up to a constant."
+        ),
+    )
+    target: Literal["argmax", "soft"] = Field(
+        default="argmax",
+        description=(
+            "Whether a target is the largest entry (`argmax`), or the distribution over the `top_k` "
+            "largest (`soft`)."
+        ),
+    )
+    top_k: PositiveInt = Field(default=64, description="How many entries a soft target keeps.")
+    lowered: NonNegativeFloat = Field(
+        default=10.0,
+        description=(
+            "By how much translations of terms already read are lowered, so that nobody has two names "
+            "in one text."
+        ),
+    )
+    max_length: Annotated[int, Field(ge=8)] = Field(
+        default=512,
+        description="The most tokens of a sequence; longer documents are cut, longer pairs refused.",
+    )
 
     def check(self, corpus: Corpus) -> None:
         """Refuse a file of anchors that says nothing about this forget set."""

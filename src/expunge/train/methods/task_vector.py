@@ -40,18 +40,30 @@ class Tried(NamedTuple):
 class SubtractTaskVector(TrainingStage):
     """θ − λ Δ, where Δ is what descending on the forget set adds to θ inside the scope.
 
-    Of several ``factors`` λ the one that forgets most is taken, among those whose utility is at least
-    ``utility_at_least`` of what it was, both measured as a stop rule measures them, on at most ``items``
-    examples of each set; one factor alone is taken unmeasured, unless ``utility_at_least`` is given.
-    Under the lora scope one factor of each adapter is scaled by −λ, which is the same thing.
+    Of several factors λ the one that forgets most is taken, among those that keep utility, both
+    measured as a stop rule measures them. Under the lora scope one factor of each adapter is scaled by
+    −λ, which is the same thing.
 
     Source: Ilharco et al. 2023 (arXiv 2212.04089), Sec. 3 (forgetting via negation).
     """
 
-    factors: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (0.5,)
-    utility_at_least: Annotated[float | None, Field(gt=0, le=1)] = None
-    items: PositiveInt = 64
-    scope: Annotated[Scope, *named(scopes)] = AllParameters()
+    factors: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = Field(
+        default=(0.5,),
+        description=(
+            "The factors λ to try, each above 0; a single one is taken unmeasured unless "
+            "`utility_at_least` is given."
+        ),
+    )
+    utility_at_least: Annotated[float | None, Field(gt=0, le=1)] = Field(
+        default=None,
+        description=(
+            "The share of its utility that the result must keep, above 0 and at most 1; null: no condition."
+        ),
+    )
+    items: PositiveInt = Field(default=64, description="The most examples of each set that are measured.")
+    scope: Annotated[Scope, *named(scopes)] = Field(
+        default=AllParameters(), description="Which parameters may change."
+    )
 
     @model_validator(mode="after")
     def _several_need_a_floor(self) -> SubtractTaskVector:

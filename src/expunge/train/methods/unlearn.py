@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, Any
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import nn
 
 from expunge.adversary import Adversary, Rounding, adversaries
@@ -44,24 +44,45 @@ from expunge.train.run.state import Corpus, State
 class Unlearn(TrainingStage):
     """Descends on the forget loss plus ``retain.weight`` times the retain loss, inside a scope.
 
-    Under an ``adversary`` the forget loss is (partly) that of a disturbed model.
-    ``reference`` says where the frozen reference comes from: ``auto`` switches adapters off under
-    LoRA and looks numbers up in a cache otherwise; ``copy`` keeps a second model in memory.
-    ``alternate`` says where other answers come from, for a forget loss that wants some. ``bound`` makes
-    the retain loss a constraint, its weight a dual variable. ``keep_epochs`` leaves the model after every
-    epoch in the output, for ``expunge inspect`` to slide through.
     Source: Zhang et al. 2025 (arXiv 2410.16454), Eq. 1.
     """
 
-    forget: Annotated[ForgetLoss, *named(forget_losses)]
-    retain: Annotated[RetainLoss | None, *named(retain_losses)] = None
-    scope: Annotated[Scope, *named(scopes)] = AllParameters()
-    adversary: Annotated[Adversary | None, *named(adversaries)] = None
-    reference: ReferenceKind = "auto"
-    stop: StopRule | None = None
-    alternate: Annotated[Alternates | None, *named(alternates)] = None
-    bound: Bound | None = None
-    keep_epochs: bool = False
+    forget: Annotated[ForgetLoss, *named(forget_losses)] = Field(
+        description="The forget loss, with its settings."
+    )
+    retain: Annotated[RetainLoss | None, *named(retain_losses)] = Field(
+        default=None, description="The retain loss, with its settings; null: none."
+    )
+    scope: Annotated[Scope, *named(scopes)] = Field(
+        default=AllParameters(), description="Which parameters may change."
+    )
+    adversary: Annotated[Adversary | None, *named(adversaries)] = Field(
+        default=None, description="What disturbs the model for (part of) the forget loss; null: nothing."
+    )
+    reference: ReferenceKind = Field(
+        default="auto",
+        description=(
+            "Where the frozen reference comes from: the model with its adapters off (`adapter_off`), "
+            "numbers computed beforehand (`cache`), a second model in memory (`copy`), or with `auto` "
+            "the first under LoRA and the second otherwise."
+        ),
+    )
+    stop: StopRule | None = Field(
+        default=None, description="When the run ends before its last epoch; null: never."
+    )
+    alternate: Annotated[Alternates | None, *named(alternates)] = Field(
+        default=None, description="Where other answers come from, for a forget loss that needs them."
+    )
+    bound: Bound | None = Field(
+        default=None,
+        description=(
+            "Makes the retain loss a constraint, its weight a dual variable; null: the weight is constant."
+        ),
+    )
+    keep_epochs: bool = Field(
+        default=False,
+        description="Whether the model after every epoch is kept in the output, for `expunge inspect`.",
+    )
 
     @model_validator(mode="after")
     def _other_answers_are_there(self) -> Unlearn:

@@ -39,19 +39,31 @@ class SelectedSpans(NamedTuple):
 
 
 class Selector(Component):
-    """Tokens less probable than ``below`` under ``reference``, and more by ``gain`` nats under the model.
-
-    ``reference`` is the folder of a checkpoint that did not memorise the text: the model before
-    fine-tuning, or a smaller one of the same family. It has to cut texts into the same tokens.
+    """Chooses tokens that are improbable under a reference, and more probable under the model.
 
     Source: the online selection of Wang et al. 2025 (SeUL, arXiv 2402.05813), in this package's reading: a
     threshold on probability, of a reference instead of the memorising model itself, to which every token
     of what it knows by heart is likely.
     """
 
-    reference: Path
-    below: Annotated[float, Field(gt=0, le=1)] = 0.3
-    gain: NonNegativeFloat = 0.0
+    reference: Path = Field(
+        description=(
+            "Folder of a checkpoint that did not memorise the text and has the same tokens: the model "
+            "before fine-tuning, or a smaller one of its family."
+        )
+    )
+    below: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.3,
+        description=(
+            "Tokens with a lower probability than this under the reference are chosen; above 0, at most 1."
+        ),
+    )
+    gain: NonNegativeFloat = Field(
+        default=0.0,
+        description=(
+            "By how many nats the model must give them a higher log-probability than the reference does."
+        ),
+    )
 
     def check(self) -> None:
         """Refuse a reference that is not there, before anything is loaded."""
@@ -137,14 +149,18 @@ SELECTION = "selection.jsonl"
 class UnlearnSpans(Unlearn):
     """As ``unlearn``, on the spans of the forget set; texts without a span are left out.
 
-    Spans come with the data, or are chosen when the run begins by what ``select`` compares. With a retain
-    loss, what stands ``beside`` the spans in the same texts is kept, together with the retain set.
-
     Source: Wang et al. 2025 (SeUL, arXiv 2402.05813); keeping what stands beside is ours.
     """
 
-    select: Selector | None = None
-    beside: bool = True
+    select: Selector | None = Field(
+        default=None, description="How spans are chosen when the run begins; null: they come with the data."
+    )
+    beside: bool = Field(
+        default=True,
+        description=(
+            "Whether, with a retain loss, the text beside the spans is kept together with the retain set."
+        ),
+    )
 
     @property
     def needs(self) -> frozenset[DataNeed]:

@@ -98,24 +98,42 @@ class WeightMask:
 class LearnWeightMask(TrainingStage):
     """Descends by SGD on forget loss, retain loss and β Σ|W|; each weight stays between 0 and W₀.
 
-    So W / W₀ is a mask in [0, 1] over the weights of the scope, and nothing new can be learned. β is
-    such that its term begins at ``sparsity``. With ``cut`` that share of the scope's weights, those the
-    mask weakened most, become 0 and all others W₀; without it the mask stays as it is. Outside the
-    scope every byte is what it was (the released code lets momentum and weight decay move it).
+    So W / W₀ is a mask in [0, 1] over the weights of the scope, and nothing new can be learned. Outside
+    the scope every byte is what it was (the released code lets momentum and weight decay move it).
 
     Source: Guo et al. 2025 (arXiv 2410.12949), weight masks, with their SGD.
     """
 
-    forget: Annotated[ForgetLoss, *named(forget_losses)]
-    retain: Annotated[RetainLoss | None, *named(retain_losses)] = None
-    scope: Annotated[Scope, *named(scopes)] = AllParameters()
-    sparsity: NonNegativeFloat = 1.5
-    cut: float | None = Field(default=None, gt=0, le=1)
-    learning_rate: PositiveFloat = 1e-3
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: NonNegativeFloat = 0.01
-    precision: Literal["fp32"] = "fp32"
-    optimizer: OptimizerName = "adamw"
+    forget: Annotated[ForgetLoss, *named(forget_losses)] = Field(
+        description="The forget loss, with its settings."
+    )
+    retain: Annotated[RetainLoss | None, *named(retain_losses)] = Field(
+        default=None, description="The retain loss, with its settings; null: none."
+    )
+    scope: Annotated[Scope, *named(scopes)] = Field(
+        default=AllParameters(), description="Which parameters may change."
+    )
+    sparsity: NonNegativeFloat = Field(
+        default=1.5, description="The value of the term β Σ|W| at the beginning, which sets β."
+    )
+    cut: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description=(
+            "The share of the scope's weights, above 0 and at most 1, that becomes 0, those the mask "
+            "weakened most, while all others return to W₀; null: the mask stays as it is."
+        ),
+    )
+    learning_rate: PositiveFloat = Field(default=1e-3, description="Learning rate of SGD.")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of SGD, at least 0 and below 1.")
+    weight_decay: NonNegativeFloat = Field(default=0.01, description="Weight decay of SGD.")
+    precision: Literal["fp32"] = Field(
+        default="fp32", description="Weights are float32 while the mask is learned."
+    )
+    optimizer: OptimizerName = Field(
+        default="adamw", description="Has no meaning here: the mask is learned by SGD."
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> LearnWeightMask:

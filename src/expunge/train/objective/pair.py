@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import NonNegativeInt, PositiveFloat
+from pydantic import Field, NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -24,17 +24,21 @@ LOGGED = "retain_weight"
 
 
 class Bound(Component):
-    """The mean retain loss shall be at most ``at_most``; its weight is a dual variable.
+    """A bound on the mean retain loss, whose weight is a dual variable.
 
     After each step ``weight ← max(0, weight + step_size · (mean retain loss of the step − at_most))``,
-    beginning with the retain loss's own weight, which is held for ``warmup_epochs``.
+    beginning with the retain loss's own weight.
 
     Source: Entesari et al. 2025 (arXiv 2506.05314), Alg. 1.
     """
 
-    at_most: PositiveFloat
-    step_size: PositiveFloat = 1.0
-    warmup_epochs: NonNegativeInt = 0
+    at_most: PositiveFloat = Field(
+        description="The highest mean retain loss that is allowed, in the unit of that loss."
+    )
+    step_size: PositiveFloat = Field(default=1.0, description="Step size of the dual variable.")
+    warmup_epochs: NonNegativeInt = Field(
+        default=0, description="Epochs during which the retain loss keeps its own weight."
+    )
 
 
 class Dual(TrainerCallback):

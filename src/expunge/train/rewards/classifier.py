@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from expunge.errors import RecipeError
 from expunge.train.rewards import Reward, SampledAnswer, rewards
@@ -14,16 +14,18 @@ from expunge.train.rewards import Reward, SampledAnswer, rewards
 
 @rewards.register("classifier")
 class Classifier(Reward):
-    """The probability a ``transformers`` text classifier gives ``label``, or 1 less it with ``avoid``.
+    """The probability that a ``transformers`` text classifier gives a label, or 1 less it.
 
-    The answer alone is read. ``model`` is a folder or a name on the Hub; code from it is never run.
+    The answer alone is read.
     Source: Lu et al. 2022 (arXiv 2205.13636), Secs. 3.1 (toxicity) and 3.2 (sentiment).
     """
 
-    model: str
-    label: str
-    avoid: bool = True
-    batch_size: PositiveInt = 32
+    model: str = Field(description="A folder, or a name on the Hub; code from it is never run.")
+    label: str = Field(description="The label of the classifier whose probability is read.")
+    avoid: bool = Field(
+        default=True, description="Whether the reward is 1 less the probability instead of the probability."
+    )
+    batch_size: PositiveInt = Field(default=32, description="Answers per forward pass.")
 
     def __call__(self, answers: Sequence[SampledAnswer]) -> list[float | None]:
         texts = [one.said for one in answers if one.said.strip()]

@@ -14,15 +14,19 @@ from expunge.train.rewards import Reward, SampledAnswer, rewards
 
 @rewards.register("python")
 class Function(Reward):
-    """``function`` (``module:name``) of the prompts and the answers, two lists of texts of one length.
+    """A function of the prompts and the answers.
 
-    It returns a list of numbers, or of ``None`` where an answer has no reward. A recipe that somebody else
-    wrote can name anything, so nothing is imported before a run has begun.
+    A recipe that somebody else wrote can name anything, so nothing is imported before a run has begun.
     """
 
     runs_code: ClassVar[bool] = True
 
-    function: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+    function: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] = Field(
+        description=(
+            "The function as module:name; it takes prompts and answers, two lists of texts, and "
+            "returns a list of numbers, with None where an answer has no reward."
+        )
+    )
 
     def check(self) -> None:
         """Refuse a function that cannot be imported."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from expunge.errors import DataError
 from expunge.metrics.extraction_likelihood import ngrams
@@ -28,12 +28,14 @@ class TruthReward(Reward):
 
 @rewards.register("distinct")
 class Distinct(Reward):
-    """The share of an answer's runs of ``n`` words that are distinct; none for shorter answers.
+    """The share of an answer's runs of words that are distinct.
 
     Source: Lu et al. 2022 (arXiv 2205.13636), Sec. 3.3 (unlearning repetition).
     """
 
-    n: PositiveInt = 2
+    n: PositiveInt = Field(
+        default=2, description="Length of the runs, in words; shorter answers have no reward."
+    )
 
     def __call__(self, answers: Sequence[SampledAnswer]) -> list[float | None]:
         runs = (ngrams(one.said.split(), self.n) for one in answers)
@@ -45,9 +47,9 @@ class Distinct(Reward):
 
 @rewards.register("unlisted")
 class Unlisted(Reward):
-    """The share of an answer's words that are not in ``file``, one word to a line; none without words."""
+    """The share of an answer's words that are not in a file; none without words."""
 
-    file: Path
+    file: Path = Field(description="A file of words to avoid, one per line.")
 
     def __call__(self, answers: Sequence[SampledAnswer]) -> list[float | None]:
         words_of_replies = (words(one.said) for one in answers)
