@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from expunge.audit import checkpoint as audit_checkpoint
 from expunge.catalogue import recipe_names, recipe_text
+from expunge.train.run.outcome import ForgetLevels
 from tests.cli.conftest import expunge, snapshot
 
 SETS = ("--forget", "forget.jsonl", "--retain", "retain.jsonl")
@@ -72,7 +73,9 @@ def test_unlearn(owner: Path, recipe: tuple[str, ...]) -> None:
     before = snapshot(owner)
     said = expunge("unlearn", "target", *SETS, *QUICK, "-r", *recipe, "-o", "unlearned")
     assert said.code == 0, said.err
-    assert said.err == ""
+    levels = ForgetLevels.of(record_of(owner / "unlearned"))
+    assert levels is not None
+    assert len(said.err.splitlines()) == said.err.count("nothing was forgotten") == levels.nothing_forgotten
     assert said.out.startswith("done in ")
     assert "next: expunge audit unlearned --target target --forget forget.jsonl" in said.out
     (stage,) = record_of(owner / "unlearned")["stages"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from expunge.cli.main import app
 
 HEAVY = (
@@ -56,3 +58,21 @@ def test_no_help_imports_anything_heavy() -> None:
         )
         == ""
     )
+
+
+UNUSED = ("sklearn", "pandas", "scipy", "torchao", "datasets", "bitsandbytes", "lm_eval")
+START = f"""
+import contextlib, io, sys
+from expunge.cli import main
+sys.argv = ["expunge", "--debug", "methods", "--axes"]
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    main.run()
+import expunge.audit.job, expunge.quant.export, expunge.train.run.job
+print(*(name for name in {UNUSED!r} if name in sys.modules))
+"""
+
+
+@pytest.mark.slow
+def test_no_verb_imports_what_it_does_not_use_or_prints_what_libraries_say() -> None:
+    done = subprocess.run([sys.executable, "-c", START], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")

@@ -41,7 +41,9 @@ def test_three_requests_in_a_row(requests: Path, monkeypatch: pytest.MonkeyPatch
     said = ask("target", "request1.jsonl", "one")
     assert said.code == 0, said.err
     assert "still forgotten" not in said.out  # nothing to compare with yet
+    assert "knows 10 of 100 of the forget set (before: 90); trained for 1 epoch" in said.out
     assert ask("one", "request2.jsonl", "two").code == 0
+    assert "knows 11 of 100 of" in expunge("runs", ".").out
     said = ask("two", "request3.jsonl", "three")
     assert said.code == 0, said.err
     rows = record("three")["requests"]
@@ -58,6 +60,16 @@ def test_three_requests_in_a_row(requests: Path, monkeypatch: pytest.MonkeyPatch
     assert entry["result_sha256"] == record("three")["result_sha256"]
     assert entry["source_sha256"] == record("two")["result_sha256"]
     assert not any(word in lines[2] for word in ("Ada", "Arbon", "Cleo"))
+
+
+@pytest.mark.usefixtures("requests")
+def test_a_run_that_forgot_nothing_says_what_to_raise(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = iter([90.0, 90.0])
+    monkeypatch.setattr(TrainingEvaluator, "forget", lambda *_: next(told))
+    said = ask("target", "request1.jsonl", "one")
+    assert said.code == 0, said.err
+    assert "warning nothing was forgotten: knows 90 of 100 of the forget set (before: 90)." in said.err
+    assert "Raise learning_rate (0.001) or epochs (1), for instance --set learning_rate=0.01." in said.err
 
 
 def test_a_request_is_looked_at_again_only_after_the_same_solved_questions(requests: Path) -> None:

@@ -34,6 +34,14 @@ def test_runs_with_what_they_found_the_newest_first(tmp_path: Path) -> None:
     assert found[0].bytes == (model / "record.json").stat().st_size
 
 
+def test_a_run_that_forgot_shows_how_much(tmp_path: Path) -> None:
+    requests = [{"metric": "KnowMem", "before": 100.0, "now": 23.0}]
+    record = {"command": "unlearn", "recipe": {"name": "npo"}, "source": "target", "requests": requests}
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    (run,) = list_runs(tmp_path)
+    assert run.headline == "npo from target; knows 23 of 100 of the forget set (before: 100)"
+
+
 def test_what_cannot_be_read_is_listed_and_not_fatal(tmp_path: Path) -> None:
     for name, content in {"torn": "{", "list": "[]", "deep": "[" * 5000 + "]" * 5000}.items():
         (tmp_path / name).mkdir()

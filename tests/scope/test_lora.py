@@ -11,7 +11,7 @@ from expunge.errors import MissingExtraError
 from expunge.model.arch import linear_layers
 from expunge.scope.lora import LowRankAdapters
 from expunge.scope.selection import ScopeGuard
-from expunge.train.methods.unlearn import merged
+from expunge.train.methods.training_stage import merged
 from tests.batches import tokens
 from tests.tiny import tiny
 

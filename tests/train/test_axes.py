@@ -14,10 +14,12 @@ from expunge.corpus.synthetic.world import WorldSize
 from expunge.errors import RecipeError
 from expunge.metrics import metrics
 from expunge.model.create import ScratchModel
+from expunge.quant import quantizers
+from expunge.quant.parse import parse_quantizer
 from expunge.shards.manifest import Training
 from expunge.shards.plan import SplitSettings
 from expunge.train.alternate_answers import alternates
-from expunge.train.axes import AXES, Setting, find_members, members
+from expunge.train.axes import AXES, Setting, find_members, members, quantizer_members
 from expunge.train.loop.adapter_training import AdapterTraining
 from expunge.train.loop.evaluator import MemorizationEvaluator
 from expunge.train.loop.stop import StopRule
@@ -111,3 +113,22 @@ def test_the_command_lists_and_explains() -> None:
     listed = CliRunner().invoke(app, ["methods", "--axes"]).output
     assert all(kind in listed for kind in AXES)
     assert "steering" in CliRunner().invoke(app, ["methods", "rmu", "--settings"]).output
+
+
+def test_quantizers_are_listed_with_what_they_need_and_can_be_written_as() -> None:
+    listed = {member.labels[0]: member for member in quantizer_members()}
+    assert len(listed) == len(list(quantizers))
+    assert all(parse_quantizer(label).label == label for one in listed.values() for label in one.labels)
+    assert (listed["int4"].needs, listed["int4"].formats) == ((), ("compressed-tensors", "values"))
+    assert listed["nf4"][1:] == ("bitsandbytes", ("extra bnb",), ("bitsandbytes", "values"))
+    assert listed["gptq4"].needs == ("calibration text",)
+    assert listed["gguf-q4_k"].formats == ("values", ".gguf")
+    assert listed["ao-int4-g128"][2:] == (("extra torchao",), ("values",))
+    awq = listed["llmc-awq4"]  # its codes cannot be exported
+    assert awq[2:] == (("calibration text", "extra compress", "an accelerator"), ("values",))
+
+
+def test_the_command_lists_quantizers_without_a_model() -> None:
+    listed = CliRunner().invoke(app, ["quantize", "--list"])
+    assert listed.exit_code == 0
+    assert all(name in listed.output for name in ("awq4-g128", "calibration text", ".gguf", "extra bnb"))

@@ -11,6 +11,7 @@ from torch import Tensor
 from expunge.errors import DataError, ExpungeError, RecipeError, ScopeViolationError
 from expunge.inference.observer import Observer
 from expunge.train.loop.callbacks import Heartbeat
+from expunge.train.methods import training_stage
 from expunge.train.methods import unlearn as module
 from expunge.train.methods.unlearn import Unlearn
 from expunge.train.objective import reference as references
@@ -80,7 +81,7 @@ def test_a_salient_tensor_gets_the_forget_gradient_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = Gradients()
-    monkeypatch.setattr(module, "Heartbeat", lambda: seen)
+    monkeypatch.setattr(training_stage, "Heartbeat", lambda: seen)
     settings = {
         "forget": "ga",
         "retain": {"name": "gdr", "weight": 3.0},
@@ -210,7 +211,7 @@ def test_a_weight_changed_outside_the_scope_ends_the_run(
             with torch.no_grad():
                 model.model.norm.weight[3] += 1e-6
 
-    monkeypatch.setattr(module, "Heartbeat", Meddler)
+    monkeypatch.setattr(training_stage, "Heartbeat", Meddler)
     with pytest.raises(ScopeViolationError):
         ran(tmp_path, scope=SCOPES["tensor"], epochs=1)
 

@@ -22,7 +22,7 @@ from expunge.model.resources import best_device
 from expunge.scope.lora import LowRankAdapters
 from expunge.train.loop.trainer import ObjectiveTrainer
 from expunge.train.methods.finetune import EpochSampler, Finetune, Texts, cross_entropy
-from expunge.train.methods.unlearn import merged
+from expunge.train.methods.training_stage import merged
 from expunge.types import Example
 
 

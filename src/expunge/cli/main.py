@@ -34,7 +34,7 @@ from expunge.cli import (
 )
 from expunge.cli.advice import fitting, typed_verb
 from expunge.errors import ExpungeError, OutputError, printable, shortened
-from expunge.quiet import quiet_loggers
+from expunge.quiet import quiet_loggers, start_light
 from expunge.terminal import Terminal, echo, message_panel
 
 REFUSED, BROKEN, INTERRUPTED = 2, 1, 130
@@ -98,6 +98,7 @@ def options(
 
 def run() -> None:
     """The entry point: every error becomes one screen and an exit code."""
+    start_light()
     if DEBUG not in sys.argv:
         quiet_libraries()
     sys.exit(main(sys.argv[1:]))

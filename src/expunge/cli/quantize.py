@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
 
 from expunge.cli.options import (
     Calibrate,
@@ -19,7 +23,41 @@ from expunge.cli.options import (
     fields,
     print_done,
 )
-from expunge.terminal import echo
+from expunge.terminal import Terminal, echo
+
+if TYPE_CHECKING:
+    from expunge.quant.export import Exported
+
+
+def _list(requested: bool) -> None:
+    """Print every quantizer and exit."""
+    if not requested:
+        return
+    from expunge.train.axes import quantizer_members
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for heading in ("--to", "family", "needs", "written as"):
+        table.add_column(heading, overflow="fold")
+    for member in quantizer_members():
+        needs = ", ".join(member.needs) or "–"
+        cells = (", ".join(member.labels), member.family, needs, ", ".join(member.formats))
+        table.add_row(*map(Text, cells))
+    console = Terminal()
+    console.print(table)
+    console.print(
+        "The first form is the default. compressed-tensors holds integers of 4 and 8 bits; the name of the "
+        "output chooses .gguf, which needs the extra gguf. Settings follow a colon (rtn:bits=4,...): "
+        "expunge methods NAME --settings. expunge methods --axes says what each quantizer does."
+    )
+    raise typer.Exit
+
+
+ListQuantizers = Annotated[
+    bool,
+    typer.Option(
+        "--list", callback=_list, is_eager=True, help="List the quantizers, with needs and formats."
+    ),
+]
 
 
 def quantize(
@@ -46,6 +84,7 @@ def quantize(
     seed: Seed = 0,
     overwrite: Overwrite = False,
     trust_remote_code: RemoteCode = False,
+    list_quantizers: ListQuantizers = False,  # noqa: ARG001
 ) -> None:
     """Quantize a checkpoint and save it as it will be deployed.
 
@@ -60,6 +99,8 @@ def quantize(
     Example:  expunge quantize ./unlearned -q int4-g64 -o ./unlearned-int4
 
     Example:  expunge quantize ./unlearned -q gguf-q4_k -o unlearned.gguf
+
+    Example:  expunge quantize --list
     """
     from expunge.quant.export import QuantizeJob
 
@@ -76,6 +117,10 @@ def quantize(
         overwrite=overwrite,
         trust_remote_code=trust_remote_code,
     ).run()
+    _print_export(done, output)
+
+
+def _print_export(done: Exported, output: Path) -> None:
     print_done(
         f"{done.quantized} of {done.tensors} tensors rounded to {done.label} ({done.format}): {output}"
     )

@@ -31,6 +31,10 @@ Still = Annotated[
         "--reforget", help="Forget set of an earlier request, to include in training again. Repeatable."
     ),
 ]
+Holdout = Annotated[
+    str | None,
+    typer.Option("--holdout", help="Text of the same kind the model never saw; some methods need it."),
+]
 ForgetShots = Annotated[
     str | None,
     typer.Option(
@@ -82,6 +86,8 @@ def unlearn(
     Repeat the command to resume an interrupted run from its last epoch. A model that was unlearned before
     carries a ledger: the forget sets of earlier requests are evaluated again.
 
+    It ends with how much of the forget set is known, 0-100: KnowMem, or VerMem of documents (64 examples).
+
     Example:  expunge unlearn ./my-model --forget takedown.jsonl --retain keep.jsonl -o ./unlearned
     """
     train_in_one_process()
@@ -113,12 +119,13 @@ def unlearn(
 
 
 def _say_done(output: Path, record: Mapping[str, Any]) -> None:
-    from expunge.train.run.outcome import all_reached, stop_lines
+    from expunge.train.run.outcome import all_reached, forget_line, stop_lines
 
     missed = " (stop rule not reached)" if all_reached(record) is False else ""
     print_done(f"in {record['seconds']:.0f} s: {output}{missed}")
-    for reached, line in stop_lines(record):
-        if reached:
+    forgotten = forget_line(record)
+    for good, line in (*([forgotten] if forgotten else []), *stop_lines(record)):
+        if good:
             echo(line)
         else:
             print_warning(line)

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 
 from expunge.errors import ModelError, OutputError
 from expunge.files import FREE_SPACE_FIX
-from expunge.quiet import quiet_loggers
+from expunge.quiet import quiet_loggers, start_light
 
 NO_ROOM = "can't allocate memory"
 """What torch says of the processor's memory, in an error that has no class of its own."""
@@ -123,3 +123,4 @@ def _begin() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all: the parent decides
     torch.set_num_threads(1)
     quiet_loggers()
+    start_light()

@@ -131,12 +131,14 @@ class Quantizer(Condition, ABC):
 
     One that is ``calibrated`` decides with the help of text that the model reads, and is refused without.
     ``family`` names the algorithm or file format (``round to nearest``, ``gptq``, ``gguf``); a report says
-    by it which kinds of reduced precision were tested.
+    by it which kinds of reduced precision were tested. ``extra`` is the optional extra that it needs.
     """
 
     kind: ClassVar[Kind] = Kind.QUANTIZER
     calibrated: ClassVar[bool] = False
     family: ClassVar[str] = "other"
+    extra: ClassVar[str | None] = None
+    needs_accelerator: ClassVar[bool] = False
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -37,6 +37,7 @@ class _CodeBook(Quantizer):
     """
 
     family: ClassVar[str] = "bitsandbytes"
+    extra: ClassVar[str | None] = "bnb"
     code_book: ClassVar[Literal["fp4", "nf4"]]
 
     blocksize: BlockSize = Field(default=64, description="Consecutive weights that share a scale.")
@@ -89,6 +90,7 @@ class BnbInt8(Quantizer):
     """
 
     family: ClassVar[str] = "bitsandbytes"
+    extra: ClassVar[str | None] = "bnb"
 
     @property
     def label(self) -> str:

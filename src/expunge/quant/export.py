@@ -26,6 +26,7 @@ from expunge.quant.compressed import (
     require_levels,
 )
 from expunge.quant.gguf.export import SUFFIX, export_gguf, gguf_quantizer
+from expunge.quant.gguf.quantizer import GGUF
 from expunge.quant.llmc import LLMCompressorAWQ
 from expunge.quant.parse import FULL_PRECISION, parse_quantizer
 from expunge.quant.rtn import GridQuantizer
@@ -75,6 +76,12 @@ def choose_format(requested: str | None, quantizer: Quantizer) -> FormatName:
     if requested == bnb.METHOD:
         bnb.require_bitsandbytes(quantizer)
     return requested  # type: ignore[return-value]
+
+
+def formats_of(quantizer: Quantizer) -> tuple[str, ...]:
+    """Every form that ``quantizer`` can be written in, its default first; ``.gguf`` is a file."""
+    file = (SUFFIX,) if isinstance(quantizer, GGUF) else ()
+    return (*dict.fromkeys((_deployed_as(quantizer), "values")), *file)
 
 
 def _deployed_as(quantizer: Quantizer) -> FormatName:

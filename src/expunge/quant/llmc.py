@@ -145,6 +145,7 @@ class LLMCompressor(GridQuantizer, ABC):
     """Base of the formats that llm-compressor makes: symmetric codes on a uniform grid."""
 
     algorithm: ClassVar[str]
+    extra: ClassVar[str | None] = "compress"
 
     bits: int = Field(default=4, ge=2, le=8, description="Bits per weight, 2-8.")
     group_size: int | None = Field(
@@ -240,6 +241,7 @@ class LLMCompressorAWQ(LLMCompressor):
     calibrated: ClassVar[bool] = True
     algorithm: ClassVar[str] = "AWQ"
     family: ClassVar[str] = "awq"
+    needs_accelerator: ClassVar[bool] = True
 
     @property
     def grid(self) -> Grid:

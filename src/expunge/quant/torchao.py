@@ -28,6 +28,7 @@ class TorchAOInt8(Quantizer):
     """What ``Int8WeightOnlyConfig`` makes of a weight: one symmetric step per output row, in float32."""
 
     family: ClassVar[str] = "torchao"
+    extra: ClassVar[str | None] = "torchao"
 
     @property
     def label(self) -> str:
@@ -61,6 +62,7 @@ class TorchAOInt4(Quantizer):
     """
 
     family: ClassVar[str] = "torchao"
+    extra: ClassVar[str | None] = "torchao"
 
     group_size: Literal[32, 64, 128, 256] = Field(
         default=128, description="Inputs of a row that share a step."

@@ -13,6 +13,7 @@ from expunge.files import RECORD
 from expunge.parsing import load_json
 from expunge.report.run import read_run
 from expunge.report.verdicts import headline
+from expunge.train.run.outcome import ForgetLevels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,7 +101,9 @@ def _made(record: dict[str, Any]) -> str:
     name = recipe.get("name") if isinstance(recipe, dict) else None
     source = record.get("source") or record.get("model")
     parts = (str(name) if name else "", f"from {PurePath(str(source)).name}" if source else "")
-    return " ".join(part for part in parts if part) or "–"
+    made = " ".join(part for part in parts if part) or "–"
+    levels = ForgetLevels.of(record)
+    return made if levels is None else f"{made}; {levels}"
 
 
 def _size(folder: Path) -> int:

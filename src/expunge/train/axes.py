@@ -61,6 +61,36 @@ def members(kind: str) -> Iterator[Member]:
         yield _member(kind, name, AXES[kind][name])
 
 
+class QuantizerMember(NamedTuple):
+    """One registered quantizer: names it is typed as, what it needs, and the forms it can be written in."""
+
+    labels: tuple[str, ...]
+    family: str
+    needs: tuple[str, ...]
+    formats: tuple[str, ...]
+
+
+def quantizer_members() -> Iterator[QuantizerMember]:
+    """Every registered quantizer with its default settings, ordered by family."""
+    from expunge.quant.export import formats_of
+    from expunge.quant.parse import EXAMPLES, parse_quantizer
+
+    examples = [parse_quantizer(label) for label in EXAMPLES]
+    for default in sorted((quantizers[name]() for name in quantizers), key=lambda one: one.family):
+        alike = (example.label for example in examples if type(example) is type(default))
+        needs = {
+            "calibration text": default.calibrated,
+            f"extra {default.extra}": default.extra is not None,
+            "an accelerator": default.needs_accelerator,
+        }
+        yield QuantizerMember(
+            labels=tuple(dict.fromkeys((default.label, *alike))),
+            family=default.family,
+            needs=tuple(need for need, is_needed in needs.items() if is_needed),
+            formats=formats_of(default),
+        )
+
+
 def find_members(name: str) -> list[Member]:
     """The components of that name: several axes may share one (``ga`` is a loss, ``all`` a scope).
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from expunge.corpus.batching import Batch, collate
 from expunge.corpus.sampling import sample
-from expunge.corpus.tokenise import Encoded, encode
+from expunge.corpus.tokenise import Encoded
 from expunge.edit.fusion import RIDGE, Gram, PostLayerLinear, UnlearningLayers, grams
 from expunge.edit.requests import (
     LayerRequest,
@@ -28,11 +28,11 @@ from expunge.inference.forward import compute_token_view
 from expunge.inference.reference import Key, Stream, cache_reference
 from expunge.inference.token_view import Need, TokenView
 from expunge.model.load import hash_model
-from expunge.model.positions import check_lengths
 from expunge.model.precision import prepare_weights
 from expunge.model.resources import best_device
 from expunge.train.methods import DataNeed, Stage, stages
 from expunge.train.methods.alternating import AlternateSettings, AlternatingLoop, Phase
+from expunge.train.methods.training_stage import encode_examples
 from expunge.train.run.state import Corpus, State
 from expunge.types import Example
 
@@ -218,13 +218,7 @@ class UnlearnByLayers(AlternateSettings, Stage):
         return LayerRequest(layers=layers_by_name, base=base, texts=hashes(forget))
 
     def _sequences(self, state: State, examples: Sequence[Example]) -> list[Encoded]:
-        encoded = [
-            piece
-            for example in examples
-            for piece in encode(example, state.tokenizer, max_length=self.max_length, eos=self.append_eos)
-        ]
-        check_lengths(state.model, (len(piece.input_ids) for piece in encoded))
-        return encoded
+        return encode_examples(examples, state, max_length=self.max_length, eos=self.append_eos)
 
 
 def _batch(texts: Sequence[Encoded], pad_id: int, model: nn.Module) -> Batch:

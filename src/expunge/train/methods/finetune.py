@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
@@ -18,13 +17,10 @@ from expunge.corpus.tokenise import Encoded, encode
 from expunge.errors import DataError
 from expunge.inference.forward import compute_token_view
 from expunge.model.positions import check_lengths
-from expunge.model.precision import prepare_weights
-from expunge.model.resources import best_device
 from expunge.retain.gdr import GDR
-from expunge.train.loop.callbacks import Heartbeat, SaveByEpoch, last_checkpoint
-from expunge.train.loop.settings import LoopSettings
-from expunge.train.loop.trainer import ObjectiveTrainer
-from expunge.train.methods import DataNeed, Stage, stages
+from expunge.train.loop.callbacks import last_checkpoint
+from expunge.train.methods import DataNeed, stages
+from expunge.train.methods.training_stage import TrainingStage, training_facts
 from expunge.train.run.state import Corpus, State
 from expunge.types import Example
 
@@ -33,7 +29,7 @@ SEPARATOR = "\n\n"
 
 
 @stages.register("finetune")
-class Finetune(LoopSettings, Stage):
+class Finetune(TrainingStage):
     """Descends on the cross-entropy of the forget set, the retain set or both."""
 
     on: Literal["forget", "retain", "both"] = Field(
@@ -50,28 +46,23 @@ class Finetune(LoopSettings, Stage):
 
     def run(self, state: State) -> State:
         """Train, resuming from the last whole checkpoint in ``state.workdir`` if there is one."""
-        torch.manual_seed(state.seed)
-        model = prepare_weights(state.model, self.precision, device=best_device())
+        model = self.prepare(state)
         model.requires_grad_(True)
         texts = Texts(self._encode(state), state.tokenizer, self, seed=state.seed)
         check_lengths(model, (len(piece.input_ids) for piece in texts.sequences))
         pad_id = state.tokenizer.pad_token_id
-        trainer = ObjectiveTrainer(
+        trainer = self.make_trainer(
             model,
-            self.training_arguments(state.workdir, seed=state.seed, examples=len(texts)),
+            state,
             objective=cross_entropy,
             count_examples=lambda batch: len(batch.input_ids_BT),
+            data=texts,
             sampler=EpochSampler(texts),
-            dataset=texts,
             collate=lambda pieces: collate(pieces, pad_id=pad_id),
-            precision=self.precision,
-            optimizer=self.optimizer,
-            callbacks=[SaveByEpoch(self.save_every), Heartbeat()],
         )
         trainer.train_from(last_checkpoint(state.workdir))
         state.model = model
-        history = [entry for entry in trainer.state.log_history if "loss" in entry]
-        state.facts.append({"stage": "finetune", "steps": trainer.state.global_step, "history": history})
+        state.facts.append({"stage": "finetune", **training_facts(trainer)})
         return state
 
     def check(self, corpus: Corpus) -> None:

@@ -13,12 +13,11 @@ from torch import nn
 
 from expunge.component import Draws
 from expunge.corpus.batching import PairDataset
-from expunge.corpus.tokenise import Encoded, encode
+from expunge.corpus.tokenise import Encoded
 from expunge.errors import DataError
 from expunge.inference.reference import CachedReference, Key, Reference, cache_reference
 from expunge.model.arch import output_layer
-from expunge.model.positions import check_lengths
-from expunge.model.precision import as_in_training, prepare_weights
+from expunge.model.precision import as_in_training
 from expunge.model.resources import best_device
 from expunge.scope import Scope, scopes
 from expunge.scope.all import AllParameters
@@ -26,10 +25,9 @@ from expunge.scope.lora import LowRankAdapters
 from expunge.scope.selection import ScopeGuard, Selection
 from expunge.train.loop.adapter_training import AdapterTraining, divergence, trained_adapter
 from expunge.train.loop.bf16_underflow import warn_of_bf16_underflow
-from expunge.train.loop.callbacks import Heartbeat, SaveByEpoch, last_checkpoint
-from expunge.train.loop.settings import LoopSettings
+from expunge.train.loop.callbacks import last_checkpoint
 from expunge.train.loop.trainer import ObjectiveTrainer
-from expunge.train.methods import DataNeed, Stage, stages
+from expunge.train.methods import DataNeed, stages
 from expunge.train.methods.gap import (
     BEHIND,
     GapClosed,
@@ -39,16 +37,15 @@ from expunge.train.methods.gap import (
     MultiRetainSampler,
     collate_multi_retain,
 )
-from expunge.train.methods.unlearn import merged
+from expunge.train.methods.training_stage import TrainingStage, merged, scope_facts, training_facts
 from expunge.train.named import named
 from expunge.train.objective.reference import ReferenceRequest, frozen_reference
 from expunge.train.objective.saliency import resolve_scope
 from expunge.train.run.state import Corpus, State
-from expunge.types import Example
 
 
 @stages.register("kga")
-class KnowledgeGap(LoopSettings, Stage):
+class KnowledgeGap(TrainingStage):
     """Descends on ``|g_f − g_n| + retain_weight · r`` inside a scope.
 
     ``r`` is the divergence from the model before unlearning on the retain set. ``g_n`` is how far the
@@ -97,10 +94,9 @@ class KnowledgeGap(LoopSettings, Stage):
 
     def run(self, state: State) -> State:
         """Train the auxiliary models, then unlearn; each part resumes where an interrupted run was."""
-        torch.manual_seed(state.seed)
-        model = prepare_weights(state.model, self.precision, device=best_device())
+        model = self.prepare(state)
         forget, retain, new = (
-            self._sequences(state, examples)
+            self.encode(examples, state)
             for examples in (state.corpus.forget, state.corpus.retain, state.corpus.holdout)
         )
         with as_in_training(self.precision, best_device()):
@@ -130,7 +126,17 @@ class KnowledgeGap(LoopSettings, Stage):
             pad_id=pad_id,
         )
         data = MultiRetainDataset(forget, retain)
-        trainer = self._trainer(model, state, objective, guard, data, sampler, stop)
+        trainer = self.make_trainer(
+            model,
+            state,
+            objective=objective,
+            begin=objective.begin,
+            data=data,
+            sampler=sampler,
+            collate=lambda items: collate_multi_retain(items, pad_id=pad_id),
+            guard=guard,
+            callbacks=[stop],
+        )
         trainer.train_from(last_checkpoint(state.workdir))
         guard.verify()
         state.facts.append(_facts(model, selection, trainer, gaps, stop))
@@ -157,32 +163,6 @@ class KnowledgeGap(LoopSettings, Stage):
                 head_may_change=False,
             )
         return Gaps(new=gap_new, forget=gap_forget), learnt
-
-    def _trainer(
-        self,
-        model: nn.Module,
-        state: State,
-        objective: GapObjective,
-        guard: ScopeGuard,
-        data: MultiRetainDataset,
-        sampler: MultiRetainSampler,
-        stop: GapClosed,
-    ) -> ObjectiveTrainer:
-        pad_id = state.tokenizer.pad_token_id
-        return ObjectiveTrainer(
-            model,
-            self.training_arguments(state.workdir, seed=state.seed, examples=len(data)),
-            objective=objective,
-            begin=objective.begin,
-            count_examples=lambda batch: len(batch.forget_ids),
-            sampler=sampler,
-            dataset=data,
-            collate=lambda items: collate_multi_retain(items, pad_id=pad_id),
-            precision=self.precision,
-            optimizer=self.optimizer,
-            guard=guard,
-            callbacks=[stop, SaveByEpoch(self.save_every), Heartbeat()],
-        )
 
     def _limit(self, first: float) -> float | None:
         portion = None if self.stop_portion is None else self.stop_portion * first
@@ -214,15 +194,6 @@ class KnowledgeGap(LoopSettings, Stage):
             raise TypeError("a divergence was requested without a reference")
         return reference
 
-    def _sequences(self, state: State, examples: Sequence[Example]) -> list[Encoded]:
-        encoded = [
-            piece
-            for example in examples
-            for piece in encode(example, state.tokenizer, max_length=self.max_length, eos=self.append_eos)
-        ]
-        check_lengths(state.model, (len(piece.input_ids) for piece in encoded))
-        return encoded
-
 
 def _apart(learnt: CachedReference, model: nn.Module, selection: Selection) -> CachedReference:
     """The reference, with its own copy of the head if the model's may change."""
@@ -236,17 +207,12 @@ def _apart(learnt: CachedReference, model: nn.Module, selection: Selection) -> C
 def _facts(
     model: nn.Module, selection: Selection, trainer: ObjectiveTrainer, gaps: Gaps, stop: GapClosed
 ) -> dict[str, Any]:
-    chosen, total = selection.count(model)
     return {
         "stage": "kga",
-        "weights": total,
-        "weights_that_may_change": chosen,
-        "tensors_that_may_change": sorted(selection.rows),
-        "scope": dict(selection.facts) or None,
+        **scope_facts(model, selection),
         "gap_new": gaps.new,
         "gap_forget_before": gaps.forget,
         "gap_history": stop.history,
         "stop": stop.outcome.facts if stop.outcome else None,
-        "steps": trainer.state.global_step,
-        "history": [entry for entry in trainer.state.log_history if "loss" in entry],
+        **training_facts(trainer),
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
@@ -18,12 +17,8 @@ from expunge.inference.backbone import predictions
 from expunge.inference.conditioned_loss import ConditionedLoss, Toward
 from expunge.model.arch import output_head, vocabulary
 from expunge.model.create import add_tokens
-from expunge.model.precision import prepare_weights
-from expunge.model.resources import best_device
-from expunge.train.loop.callbacks import Heartbeat, SaveByEpoch, last_checkpoint
-from expunge.train.loop.settings import LoopSettings
-from expunge.train.loop.trainer import ObjectiveTrainer
-from expunge.train.methods import Stage, stages
+from expunge.train.loop.callbacks import last_checkpoint
+from expunge.train.methods import stages
 from expunge.train.methods.quark_pool import (
     Conditioned,
     QuarkPool,
@@ -32,6 +27,7 @@ from expunge.train.methods.quark_pool import (
     RoundSampler,
     Sizes,
 )
+from expunge.train.methods.training_stage import TrainingStage, training_facts
 from expunge.train.named import named
 from expunge.train.rewards import Reward, rewards
 from expunge.train.run.state import Corpus, State
@@ -41,7 +37,7 @@ TOKEN = "<|reward_{place}|>"  # noqa: S105
 
 
 @stages.register("quark")
-class Quark(LoopSettings, Stage):
+class Quark(TrainingStage):
     """Learns to answer under one token for each part of the rewards; the first is the best.
 
     A round (an epoch) samples an answer to every prompt (under the best token, once there is one),
@@ -100,8 +96,7 @@ class Quark(LoopSettings, Stage):
 
     def run(self, state: State) -> State:
         """Explore and learn, round by round; an interrupted run resumes with the current round."""
-        torch.manual_seed(state.seed)
-        model = prepare_weights(state.model, self.precision, device=best_device())
+        model = self.prepare(state)
         model.requires_grad_(True)
         names = [TOKEN.format(place=index + 1) for index in range(self.parts)]
         state.tokenizer = copy.deepcopy(state.tokenizer)
@@ -117,32 +112,21 @@ class Quark(LoopSettings, Stage):
             gamma=self.entropy,
             toward=self.toward,
         )
-        trainer = ObjectiveTrainer(
+        trainer = self.make_trainer(
             model,
-            self.training_arguments(state.workdir, seed=state.seed, examples=len(pool)),
+            state,
             objective=lambda current, batch: {"sample": _loss(current, batch, loss, pool.source_head)},
             count_examples=lambda batch: int(batch.batch.mask_BT.sum()),
+            data=pool,
             sampler=RoundSampler(pool),
-            dataset=pool,
             collate=pool.collate,
-            precision=self.precision,
-            optimizer=self.optimizer,
-            callbacks=[SaveByEpoch(self.save_every), Heartbeat()],
         )
         pool.model = model
         trainer.train_from(last_checkpoint(state.workdir))
         add_control_token(state.tokenizer, names[0])
         model.generation_config.suppress_tokens = tokens  # type: ignore[union-attr]
-        history = [entry for entry in trainer.state.log_history if "loss" in entry]
-        state.facts.append(
-            {
-                "stage": "quark",
-                "steps": trainer.state.global_step,
-                "rewards": pool.means(self.epochs),
-                "reward_tokens": names,
-                "history": history,
-            }
-        )
+        facts = {"rewards": pool.means(self.epochs), "reward_tokens": names}
+        state.facts.append({"stage": "quark", **training_facts(trainer), **facts})
         state.model = model
         return state
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import nn
 
-from expunge.corpus.tokenise import encode
 from expunge.edit.task_vector import AdapterInterpolation, WeightInterpolation, WholeInterpolation, keep
 from expunge.errors import DataError, TrainingError
-from expunge.model.positions import check_lengths
-from expunge.model.precision import as_in_training, prepare_weights
+from expunge.model.precision import as_in_training
 from expunge.model.resources import best_device
 from expunge.scope import Scope, scopes
 from expunge.scope.all import AllParameters
@@ -21,9 +18,8 @@ from expunge.scope.lora import LowRankAdapters
 from expunge.scope.selection import ScopeGuard
 from expunge.train.loop.adapter_training import learn
 from expunge.train.loop.evaluator import TrainingEvaluator
-from expunge.train.loop.settings import LoopSettings
-from expunge.train.methods import DataNeed, Stage, stages
-from expunge.train.methods.unlearn import merged
+from expunge.train.methods import DataNeed, stages
+from expunge.train.methods.training_stage import TrainingStage, merged
 from expunge.train.named import named
 from expunge.train.objective.saliency import resolve_scope
 from expunge.train.run.state import Corpus, State
@@ -41,7 +37,7 @@ class Tried(NamedTuple):
 
 
 @stages.register("task_vector")
-class SubtractTaskVector(LoopSettings, Stage):
+class SubtractTaskVector(TrainingStage):
     """θ − λ Δ, where Δ is what descending on the forget set adds to θ inside the scope.
 
     Of several factors λ the one that forgets most is taken, among those that keep utility, both
@@ -99,8 +95,7 @@ class SubtractTaskVector(LoopSettings, Stage):
 
     def run(self, state: State) -> State:
         """Learn, resuming from the last whole checkpoint in ``state.workdir``; choose λ; subtract."""
-        torch.manual_seed(state.seed)
-        model = prepare_weights(state.model, self.precision, device=best_device())
+        model = self.prepare(state)
         evaluator = TrainingEvaluator(state, items=self.items, max_length=self.max_length)
         before = (
             Tried(0.0, evaluator.forget(model), evaluator.utility(model)) if self.utility_at_least else None
@@ -122,12 +117,7 @@ class SubtractTaskVector(LoopSettings, Stage):
 
     def _direction(self, model: nn.Module, state: State) -> tuple[ScopeGuard, int, WeightInterpolation]:
         """Learn the forget set; what guards the scope, the steps made, and the line to go back along."""
-        texts = [
-            piece
-            for example in state.corpus.forget
-            for piece in encode(example, state.tokenizer, max_length=self.max_length, eos=self.append_eos)
-        ]
-        check_lengths(model, (len(piece.input_ids) for piece in texts))
+        texts = self.encode(state.corpus.forget, state)
         pad_id = state.tokenizer.pad_token_id
 
         adapters = isinstance(self.scope, LowRankAdapters)

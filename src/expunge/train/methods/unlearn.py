@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
-import torch
 from pydantic import Field, model_validator
 from torch import nn
 
 from expunge.adversary import Adversary, Rounding, adversaries
 from expunge.corpus.batching import PairDataset, PairSampler, collate_pairs
-from expunge.corpus.tokenise import Encoded, encode
 from expunge.errors import DataError, RecipeError
 from expunge.forget import ForgetLoss, forget_losses
 from expunge.forget.generic import WHPLoss
@@ -21,7 +18,7 @@ from expunge.inference.target_distributions import TargetReference
 from expunge.inference.token_view import Need
 from expunge.model.arch import vocabulary
 from expunge.model.positions import check_lengths
-from expunge.model.precision import as_in_training, prepare_weights
+from expunge.model.precision import as_in_training
 from expunge.model.resources import best_device
 from expunge.retain import RetainLoss, retain_losses
 from expunge.scope import Scope, scopes
@@ -30,22 +27,21 @@ from expunge.scope.lora import LowRankAdapters
 from expunge.scope.selection import ScopeGuard, Selection
 from expunge.train.alternate_answers import Alternates, Writing, alternates, other_answers
 from expunge.train.loop.bf16_underflow import warn_of_bf16_underflow
-from expunge.train.loop.callbacks import Heartbeat, KeepEpochs, SaveByEpoch, last_checkpoint
-from expunge.train.loop.settings import LoopSettings
+from expunge.train.loop.callbacks import KeepEpochs, last_checkpoint
 from expunge.train.loop.stop import StopRule, StopWhen, keep_last_good
 from expunge.train.loop.trainer import ObjectiveTrainer
-from expunge.train.methods import DataNeed, Stage, stages
+from expunge.train.methods import DataNeed, stages
+from expunge.train.methods.training_stage import TrainingStage, merged, scope_facts, training_facts
 from expunge.train.named import named
 from expunge.train.objective.adversarial import AdversarialObjective
 from expunge.train.objective.pair import LOGGED, Bound, Dual, PairObjective
 from expunge.train.objective.reference import ReferenceRequest, frozen_reference
 from expunge.train.objective.saliency import resolve_scope, rounding, uncalibrated
 from expunge.train.run.state import Corpus, State
-from expunge.types import Example
 
 
 @stages.register("unlearn")
-class Unlearn(LoopSettings, Stage):
+class Unlearn(TrainingStage):
     """Descends on the forget loss plus ``retain.weight`` times the retain loss, inside a scope.
 
     Source: Zhang et al. 2025 (arXiv 2410.16454), Eq. 1.
@@ -138,8 +134,7 @@ class Unlearn(LoopSettings, Stage):
     def run(self, state: State) -> State:
         """Unlearn, resuming from the last whole checkpoint in ``state.workdir`` if there is one."""
         kept = KeepEpochs(state) if self.keep_epochs else None
-        torch.manual_seed(state.seed)
-        model = prepare_weights(state.model, self.precision, device=best_device())
+        model = self.prepare(state)
         model = self.scope.prepare(model)
         warn_of_bf16_underflow(state.warn, model, self.precision, self.learning_rate)
         data = self._encode(state)
@@ -153,23 +148,16 @@ class Unlearn(LoopSettings, Stage):
         dual = Dual(self.bound, self.retain.weight) if self.bound and self.retain else None
         plain = replace(self._objective(model, state, reference), dual=dual)
         hard = self._under_adversary(plain, selection)
-        trainer = ObjectiveTrainer(
+        trainer = self.make_trainer(
             model,
-            self.training_arguments(state.workdir, seed=state.seed, examples=len(data)),
+            state,
             objective=hard or plain,
             begin=hard.begin if hard else None,
-            count_examples=lambda batch: len(batch.forget_ids),
+            data=data,
             sampler=sampler,
-            dataset=data,
             collate=lambda pairs: collate_pairs(pairs, pad_id=pad_id),
-            precision=self.precision,
-            optimizer=self.optimizer,
             guard=guard,
-            callbacks=[
-                *(callback for callback in (stop, dual, kept) if callback),
-                SaveByEpoch(self.save_every),
-                Heartbeat(),
-            ],
+            callbacks=[callback for callback in (stop, dual, kept) if callback],
         )
         trainer.train_from(last_checkpoint(state.workdir))
         keep_last_good(stop, lambda: trainer.restore(last_checkpoint(state.workdir)))
@@ -262,30 +250,14 @@ class Unlearn(LoopSettings, Stage):
         if isinstance(self.forget, WHPLoss) and state.targets:
             forget = [target.encoded for target in state.targets]
         else:
-            forget = self._sequences(state, state.corpus.forget)
+            forget = self.encode(state.corpus.forget, state)
         writing = Writing(state.tokenizer, self.max_length, self.append_eos)
         others = other_answers(self.alternate, forget, state, writing) if self.alternate else []
         check_lengths(state.model, (len(other.input_ids) for alternates in others for other in alternates))
-        kept = self._sequences(state, retain)
+        kept = self.encode(retain, state)
         if self.retain is not None and self.retain.whole_text:
             kept = [piece.all_counted for piece in kept]
         return PairDataset(forget, kept, others)
-
-    def _sequences(self, state: State, examples: Sequence[Example]) -> list[Encoded]:
-        encoded = [
-            piece
-            for example in examples
-            for piece in encode(example, state.tokenizer, max_length=self.max_length, eos=self.append_eos)
-        ]
-        check_lengths(state.model, (len(piece.input_ids) for piece in encoded))
-        return encoded
-
-
-def merged(model: nn.Module) -> nn.Module:
-    """The model with its adapters, if any, added into its weights."""
-    if hasattr(model, "merge_and_unload"):
-        return cast("nn.Module", model.merge_and_unload())  # type: ignore[operator]
-    return model
 
 
 def _facts(
@@ -295,17 +267,12 @@ def _facts(
     reference: Reference | None,
     stop: StopWhen | None,
 ) -> dict[str, Any]:
-    chosen, total = selection.count(model)
     return {
         "stage": "unlearn",
-        "weights": total,
-        "weights_that_may_change": chosen,
-        "tensors_that_may_change": sorted(selection.rows),
-        "scope": dict(selection.facts) or None,
+        **scope_facts(model, selection),
         "reference": type(reference).__name__ if reference else None,
         "reference_bytes": reference.bytes if isinstance(reference, CachedReference) else None,
-        "steps": trainer.state.global_step,
-        "history": [entry for entry in trainer.state.log_history if "loss" in entry],
+        **training_facts(trainer),
         "retain_weights": [entry[LOGGED] for entry in trainer.state.log_history if LOGGED in entry],
         "stop": stop.facts if stop else None,
     }

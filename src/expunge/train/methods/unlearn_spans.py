@@ -202,10 +202,7 @@ class UnlearnSpans(Unlearn):
         if self.retain is not None and self.beside:
             complements = (span_complement(example, state.tokenizer) for example in state.corpus.forget)
             data.retain.extend(
-                self._sequences(
-                    state,
-                    [example_or_none for example_or_none in complements if example_or_none is not None],
-                )
+                self.encode((example for example in complements if example is not None), state)
             )
             if not data.retain:
                 raise DataError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -11,26 +10,22 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from expunge.corpus.batching import PairBatch, PairDataset, PairSampler, collate_pairs
-from expunge.corpus.tokenise import Encoded, encode
 from expunge.errors import DataError
 from expunge.forget import ForgetLoss, forget_losses
-from expunge.model.positions import check_lengths
-from expunge.model.precision import OptimizerName, prepare_weights
-from expunge.model.resources import best_device
+from expunge.model.precision import OptimizerName
 from expunge.retain import RetainLoss, retain_losses
 from expunge.scope import Scope, scopes
 from expunge.scope.all import AllParameters
 from expunge.scope.lora import LowRankAdapters
 from expunge.scope.selection import ScopeGuard, Selection
-from expunge.train.loop.callbacks import Heartbeat, SaveByEpoch, last_checkpoint
-from expunge.train.loop.settings import LoopSettings
-from expunge.train.loop.trainer import Objective, ObjectiveTrainer, Parts
-from expunge.train.methods import DataNeed, Stage, stages
+from expunge.train.loop.callbacks import last_checkpoint
+from expunge.train.loop.trainer import Objective, Parts
+from expunge.train.methods import DataNeed, stages
+from expunge.train.methods.training_stage import TrainingStage, scope_facts, training_facts
 from expunge.train.named import named
 from expunge.train.objective.pair import PairObjective
 from expunge.train.objective.saliency import resolve_scope
 from expunge.train.run.state import Corpus, State
-from expunge.types import Example
 
 
 class WeightMask:
@@ -100,7 +95,7 @@ class WeightMask:
 
 
 @stages.register("weight_mask")
-class LearnWeightMask(LoopSettings, Stage):
+class LearnWeightMask(TrainingStage):
     """Descends by SGD on forget loss, retain loss and β Σ|W|; each weight stays between 0 and W₀.
 
     So W / W₀ is a mask in [0, 1] over the weights of the scope, and nothing new can be learned. Outside
@@ -167,31 +162,35 @@ class LearnWeightMask(LoopSettings, Stage):
 
     def run(self, state: State) -> State:
         """Learn the mask, resuming from the last whole checkpoint in ``state.workdir`` if there is one."""
-        torch.manual_seed(state.seed)
-        model = prepare_weights(state.model, self.precision, device=best_device())
+        model = self.prepare(state)
         data = self._data(state)
         pad_id = state.tokenizer.pad_token_id
         selection = self._select(model, data, state)
         guard = ScopeGuard(model, selection)
         mask = WeightMask(model, selection)
-        trainer = ObjectiveTrainer(
+        trainer = self.make_trainer(
             model,
-            self.training_arguments(state.workdir, seed=state.seed, examples=len(data)),
+            state,
             objective=self._objective(mask),
-            count_examples=lambda batch: len(batch.forget_ids),
+            data=data,
             sampler=PairSampler(len(data.forget), len(data.retain), seed=state.seed),
-            dataset=data,
             collate=lambda pairs: collate_pairs(pairs, pad_id=pad_id),
             guard=guard,
-            callbacks=[SaveByEpoch(self.save_every), Heartbeat()],
         )
         trainer.optimizer = self._sgd(model, guard, mask)
         trainer.train_from(last_checkpoint(state.workdir))
         learned = mask.facts()
         gone = mask.cut(self.cut) if self.cut is not None else None
         guard.verify()
-        mask_facts = {"mask": learned, "weights_cut": gone}
-        state.facts.append(_facts(model, selection, trainer) | mask_facts)
+        state.facts.append(
+            {
+                "stage": "weight_mask",
+                **scope_facts(model, selection),
+                **training_facts(trainer),
+                "mask": learned,
+                "weights_cut": gone,
+            }
+        )
         state.model = model
         return state
 
@@ -221,25 +220,4 @@ class LearnWeightMask(LoopSettings, Stage):
 
     def _data(self, state: State) -> PairDataset:
         retain = state.corpus.retain if self.retain is not None else ()
-        return PairDataset(self._encoded(state, state.corpus.forget), self._encoded(state, retain))
-
-    def _encoded(self, state: State, examples: Sequence[Example]) -> list[Encoded]:
-        encoded = [
-            piece
-            for example in examples
-            for piece in encode(example, state.tokenizer, max_length=self.max_length, eos=self.append_eos)
-        ]
-        check_lengths(state.model, (len(piece.input_ids) for piece in encoded))
-        return encoded
-
-
-def _facts(model: nn.Module, selection: Selection, trainer: ObjectiveTrainer) -> dict[str, Any]:
-    chosen, total = selection.count(model)
-    return {
-        "stage": "weight_mask",
-        "weights": total,
-        "weights_that_may_change": chosen,
-        "scope": dict(selection.facts) or None,
-        "steps": trainer.state.global_step,
-        "history": [entry for entry in trainer.state.log_history if "loss" in entry],
-    }
+        return PairDataset(self.encode(state.corpus.forget, state), self.encode(retain, state))

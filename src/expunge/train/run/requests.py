@@ -24,14 +24,13 @@ from expunge.record import hash_json
 from expunge.registry import explain
 from expunge.train.loop.evaluator import TrainingEvaluator
 from expunge.train.run.ledger import LEDGER, RequestEntry, check_model, following, read_ledger, write_ledger
+from expunge.train.run.outcome import MARGINS
 from expunge.train.run.recipe import Recipe
 from expunge.train.run.state import Corpus, State
 from expunge.types import Example
 
 ITEMS, LENGTH = 64, 2048
 """Examples evaluated per request, and tokens read at a time."""
-MARGINS = {"KnowMem": 5.0, "VerMem": 10.0}
-"""By how many points more must be known than right after its request, for it to have come back."""
 
 
 class PastRequest(NamedTuple):
