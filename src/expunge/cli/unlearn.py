@@ -31,10 +31,6 @@ Still = Annotated[
         "--reforget", help="Forget set of an earlier request, to include in training again. Repeatable."
     ),
 ]
-Holdout = Annotated[
-    str | None,
-    typer.Option("--holdout", help="Text of the same kind the model never saw; some methods need it."),
-]
 ForgetShots = Annotated[
     str | None,
     typer.Option(
