@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 from expunge.audit.stats import Conclusion
 from expunge.audit.store import LONG, read_long
 from expunge.audit.summary import read_summary
-from expunge.audit.upgrade import upgraded
+from expunge.audit.upgrade import ROLES, upgraded
+from expunge.metrics import metrics
+from expunge.metrics.base import MetricRole
 
 OLD = {
     "models": [
@@ -68,7 +70,7 @@ def test_a_summary_of_version_2_is_read(tmp_path: Path) -> None:
 
 
 def test_a_summary_of_today_is_left_alone() -> None:
-    today = {"version": 4, "transforms": "whatever"}
+    today = {"version": 5, "transforms": "whatever"}
     assert upgraded(today) is today
     assert upgraded([1]) == [1]
 
@@ -83,3 +85,16 @@ def test_scores_of_an_earlier_version_are_read(tmp_path: Path) -> None:
     (read,) = read_long(tmp_path / "scores.parquet")
     assert read["condition"] == "x"
     assert "transform" not in read
+
+
+def test_the_roles_of_metrics_are_known_by_their_names_before_version_5() -> None:
+    named = [{"name": name} for name in ("knowmem_forget", "utility", "someones_own")]
+    old = {"version": 4, "metrics": named, "rule": {"points": {"knowmem_forget": 5.0}}}
+    read = [(row["role"], row["points"]) for row in upgraded(old)["metrics"]]
+    assert read == [("knowledge", 5.0), ("utility", None), ("other", None)]
+
+
+def test_the_roles_of_earlier_versions_are_those_of_today() -> None:
+    assert {name: metrics[name].role.value for name in ROLES} == ROLES
+    others = {name for name in metrics if name not in ROLES}
+    assert {metrics[name].role for name in others} == {MetricRole.OTHER}

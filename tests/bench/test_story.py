@@ -6,13 +6,32 @@ from rich.console import Console
 
 from expunge.audit.plan import Role
 from expunge.audit.stats import Estimate
-from expunge.audit.summary import AuditSummary, CellSummary, ConditionColumn, ModelRow, Remark, VerdictRow
+from expunge.audit.summary import (
+    AuditSummary,
+    CellSummary,
+    ConditionColumn,
+    MetricBlock,
+    ModelRow,
+    Remark,
+    VerdictRow,
+)
 from expunge.audit.verdict import Outcome, Verdict
 from expunge.bench.demo import KEPT, LOST, narrate
+from expunge.metrics.base import MetricRole
 
 GRIDS = ("int8", "int4")
 KNOWN = {"fragile": (5.0, 5.0, 55.0), "robust": (6.0, 4.0, 8.0)}
 """KnowMem of the forget set at full precision, int8 and int4."""
+KNOWMEM = MetricBlock(
+    name="knowmem_forget",
+    title="Knowledge of the forget set",
+    definition="",
+    source="",
+    scale="0-100",
+    lower_is_better=True,
+    settings={},
+    role=MetricRole.KNOWLEDGE,
+)
 OUTCOMES = {
     "fragile": (Outcome.HELD, Outcome.CAME_BACK),
     "robust": (Outcome.HELD, Outcome.HELD),
@@ -42,7 +61,7 @@ def summary(*, diagnosed: bool = True) -> AuditSummary:
             *(ModelRow(name=name, role=Role.UNLEARNED, hash=name) for name in KNOWN),
         ),
         conditions=tuple(ConditionColumn(label=label, settings={}) for label in ("full", *GRIDS)),
-        metrics=(),
+        metrics=(KNOWMEM,),
         cells=tuple(cell for name in KNOWN for cell in cells(name)),
         verdicts=tuple(
             VerdictRow(model=name, condition=grid, verdict=Verdict(outcome, "for a reason."))

@@ -12,6 +12,7 @@ from expunge.audit.plan import Kind, Role
 from expunge.audit.stats import Estimate
 from expunge.audit.store import write_long
 from expunge.audit.summary import (
+    VERSION,
     AuditSummary,
     CellSummary,
     ConditionColumn,
@@ -22,6 +23,7 @@ from expunge.audit.summary import (
     write_summary,
 )
 from expunge.audit.verdict import Outcome, Verdict
+from expunge.metrics.base import MetricRole
 from expunge.report.run import AuditRun, read_run
 from expunge.types import Score
 
@@ -40,6 +42,12 @@ METRICS = {
     "utility": ("Utility", "retain", False),
     "privleak": ("PrivLeak", "holdout", None),
 }
+METRIC_ROLES = {
+    "knowmem_forget": MetricRole.KNOWLEDGE,
+    "utility": MetricRole.UTILITY,
+    "privleak": MetricRole.MEMBERSHIP,
+}
+POINTS = {"knowmem_forget": 5.0}
 MARGIN, SPREAD = 10.0, 3.0
 """Half the width of a value's interval, and of a recovery's."""
 HISTORY = [
@@ -134,7 +142,8 @@ class Made:
                 Remark(model="fragile", condition="int4", content=DIAGNOSIS),
                 Remark(model="fragile", condition="int8", content=CODE_BOOK),
             ),
-            rule={"points": {"knowmem_forget": 5.0}, "usable": 75.0},
+            rule={"points": {"knowledge": 5.0}, "usable": 75.0},
+            version=VERSION,
             bootstrap={"resamples": 99, "seed": 0, "level": 0.95},
         )
 
@@ -173,6 +182,8 @@ def block(name: str) -> MetricBlock:
         scale="0-100",
         lower_is_better=lower,
         settings={},
+        role=METRIC_ROLES[name],
+        points=POINTS.get(name),
     )
 
 

@@ -131,7 +131,7 @@ def test_what_was_tested_is_told_by_kind_and_not_by_name(run: AuditRun) -> None:
 
 
 def test_what_breaks_the_model_is_said_not_to_be_tested(run: AuditRun) -> None:
-    why = broken_by({"utility": Estimate(4.2)}, Rule())
+    why = broken_by({"utility": Estimate(4.2)}, {}, Rule())
     columns = [
         column.model_copy(update={"broken": why}) if column.label == "int4" else column
         for column in run.summary.conditions

@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from expunge.audit.attack_verdict import AttackEvidence, judge_attack
-from expunge.audit.estimates import UTILITY
 from expunge.audit.plan import FULL, Kind, Role
 from expunge.audit.stats import Estimate
 from expunge.audit.summary import VerdictRow
 from expunge.audit.verdict import AgainstTarget, Rule, Verdict, VerdictEvidence, judge
+from expunge.metrics.base import MetricRole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,7 +58,7 @@ def _attack_evidence(
     plan: AuditPlan, cells: Cells, rule: Rule, model: str, column: ConditionColumn
 ) -> AttackEvidence:
     """The metrics that decide a verdict; where none of them is measured, those of which less is better."""
-    names = [name for name in rule.points if name in plan.named_metrics] or [
+    names = [*rule.deciding(plan.named_metrics)] or [
         name
         for name, metric in plan.named_metrics.items()
         if metric.lower_is_better and not metric.needs_control
@@ -68,18 +68,38 @@ def _attack_evidence(
     return AttackEvidence(
         excess={name: cell.excess for name, cell in here.items() if cell.excess is not None},
         gain={name: cell.recovery for name, cell in here.items() if cell.recovery is not None},
-        utility_kept=_utility_kept(cells, model, column.label),
-        control_utility_kept=None if control is None else _utility_kept(cells, control.name, column.label),
+        utility_kept=_utility_kept(plan, cells, model, column.label),
+        control_utility_kept=None
+        if control is None
+        else _utility_kept(plan, cells, control.name, column.label),
         broken=column.broken,
     )
 
 
-def _utility_kept(cells: Cells, model: str, label: str) -> float | None:
-    """The share of its own utility that a model keeps, on the items asked under the attack."""
-    cell = cells.get((model, label, UTILITY))
-    if cell is None or cell.baseline is None or cell.value.value is None or not cell.baseline.value:
-        return None
-    return cell.value.value / cell.baseline.value
+def _utility_kept(plan: AuditPlan, cells: Cells, model: str, label: str) -> float | None:
+    """The least share of its own utility that a model keeps, on the items asked under the attack."""
+    shares = [
+        cell.value.value / cell.baseline.value
+        for cell in _utility_cells(plan, cells, model, label)
+        if cell.baseline is not None and cell.value.value is not None and cell.baseline.value
+    ]
+    return min(shares, default=None)
+
+
+def _utility_cells(plan: AuditPlan, cells: Cells, model: str, label: str) -> list[CellSummary]:
+    return [
+        cells[model, label, name]
+        for name, metric in plan.named_metrics.items()
+        if metric.role is MetricRole.UTILITY
+    ]
+
+
+def _utility_retention(plan: AuditPlan, cells: Cells, model: str, label: str) -> Estimate:
+    """The share of the target's utility under the same condition: of several measures the lowest."""
+    shares = [cell.retention for cell in _utility_cells(plan, cells, model, label) if cell.retention]
+    if not shares:
+        return Estimate(None, reason="utility was not measured")
+    return min(shares, key=lambda share: float("inf") if share.value is None else share.value)
 
 
 def _with_seeds(verdict: Verdict, seed_verdicts: list[Verdict]) -> Verdict:
@@ -93,25 +113,25 @@ def _evidence(
     plan: AuditPlan, cells: Cells, rule: Rule, model: str, column: ConditionColumn
 ) -> VerdictEvidence:
     label = column.label
-    names = [name for name in rule.points if name in plan.named_metrics]
+    points = rule.deciding(plan.named_metrics)
     target = plan.holder(Role.TARGET)
-    kept = {name: cells[model, FULL.label, name].retention for name in names}
-    here = {name: cells[model, label, name] for name in names}
+    kept = {name: cells[model, FULL.label, name].retention for name in points}
+    here = {name: cells[model, label, name] for name in points}
     risen = {name: cell.recovery for name, cell in here.items() if cell.recovery is not None}
-    useful = cells.get((model, label, UTILITY))
     return VerdictEvidence(
-        target={name: cells[target.name, FULL.label, name].value for name in names} if target else {},
+        points=points,
+        target={name: cells[target.name, FULL.label, name].value for name in points} if target else {},
         retention={name: share for name, share in kept.items() if share is not None},
         recovery=None if label == FULL.label else risen,
-        utility=(useful and useful.retention) or Estimate(None, reason="utility was not measured"),
+        utility=_utility_retention(plan, cells, model, label),
         unknowing=_unknowing(plan, cells, here),
         broken=column.broken,
-        against_target=_against_target(plan, cells, rule, model, column),
+        against_target=_against_target(plan, cells, points, model, column),
     )
 
 
 def _against_target(
-    plan: AuditPlan, cells: Cells, rule: Rule, model: str, column: ConditionColumn
+    plan: AuditPlan, cells: Cells, points: Mapping[str, float], model: str, column: ConditionColumn
 ) -> dict[str, AgainstTarget]:
     """The rises counted against the target, where the condition costs the target a recovery's worth."""
     target = plan.holder(Role.TARGET)
@@ -119,7 +139,7 @@ def _against_target(
         return {}
     found = {}
     for name, share in column.target_retention.items():
-        if name not in rule.points or share.value is None:
+        if name not in points or share.value is None:
             continue
         before, after = (
             cells[target.name, label, name].value.value for label in (FULL.label, column.label)
@@ -127,7 +147,7 @@ def _against_target(
         cell = cells[model, column.label, name]
         rise, kept = cell.recovery_against_target, cell.retention_over_control
         kept_full = cells[model, FULL.label, name].retention_over_control
-        if before is None or after is None or before - after < rule.points[name]:
+        if before is None or after is None or before - after < points[name]:
             continue
         if rise is None or kept is None or kept_full is None or None in (kept.value, kept_full.value):
             continue

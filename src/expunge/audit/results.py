@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from expunge.audit.cells import CellSpec
     from expunge.audit.plan import AuditPlan
-    from expunge.audit.stats import Estimate
     from expunge.audit.store import CellScores, CellStore
     from expunge.condition import Condition
     from expunge.metrics.base import Metric
@@ -82,10 +81,7 @@ def summarise(plan: AuditPlan, finished: Finished, rule: Rule | None = None) -> 
     bootstrap = Bootstrap(resamples=plan.resamples, seed=plan.seed)
     estimates = Estimates(plan, finished.cells, bootstrap, rule)
     cells = estimates.all()
-    columns = tuple(
-        _column(plan, condition, estimates.target_retention(condition.label), rule)
-        for condition in plan.columns
-    )
+    columns = tuple(_column(plan, condition, estimates, rule) for condition in plan.columns)
     roles = {source.role for source in plan.models}
     return AuditSummary(
         models=_models(plan),
@@ -116,10 +112,10 @@ def summarise(plan: AuditPlan, finished: Finished, rule: Rule | None = None) -> 
     )
 
 
-def _column(
-    plan: AuditPlan, condition: Condition, kept: Mapping[str, Estimate], rule: Rule
-) -> ConditionColumn:
+def _column(plan: AuditPlan, condition: Condition, estimates: Estimates, rule: Rule) -> ConditionColumn:
     source = plan.calibration_of(condition)
+    kept = estimates.target_retention(condition.label)
+    what = "attack" if condition.kind is Kind.ATTACK else "format"
     return ConditionColumn(
         label=condition.label,
         settings=_settings(condition),
@@ -127,8 +123,8 @@ def _column(
         kind=condition.kind,
         family=condition.family,
         parts=tuple(part.label for part in condition.parts),
-        target_retention=dict(kept),
-        broken=broken_by(kept, rule, what="attack" if condition.kind is Kind.ATTACK else "format"),
+        target_retention=kept,
+        broken=broken_by(kept, estimates.points, rule, what=what),
     )
 
 
@@ -176,7 +172,9 @@ def _block(name: str, metric: Metric, rule: Rule) -> MetricBlock:
         source=metric.source,
         scale=metric.scale,
         lower_is_better=metric.lower_is_better,
+        role=metric.role,
+        points=rule.points_of(metric),
         caveats=metric.caveats,
-        minimal_difference=minimal_relevant_difference(name, metric, rule),
+        minimal_difference=minimal_relevant_difference(metric, rule),
         settings=metric.model_dump(mode="json"),
     )

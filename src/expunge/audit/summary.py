@@ -17,6 +17,7 @@ from expunge.audit.stats import Estimate
 from expunge.audit.upgrade import upgraded
 from expunge.audit.verdict import Verdict
 from expunge.files import write_json
+from expunge.metrics.base import MetricRole
 from expunge.parsing import load_json
 
 SCHEMA = Path("docs/schema/summary.schema.json")
@@ -32,11 +33,12 @@ def schema() -> dict[str, Any]:
 
 # An audit in numbers: every estimate, recovery, retention and verdict, as JSON can hold them.
 
-VERSION = 4
+VERSION = 5
 """Counts up when a field is added or changes its meaning.
 
 2: seeds, excess, what was left out. 3: kind and family of a condition, what the target keeps under it, and
 recovery and retention over the control. 4: today's names (``upgrade``), attacks and chains of conditions.
+5: the role of each metric, and the points from which a metric decides a verdict.
 """
 
 
@@ -89,6 +91,8 @@ class ConditionColumn(_Frozen):
 class MetricBlock(_Frozen):
     """A metric of the audit, what it means, when it misleads and its settings.
 
+    ``role``: what it measures, as far as verdicts and reports depend on it. ``points``: of a metric that
+    decides a verdict, the rise that counts as recovery, in its own unit; ``None`` for the others.
     ``minimal_difference``: the smallest difference worth telling, in the metric's own unit; ``None`` where
     its scale does not say.
     """
@@ -102,6 +106,8 @@ class MetricBlock(_Frozen):
     settings: dict[str, Any]
     caveats: str = ""
     minimal_difference: float | None = None
+    role: MetricRole = MetricRole.OTHER
+    points: float | None = None
 
 
 class CellSummary(_Frozen):

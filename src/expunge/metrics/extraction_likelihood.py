@@ -10,7 +10,7 @@ from pydantic import PositiveInt
 
 from expunge.inference.generation.branch import BranchPoint
 from expunge.metrics import metrics
-from expunge.metrics.base import Metric, not_applicable
+from expunge.metrics.base import Metric, MetricRole, not_applicable
 from expunge.metrics.per_text import NO_TOKEN, PerText, score_of
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ class ExtractionLikelihood(Metric):
     """
 
     title: ClassVar[str] = "Extraction likelihood (EL)"
+    role: ClassVar[MetricRole] = MetricRole.EXTRACTION
     definition: ClassVar[str] = (
         "share of 10-grams of the rest of a text that the model says, over all beginnings of the text. "
         "Many generations a text, so it is measured only when asked for"
@@ -165,6 +166,7 @@ class ExtractionStrength(PerText):
     """
 
     title: ClassVar[str] = "Extraction strength of the forget set"
+    role: ClassVar[MetricRole] = MetricRole.MEMORIZATION
     definition: ClassVar[str] = (
         "share of the text that the model says by itself once it has seen what is before"
     )

@@ -82,6 +82,8 @@ class MetricFacts(_Part):
     source: str
     scale: str
     lower_is_better: bool | None
+    role: str = Field(description="knowledge, verbatim, utility, ... : what verdicts and reports choose by")
+    points: float | None = Field(None, description="of a metric that decides: the rise that is a recovery")
 
 
 class ModelVerdict(_Part):

@@ -11,8 +11,6 @@ from expunge.audit.verdict import Outcome
 from expunge.report.numbers import interval, number, plural
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from expunge.audit.stats import Estimate
     from expunge.audit.summary import CellSummary
     from expunge.report.run import AuditRun
@@ -154,11 +152,9 @@ def card(run: AuditRun, model: str) -> VerdictCard:
 
 def _telling(run: AuditRun, model: str, places: list[str]) -> str | None:
     """The metric that rose by the most times what counts as recovery; the lead one if it rose enough."""
-    points: Mapping[str, float] = run.summary.rule.get("points", {})
     risen = {
         name: max(_rise(run.cell(model, label, name), against_target=True) for label in places) / least
-        for name, least in points.items()
-        if name in run.metrics
+        for name, least in run.points.items()
     }
     if run.lead is None or risen.get(run.lead, 0.0) >= 1 or not risen:
         return run.lead
@@ -266,5 +262,4 @@ def _is_plain_rise(run: AuditRun, cell: CellSummary) -> bool:
     rise = cell.recovery
     if rise is None or rise.value is None or rise.low is None:
         return False
-    points: Mapping[str, float] = run.summary.rule.get("points", {})
-    return rise.value >= points.get(cell.metric, 0.0) and rise.low > 0
+    return rise.value >= run.points.get(cell.metric, 0.0) and rise.low > 0
