@@ -82,7 +82,15 @@ def test_the_paper_s_case_comes_back() -> None:
     )
 
 
-@pytest.mark.parametrize(("kept", "expected"), [(80.0, Outcome.DID_NOT_FORGET), (79.9, Outcome.FORGOT)])
+@pytest.mark.parametrize(
+    ("kept", "expected"),
+    [
+        (80.0, Outcome.DID_NOT_FORGET),
+        (79.9, Outcome.FORGOT_IN_PART),
+        (50.0, Outcome.FORGOT_IN_PART),
+        (49.9, Outcome.FORGOT),
+    ],
+)
 def test_what_is_kept_at_full_precision(kept: float, expected: Outcome) -> None:
     assert outcome(replace(FORGOTTEN, retention={"knowmem_forget": about(kept)})) is expected
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from expunge.audit.attack_verdict import AttackEvidence, judge_attack
+from expunge.audit.forgetting import above_control, assess
 from expunge.audit.plan import FULL, Kind, Role
 from expunge.audit.stats import Estimate
-from expunge.audit.summary import VerdictRow
-from expunge.audit.verdict import AgainstTarget, Rule, Verdict, VerdictEvidence, judge
+from expunge.audit.summary import ForgettingRow, VerdictRow, forgetting_row
+from expunge.audit.verdict import AgainstTarget, Rule, Verdict, VerdictEvidence, durability, judge
 from expunge.metrics.base import MetricRole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from expunge.audit.forgetting import WordForWord
     from expunge.audit.plan import AuditPlan
     from expunge.audit.summary import CellSummary, ConditionColumn
 
@@ -23,18 +25,46 @@ if TYPE_CHECKING:
     """By model (or recipe), condition and metric."""
 
 
-def verdicts(
-    plan: AuditPlan, cells: Cells, rule: Rule, columns: Sequence[ConditionColumn]
-) -> tuple[VerdictRow, ...]:
-    """The verdicts on every unlearned model, then on every recipe that was run with several seeds.
+class Judgement(NamedTuple):
+    """The answers to both questions: per unlearned model, and per model and condition."""
 
-    ``columns`` are the plan's conditions, with what each leaves of the target.
+    forgetting: tuple[ForgettingRow, ...]
+    verdicts: tuple[VerdictRow, ...]
+
+
+def judge_all(
+    plan: AuditPlan,
+    cells: Cells,
+    rule: Rule,
+    columns: Sequence[ConditionColumn],
+    answers: Mapping[str, WordForWord | None],
+) -> Judgement:
+    """Every unlearned model, then every recipe that was run with several seeds.
+
+    ``columns`` are the plan's conditions, with what each leaves of the target; ``answers`` what each model
+    still answers word for word at full precision.
     """
     models = [source.name for source in plan.models if source.role is Role.UNLEARNED]
+    full = next(column for column in columns if column.label == FULL.label)
+    forgetting = {
+        model: assess(_evidence(plan, cells, rule, model, full, answers.get(model)), rule)
+        for model in [*models, *plan.seeds]
+    }
     verdict_by_cell = {
-        (model, column.label): _judge(plan, cells, rule, model, column)
+        (model, column.label): _judge(plan, cells, rule, model, column, answers.get(model))
         for model in [*models, *plan.seeds]
         for column in columns
+    }
+    stays = {
+        (model, label): durability(
+            verdict.outcome,
+            forgetting[model].answer,
+            is_above=above_control(
+                {name: cells[model, label, name].excess for name in rule.deciding(plan.named_metrics)}
+            ),
+        )
+        for (model, label), verdict in verdict_by_cell.items()
+        if label != FULL.label
     }
     for recipe, members in plan.seeds.items():
         for condition in plan.columns:
@@ -42,16 +72,26 @@ def verdicts(
             verdict_by_cell[recipe, condition.label] = _with_seeds(
                 verdict_by_cell[recipe, condition.label], of_members
             )
-    return tuple(
-        VerdictRow(model=model, condition=label, verdict=verdict)
-        for (model, label), verdict in verdict_by_cell.items()
+    return Judgement(
+        tuple(forgetting_row(model, each, answers.get(model)) for model, each in forgetting.items()),
+        tuple(
+            VerdictRow(model=model, condition=label, verdict=verdict, stays=stays.get((model, label)))
+            for (model, label), verdict in verdict_by_cell.items()
+        ),
     )
 
 
-def _judge(plan: AuditPlan, cells: Cells, rule: Rule, model: str, column: ConditionColumn) -> Verdict:
+def _judge(
+    plan: AuditPlan,
+    cells: Cells,
+    rule: Rule,
+    model: str,
+    column: ConditionColumn,
+    answers: WordForWord | None,
+) -> Verdict:
     if column.kind is Kind.ATTACK:
         return judge_attack(_attack_evidence(plan, cells, rule, model, column))
-    return judge(_evidence(plan, cells, rule, model, column), rule)
+    return judge(_evidence(plan, cells, rule, model, column, answers), rule)
 
 
 def _attack_evidence(
@@ -110,18 +150,30 @@ def _with_seeds(verdict: Verdict, seed_verdicts: list[Verdict]) -> Verdict:
 
 
 def _evidence(
-    plan: AuditPlan, cells: Cells, rule: Rule, model: str, column: ConditionColumn
+    plan: AuditPlan,
+    cells: Cells,
+    rule: Rule,
+    model: str,
+    column: ConditionColumn,
+    answers: WordForWord | None,
 ) -> VerdictEvidence:
     label = column.label
     points = rule.deciding(plan.named_metrics)
     target = plan.holder(Role.TARGET)
-    kept = {name: cells[model, FULL.label, name].retention for name in points}
+    full = {name: cells[model, FULL.label, name] for name in points}
     here = {name: cells[model, label, name] for name in points}
     risen = {name: cell.recovery for name, cell in here.items() if cell.recovery is not None}
     return VerdictEvidence(
         points=points,
         target={name: cells[target.name, FULL.label, name].value for name in points} if target else {},
-        retention={name: share for name, share in kept.items() if share is not None},
+        retention={name: cell.retention for name, cell in full.items() if cell.retention is not None},
+        excess={name: cell.excess for name, cell in full.items() if cell.excess is not None},
+        over_control={
+            name: cell.retention_over_control
+            for name, cell in full.items()
+            if cell.retention_over_control is not None
+        },
+        word_for_word=answers,
         recovery=None if label == FULL.label else risen,
         utility=_utility_retention(plan, cells, model, label),
         unknowing=_unknowing(plan, cells, here),

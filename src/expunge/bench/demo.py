@@ -14,6 +14,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from expunge.audit.blocks import verdict_word
 from expunge.audit.job import AuditJob
 from expunge.audit.missing_inputs import ORDER
 from expunge.audit.plan import FULL, Role
@@ -60,7 +61,7 @@ def _cell(summary: AuditSummary, model: str, label: str, content: dict[str, obje
     if not isinstance(share, float) or verdict is None:
         return Text("-")
     came_back = verdict.outcome is Outcome.CAME_BACK
-    return Text(f"{share:.2f} → {verdict.outcome.value}", style=LOST if came_back else KEPT)
+    return Text(f"{share:.2f} → {verdict_word(summary, model, label)}", style=LOST if came_back else KEPT)
 
 
 def _sentences(summary: AuditSummary) -> list[Text]:
