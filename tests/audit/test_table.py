@@ -81,7 +81,7 @@ def test_markdown_has_one_table_per_block(summary: AuditSummary) -> None:
     lines = text.splitlines()
     assert lines.count("|  | full | int4 |") == 2
     assert "|  | forgotten? | int4 |" in lines
-    assert "| npo_klr+sure [e5] | forgot | held |" in lines
+    assert "| npo_klr+sure [e5] | yes | stays forgotten |" in lines
     assert "| % of target | 20 [8, 32] | 95 [87, 100] |" in lines
     assert any(
         line.startswith("- npo_klr · int4: came back: knowmem_forget rose by +70.0") for line in lines

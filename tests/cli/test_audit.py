@@ -28,11 +28,11 @@ def test_a_model_and_a_forget_set_are_enough(owner: Path) -> None:
     for option in ("--target MODEL", "--retrained MODEL", "--retain FILE", "--holdout FILE"):
         assert option in plain
     assert "without it there is no verdict" in plain
-    assert "Verdict" not in said.out
+    assert "the model still gives the forgotten text: 3 of 3 answers word for word." in plain
     summary = summary_of(owner / "out")
-    assert {row["verdict"]["outcome"] for row in summary["verdicts"]} == {"cannot tell"}
+    assert {row["verdict"]["outcome"] for row in summary["verdicts"]} == {"did not forget"}
     measured = {metric["name"] for metric in summary["metrics"]}
-    skipped = {each["metric"]: each["lacks"] for each in summary["skipped"]}
+    skipped = {each["metric"]: each["missing"] for each in summary["skipped"]}
     assert "knowmem_forget" in measured
     assert skipped["privleak"] == ["holdout", "retrained"]
     assert measured | skipped.keys() == {name for name in metrics if metrics[name].default}
@@ -44,7 +44,7 @@ def test_what_comes_back_is_told_without_a_target(owner: Path) -> None:
     assert expunge(*ALONE, "-q", "int3", "--metric", "knowmem_forget").code == 0
     (cell,) = (each for each in summary_of(owner / "out")["cells"] if each["condition"] == "int3")
     assert cell["retention"]["reason"] == "the audit has no target model"
-    assert cell["recovery"]["told"] in ("differs", "same", "cannot tell")
+    assert cell["recovery"]["conclusion"] in ("differs", "same", "cannot tell")
 
 
 def test_an_edited_cell_is_named_and_measured_again(owner: Path) -> None:

@@ -50,7 +50,7 @@ def _grids(run: AuditRun) -> Iterator[NotTested]:
     elif not DEPLOYED & {run.family(label) for label in run.quantizers}:
         yield NotTested(
             "GPTQ, AWQ and GGUF files",
-            "the grids here round to the nearest value; these formats round otherwise.",
+            "these formats round otherwise than those that were tested.",
         )
 
 

@@ -152,6 +152,8 @@ def card(run: AuditRun, model: str) -> VerdictCard:
     cells = {label: run.cell(model, label, metric) for label in labels} if metric else {}
     came_back = outcome is Outcome.CAME_BACK
     worst = max(places, key=lambda label: _rise(cells.get(label), against_target=came_back))
+    if outcome is Outcome.DID_NOT_FORGET and FULL.label in places:
+        worst = FULL.label
     there = cells.get(worst)
     sentence = _sentence(run, outcome, cells, worst)
     if worst in known and (
