@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from hypothesis import given, settings
@@ -14,6 +16,7 @@ from expunge.audit.results import Finished, summarise
 from expunge.audit.store import CellScores
 from expunge.audit.summary import AuditSummary
 from expunge.audit.table import to_text
+from expunge.audit.verdict import Outcome
 from expunge.metrics import metrics
 from expunge.report.document import document, to_markdown
 from expunge.report.page import render
@@ -27,13 +30,16 @@ ROLES = {"target": Role.TARGET, "retrained": Role.RETRAINED, "unlearned": Role.U
 DECIDING = {"knowmem_forget": "forget", "verbmem": "forget"}
 SPLITS = {**DECIDING, "utility": "retain"}
 SAID = Durability.STAYS_FORGOTTEN.value
-SHARE = st.sampled_from((0.0, 0.1, 0.2, 0.3, 0.6, 1.0))
-"""What a model knows; that of the control is met often, so that forgetting is met too."""
+LESS, MORE = (0.0, 0.04, 0.1), (0.0, 0.0, 0.04, 0.1, 0.6)
+"""What the control knows under a condition, and what the unlearned model knows beyond it."""
+
+Shares = dict[tuple[str, str], float]
+"""What each model knows under each condition."""
 
 
 def scores(seed: int, share: float, items: int, per_group: int) -> list[Score]:
     """A share of the items is known, the same ones for the same seed; in groups of ``per_group``."""
-    known = np.random.default_rng(seed).random(items) < share
+    known = np.random.default_rng(seed).permutation(items) < round(share * items)
     return [
         Score(
             item=f"item {number}",
@@ -45,43 +51,61 @@ def scores(seed: int, share: float, items: int, per_group: int) -> list[Score]:
     ]
 
 
-@st.composite
-def audits(draw: st.DrawFn, *, has_target: bool = True, has_control: bool = True) -> AuditSummary:
-    """An audit of one unlearned model under two conditions, with or without target and control."""
-    items, per_group = draw(st.sampled_from((4, 12, 60))), draw(st.sampled_from((1, 3)))
-    roles = {
-        name: role
-        for name, role in ROLES.items()
-        if (has_target or role is not Role.TARGET) and (has_control or role is not Role.RETRAINED)
-    }
-    names = draw(st.sampled_from((("knowmem_forget", "utility"), tuple(SPLITS))))
-    seed = draw(st.integers(0, 9))
-    shares = {
-        (model, label): 1.0 if model == "target" else draw(SHARE) for model in roles for label in LABELS
-    }
+def summary_of(
+    shares: Shares,
+    *,
+    items: int = 200,
+    per_group: int = 1,
+    names: tuple[str, ...] = ("knowmem_forget", "utility"),
+    seeds: Mapping[str, int] = MappingProxyType({}),
+) -> AuditSummary:
+    """An audit of models that know so much; ``seeds`` says of a model which items these are."""
+    models = list(dict.fromkeys(model for model, _ in shares))
     cells = {
         (model, label, name): CellScores(
             {
                 SPLITS[name]: scores(
-                    seed + draw(st.integers(0, 2)),
-                    1.0 if name == "utility" else shares[model, label],
-                    items,
-                    per_group,
+                    seeds.get(model, 0), 1.0 if name == "utility" else share, items, per_group
                 )
             },
             [],
         )
-        for model in roles
-        for label in LABELS
+        for (model, label), share in shares.items()
         for name in names
     }
     plan = plan_of(
-        *(source(name, role, full=(0.0, 0.0)) for name, role in roles.items()),
+        *(source(name, ROLES[name], full=(0.0, 0.0)) for name in models),
         conditions=tuple(Rounding(name=label) for label in LABELS[1:]),
         metrics=tuple(metrics.build({"name": name}) for name in names),
         resamples=99,
     )
     return summarise(plan, Finished(cells=cells, diagnostics={}))
+
+
+def shares_of(unlearned: tuple[float, ...], retrained: tuple[float, ...]) -> Shares:
+    by_model = {"target": (1.0,) * len(LABELS), "retrained": retrained, "unlearned": unlearned}
+    return {
+        (model, label): share
+        for model, shares in by_model.items()
+        for label, share in zip(LABELS, shares, strict=True)
+    }
+
+
+@st.composite
+def audits(draw: st.DrawFn, *, is_alone: bool = False) -> AuditSummary:
+    """An audit of one unlearned model under two conditions; alone without a target and a control."""
+    retrained = tuple(draw(st.sampled_from(LESS)) for _ in LABELS)
+    unlearned = tuple(share + draw(st.sampled_from(MORE)) for share in retrained)
+    shares = shares_of(unlearned, retrained)
+    if is_alone:
+        shares = {place: share for place, share in shares.items() if place[0] == "unlearned"}
+    return summary_of(
+        shares,
+        items=draw(st.sampled_from((6, 50, 100))),
+        per_group=draw(st.sampled_from((1, 3))),
+        names=draw(st.sampled_from((("knowmem_forget", "utility"), tuple(SPLITS)))),
+        seeds={"unlearned": draw(st.sampled_from((0, 0, 1)))},
+    )
 
 
 def run_of(summary: AuditSummary) -> AuditRun:
@@ -107,8 +131,50 @@ def every_text(run: AuditRun) -> list[str]:
     ]
 
 
+def test_a_model_at_the_control_stays_forgotten() -> None:
+    summary = summary_of(shares_of((0.1, 0.1, 0.1), (0.1, 0.1, 0.1)))
+    assert summary.forgotten("unlearned").answer is Forgotten.YES
+    assert summary.stays("unlearned", "int4") is Durability.STAYS_FORGOTTEN
+    assert headline(run_of(summary)).cards[0].word == SAID
+
+
+def test_a_little_above_the_control_is_partly_forgotten() -> None:
+    # 8 more of 200 items: fewer points than matter, and an interval above 0.
+    summary = summary_of(shares_of((0.14, 0.14, 0.14), (0.1, 0.1, 0.1)))
+    assert above(summary, FULL.label)
+    assert summary.forgotten("unlearned").answer is Forgotten.PARTLY
+    assert summary.verdict("unlearned", "full").outcome is Outcome.FORGOT_IN_PART
+    assert summary.stays("unlearned", "int4") is Durability.NO_WORSE
+
+
+def test_above_the_control_under_one_condition_is_no_worse_there() -> None:
+    # The control forgets once it is rounded to 4 bits, the unlearned model does not.
+    summary = summary_of(shares_of((0.1, 0.1, 0.1), (0.1, 0.1, 0.04)))
+    assert summary.forgotten("unlearned").answer is Forgotten.YES
+    assert summary.stays("unlearned", "int8") is Durability.STAYS_FORGOTTEN
+    assert summary.stays("unlearned", "int4") is Durability.NO_WORSE
+    found = headline(run_of(summary))
+    assert (found.cards[0].word, found.mark) == (Durability.NO_WORSE.value, "open")
+    assert found.verdict == (
+        "The unlearned model forgot at full precision, and knows no more at 2 reduced precisions."
+    )
+
+
+def test_a_forget_set_alone_says_what_is_certain() -> None:
+    alone = {("unlearned", label): 1.0 for label in LABELS}
+    found = headline(run_of(summary_of(alone, items=36)))
+    assert found.verdict == (
+        "The unlearned model still gives the forgotten text: 36 of 36 answers word for word."
+    )
+    few = headline(run_of(summary_of(dict.fromkeys(alone, 0.25), items=36)))
+    assert few.verdict == (
+        "The unlearned model gives 9 of 36 answers word for word; whether it ever gave the others is not "
+        "known."
+    )
+
+
 @given(audits())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_nothing_above_the_control_stays_forgotten(summary: AuditSummary) -> None:
     run = run_of(summary)
     if above(summary, FULL.label):
@@ -121,7 +187,7 @@ def test_nothing_above_the_control_stays_forgotten(summary: AuditSummary) -> Non
 
 
 @given(audits())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_the_two_answers_agree(summary: AuditSummary) -> None:
     row = summary.forgotten("unlearned")
     assert row is not None
@@ -132,8 +198,8 @@ def test_the_two_answers_agree(summary: AuditSummary) -> None:
         assert not above(summary, FULL.label)
 
 
-@given(audits(has_target=False, has_control=False))
-@settings(max_examples=30, deadline=None)
+@given(audits(is_alone=True))
+@settings(max_examples=10, deadline=None)
 def test_a_forget_set_alone_never_shows_that_something_was_forgotten(summary: AuditSummary) -> None:
     row = summary.forgotten("unlearned")
     assert row is not None
