@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
+from expunge.audit.forgetting import Durability, Forgotten
 from expunge.audit.stats import Conclusion
 from expunge.audit.store import LONG, read_long
 from expunge.audit.summary import read_summary
 from expunge.audit.upgrade import ROLES, upgraded
+from expunge.audit.verdict import Outcome
 from expunge.metrics import metrics
 from expunge.metrics.base import MetricRole
 
-OLD = {
+OLD: dict[str, Any] = {
     "models": [
         {"name": "target", "role": "target", "hash": "a"},
         {"name": "u", "role": "unlearned", "hash": "b"},
@@ -98,3 +102,50 @@ def test_the_roles_of_earlier_versions_are_those_of_today() -> None:
     assert {name: metrics[name].role.value for name in ROLES} == ROLES
     others = {name for name in metrics if name not in ROLES}
     assert {metrics[name].role for name in others} == {MetricRole.OTHER}
+
+
+def estimate(value: float, low: float, high: float) -> dict[str, float]:
+    return {"value": value, "low": low, "high": high, "n": 40}
+
+
+@pytest.mark.parametrize(
+    ("excess", "answer", "outcome", "stays"),
+    [
+        (estimate(0.0, -3.0, 3.0), Forgotten.YES, Outcome.FORGOT, Durability.STAYS_FORGOTTEN),
+        (estimate(20.0, 10.0, 30.0), Forgotten.PARTLY, Outcome.FORGOT_IN_PART, Durability.NO_WORSE),
+        (None, Forgotten.CANNOT_TELL, Outcome.CANNOT_TELL, Durability.NO_WORSE),  # version 1 had none
+    ],
+)
+def test_earlier_versions_answer_both_questions_from_their_numbers(
+    tmp_path: Path, excess: Any, answer: Forgotten, outcome: Outcome, stays: Durability
+) -> None:
+    knows = {"metric": "knowmem_forget"}
+    u = {
+        "model": "u",
+        "retention": estimate(30.0, 20.0, 40.0),
+        "value": estimate(30.0, 20.0, 40.0),
+        **knows,
+    }
+    old = OLD | {
+        "models": [*OLD["models"], {"name": "control", "role": "retrained", "hash": "c"}],
+        "metrics": [OLD["metrics"][0] | {"name": "knowmem_forget"}],
+        "cells": [
+            {"model": "target", "transform": "full", "value": estimate(95.0, 90.0, 99.0), **knows},
+            {**u, "transform": "full", "excess": excess},
+            {**u, "transform": "int4", "excess": None},
+        ],
+        "verdicts": [
+            {"model": "u", "transform": label, "verdict": {"outcome": verdict, "reason": "r"}}
+            for label, verdict in (("full", "forgot"), ("int4", "held"))
+        ],
+    }
+    path = tmp_path / "summary.json"
+    path.write_text(json.dumps(old))
+    summary = read_summary(path)
+    row = summary.forgotten("u")
+    assert row is not None
+    assert (row.answer, row.word_for_word) == (answer, None)
+    verdict = summary.verdict("u", "full")
+    assert verdict is not None
+    assert verdict.outcome is outcome
+    assert (summary.stays("u", "full"), summary.stays("u", "int4")) == (None, stays)

@@ -140,6 +140,20 @@ def test_what_breaks_the_model_is_said_not_to_be_tested(run: AuditRun) -> None:
     assert {gap.what: gap.why for gap in not_tested(found)}["Anything at int4"] == why
 
 
+def test_both_answers_are_in_markdown_and_json(run: AuditRun) -> None:
+    lines = to_markdown(run).splitlines()
+    assert "| model | forgotten? | does it stay so? | still useful | because |" in lines
+    (row,) = (line for line in lines if line.startswith("| fragile | yes |"))
+    assert "comes back (int4); stays forgotten (int8) | 93.8 of 100, before 93.8 |" in row
+    written = document(run)
+    fragile = written.model_verdicts[0]
+    assert (fragile.forgotten, fragile.word_for_word, fragile.asked) == ("yes", 2, 8)
+    stays = {(each.model, each.condition): each.stays for each in written.verdicts}
+    assert stays["fragile", "int4"] == "comes back"
+    assert stays["robust", "int8"] == "stays forgotten"
+    assert stays["robust", "full"] is None
+
+
 @pytest.mark.parametrize("write", [to_markdown, to_csv, lambda run: document(run).model_dump_json()])
 def test_hostile_names_break_no_format(tmp_path: Path, write: object) -> None:
     assert callable(write)
