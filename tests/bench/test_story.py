@@ -4,12 +4,14 @@ import io
 
 from rich.console import Console
 
+from expunge.audit.forgetting import Forgotten
 from expunge.audit.plan import Role
 from expunge.audit.stats import Estimate
 from expunge.audit.summary import (
     AuditSummary,
     CellSummary,
     ConditionColumn,
+    ForgettingRow,
     MetricBlock,
     ModelRow,
     Remark,
@@ -118,3 +120,14 @@ def test_without_diagnostics_the_outcomes_stay_untold_and_the_sentences_are_said
     lines = told(summary(diagnosed=False))
     assert [line.split()[1:] for line in lines if line.split()[:1] == ["fragile"]] == [["-", "-"]]
     assert sum("at worst" in line for line in lines) == 2
+
+
+def test_whether_a_model_forgot_is_said_and_only_a_yes_is_green() -> None:
+    rows = tuple(
+        ForgettingRow(model=name, answer=answer, reason="because.")
+        for name, answer in (("fragile", Forgotten.YES), ("robust", Forgotten.PARTLY))
+    )
+    lines = told(summary().model_copy(update={"forgetting": rows}), styled=True)
+    (robust,) = (line for line in lines if "robust: knows" in line)
+    assert robust.startswith("\x1b[33m")
+    assert "8 at worst (int4). Forgotten: partly." in robust

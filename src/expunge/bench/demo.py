@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from expunge.audit.blocks import verdict_word
+from expunge.audit.forgetting import Forgotten
 from expunge.audit.job import AuditJob
 from expunge.audit.missing_inputs import ORDER
 from expunge.audit.plan import FULL, Role
@@ -29,7 +30,7 @@ from expunge.record import Stopwatch, make_record
 from expunge.train.run.job import UnlearnJob
 from expunge.train.run.recipe import Recipe, load_recipe
 
-LOST, KEPT = "red", "green"
+LOST, KEPT, UNSURE = "red", "green", "yellow"
 
 
 def narrate(summary: AuditSummary) -> RenderableType:
@@ -81,11 +82,14 @@ def _sentences(summary: AuditSummary) -> list[Text]:
         came_back = any(
             row.verdict.outcome is Outcome.CAME_BACK for row in summary.verdicts if row.model == model
         )
+        answer = summary.forgotten(model)
+        did_forget = answer is None or answer.answer is Forgotten.YES
+        forgotten = "" if answer is None else f" Forgotten: {answer.answer}."
         lines.append(
             Text(
                 f"{model}: knows {full:.0f} of 100 at full precision, "
-                f"{full + worst:.0f} at worst ({cell.condition}).",
-                style=LOST if came_back else KEPT,
+                f"{full + worst:.0f} at worst ({cell.condition}).{forgotten}",
+                style=LOST if came_back else KEPT if did_forget else UNSURE,
             )
         )
     return lines
