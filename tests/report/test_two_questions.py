@@ -16,7 +16,7 @@ from expunge.audit.results import Finished, summarise
 from expunge.audit.store import CellScores
 from expunge.audit.summary import AuditSummary
 from expunge.audit.table import to_text
-from expunge.audit.verdict import Outcome
+from expunge.audit.verdict import Outcome, Verdict
 from expunge.metrics import metrics
 from expunge.report.document import document, to_markdown
 from expunge.report.page import render
@@ -158,6 +158,19 @@ def test_above_the_control_under_one_condition_is_no_worse_there() -> None:
     assert found.verdict == (
         "The unlearned model forgot at full precision, and knows no more at 2 reduced precisions."
     )
+
+
+def test_no_leak_under_attack_hides_nothing_of_the_quantized_models() -> None:
+    summary = summary_of(shares_of((0.1, 0.1, 0.1), (0.1, 0.1, 0.04)))
+    verdicts = [
+        row.model_copy(update={"verdict": Verdict(Outcome.NO_LEAK, "none."), "stays": Durability.NO_LEAK})
+        if row.condition == "int8"
+        else row
+        for row in summary.verdicts
+    ]
+    (card,) = headline(run_of(summary.model_copy(update={"verdicts": tuple(verdicts)}))).cards
+    assert card.word == Durability.NO_WORSE.value
+    assert card.stays == "no worse than at full precision (int4); no leak under attack (int8)"
 
 
 def test_a_forget_set_alone_says_what_is_certain() -> None:

@@ -48,7 +48,7 @@ WORDS = {
     Outcome.FORGOT_IN_PART: ("partly forgotten", "warn"),
     Outcome.UNUSABLE: ("no longer usable", "warn"),
     Outcome.CANNOT_TELL: ("cannot tell", "open"),
-    Outcome.NO_LEAK: ("no leak", "good"),
+    Outcome.NO_LEAK: (Durability.NO_LEAK.value, "good"),
     Outcome.HELD: (Durability.STAYS_FORGOTTEN.value, "good"),
     Outcome.FORGOT: ("forgotten", "good"),
 }
@@ -185,7 +185,9 @@ def card(run: AuditRun, model: str) -> VerdictCard:
 def _word(run: AuditRun, model: str, outcome: Outcome, labels: list[str]) -> tuple[str, str]:
     """The outcome in plain words and its mark: good, bad, warn or open."""
     found = {run.summary.stays(model, label) for label in labels}
-    return NO_WORSE if outcome is Outcome.HELD and Durability.NO_WORSE in found else WORDS[outcome]
+    if outcome in (Outcome.HELD, Outcome.NO_LEAK) and Durability.NO_WORSE in found:
+        return NO_WORSE
+    return WORDS[outcome]
 
 
 def cell_word(run: AuditRun, model: str, label: str) -> tuple[str, str]:
@@ -236,19 +238,20 @@ def _overall(run: AuditRun, cards: tuple[VerdictCard, ...], worst: VerdictCard) 
         who, verb = f"All {same} unlearned models", ""
     else:
         who, verb = f"{same} of {len(cards)} unlearned models", "s" if same == 1 else ""
+    forgot = "forgot, but " if worst.forgotten is Forgotten.YES else ""
     sentences = {
         Outcome.DID_NOT_FORGET: _still_known(run, cards, f"{who} still", verb),
         Outcome.CAME_BACK: f"{who} give{verb} the forgotten text back once quantized.",
         Outcome.LEAKS: f"{who} give{verb} forgotten text back under attack.",
         Outcome.FORGOT_IN_PART: f"{who} forgot only a part of what was to be forgotten.",
-        Outcome.UNUSABLE: f"{who} forgot, but lost too much else to be of use.",
+        Outcome.UNUSABLE: f"{who} {forgot}lost too much else to be of use.",
         Outcome.CANNOT_TELL: _open(run, cards, who),
         Outcome.NO_LEAK: f"{who} forgot, and no attack brought it back {tested}.",
-        Outcome.HELD: f"{who} forgot, and nothing came back {tested}."
-        if worst.mark == "good"
-        else f"{who} forgot at full precision, and know{verb} no more {tested}.",
+        Outcome.HELD: f"{who} forgot, and nothing came back {tested}.",
         Outcome.FORGOT: f"{who} forgot at full precision. {_why_full_alone(run)}",
     }
+    if worst.word == NO_WORSE[0]:
+        return f"{who} forgot at full precision, and know{verb} no more {tested}."
     return sentences[worst.outcome]
 
 
