@@ -50,7 +50,7 @@ def test_values_recovery_and_retention(finished: tuple[AuditSummary, Path, Audit
 @pytest.mark.parametrize(
     ("model", "full", "int4"),
     [
-        ("npo", Outcome.FORGOT, Outcome.CAME_BACK),
+        ("npo", Outcome.FORGOT_IN_PART, Outcome.CAME_BACK),  # 20 points, the retrained model 10
         ("sure", Outcome.FORGOT, Outcome.HELD),
         ("ga", Outcome.UNUSABLE, Outcome.UNUSABLE),
         ("noop", Outcome.DID_NOT_FORGET, Outcome.DID_NOT_FORGET),

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from expunge.audit.blocks import DIGITS, NOTHING, blocks, shown
+from expunge.audit.forgetting import Forgotten
 from expunge.audit.missing_inputs import RETRAINED, SkippedMetric
 from expunge.audit.plan import Role
 from expunge.audit.stats import Estimate
@@ -71,15 +72,16 @@ def test_verdicts_are_coloured(summary: AuditSummary) -> None:
         console.print(render(summary))
     lines = capture.get().splitlines()
     row = next(line for line in lines if "npo_klr " in line and "came back" in line)
-    assert "\x1b[1;31mcame back\x1b[0m" in row
-    assert "\x1b[32mforgot" in row
+    assert "\x1b[1;31mcame back" in row
+    assert "\x1b[35mpartly" in row  # 20 points, the retrained model 10
 
 
 def test_markdown_has_one_table_per_block(summary: AuditSummary) -> None:
     text = to_markdown(summary)
     lines = text.splitlines()
-    assert lines.count("|  | full | int4 |") == 3
-    assert "| npo_klr+sure [e5] | forgot | held |" in lines
+    assert lines.count("|  | full | int4 |") == 2
+    assert "|  | forgotten? | int4 |" in lines
+    assert "| npo_klr+sure [e5] | yes | stays forgotten |" in lines
     assert "| % of target | 20 [8, 32] | 95 [87, 100] |" in lines
     assert any(
         line.startswith("- npo_klr · int4: came back: knowmem_forget rose by +70.0") for line in lines
@@ -157,7 +159,7 @@ def test_one_model_is_one_table_across_transforms(tmp_path: Path) -> None:
 
 
 def test_without_a_target_no_verdict_is_shown_but_what_more_would_tell(tmp_path: Path) -> None:
-    plan = plan_of(source("mine", full=(0.2, 0.9), int4=(0.2, 0.9)))
+    plan = plan_of(source("mine", full=(0.0, 0.9), int4=(0.0, 0.9)))
     lacking = SkippedMetric(metric="privleak", title="PrivLeak", missing=("holdout", RETRAINED))
     summary = audit(replace(plan, skipped=(lacking,)), tmp_path).run()
     text = " ".join(to_text(summary, width=80).split())
@@ -167,6 +169,24 @@ def test_without_a_target_no_verdict_is_shown_but_what_more_would_tell(tmp_path:
     assert "Skipped without it: privleak." in text
     assert [want.name for want in summary.missing_inputs] == ["target", "retrained", "holdout"]
     assert "- Inputs that would add information: `--holdout FILE`" in to_markdown(summary)
+
+
+def test_a_forget_set_alone_says_what_is_certain(tmp_path: Path) -> None:
+    summary = audit(plan_of(source("mine", full=(1.0, 0.9), int4=(1.0, 0.9))), tmp_path).run()
+    text = " ".join(to_text(summary, width=80).split())
+    assert (
+        "did not forget: the model still gives the forgotten text: 40 of 40 answers word for word." in text
+    )
+    row = summary.forgotten("mine")
+    assert row is not None
+    assert (row.answer, row.word_for_word, row.asked) == (Forgotten.NO, 40, 40)
+
+
+def test_what_a_forget_set_alone_leaves_open_is_said(tmp_path: Path) -> None:
+    summary = audit(plan_of(source("mine", full=(0.2, 0.9), int4=(0.2, 0.9))), tmp_path).run()
+    text = " ".join(to_text(summary, width=80).split())
+    assert "the model still gives 8 of 40 answers word for word; without the model before" in text
+    assert "cannot tell" in text
 
 
 def test_a_rise_is_told_without_a_target_too(tmp_path: Path) -> None:
@@ -205,7 +225,7 @@ def test_seeds_are_one_row(tmp_path: Path) -> None:
     assert cell.value.high - cell.value.low > alone.value.high - alone.value.low
     verdict = summary.verdict("npo", "full")
     assert verdict is not None
-    assert "Of 3 seeds: forgot 3." in verdict.reason
+    assert "Of 3 seeds: forgot in part 2, forgot 1." in verdict.reason  # 0, 4 and 8 word for word
     assert summary.verdict("s0", "full") is not None
     (recipe,) = [model for model in summary.models if model.seeds]
     assert (recipe.name, recipe.seeds) == ("npo", ("s0", "s1", "s2"))

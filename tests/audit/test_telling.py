@@ -40,10 +40,10 @@ def test_what_can_be_said(
 
 def test_what_is_worth_telling() -> None:
     rule = Rule()
-    assert minimal_relevant_difference("verbmem", metrics["verbmem"](), rule) == 10.0
-    assert minimal_relevant_difference("utility", metrics["utility"](), rule) == 5.0
-    assert minimal_relevant_difference("auc", metrics["auc"](), rule) == pytest.approx(0.05)
-    assert minimal_relevant_difference("privleak", metrics["privleak"](), rule) is None
+    assert minimal_relevant_difference(metrics["verbmem"](), rule) == 10.0
+    assert minimal_relevant_difference(metrics["utility"](), rule) == 5.0
+    assert minimal_relevant_difference(metrics["auc"](), rule) == pytest.approx(0.05)
+    assert minimal_relevant_difference(metrics["privleak"](), rule) is None
 
 
 def test_the_same_is_as_wide_as_the_verdicts_doubt() -> None:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
+from expunge.audit.forgetting import Durability, Forgotten
 from expunge.audit.stats import Conclusion
 from expunge.audit.store import LONG, read_long
 from expunge.audit.summary import read_summary
-from expunge.audit.upgrade import upgraded
+from expunge.audit.upgrade import ROLES, upgraded
+from expunge.audit.verdict import Outcome
+from expunge.metrics import metrics
+from expunge.metrics.base import MetricRole
 
-OLD = {
+OLD: dict[str, Any] = {
     "models": [
         {"name": "target", "role": "target", "hash": "a"},
         {"name": "u", "role": "unlearned", "hash": "b"},
@@ -68,7 +74,7 @@ def test_a_summary_of_version_2_is_read(tmp_path: Path) -> None:
 
 
 def test_a_summary_of_today_is_left_alone() -> None:
-    today = {"version": 4, "transforms": "whatever"}
+    today = {"version": 5, "transforms": "whatever"}
     assert upgraded(today) is today
     assert upgraded([1]) == [1]
 
@@ -83,3 +89,63 @@ def test_scores_of_an_earlier_version_are_read(tmp_path: Path) -> None:
     (read,) = read_long(tmp_path / "scores.parquet")
     assert read["condition"] == "x"
     assert "transform" not in read
+
+
+def test_the_roles_of_metrics_are_known_by_their_names_before_version_5() -> None:
+    named = [{"name": name} for name in ("knowmem_forget", "utility", "someones_own")]
+    old = {"version": 4, "metrics": named, "rule": {"points": {"knowmem_forget": 5.0}}}
+    read = [(row["role"], row["points"]) for row in upgraded(old)["metrics"]]
+    assert read == [("knowledge", 5.0), ("utility", None), ("other", None)]
+
+
+def test_the_roles_of_earlier_versions_are_those_of_today() -> None:
+    assert {name: metrics[name].role.value for name in ROLES} == ROLES
+    others = {name for name in metrics if name not in ROLES}
+    assert {metrics[name].role for name in others} == {MetricRole.OTHER}
+
+
+def estimate(value: float, low: float, high: float) -> dict[str, float]:
+    return {"value": value, "low": low, "high": high, "n": 40}
+
+
+@pytest.mark.parametrize(
+    ("excess", "answer", "outcome", "stays"),
+    [
+        (estimate(0.0, -3.0, 3.0), Forgotten.YES, Outcome.FORGOT, Durability.STAYS_FORGOTTEN),
+        (estimate(20.0, 10.0, 30.0), Forgotten.PARTLY, Outcome.FORGOT_IN_PART, Durability.NO_WORSE),
+        (None, Forgotten.CANNOT_TELL, Outcome.CANNOT_TELL, Durability.NO_WORSE),  # version 1 had none
+    ],
+)
+def test_earlier_versions_answer_both_questions_from_their_numbers(
+    tmp_path: Path, excess: Any, answer: Forgotten, outcome: Outcome, stays: Durability
+) -> None:
+    knows = {"metric": "knowmem_forget"}
+    u = {
+        "model": "u",
+        "retention": estimate(30.0, 20.0, 40.0),
+        "value": estimate(30.0, 20.0, 40.0),
+        **knows,
+    }
+    old = OLD | {
+        "models": [*OLD["models"], {"name": "control", "role": "retrained", "hash": "c"}],
+        "metrics": [OLD["metrics"][0] | {"name": "knowmem_forget"}],
+        "cells": [
+            {"model": "target", "transform": "full", "value": estimate(95.0, 90.0, 99.0), **knows},
+            {**u, "transform": "full", "excess": excess},
+            {**u, "transform": "int4", "excess": None},
+        ],
+        "verdicts": [
+            {"model": "u", "transform": label, "verdict": {"outcome": verdict, "reason": "r"}}
+            for label, verdict in (("full", "forgot"), ("int4", "held"))
+        ],
+    }
+    path = tmp_path / "summary.json"
+    path.write_text(json.dumps(old))
+    summary = read_summary(path)
+    row = summary.forgotten("u")
+    assert row is not None
+    assert (row.answer, row.word_for_word) == (answer, None)
+    verdict = summary.verdict("u", "full")
+    assert verdict is not None
+    assert verdict.outcome is outcome
+    assert (summary.stays("u", "full"), summary.stays("u", "int4")) == (None, stays)

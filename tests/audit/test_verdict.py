@@ -6,6 +6,8 @@ import pytest
 
 from expunge.audit.stats import Estimate
 from expunge.audit.verdict import AgainstTarget, Outcome, Rule, VerdictEvidence, broken_by, judge
+from expunge.metrics import metrics
+from expunge.metrics.base import Metric
 
 RULE = Rule()
 USEFUL = Estimate(95.0, 90.0, 99.0, 50)
@@ -15,7 +17,9 @@ def about(value: float, width: float = 2.0, n: int = 50) -> Estimate:
     return Estimate(value, value - width, value + width, n)
 
 
+POINTS = {"knowmem_forget": 5.0, "verbmem": 10.0}
 FORGOTTEN = VerdictEvidence(
+    points=POINTS,
     target={"knowmem_forget": about(60.0), "verbmem": about(90.0)},
     retention={"knowmem_forget": about(30.0), "verbmem": about(15.0)},
     recovery=None,
@@ -78,7 +82,15 @@ def test_the_paper_s_case_comes_back() -> None:
     )
 
 
-@pytest.mark.parametrize(("kept", "expected"), [(80.0, Outcome.DID_NOT_FORGET), (79.9, Outcome.FORGOT)])
+@pytest.mark.parametrize(
+    ("kept", "expected"),
+    [
+        (80.0, Outcome.DID_NOT_FORGET),
+        (79.9, Outcome.FORGOT_IN_PART),
+        (50.0, Outcome.FORGOT_IN_PART),
+        (49.9, Outcome.FORGOT),
+    ],
+)
 def test_what_is_kept_at_full_precision(kept: float, expected: Outcome) -> None:
     assert outcome(replace(FORGOTTEN, retention={"knowmem_forget": about(kept)})) is expected
 
@@ -148,7 +160,7 @@ def test_a_transform_without_scores_is_never_held() -> None:
 
 
 def test_nothing_measured_at_all() -> None:
-    nothing = VerdictEvidence(target={}, retention={}, recovery={}, utility=Estimate(None))
+    nothing = VerdictEvidence(points=POINTS, target={}, retention={}, recovery={}, utility=Estimate(None))
     assert outcome(nothing) is Outcome.CANNOT_TELL
 
 
@@ -160,10 +172,7 @@ def test_too_few_items_to_call_it_forgotten(kept: Estimate) -> None:
 
 
 def test_the_lines_can_be_moved() -> None:
-    assert (
-        outcome(after(about(4.0)), Rule(points={"knowmem_forget": 3.0, "verbmem": 10.0}))
-        is Outcome.CAME_BACK
-    )
+    assert outcome(after(about(4.0), points={"knowmem_forget": 3.0, "verbmem": 10.0})) is Outcome.CAME_BACK
     assert outcome(after(utility=about(60.0)), Rule(usable=50.0)) is Outcome.HELD
 
 
@@ -217,7 +226,7 @@ def shares(**values: float | None) -> dict[str, Estimate]:
     ],
 )
 def test_what_breaks_the_target(kept: dict[str, Estimate], lost: str | None) -> None:
-    why = broken_by(kept, RULE)
+    why = broken_by(kept, POINTS, RULE)
     if lost is None:
         assert why is None
     else:
@@ -225,11 +234,11 @@ def test_what_breaks_the_target(kept: dict[str, Estimate], lost: str | None) -> 
             f"this format breaks the model itself: under it the target keeps {lost}; 25 % are needed "
             "for a verdict."
         )
-    assert broken_by(kept, Rule(intact=0.0 if lost is None else -5.0)) is None
+    assert broken_by(kept, POINTS, Rule(intact=0.0 if lost is None else -5.0)) is None
 
 
 def test_a_format_that_breaks_the_model_proves_neither_forgetting_nor_return() -> None:
-    why = broken_by(shares(utility=4.2), RULE)
+    why = broken_by(shares(utility=4.2), POINTS, RULE)
     for evidence in (after(), after(about(20.0)), after(retention={"knowmem_forget": about(95.0)})):
         verdict = judge(replace(evidence, broken=why), RULE)
         assert verdict.outcome is Outcome.CANNOT_TELL
@@ -282,3 +291,38 @@ def test_no_more_than_the_retrained_model_is_no_return_against_the_target_either
         against_target=against(Estimate(45.9, 30.1, 61.0, 60)), unknowing=frozenset(["knowmem_forget"])
     )
     assert outcome(found) is Outcome.HELD
+
+
+def metric(role: str, scale: str = "0-100", *, lower: bool | None = True) -> Metric:
+    kind = type(
+        "Kind", (metrics["knowmem_forget"],), {"role": role, "scale": scale, "lower_is_better": lower}
+    )
+    found = kind()
+    assert isinstance(found, Metric)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("role", "scale", "points"),
+    [
+        ("knowledge", "0-100", 5.0),
+        ("verbatim", "0-100", 10.0),
+        ("knowledge", "0-1", 0.05),  # the same share of another scale
+        ("verbatim", "-1 to 1", 0.2),
+        ("verbatim", "1-5", 0.4),
+        ("knowledge", "bits", None),  # no end to take a share of
+        ("utility", "0-100", None),
+        ("other", "0-100", None),
+    ],
+)
+def test_points_follow_the_role_and_the_scale(role: str, scale: str, points: float | None) -> None:
+    assert RULE.points_of(metric(role, scale)) == points
+
+
+def test_a_metric_of_which_more_is_better_decides_nothing() -> None:
+    assert RULE.points_of(metric("knowledge", lower=False)) is None
+
+
+def test_knowledge_decides_before_wording_whatever_the_order_of_the_metrics() -> None:
+    named = {"wording": metric("verbatim"), "useful": metric("utility"), "facts": metric("knowledge")}
+    assert list(RULE.deciding(named)) == ["facts", "wording"]

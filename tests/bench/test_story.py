@@ -4,15 +4,36 @@ import io
 
 from rich.console import Console
 
+from expunge.audit.forgetting import Forgotten
 from expunge.audit.plan import Role
 from expunge.audit.stats import Estimate
-from expunge.audit.summary import AuditSummary, CellSummary, ConditionColumn, ModelRow, Remark, VerdictRow
+from expunge.audit.summary import (
+    AuditSummary,
+    CellSummary,
+    ConditionColumn,
+    ForgettingRow,
+    MetricBlock,
+    ModelRow,
+    Remark,
+    VerdictRow,
+)
 from expunge.audit.verdict import Outcome, Verdict
 from expunge.bench.demo import KEPT, LOST, narrate
+from expunge.metrics.base import MetricRole
 
 GRIDS = ("int8", "int4")
 KNOWN = {"fragile": (5.0, 5.0, 55.0), "robust": (6.0, 4.0, 8.0)}
 """KnowMem of the forget set at full precision, int8 and int4."""
+KNOWMEM = MetricBlock(
+    name="knowmem_forget",
+    title="Knowledge of the forget set",
+    definition="",
+    source="",
+    scale="0-100",
+    lower_is_better=True,
+    settings={},
+    role=MetricRole.KNOWLEDGE,
+)
 OUTCOMES = {
     "fragile": (Outcome.HELD, Outcome.CAME_BACK),
     "robust": (Outcome.HELD, Outcome.HELD),
@@ -42,7 +63,7 @@ def summary(*, diagnosed: bool = True) -> AuditSummary:
             *(ModelRow(name=name, role=Role.UNLEARNED, hash=name) for name in KNOWN),
         ),
         conditions=tuple(ConditionColumn(label=label, settings={}) for label in ("full", *GRIDS)),
-        metrics=(),
+        metrics=(KNOWMEM,),
         cells=tuple(cell for name in KNOWN for cell in cells(name)),
         verdicts=tuple(
             VerdictRow(model=name, condition=grid, verdict=Verdict(outcome, "for a reason."))
@@ -99,3 +120,14 @@ def test_without_diagnostics_the_outcomes_stay_untold_and_the_sentences_are_said
     lines = told(summary(diagnosed=False))
     assert [line.split()[1:] for line in lines if line.split()[:1] == ["fragile"]] == [["-", "-"]]
     assert sum("at worst" in line for line in lines) == 2
+
+
+def test_whether_a_model_forgot_is_said_and_only_a_yes_is_green() -> None:
+    rows = tuple(
+        ForgettingRow(model=name, answer=answer, reason="because.")
+        for name, answer in (("fragile", Forgotten.YES), ("robust", Forgotten.PARTLY))
+    )
+    lines = told(summary().model_copy(update={"forgetting": rows}), styled=True)
+    (robust,) = (line for line in lines if "robust: knows" in line)
+    assert robust.startswith("\x1b[33m")
+    assert "8 at worst (int4). Forgotten: partly." in robust

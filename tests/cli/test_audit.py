@@ -28,9 +28,9 @@ def test_a_model_and_a_forget_set_are_enough(owner: Path) -> None:
     for option in ("--target MODEL", "--retrained MODEL", "--retain FILE", "--holdout FILE"):
         assert option in plain
     assert "without it there is no verdict" in plain
-    assert "Verdict" not in said.out
+    assert "the model still gives the forgotten text: 3 of 3 answers word for word." in plain
     summary = summary_of(owner / "out")
-    assert {row["verdict"]["outcome"] for row in summary["verdicts"]} == {"cannot tell"}
+    assert {row["verdict"]["outcome"] for row in summary["verdicts"]} == {"did not forget"}
     measured = {metric["name"] for metric in summary["metrics"]}
     skipped = {each["metric"]: each["missing"] for each in summary["skipped"]}
     assert "knowmem_forget" in measured

@@ -8,20 +8,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from expunge.audit.forgetting import Forgotten
 from expunge.audit.plan import Kind, Role
 from expunge.audit.stats import Estimate
 from expunge.audit.store import write_long
 from expunge.audit.summary import (
+    VERSION,
     AuditSummary,
     CellSummary,
     ConditionColumn,
+    ForgettingRow,
     MetricBlock,
     ModelRow,
     Remark,
     VerdictRow,
     write_summary,
 )
-from expunge.audit.verdict import Outcome, Verdict
+from expunge.audit.verdict import Outcome, Verdict, durability
+from expunge.metrics.base import MetricRole
 from expunge.report.run import AuditRun, read_run
 from expunge.types import Score
 
@@ -40,6 +44,12 @@ METRICS = {
     "utility": ("Utility", "retain", False),
     "privleak": ("PrivLeak", "holdout", None),
 }
+METRIC_ROLES = {
+    "knowmem_forget": MetricRole.KNOWLEDGE,
+    "utility": MetricRole.UTILITY,
+    "privleak": MetricRole.MEMBERSHIP,
+}
+POINTS = {"knowmem_forget": 5.0}
 MARGIN, SPREAD = 10.0, 3.0
 """Half the width of a value's interval, and of a recovery's."""
 HISTORY = [
@@ -72,6 +82,7 @@ class Made:
         default_factory=lambda: {("fragile", "int4"): Outcome.CAME_BACK}
     )
     broken: Mapping[str, str] = field(default_factory=dict)
+    forgotten: Forgotten = Forgotten.YES
     metrics: tuple[str, ...] = ("knowmem_forget", "utility", "privleak")
 
     def write(self, folder: Path) -> Path:
@@ -134,7 +145,15 @@ class Made:
                 Remark(model="fragile", condition="int4", content=DIAGNOSIS),
                 Remark(model="fragile", condition="int8", content=CODE_BOOK),
             ),
-            rule={"points": {"knowmem_forget": 5.0}, "usable": 75.0},
+            forgetting=tuple(
+                ForgettingRow(
+                    model=model, answer=self.forgotten, reason="because.", word_for_word=2, asked=8
+                )
+                for model in self.knows
+                if role_of(model) is Role.UNLEARNED
+            ),
+            rule={"points": {"knowledge": 5.0}, "usable": 75.0},
+            version=VERSION,
             bootstrap={"resamples": 99, "seed": 0, "level": 0.95},
         )
 
@@ -156,7 +175,9 @@ class Made:
     def _verdict(self, model: str, label: str) -> VerdictRow:
         usual = Outcome.FORGOT if label == "full" else Outcome.HELD
         outcome = self.outcomes.get((model, label), usual)
-        return VerdictRow(model=model, condition=label, verdict=Verdict(outcome, f"because of {label}."))
+        stays = None if label == "full" else durability(outcome, self.forgotten, is_above=False)
+        verdict = Verdict(outcome, f"because of {label}.")
+        return VerdictRow(model=model, condition=label, verdict=verdict, stays=stays)
 
 
 def role_of(model: str) -> Role:
@@ -173,6 +194,8 @@ def block(name: str) -> MetricBlock:
         scale="0-100",
         lower_is_better=lower,
         settings={},
+        role=METRIC_ROLES[name],
+        points=POINTS.get(name),
     )
 
 

@@ -131,13 +131,27 @@ def test_what_was_tested_is_told_by_kind_and_not_by_name(run: AuditRun) -> None:
 
 
 def test_what_breaks_the_model_is_said_not_to_be_tested(run: AuditRun) -> None:
-    why = broken_by({"utility": Estimate(4.2)}, Rule())
+    why = broken_by({"utility": Estimate(4.2)}, {}, Rule())
     columns = [
         column.model_copy(update={"broken": why}) if column.label == "int4" else column
         for column in run.summary.conditions
     ]
     found = replace(run, summary=run.summary.model_copy(update={"conditions": tuple(columns)}))
     assert {gap.what: gap.why for gap in not_tested(found)}["Anything at int4"] == why
+
+
+def test_both_answers_are_in_markdown_and_json(run: AuditRun) -> None:
+    lines = to_markdown(run).splitlines()
+    assert "| model | forgotten? | does it stay so? | still useful | because |" in lines
+    (row,) = (line for line in lines if line.startswith("| fragile | yes |"))
+    assert "comes back (int4); stays forgotten (int8) | 93.8 of 100, before 93.8 |" in row
+    written = document(run)
+    fragile = written.model_verdicts[0]
+    assert (fragile.forgotten, fragile.word_for_word, fragile.asked) == ("yes", 2, 8)
+    stays = {(each.model, each.condition): each.stays for each in written.verdicts}
+    assert stays["fragile", "int4"] == "comes back"
+    assert stays["robust", "int8"] == "stays forgotten"
+    assert stays["robust", "full"] is None
 
 
 @pytest.mark.parametrize("write", [to_markdown, to_csv, lambda run: document(run).model_dump_json()])

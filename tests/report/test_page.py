@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from expunge.audit.forgetting import Forgotten
+from expunge.audit.verdict import Outcome
 from expunge.report.page import render
 from expunge.report.run import AuditRun, read_run
 from tests.report import hostile
@@ -127,3 +129,36 @@ def test_every_chart_says_in_words_what_it_shows(run: AuditRun) -> None:
     told = [each["aria-label"] for each in charts if each.get("aria-label")]
     assert any(text and "fragile 25.0 against 93.8" in text for text in told)
     assert any(text and "below 0.1 25 %; 0.1 to 1 50 %; 1 and more 25 %" in text for text in told)
+
+
+BREAKS = "this format breaks the model itself: under it the target keeps 4 % of its utility."
+
+
+def words_of(page: str) -> str:
+    return " ".join(" ".join(Elements(page).words).split())
+
+
+def test_a_card_answers_both_questions_and_says_what_is_left_of_utility(run: AuditRun) -> None:
+    page = words_of(render(run, reveal=False))
+    first = page[: page.index("What was not tested")]
+    assert "Forgotten? yes Does it stay so? comes back (int4); stays forgotten (int8)" in first
+    assert "Forgotten? yes Does it stay so? stays forgotten (int8, int4)" in first
+    assert first.count("Still useful? 93.8 of 100, before 93.8") == 2
+
+
+def test_what_was_never_forgotten_does_not_stay_forgotten(tmp_path: Path) -> None:
+    outcomes = {(model, "full"): Outcome.FORGOT_IN_PART for model in ("fragile", "robust")}
+    page = words_of(render(Made(forgotten=Forgotten.PARTLY, outcomes=outcomes).run(tmp_path), reveal=False))
+    assert "All 2 unlearned models forgot only a part of what was to be forgotten." in page
+    assert "Forgotten? partly Does it stay so? no worse than at full precision (int8, int4)" in page
+    assert "stays forgotten" not in page
+
+
+def test_a_condition_that_breaks_the_target_is_greyed_and_has_no_tick(tmp_path: Path) -> None:
+    page = render(Made(broken={"int4": BREAKS}).run(tmp_path), reveal=False)
+    elements = Elements(page)
+    greyed = [tag for tag, attributes in elements.tags if attributes.get("class") == "broken"]
+    assert greyed.count("tr") == 2  # one row of each unlearned model
+    assert "th" in greyed
+    assert words_of(page).count("breaks the target too") == 2
+    assert "Does it stay so? stays forgotten (int8)" in words_of(page)

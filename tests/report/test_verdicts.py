@@ -84,8 +84,11 @@ def test_the_measure_that_rose_is_the_one_that_is_told(tmp_path: Path) -> None:
         else cell
         for cell in run.summary.cells
     ]
-    rule = {"points": {"knowmem_forget": 5.0, "utility": 10.0}}
-    changed = run.summary.model_copy(update={"cells": tuple(risen), "rule": rule})
+    blocks = [
+        block.model_copy(update={"points": 10.0}) if block.name == "utility" else block
+        for block in run.summary.metrics
+    ]
+    changed = run.summary.model_copy(update={"cells": tuple(risen), "metrics": tuple(blocks)})
     (card,) = headline(replace(run, summary=changed)).cards
     assert card.metric == "utility"
     assert "on “Utility” at full precision" in card.sentence

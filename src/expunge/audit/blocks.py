@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from expunge.audit.conclusions import describe, disagreement
+from expunge.audit.forgetting import Durability
 from expunge.audit.plan import FULL, Kind, Role
 from expunge.audit.stats import Conclusion
 from expunge.audit.verdict import Outcome
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from expunge.audit.stats import Estimate
-    from expunge.audit.summary import AuditSummary, CellSummary, MetricBlock, ModelRow
+    from expunge.audit.summary import AuditSummary, CellSummary, MetricBlock, ModelRow, VerdictRow
 
     Lookup = Callable[[str, str, str], CellSummary]
     """The cell of a model, a condition and a metric."""
@@ -60,9 +61,13 @@ def reasons(summary: AuditSummary) -> list[tuple[Outcome, str]]:
     seeds = {model.name for model in summary.models if model.seed_of is not None}
     rows = [row for row in summary.verdicts if row.model not in seeds] if has_verdicts(summary) else []
     return [
-        (row.verdict.outcome, f"{row.model} · {row.condition}: {row.verdict.outcome}: {row.verdict.reason}")
+        (row.verdict.outcome, f"{row.model} · {row.condition}: {_called(row)}: {row.verdict.reason}")
         for row in rows
     ]
+
+
+def _called(row: VerdictRow) -> str:
+    return row.stays.value if row.verdict.outcome is Outcome.HELD and row.stays else row.verdict.outcome
 
 
 def warnings(summary: AuditSummary) -> list[tuple[Outcome, str]]:
@@ -104,6 +109,13 @@ ATTACK_NOTE = (
     "over control: points above the retrained model under the same attack (a leak). recovery: the same as "
     "a share of the target's. An attack that leaves less than 90 % of a model's utility is inconclusive."
 )
+FORGOTTEN = "forgotten?"
+"""The heading of full precision in the table of verdicts."""
+NO_WORSE = "no worse"
+STAYS = (
+    "no worse: than at full precision. It did not surely forget there, or is above the retrained model "
+    "under the condition."
+)
 ARROWS = {True: " ↓", False: " ↑", None: ""}
 
 
@@ -138,8 +150,10 @@ def blocks(summary: AuditSummary, *, columns: int) -> list[Block]:
 
 
 def has_verdicts(summary: AuditSummary) -> bool:
-    """Whether there is a verdict to show; without a target there usually is none."""
+    """Whether there is a verdict to show: without a target there is one only if something is certain."""
     has_target = any(model.role is Role.TARGET for model in summary.models)
+    if any(row.word_for_word for row in summary.forgetting):
+        return True
     return any(has_target or row.verdict.outcome is not Outcome.CANNOT_TELL for row in summary.verdicts)
 
 
@@ -278,17 +292,29 @@ def _unmeasured(metric: MetricBlock, cells: Sequence[CellSummary]) -> Block:
 
 
 def _verdict_block(summary: AuditSummary, models: Sequence[ModelRow], labels: Sequence[str]) -> Block:
-    rows = []
-    for model in models:
-        if model.role is Role.UNLEARNED:
-            verdicts = [summary.verdict(model.name, label) for label in labels]
-            rows.append(
-                (
-                    model.name,
-                    *(NOTHING if verdict is None else verdict.outcome.value for verdict in verdicts),
-                )
-            )
-    return Block("Verdict", ("", *labels), tuple(rows))
+    """Both answers: whether each model forgot, at full precision, and whether it stays so elsewhere."""
+    rows = [
+        (model.name, *(verdict_word(summary, model.name, label) for label in labels))
+        for model in models
+        if model.role is Role.UNLEARNED
+    ]
+    header = tuple(FORGOTTEN if label == FULL.label else label for label in labels)
+    note = STAYS if any(word == NO_WORSE for row in rows for word in row) else ""
+    return Block("Verdict", ("", *header), tuple(rows), note)
+
+
+def verdict_word(summary: AuditSummary, model: str, label: str) -> str:
+    """A verdict in as few words as a column has room for."""
+    verdict, answer = summary.verdict(model, label), summary.forgotten(model)
+    if verdict is None:
+        return NOTHING
+    if label == FULL.label and answer is not None:
+        unusable = verdict.outcome is Outcome.UNUSABLE
+        return f"{answer.answer}, {verdict.outcome}" if unusable else answer.answer.value
+    stays = summary.stays(model, label)
+    if stays is Durability.NO_WORSE:
+        return NO_WORSE
+    return stays.value if stays is Durability.STAYS_FORGOTTEN else verdict.outcome.value
 
 
 def _marked(cell: CellSummary, metric: MetricBlock) -> str:

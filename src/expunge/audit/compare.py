@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from expunge.audit.significance import SPANS, detectable, over_seeds, permutation_p, same_distribution_p
+from expunge.audit.significance import (
+    detectable,
+    over_seeds,
+    permutation_p,
+    same_distribution_p,
+    scale_span,
+)
 from expunge.audit.stats import Bootstrap, Clusters, Estimate, units
 
 if TYPE_CHECKING:
@@ -193,7 +199,7 @@ class ModelComparison:
                 return found
             p = permutation_p(self._swapping(seeds[0]), clusters, seed=self.bootstrap.seed)
         smallest = detectable(
-            values_S1R[0, 1:], units(clusters), items=found.n, span=SPANS.get(self.metric.scale)
+            values_S1R[0, 1:], units(clusters), items=found.n, span=scale_span(self.metric.scale)
         )
         return replace(found, p=p, detectable=smallest)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from expunge.audit.significance import SPANS
+from expunge.audit.significance import scale_span
 from expunge.audit.stats import Conclusion
 
 if TYPE_CHECKING:
@@ -18,11 +18,12 @@ CHANCE = 0.05
 """Significance level of the permutation test; the bootstrap alone is too narrow for a few groups."""
 
 
-def minimal_relevant_difference(name: str, metric: Metric, rule: Rule) -> float | None:
-    """The smallest relevant difference: the rule's threshold for a metric, else a share of its scale."""
-    if name in rule.points:
-        return rule.points[name]
-    span = SPANS.get(metric.scale)
+def minimal_relevant_difference(metric: Metric, rule: Rule) -> float | None:
+    """The smallest difference that matters: the rule's points of a metric, else a share of its scale."""
+    points = rule.points_of(metric)
+    if points is not None:
+        return points
+    span = scale_span(metric.scale)
     return None if span is None else rule.minimal_difference / 100 * span
 
 

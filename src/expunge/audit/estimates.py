@@ -11,6 +11,7 @@ from expunge.audit.plan import FULL, Kind, Role
 from expunge.audit.significance import holm
 from expunge.audit.stats import Estimate
 from expunge.audit.summary import CellSummary
+from expunge.metrics.base import MetricRole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 NO_TARGET = "the audit has no target model"
 NOTHING_KNOWN = "the target has too little at full precision to lose any"
-UTILITY = "utility"
 
 
 class Estimates:
@@ -39,6 +39,7 @@ class Estimates:
         self.plan = plan
         self.cells = cells
         self.rule = rule
+        self.points = rule.deciding(plan.named_metrics)
         self.compare = {
             name: ModelComparison(metric, bootstrap) for name, metric in plan.named_metrics.items()
         }
@@ -73,22 +74,23 @@ class Estimates:
         """
         if self.target is None or label == FULL.label:
             return {}
-        names = [name for name in (*self.rule.points, UTILITY) if name in self.compare]
-        return {name: self._kept_by_target(self.target.name, label, name) for name in names}
+        useful = [name for name, each in self.compare.items() if each.metric.role is MetricRole.UTILITY]
+        return {
+            name: self._kept_by_target(self.target.name, label, name) for name in (*self.points, *useful)
+        }
 
     def _kept_by_target(self, target: str, label: str, name: str) -> Estimate:
         now, full = (
             (
                 self._reading(target, each, name),
-                self._control(each, name) if name in self.rule.points else None,
+                self._control(each, name) if name in self.points else None,
             )
             for each in (label, FULL.label)
         )
         compare, (has, never) = self.compare[name], full
         known = compare.value(has) if never is None else compare.excess(has, never)
-        if known.value is not None and known.value < self.rule.points.get(
-            name, self.rule.minimal_difference
-        ):
+        least = minimal_relevant_difference(compare.metric, self.rule) or 0.0
+        if known.value is not None and known.value < least:
             return Estimate(None, n=known.n, reason=NOTHING_KNOWN)
         return compare.retention_of_target(now, full)
 
@@ -127,7 +129,7 @@ class Estimates:
             excess = compare.excess(now, control)
             same = compare.same_distribution(now, control)
         kept = risen = None
-        if name in self.rule.points and self._is_unlearned(model) and self.target is not None:
+        if name in self.points and self._is_unlearned(model) and self.target is not None:
             now_all, full_all = (self._compared(model, each, name) for each in (label, FULL.label))
             kept = compare.retention_over_control(now_all)
             risen = None if label == FULL.label else compare.recovery_against_target(now_all, full_all)
@@ -151,7 +153,7 @@ class Estimates:
         self, name: str, table: Sequence[CellSummary]
     ) -> dict[tuple[str, str, str], CellSummary]:
         """The cells of a table with a conclusion for each difference, corrected for all of them."""
-        points = minimal_relevant_difference(name, self.compare[name].metric, self.rule)
+        points = minimal_relevant_difference(self.compare[name].metric, self.rule)
         risen = _together([cell.recovery for cell in table], points, self.rule)
         above = _together([cell.excess for cell in table], points, self.rule)
         return {

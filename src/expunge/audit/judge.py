@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from expunge.audit.attack_verdict import AttackEvidence, judge_attack
-from expunge.audit.estimates import UTILITY
+from expunge.audit.forgetting import above_control, assess
 from expunge.audit.plan import FULL, Kind, Role
 from expunge.audit.stats import Estimate
-from expunge.audit.summary import VerdictRow
-from expunge.audit.verdict import AgainstTarget, Rule, Verdict, VerdictEvidence, judge
+from expunge.audit.summary import ForgettingRow, VerdictRow, forgetting_row
+from expunge.audit.verdict import AgainstTarget, Rule, Verdict, VerdictEvidence, durability, judge
+from expunge.metrics.base import MetricRole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from expunge.audit.forgetting import WordForWord
     from expunge.audit.plan import AuditPlan
     from expunge.audit.summary import CellSummary, ConditionColumn
 
@@ -23,18 +25,46 @@ if TYPE_CHECKING:
     """By model (or recipe), condition and metric."""
 
 
-def verdicts(
-    plan: AuditPlan, cells: Cells, rule: Rule, columns: Sequence[ConditionColumn]
-) -> tuple[VerdictRow, ...]:
-    """The verdicts on every unlearned model, then on every recipe that was run with several seeds.
+class Judgement(NamedTuple):
+    """The answers to both questions: per unlearned model, and per model and condition."""
 
-    ``columns`` are the plan's conditions, with what each leaves of the target.
+    forgetting: tuple[ForgettingRow, ...]
+    verdicts: tuple[VerdictRow, ...]
+
+
+def judge_all(
+    plan: AuditPlan,
+    cells: Cells,
+    rule: Rule,
+    columns: Sequence[ConditionColumn],
+    answers: Mapping[str, WordForWord | None],
+) -> Judgement:
+    """Every unlearned model, then every recipe that was run with several seeds.
+
+    ``columns`` are the plan's conditions, with what each leaves of the target; ``answers`` what each model
+    still answers word for word at full precision.
     """
     models = [source.name for source in plan.models if source.role is Role.UNLEARNED]
+    full = next(column for column in columns if column.label == FULL.label)
+    forgetting = {
+        model: assess(_evidence(plan, cells, rule, model, full, answers.get(model)), rule)
+        for model in [*models, *plan.seeds]
+    }
     verdict_by_cell = {
-        (model, column.label): _judge(plan, cells, rule, model, column)
+        (model, column.label): _judge(plan, cells, rule, model, column, answers.get(model))
         for model in [*models, *plan.seeds]
         for column in columns
+    }
+    stays = {
+        (model, label): durability(
+            verdict.outcome,
+            forgetting[model].answer,
+            is_above=above_control(
+                {name: cells[model, label, name].excess for name in rule.deciding(plan.named_metrics)}
+            ),
+        )
+        for (model, label), verdict in verdict_by_cell.items()
+        if label != FULL.label
     }
     for recipe, members in plan.seeds.items():
         for condition in plan.columns:
@@ -42,23 +72,33 @@ def verdicts(
             verdict_by_cell[recipe, condition.label] = _with_seeds(
                 verdict_by_cell[recipe, condition.label], of_members
             )
-    return tuple(
-        VerdictRow(model=model, condition=label, verdict=verdict)
-        for (model, label), verdict in verdict_by_cell.items()
+    return Judgement(
+        tuple(forgetting_row(model, each, answers.get(model)) for model, each in forgetting.items()),
+        tuple(
+            VerdictRow(model=model, condition=label, verdict=verdict, stays=stays.get((model, label)))
+            for (model, label), verdict in verdict_by_cell.items()
+        ),
     )
 
 
-def _judge(plan: AuditPlan, cells: Cells, rule: Rule, model: str, column: ConditionColumn) -> Verdict:
+def _judge(
+    plan: AuditPlan,
+    cells: Cells,
+    rule: Rule,
+    model: str,
+    column: ConditionColumn,
+    answers: WordForWord | None,
+) -> Verdict:
     if column.kind is Kind.ATTACK:
         return judge_attack(_attack_evidence(plan, cells, rule, model, column))
-    return judge(_evidence(plan, cells, rule, model, column), rule)
+    return judge(_evidence(plan, cells, rule, model, column, answers), rule)
 
 
 def _attack_evidence(
     plan: AuditPlan, cells: Cells, rule: Rule, model: str, column: ConditionColumn
 ) -> AttackEvidence:
     """The evidence from the metrics that decide a verdict, or else from those where lower is better."""
-    names = [name for name in rule.points if name in plan.named_metrics] or [
+    names = [*rule.deciding(plan.named_metrics)] or [
         name
         for name, metric in plan.named_metrics.items()
         if metric.lower_is_better and not metric.needs_control
@@ -68,18 +108,38 @@ def _attack_evidence(
     return AttackEvidence(
         excess={name: cell.excess for name, cell in here.items() if cell.excess is not None},
         gain={name: cell.recovery for name, cell in here.items() if cell.recovery is not None},
-        utility_kept=_utility_kept(cells, model, column.label),
-        control_utility_kept=None if control is None else _utility_kept(cells, control.name, column.label),
+        utility_kept=_utility_kept(plan, cells, model, column.label),
+        control_utility_kept=None
+        if control is None
+        else _utility_kept(plan, cells, control.name, column.label),
         broken=column.broken,
     )
 
 
-def _utility_kept(cells: Cells, model: str, label: str) -> float | None:
-    """The share of its own utility that a model keeps, on the items asked under the attack."""
-    cell = cells.get((model, label, UTILITY))
-    if cell is None or cell.baseline is None or cell.value.value is None or not cell.baseline.value:
-        return None
-    return cell.value.value / cell.baseline.value
+def _utility_kept(plan: AuditPlan, cells: Cells, model: str, label: str) -> float | None:
+    """The least share of its own utility that a model keeps, on the items asked under the attack."""
+    shares = [
+        cell.value.value / cell.baseline.value
+        for cell in _utility_cells(plan, cells, model, label)
+        if cell.baseline is not None and cell.value.value is not None and cell.baseline.value
+    ]
+    return min(shares, default=None)
+
+
+def _utility_cells(plan: AuditPlan, cells: Cells, model: str, label: str) -> list[CellSummary]:
+    return [
+        cells[model, label, name]
+        for name, metric in plan.named_metrics.items()
+        if metric.role is MetricRole.UTILITY
+    ]
+
+
+def _utility_retention(plan: AuditPlan, cells: Cells, model: str, label: str) -> Estimate:
+    """The share of the target's utility under the same condition: of several measures the lowest."""
+    shares = [cell.retention for cell in _utility_cells(plan, cells, model, label) if cell.retention]
+    if not shares:
+        return Estimate(None, reason="utility was not measured")
+    return min(shares, key=lambda share: float("inf") if share.value is None else share.value)
 
 
 def _with_seeds(verdict: Verdict, seed_verdicts: list[Verdict]) -> Verdict:
@@ -90,28 +150,40 @@ def _with_seeds(verdict: Verdict, seed_verdicts: list[Verdict]) -> Verdict:
 
 
 def _evidence(
-    plan: AuditPlan, cells: Cells, rule: Rule, model: str, column: ConditionColumn
+    plan: AuditPlan,
+    cells: Cells,
+    rule: Rule,
+    model: str,
+    column: ConditionColumn,
+    answers: WordForWord | None,
 ) -> VerdictEvidence:
     label = column.label
-    names = [name for name in rule.points if name in plan.named_metrics]
+    points = rule.deciding(plan.named_metrics)
     target = plan.holder(Role.TARGET)
-    kept = {name: cells[model, FULL.label, name].retention for name in names}
-    here = {name: cells[model, label, name] for name in names}
+    full = {name: cells[model, FULL.label, name] for name in points}
+    here = {name: cells[model, label, name] for name in points}
     risen = {name: cell.recovery for name, cell in here.items() if cell.recovery is not None}
-    useful = cells.get((model, label, UTILITY))
     return VerdictEvidence(
-        target={name: cells[target.name, FULL.label, name].value for name in names} if target else {},
-        retention={name: share for name, share in kept.items() if share is not None},
+        points=points,
+        target={name: cells[target.name, FULL.label, name].value for name in points} if target else {},
+        retention={name: cell.retention for name, cell in full.items() if cell.retention is not None},
+        excess={name: cell.excess for name, cell in full.items() if cell.excess is not None},
+        over_control={
+            name: cell.retention_over_control
+            for name, cell in full.items()
+            if cell.retention_over_control is not None
+        },
+        word_for_word=answers,
         recovery=None if label == FULL.label else risen,
-        utility=(useful and useful.retention) or Estimate(None, reason="utility was not measured"),
+        utility=_utility_retention(plan, cells, model, label),
         unknowing=_unknowing(plan, cells, here),
         broken=column.broken,
-        against_target=_against_target(plan, cells, rule, model, column),
+        against_target=_against_target(plan, cells, points, model, column),
     )
 
 
 def _against_target(
-    plan: AuditPlan, cells: Cells, rule: Rule, model: str, column: ConditionColumn
+    plan: AuditPlan, cells: Cells, points: Mapping[str, float], model: str, column: ConditionColumn
 ) -> dict[str, AgainstTarget]:
     """The rises counted against the target, where the condition costs the target a recovery's worth."""
     target = plan.holder(Role.TARGET)
@@ -119,7 +191,7 @@ def _against_target(
         return {}
     found = {}
     for name, share in column.target_retention.items():
-        if name not in rule.points or share.value is None:
+        if name not in points or share.value is None:
             continue
         before, after = (
             cells[target.name, label, name].value.value for label in (FULL.label, column.label)
@@ -127,7 +199,7 @@ def _against_target(
         cell = cells[model, column.label, name]
         rise, kept = cell.recovery_against_target, cell.retention_over_control
         kept_full = cells[model, FULL.label, name].retention_over_control
-        if before is None or after is None or before - after < rule.points[name]:
+        if before is None or after is None or before - after < points[name]:
             continue
         if rise is None or kept is None or kept_full is None or None in (kept.value, kept_full.value):
             continue

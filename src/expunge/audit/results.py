@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from expunge.audit.cells import DIAGNOSTICS, attack_note
 from expunge.audit.conclusions import minimal_relevant_difference
 from expunge.audit.estimates import Estimates
-from expunge.audit.judge import verdicts
+from expunge.audit.forgetting import count_word_for_word
+from expunge.audit.judge import judge_all
 from expunge.audit.missing_inputs import missing_inputs
-from expunge.audit.plan import Kind, Role
+from expunge.audit.plan import FULL, Kind, Role
 from expunge.audit.stats import Bootstrap
 from expunge.audit.store import write_long
 from expunge.audit.summary import (
@@ -23,6 +24,7 @@ from expunge.audit.summary import (
     write_summary,
 )
 from expunge.audit.verdict import Rule, broken_by
+from expunge.metrics.base import MetricRole
 from expunge.record import hash_json
 
 if TYPE_CHECKING:
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from expunge.audit.cells import CellSpec
+    from expunge.audit.forgetting import WordForWord
     from expunge.audit.plan import AuditPlan
-    from expunge.audit.stats import Estimate
     from expunge.audit.store import CellScores, CellStore
     from expunge.condition import Condition
     from expunge.metrics.base import Metric
@@ -82,17 +84,16 @@ def summarise(plan: AuditPlan, finished: Finished, rule: Rule | None = None) -> 
     bootstrap = Bootstrap(resamples=plan.resamples, seed=plan.seed)
     estimates = Estimates(plan, finished.cells, bootstrap, rule)
     cells = estimates.all()
-    columns = tuple(
-        _column(plan, condition, estimates.target_retention(condition.label), rule)
-        for condition in plan.columns
-    )
+    columns = tuple(_column(plan, condition, estimates, rule) for condition in plan.columns)
     roles = {source.role for source in plan.models}
+    judgement = judge_all(plan, cells, rule, columns, _word_for_word(plan, finished, estimates.points))
     return AuditSummary(
         models=_models(plan),
         conditions=columns,
         metrics=tuple(_block(name, metric, rule) for name, metric in plan.named_metrics.items()),
         cells=tuple(cells.values()),
-        verdicts=verdicts(plan, cells, rule, columns),
+        verdicts=judgement.verdicts,
+        forgetting=judgement.forgetting,
         coverage=_coverage(finished),
         diagnostics=tuple(
             Remark(model=model, condition=label, content=note)
@@ -116,10 +117,28 @@ def summarise(plan: AuditPlan, finished: Finished, rule: Rule | None = None) -> 
     )
 
 
-def _column(
-    plan: AuditPlan, condition: Condition, kept: Mapping[str, Estimate], rule: Rule
-) -> ConditionColumn:
+def _word_for_word(
+    plan: AuditPlan, finished: Finished, points: Mapping[str, float]
+) -> dict[str, WordForWord | None]:
+    """What each model and recipe still answers word for word at full precision."""
+    members = {source.name: (source.name,) for source in plan.models} | dict(plan.seeds)
+    answers: dict[str, WordForWord | None] = {}
+    for model, names in members.items():
+        counts = (
+            count_word_for_word(
+                [finished.cells[name, FULL.label, metric].scores for name in names],
+                what="texts" if plan.named_metrics[metric].role is MetricRole.VERBATIM else "answers",
+            )
+            for metric in points
+        )
+        answers[model] = next((count for count in counts if count is not None), None)
+    return answers
+
+
+def _column(plan: AuditPlan, condition: Condition, estimates: Estimates, rule: Rule) -> ConditionColumn:
     source = plan.calibration_of(condition)
+    kept = estimates.target_retention(condition.label)
+    what = "attack" if condition.kind is Kind.ATTACK else "format"
     return ConditionColumn(
         label=condition.label,
         settings=_settings(condition),
@@ -127,8 +146,8 @@ def _column(
         kind=condition.kind,
         family=condition.family,
         parts=tuple(part.label for part in condition.parts),
-        target_retention=dict(kept),
-        broken=broken_by(kept, rule, what="attack" if condition.kind is Kind.ATTACK else "format"),
+        target_retention=kept,
+        broken=broken_by(kept, estimates.points, rule, what=what),
     )
 
 
@@ -176,7 +195,9 @@ def _block(name: str, metric: Metric, rule: Rule) -> MetricBlock:
         source=metric.source,
         scale=metric.scale,
         lower_is_better=metric.lower_is_better,
+        role=metric.role,
+        points=rule.points_of(metric),
         caveats=metric.caveats,
-        minimal_difference=minimal_relevant_difference(name, metric, rule),
+        minimal_difference=minimal_relevant_difference(metric, rule),
         settings=metric.model_dump(mode="json"),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -124,9 +125,14 @@ def same_distribution_p(first_N: Floats, second_M: Floats) -> float:
 
 LEVEL = 0.95
 POWER = 0.8
-"""The probability of detecting a true difference."""
-SPANS = {"0-100": 100.0, "0-1": 1.0}
-"""The largest possible difference, by the scale of a metric."""
+"""Of the audits in which the difference is real, the share that would show it."""
+_ENDS = re.compile(r"(-?\d+(?:\.\d+)?)(?:-| to )(\d+(?:\.\d+)?)")
+
+
+def scale_span(scale: str) -> float | None:
+    """The widest a difference can be on a scale such as ``0-100`` or ``-1 to 1``; ``None`` without ends."""
+    ends = _ENDS.fullmatch(scale)
+    return None if ends is None else float(ends[2]) - float(ends[1])
 
 
 def detectable(

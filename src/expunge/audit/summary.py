@@ -10,13 +10,22 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from expunge.audit.forgetting import (
+    Durability,
+    Forgetting,
+    Forgotten,
+    WordForWord,
+    above_control,
+    assess,
+)
 from expunge.audit.missing_inputs import MissingInput, SkippedMetric
 from expunge.audit.plan import FULL, Kind, Role
 from expunge.audit.saved import COVERAGE, DIAGNOSIS, CalibrationFacts, invalid
 from expunge.audit.stats import Estimate
 from expunge.audit.upgrade import upgraded
-from expunge.audit.verdict import Verdict
+from expunge.audit.verdict import Outcome, Rule, Verdict, VerdictEvidence, durability
 from expunge.files import write_json
+from expunge.metrics.base import MetricRole
 from expunge.parsing import load_json
 
 SCHEMA = Path("docs/schema/summary.schema.json")
@@ -32,12 +41,19 @@ def schema() -> dict[str, Any]:
 
 # The summary of an audit: every estimate, recovery, retention and verdict.
 
-VERSION = 4
+VERSION = 5
 """Version of the format, increased when a field is added or changes its meaning.
 
 2: seeds, excess, what was left out. 3: kind and family of a condition, what the target keeps under it, and
 recovery and retention over the control. 4: today's names (``upgrade``), attacks and chains of conditions.
+5: the role of each metric, and the points from which a metric decides a verdict; whether each model forgot,
+and whether it stays so.
 """
+
+
+ANSWERED_IN = 5
+"""The first version that says whether each model forgot."""
+UNPAIRED = Estimate(None, reason="version 1 kept no paired differences; repeat the audit's command")
 
 
 class _Frozen(BaseModel):
@@ -89,8 +105,10 @@ class ConditionColumn(_Frozen):
 class MetricBlock(_Frozen):
     """A metric of the audit: its meaning, caveats and settings.
 
-    ``minimal_difference``: the smallest relevant difference, in the metric's own unit; ``None`` where
-    its scale has no fixed span.
+    ``role``: what it measures, as far as verdicts and reports depend on it. ``points``: of a metric that
+    decides a verdict, the rise that counts as recovery, in its own unit; ``None`` for the others.
+    ``minimal_difference``: the smallest difference worth telling, in the metric's own unit; ``None`` where
+    its scale does not say.
     """
 
     name: str
@@ -102,6 +120,8 @@ class MetricBlock(_Frozen):
     settings: dict[str, Any]
     caveats: str = ""
     minimal_difference: float | None = None
+    role: MetricRole = MetricRole.OTHER
+    points: float | None = None
 
 
 class CellSummary(_Frozen):
@@ -142,12 +162,41 @@ class CellSummary(_Frozen):
     same_distribution_p: float | None = None
 
 
+class ForgettingRow(_Frozen):
+    """Whether an unlearned model forgot, at full precision, and why.
+
+    ``word_for_word`` of ``asked`` questions (or texts) it still answers with the whole truth, in its words
+    and their order; ``None`` where the metric does not keep the answers.
+    """
+
+    model: str
+    answer: Forgotten
+    reason: str
+    word_for_word: int | None = None
+    asked: int | None = None
+
+
+def forgetting_row(model: str, forgetting: Forgetting, answers: WordForWord | None) -> ForgettingRow:
+    """The answer to the first question as the summary holds it."""
+    return ForgettingRow(
+        model=model,
+        answer=forgetting.answer,
+        reason=forgetting.reason,
+        word_for_word=None if answers is None else answers.given,
+        asked=None if answers is None else answers.asked,
+    )
+
+
 class VerdictRow(_Frozen):
-    """The verdict on an unlearned model under one condition."""
+    """The verdict on an unlearned model under one condition.
+
+    ``stays``: whether it stays as forgotten as at full precision; ``None`` at full precision itself.
+    """
 
     model: str
     condition: str
     verdict: Verdict
+    stays: Durability | None = None
 
 
 class Remark(_Frozen):
@@ -181,6 +230,8 @@ class AuditSummary(_Frozen):
     docs/schema/summary.schema.json is the same as JSON Schema. The scores of single items, with what was
     asked, what the model answered and the truth, are in ``scores.parquet`` (``store.LONG``).
 
+    ``forgetting`` answers whether each unlearned model forgot at full precision, ``verdicts`` whether it
+    stays so under each condition.
     ``models`` holds recipes with several seeds after all models. ``skipped`` are metrics that lack a split
     or a model; ``missing_inputs`` is what the audit could still be given, and what that would add.
     ``attacks`` records what each attack did to each model.
@@ -199,6 +250,7 @@ class AuditSummary(_Frozen):
     skipped: tuple[SkippedMetric, ...] = ()
     missing_inputs: tuple[MissingInput, ...] = ()
     attacks: tuple[Remark, ...] = ()
+    forgetting: tuple[ForgettingRow, ...] = ()
 
     @field_validator("coverage")
     @classmethod
@@ -228,6 +280,15 @@ class AuditSummary(_Frozen):
     def column(self, label: str) -> ConditionColumn | None:
         """The condition of that label; ``None`` if the audit has none."""
         return next((column for column in self.conditions if column.label == label), None)
+
+    def forgotten(self, model: str) -> ForgettingRow | None:
+        """Whether an unlearned model forgot; ``None`` for the others."""
+        return next((row for row in self.forgetting if row.model == model), None)
+
+    def stays(self, model: str, condition: str) -> Durability | None:
+        """Whether it stays so under a condition; ``None`` for full precision and for other models."""
+        rows = (row.stays for row in self.verdicts if (row.model, row.condition) == (model, condition))
+        return next(rows, None)
 
     def verdict(self, model: str, condition: str) -> Verdict | None:
         """The verdict on an unlearned model; ``None`` for the others."""
@@ -260,6 +321,55 @@ def require_consistent(summary: AuditSummary) -> None:
         raise ValueError(f"cells: there is no metric {min(unknown)!r}")
 
 
+def with_answers(summary: AuditSummary) -> AuditSummary:
+    """A summary of an earlier version with the answers to both questions, from the numbers it holds."""
+    cells = {(cell.model, cell.condition, cell.metric): cell for cell in summary.cells}
+    points = {metric.name: metric.points for metric in summary.metrics if metric.points is not None}
+    target = next((model.name for model in summary.models if model.role is Role.TARGET), None)
+    control = next((model.name for model in summary.models if model.role is Role.RETRAINED), None)
+    rule = Rule()
+    forgetting, verdicts = [], []
+    for model in dict.fromkeys(row.model for row in summary.verdicts):
+        full = {name: cells.get((model, FULL.label, name)) for name in points}
+        before = {name: cells.get((target or "", FULL.label, name)) for name in points}
+        evidence = VerdictEvidence(
+            points=points,
+            target={name: cell.value for name, cell in before.items() if cell is not None},
+            retention={name: cell.retention for name, cell in full.items() if cell and cell.retention},
+            recovery=None,
+            utility=Estimate(None),
+            excess={
+                name: cell.excess or UNPAIRED
+                for name, cell in full.items()
+                if cell and (cell.excess or control is not None)
+            },
+            over_control={
+                name: cell.retention_over_control
+                for name, cell in full.items()
+                if cell and cell.retention_over_control
+            },
+        )
+        forgetting.append(forgetting_row(model, assess(evidence, rule), None))
+    answers = {row.model: row for row in forgetting}
+    for row in summary.verdicts:
+        excess = {
+            name: cell.excess if (cell := cells.get((row.model, row.condition, name))) else None
+            for name in points
+        }
+        verdicts.append(_answered(row, answers[row.model], is_above=above_control(excess)))
+    return summary.model_copy(update={"forgetting": tuple(forgetting), "verdicts": tuple(verdicts)})
+
+
+def _answered(row: VerdictRow, forgetting: ForgettingRow, *, is_above: bool) -> VerdictRow:
+    if row.condition != FULL.label:
+        stays = durability(row.verdict.outcome, forgetting.answer, is_above=is_above)
+        return row.model_copy(update={"stays": stays})
+    outcomes = {Forgotten.PARTLY: Outcome.FORGOT_IN_PART, Forgotten.CANNOT_TELL: Outcome.CANNOT_TELL}
+    if row.verdict.outcome is not Outcome.FORGOT or forgetting.answer not in outcomes:
+        return row
+    return row.model_copy(update={"verdict": Verdict(outcomes[forgetting.answer], forgetting.reason)})
+
+
 def write_summary(path: Path, summary: AuditSummary) -> None:
     """Write a summary as JSON, whole or not at all."""
     write_json(path, summary.model_dump(mode="json"))
@@ -274,6 +384,7 @@ def read_summary(path: Path) -> AuditSummary:
     try:
         summary = AuditSummary.model_validate(upgraded(load_json(path.read_bytes())))
         require_consistent(summary)
+        summary = with_answers(summary) if summary.version < ANSWERED_IN else summary
     except ValueError as error:
         raise invalid(path, error) from error
     return summary

@@ -9,7 +9,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from expunge.audit.blocks import SHARE, Block, advice, blocks, notes, reasons, warnings
+from expunge.audit.blocks import NO_WORSE, SHARE, Block, advice, blocks, notes, reasons, warnings
+from expunge.audit.forgetting import Durability, Forgotten
 from expunge.audit.verdict import Outcome
 from expunge.terminal import Terminal
 
@@ -27,7 +28,16 @@ STYLES = {
     Outcome.CANNOT_TELL: "yellow",
     Outcome.LEAKS: "bold red",
     Outcome.NO_LEAK: "green",
+    Outcome.FORGOT_IN_PART: "magenta",
 }
+WORDS = {
+    Forgotten.YES.value: "green",
+    Forgotten.PARTLY.value: "magenta",
+    Forgotten.NO.value: "red",
+    Durability.STAYS_FORGOTTEN.value: "green",
+    NO_WORSE: "yellow",
+}
+"""How the answers look that are no outcomes."""
 GAP = 3
 """Characters between two columns."""
 MORE = "Inputs that would add information"
@@ -70,7 +80,7 @@ def _table(block: Block) -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in block.header:
         table.add_column(Text(name), no_wrap=True, overflow="fold")
-    styles = {outcome.value: style for outcome, style in STYLES.items()}
+    styles = {outcome.value: style for outcome, style in STYLES.items()} | WORDS
     for label, *cells in block.rows:
         dim = "dim" if label == SHARE else ""
         table.add_row(Text(label, style=dim), *(Text(cell, style=styles.get(cell, dim)) for cell in cells))

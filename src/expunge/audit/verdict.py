@@ -6,24 +6,39 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from expunge.audit.conclusions import CHANCE, chance
+from expunge.audit.forgetting import (
+    ALL,
+    NOTHING,
+    Durability,
+    Forgetting,
+    Forgotten,
+    WordForWord,
+    assess,
+    doubt,
+    kept_of_target,
+    may_hide,
+    may_matter,
+    nothing_to_forget,
+    signed,
+)
+from expunge.audit.significance import scale_span
 from expunge.audit.stats import Estimate
+from expunge.metrics.base import MetricRole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_ALL = 100.0
-"""Percent of the target's value: an interval that contains it does not separate the two models."""
-_NOTHING = "nothing was measured"
+    from expunge.metrics.base import Metric
 
 
 class Outcome(StrEnum):
     """The outcome for a model under a condition.
 
-    ``FORGOT`` is for full precision only, ``LEAKS`` and ``NO_LEAK`` are for attacks only.
+    ``FORGOT`` and ``FORGOT_IN_PART`` are for full precision only, ``LEAKS`` and ``NO_LEAK`` for attacks.
     """
 
     FORGOT = "forgot"
+    FORGOT_IN_PART = "forgot in part"
     HELD = "held"
     CAME_BACK = "came back"
     DID_NOT_FORGET = "did not forget"
@@ -45,24 +60,46 @@ class Verdict:
 class Rule:
     """The thresholds of the verdict. ``points`` and ``usable`` come from the reproduction of 2410.16454.
 
-    ``points``: a rise over full precision that counts as recovery when its interval lies above 0, by
-    metric. The first metric on which the target has as many also says whether the model forgot at all.
-    Where a condition costs the target itself as many, the rise is also counted against the target.
+    ``points``: a rise over full precision that counts as recovery when its interval lies above 0, by the
+    role of a metric and in percent of its scale. The first metric on which the target has as many also says
+    whether the model forgot at all. Where a condition costs the target itself as many, the rise is also
+    counted against the target.
     ``intact``: percent of its utility, and of what it knew, that the target must keep under a condition;
-    below it the condition breaks the model itself and no verdict is possible.
-    ``kept``: percent of the target's value at full precision at or above which it did not forget.
-    ``usable``: percent of the target's utility under the same condition that makes it usable.
-    ``doubt``: an interval that reaches this many times ``points`` is inconclusive.
-    ``minimal_difference``: percent of a metric's scale from which a difference is relevant, for metrics
-    that ``points`` does not name.
+    below it the condition breaks the model itself and nothing can be told there.
+    ``kept``: percent of the target's value at full precision from which it did not forget.
+    ``partly``: without a retrained model, percent of it from which the model forgot only in part.
+    ``usable``: percent of the target's utility under the same condition from which it is usable.
+    ``doubt``: an interval that reaches this many times ``points`` leaves the question open.
+    ``minimal_difference``: percent of a metric's scale from which a difference matters, where ``points`` do
+    not name the role of the metric.
     """
 
-    points: Mapping[str, float] = field(default_factory=lambda: {"knowmem_forget": 5.0, "verbmem": 10.0})
+    points: Mapping[MetricRole, float] = field(
+        default_factory=lambda: {MetricRole.KNOWLEDGE: 5.0, MetricRole.VERBATIM: 10.0}
+    )
     intact: float = 25.0
     usable: float = 75.0
     kept: float = 80.0
+    partly: float = 50.0
     doubt: float = 2.0
     minimal_difference: float = 5.0
+
+    def points_of(self, metric: Metric) -> float | None:
+        """What counts as recovery in the metric's own unit; ``None`` if the metric decides no verdict."""
+        share, span = self.points.get(metric.role), scale_span(metric.scale)
+        if share is None or span is None or not metric.lower_is_better or metric.needs_control:
+            return None
+        return share / 100 * span
+
+    def deciding(self, metrics: Mapping[str, Metric]) -> dict[str, float]:
+        """The metrics that decide a verdict and the points of each, in the order of the roles."""
+        points = {name: self.points_of(metric) for name, metric in metrics.items()}
+        return {
+            name: value
+            for role in self.points
+            for name, value in points.items()
+            if value is not None and metrics[name].role == role
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +121,11 @@ class AgainstTarget:
 class VerdictEvidence:
     """The evidence for a verdict, by metric name.
 
+    ``points``: the metrics that decide, in order, and how many points of each count as recovery.
     ``target``: the target's values at full precision. ``retention``: the model's share of them in percent.
+    ``excess``: points over the retrained model at full precision; empty without one. ``over_control``: the
+    model's share of what the target has over it, in percent. ``word_for_word``: the answers that the model
+    still gives in the words of the truth.
     ``recovery``: the rise over full precision; ``None`` at full precision itself.
     ``utility``: the share of the target's utility under the same condition, in percent.
     ``unknowing``: the metrics on which the model scores no more than the retrained model does under the
@@ -94,6 +135,7 @@ class VerdictEvidence:
     costs the target itself as much as counts as recovery.
     """
 
+    points: Mapping[str, float]
     target: Mapping[str, Estimate]
     retention: Mapping[str, Estimate]
     recovery: Mapping[str, Estimate] | None
@@ -101,6 +143,9 @@ class VerdictEvidence:
     unknowing: frozenset[str] = frozenset()
     broken: str | None = None
     against_target: Mapping[str, AgainstTarget] = field(default_factory=dict)
+    excess: Mapping[str, Estimate] = field(default_factory=dict)
+    over_control: Mapping[str, Estimate] = field(default_factory=dict)
+    word_for_word: WordForWord | None = None
 
 
 def judge(evidence: VerdictEvidence, rule: Rule) -> Verdict:
@@ -117,15 +162,39 @@ def judge(evidence: VerdictEvidence, rule: Rule) -> Verdict:
     return next((verdict for verdict in verdicts if verdict is not None), None) or _good(evidence, rule)
 
 
-def broken_by(kept: Mapping[str, Estimate], rule: Rule, *, what: str = "format") -> str | None:
-    """Why no verdict is possible under a condition, given what the target keeps by metric (percent).
+def durability(outcome: Outcome, forgotten: Forgotten, *, is_above: bool) -> Durability | None:
+    """Whether a model stays forgotten under a condition; ``None`` for an outcome at full precision.
 
-    ``None`` where the target keeps ``rule.intact`` percent of its utility and of something that it knew.
+    ``is_above``: a paired interval puts the model above the retrained one under the condition.
+    """
+    if outcome is Outcome.HELD:
+        stays = forgotten is Forgotten.YES and not is_above
+        return Durability.STAYS_FORGOTTEN if stays else Durability.NO_WORSE
+    return _DURABILITY.get(outcome)
+
+
+_DURABILITY = {
+    Outcome.CAME_BACK: Durability.COMES_BACK,
+    Outcome.DID_NOT_FORGET: Durability.NOT_FORGOTTEN,
+    Outcome.UNUSABLE: Durability.UNUSABLE,
+    Outcome.CANNOT_TELL: Durability.CANNOT_TELL,
+    Outcome.LEAKS: Durability.LEAKS,
+    Outcome.NO_LEAK: Durability.NO_LEAK,
+}
+
+
+def broken_by(
+    kept: Mapping[str, Estimate], points: Mapping[str, float], rule: Rule, *, what: str = "format"
+) -> str | None:
+    """Why no verdict is possible under a condition: by metric, what the target itself keeps (percent).
+
+    ``points`` names the metrics that decide a verdict; the others are of utility. ``None`` where the target
+    keeps ``rule.intact`` percent of its utility and of something that it knew.
     """
     known = {name: each.value for name, each in kept.items() if each.value is not None}
     lost = {name: share for name, share in known.items() if share < rule.intact}
-    knowledge = [name for name in known if name in rule.points]
-    if not any(name not in rule.points for name in lost) and not (
+    knowledge = [name for name in known if name in points]
+    if not any(name not in points for name in lost) and not (
         knowledge and all(name in lost for name in knowledge)
     ):
         return None
@@ -140,48 +209,50 @@ def _breaks_the_model(evidence: VerdictEvidence, rule: Rule) -> Verdict | None: 
     return None if evidence.broken is None else Verdict(Outcome.CANNOT_TELL, evidence.broken)
 
 
-def _nothing_to_forget(evidence: VerdictEvidence, rule: Rule) -> Verdict | None:
-    known = _scored(evidence.target)
-    if not known or any((estimate.value or 0.0) >= rule.points[name] for name, estimate in known):
-        return None
-    scores = " and ".join(f"{estimate.value:.1f} on {name}" for name, estimate in known)
-    return Verdict(
-        Outcome.CANNOT_TELL, f"the target itself scores only {scores}: there is little to forget."
-    )
+def _nothing_to_forget(evidence: VerdictEvidence, rule: Rule) -> Verdict | None:  # noqa: ARG001
+    reason = nothing_to_forget(evidence)
+    return Verdict(Outcome.CANNOT_TELL, reason) if reason else None
 
 
 def _did_not_forget(evidence: VerdictEvidence, rule: Rule) -> Verdict | None:
-    name, share = _kept(evidence, rule)
-    if share.value is None or share.value < rule.kept:
+    forgetting = assess(evidence, rule)
+    if forgetting.answer is not Forgotten.NO:
         return None
-    kept = f"at full precision it keeps {share.value:.0f} % of the target's {name}"
-    return Verdict(Outcome.DID_NOT_FORGET, f"{kept}; below {rule.kept:.0f} % counts as forgotten.")
+    return Verdict(Outcome.DID_NOT_FORGET, forgetting.reason)
 
 
-def _came_back(evidence: VerdictEvidence, rule: Rule) -> Verdict | None:
+def _came_back(evidence: VerdictEvidence, rule: Rule) -> Verdict | None:  # noqa: ARG001
     plain = {
-        name: f"{name} rose by {_shown(rise)} points over full precision "
-        f"({points:g} count as recovery{_doubt(rise)})"
+        name: f"{name} rose by {signed(rise)} points over full precision "
+        f"({points:g} count as recovery{doubt(rise)})"
         for name, rise in _above_control(evidence)
-        if _is_recovery(rise, points := rule.points[name])
+        if _is_recovery(rise, points := evidence.points[name])
     }
     against = {
         name: f"{_beside_target(name, each)} ({points:g} count as recovery)"
         for name, each in _against_target(evidence)
-        if _is_recovery(each.rise, points := rule.points[name])
+        if _is_recovery(each.rise, points := evidence.points[name])
     }
     back = against | plain
     return Verdict(Outcome.CAME_BACK, f"{'; '.join(back.values())}.") if back else None
 
 
 def _unmeasured(evidence: VerdictEvidence, rule: Rule) -> Verdict | None:
-    _, share = _kept(evidence, rule)
+    if evidence.recovery is None:
+        return _unanswered(assess(evidence, rule))
+    _, share = kept_of_target(evidence)
     if share.value is None:
         return Verdict(Outcome.CANNOT_TELL, f"forgetting has no score against the target: {share.reason}.")
-    if evidence.recovery is not None and not _scored(evidence.recovery):
-        why = next((estimate.reason for estimate in evidence.recovery.values()), _NOTHING)
+    if not _scored(evidence.recovery):
+        why = next((estimate.reason for estimate in evidence.recovery.values()), NOTHING)
         return Verdict(Outcome.CANNOT_TELL, f"recovery has no score: {why}.")
     return None
+
+
+def _unanswered(forgetting: Forgetting) -> Verdict | None:
+    if forgetting.answer is not Forgotten.CANNOT_TELL:
+        return None
+    return Verdict(Outcome.CANNOT_TELL, forgetting.reason)
 
 
 def _unusable(evidence: VerdictEvidence, rule: Rule) -> Verdict | None:
@@ -193,39 +264,34 @@ def _unusable(evidence: VerdictEvidence, rule: Rule) -> Verdict | None:
 
 
 def _too_few(evidence: VerdictEvidence, rule: Rule) -> Verdict | None:
-    name, share = _kept(evidence, rule)
-    if share.high is None or share.high >= _ALL:
+    if evidence.recovery is None:
+        return None
+    name, share = kept_of_target(evidence)
+    if share.high is None or share.high >= ALL:
         return _open(f"it may have kept all of the target's {name}", share)
     rises = _above_control(evidence)
     for name, rise in rises:
-        if _may_be_recovery(rise, rule.points[name], rule.doubt):
-            return _open(f"{name} may have risen by {_shown(rise)} points", rise)
+        if may_matter(rise, evidence.points[name], rule.doubt):
+            return _open(f"{name} may have risen by {signed(rise)} points", rise)
     for name, named in _against_target(evidence):
-        if _may_be_recovery(named.rise, rule.points[name], rule.doubt):
+        if may_matter(named.rise, evidence.points[name], rule.doubt):
             return _open(_beside_target(name, named, "may have risen"), named.rise)
-    # Where no item changed, the interval has no width; the detectable difference is the doubt instead. One
-    # metric with enough items settles it for those with few, such as a handful of documents.
-    if rises and all(_may_hide(rise, rule.doubt * rule.points[name]) for name, rise in rises):
+    # Where no item changed the interval has no width: what so few may have missed is the doubt. One
+    # measure with items enough answers it for those with few, a handful of documents say.
+    if rises and all(may_hide(rise, rule.doubt * evidence.points[name]) for name, rise in rises):
         name, rise = max(rises, key=lambda named: named[1].n)
         return _open(f"{name} may have risen by up to {rise.detectable:.0f} points unseen", rise)
     return None
 
 
-def _may_be_recovery(rise: Estimate, points: float, doubt: float) -> bool:
-    """Whether a rise that is not a certain recovery could still be one."""
-    return rise.high is None or (rise.value or 0.0) >= points or rise.high >= doubt * points
-
-
-def _may_hide(rise: Estimate, limit: float) -> bool:
-    return rise.low == rise.high and (rise.detectable or 0.0) >= limit
-
-
 def _good(evidence: VerdictEvidence, rule: Rule) -> Verdict:
     utility = "" if evidence.utility.value is not None else " Utility was not measured."
     if evidence.recovery is None:
-        name, share = _kept(evidence, rule)
-        return Verdict(Outcome.FORGOT, f"it keeps {share.value:.0f} % of the target's {name}.{utility}")
-    risen = ", ".join(f"{name} {_shown(rise)}" for name, rise in _scored(evidence.recovery))
+        forgetting = assess(evidence, rule)
+        partly = forgetting.answer is Forgotten.PARTLY
+        outcome = Outcome.FORGOT_IN_PART if partly else Outcome.FORGOT
+        return Verdict(outcome, f"{forgetting.reason}{utility}")
+    risen = ", ".join(f"{name} {signed(rise)}" for name, rise in _scored(evidence.recovery))
     beside = "".join(f" {_beside_target(name, each)}." for name, each in _against_target(evidence))
     below = ", ".join(sorted(evidence.unknowing & evidence.recovery.keys()))
     control = f" On {below} it scores no more than the retrained model." if below else ""
@@ -257,7 +323,7 @@ def _beside_target(name: str, each: AgainstTarget, rose: str = "rose") -> str:
     return (
         f"{name} {rose} from {each.kept_full.value:.0f} % of the target's at full precision to "
         f"{each.kept.value:.0f} % under this condition, which costs the target {each.cost:.1f} points: "
-        f"{_shown(each.rise)} points against the target"
+        f"{signed(each.rise)} points against the target"
     )
 
 
@@ -265,30 +331,5 @@ def _scored(estimates: Mapping[str, Estimate]) -> list[tuple[str, Estimate]]:
     return [(name, estimate) for name, estimate in estimates.items() if estimate.value is not None]
 
 
-def _kept(evidence: VerdictEvidence, rule: Rule) -> tuple[str, Estimate]:
-    """The first metric of the rule that the target knows, and the share of it the model kept."""
-    for name, share in _in_order(evidence.retention, rule):
-        known = evidence.target[name].value if name in evidence.target else None
-        if share.value is not None and known is not None and known >= rule.points[name]:
-            return name, share
-    missing = (share for _, share in _in_order(evidence.retention, rule) if share.value is None)
-    return "", next(missing, Estimate(None, reason=_NOTHING))
-
-
-def _in_order(estimates: Mapping[str, Estimate], rule: Rule) -> list[tuple[str, Estimate]]:
-    return [(name, estimates[name]) for name in rule.points if name in estimates]
-
-
 def _is_recovery(rise: Estimate, points: float) -> bool:
     return rise.value is not None and rise.low is not None and rise.value >= points and rise.low > 0
-
-
-def _doubt(rise: Estimate) -> str:
-    """What a permutation test has against a rise whose interval lies above 0."""
-    p = chance(rise)
-    return f"; a permutation test cannot confirm it, p = {p:.2g}" if p is not None and p > CHANCE else ""
-
-
-def _shown(estimate: Estimate) -> str:
-    interval = "" if estimate.low is None else f" [{estimate.low:+.1f}, {estimate.high:+.1f}]"
-    return f"{estimate.value:+.1f}{interval}"

@@ -14,20 +14,23 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from expunge.audit.blocks import verdict_word
+from expunge.audit.forgetting import Forgotten
 from expunge.audit.job import AuditJob
 from expunge.audit.missing_inputs import ORDER
-from expunge.audit.plan import Role
+from expunge.audit.plan import FULL, Role
 from expunge.audit.summary import AuditSummary
 from expunge.audit.verdict import Outcome
 from expunge.bench.builtin import Builtin
 from expunge.bench.jobs import Job, run_jobs
 from expunge.errors import OutputError
 from expunge.files import write_json
+from expunge.metrics.base import MetricRole
 from expunge.record import Stopwatch, make_record
 from expunge.train.run.job import UnlearnJob
 from expunge.train.run.recipe import Recipe, load_recipe
 
-LOST, KEPT = "red", "green"
+LOST, KEPT, UNSURE = "red", "green", "yellow"
 
 
 def narrate(summary: AuditSummary) -> RenderableType:
@@ -42,7 +45,7 @@ def _predicted(summary: AuditSummary) -> Table:
         box=box.SIMPLE_HEAD,
         show_edge=False,
     )
-    labels = [column.label for column in summary.conditions if column.label != "full"]
+    labels = [column.label for column in summary.conditions if column.label != FULL.label]
     for heading in ("", *labels):
         table.add_column(heading)
     diagnostics = {(remark.model, remark.condition): remark.content for remark in summary.diagnostics}
@@ -59,30 +62,34 @@ def _cell(summary: AuditSummary, model: str, label: str, content: dict[str, obje
     if not isinstance(share, float) or verdict is None:
         return Text("-")
     came_back = verdict.outcome is Outcome.CAME_BACK
-    return Text(f"{share:.2f} → {verdict.outcome.value}", style=LOST if came_back else KEPT)
+    return Text(f"{share:.2f} → {verdict_word(summary, model, label)}", style=LOST if came_back else KEPT)
 
 
 def _sentences(summary: AuditSummary) -> list[Text]:
     lines = []
+    known_by = next((each.name for each in summary.metrics if each.role is MetricRole.KNOWLEDGE), "")
     for model in _unlearned(summary):
         recoveries = [
             (cell.recovery.value, cell)
             for cell in summary.cells
-            if cell.model == model and cell.metric == "knowmem_forget" and cell.recovery is not None
+            if cell.model == model and cell.metric == known_by and cell.recovery is not None
         ]
         known = [(value, cell) for value, cell in recoveries if value is not None]
         if not known:
             continue
         worst, cell = max(known, key=lambda pair: pair[0])
-        full = summary.cell(model, "full", "knowmem_forget").value.value or 0.0
+        full = summary.cell(model, FULL.label, known_by).value.value or 0.0
         came_back = any(
             row.verdict.outcome is Outcome.CAME_BACK for row in summary.verdicts if row.model == model
         )
+        answer = summary.forgotten(model)
+        did_forget = answer is None or answer.answer is Forgotten.YES
+        forgotten = "" if answer is None else f" Forgotten: {answer.answer}."
         lines.append(
             Text(
-                f"{model}: KnowMem {full:.0f} of 100 at full precision, "
-                f"{full + worst:.0f} at worst ({cell.condition}).",
-                style=LOST if came_back else KEPT,
+                f"{model}: knows {full:.0f} of 100 at full precision, "
+                f"{full + worst:.0f} at worst ({cell.condition}).{forgotten}",
+                style=LOST if came_back else KEPT if did_forget else UNSURE,
             )
         )
     return lines

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -29,9 +30,30 @@ Weights = Mapping[str, Floats]
 """By split, how often each resample holds each item. Shape [R, n]."""
 
 
+class MetricRole(StrEnum):
+    """What a metric measures, as far as verdicts and reports depend on it.
+
+    ``KNOWLEDGE`` and ``VERBATIM`` decide a verdict: the content of the forget set, and its wording.
+    ``UTILITY`` decides whether a model is still usable. ``PARAPHRASE``: knowledge asked in other words.
+    ``MEMORIZATION``: how closely a text is known, given what precedes it. ``EXTRACTION``: texts continued
+    from many places. ``MEMBERSHIP``: whether training texts can be distinguished from others.
+    """
+
+    KNOWLEDGE = "knowledge"
+    VERBATIM = "verbatim"
+    UTILITY = "utility"
+    PARAPHRASE = "paraphrase"
+    MEMORIZATION = "memorization"
+    EXTRACTION = "extraction"
+    MEMBERSHIP = "membership"
+    OTHER = "other"
+
+
 class Metric(Component):
     """Base of every metric: ``measure`` looks at a model, ``statistic`` at numbers only.
 
+    ``role``: what it measures, by which verdicts and reports choose metrics; none is chosen by its name.
+    A metric decides a verdict if its role does, lower is better, and its scale has two ends.
     ``needs_control``: the statistic compares with the retrained model's values on the same items.
     ``supports_retention``: the value divided by the target's is a share that means something (retention).
     ``needs_splits``: the splits of ``Probes`` without which there is nothing to measure.
@@ -47,6 +69,7 @@ class Metric(Component):
     definition: ClassVar[str] = ""
     source: ClassVar[str] = ""
     scale: ClassVar[str] = "0-100"
+    role: ClassVar[MetricRole] = MetricRole.OTHER
     lower_is_better: ClassVar[bool | None] = None
     needs_control: ClassVar[bool] = False
     supports_retention: ClassVar[bool] = True

@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt
 
 from expunge.inference.generation.branch import BranchPoint
 from expunge.metrics import metrics
-from expunge.metrics.base import Metric, not_applicable
+from expunge.metrics.base import Metric, MetricRole, not_applicable
 from expunge.metrics.per_text import NO_TOKEN, PerText, score_of
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ class ExtractionLikelihood(Metric):
     """
 
     title: ClassVar[str] = "Extraction likelihood (EL)"
+    role: ClassVar[MetricRole] = MetricRole.EXTRACTION
     definition: ClassVar[str] = (
         "share of the 10-grams of the rest of a text that the model generates, over all its beginnings. "
         "It needs many generations per text, so it is measured only on request"
@@ -167,6 +168,7 @@ class ExtractionStrength(PerText):
     """
 
     title: ClassVar[str] = "Extraction strength of the forget set"
+    role: ClassVar[MetricRole] = MetricRole.MEMORIZATION
     definition: ClassVar[str] = (
         "longest suffix that the model generates greedily from the text before it, as a share of the text"
     )

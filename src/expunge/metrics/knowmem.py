@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from expunge.corpus.tokenise import encode_prompt
 from expunge.metrics import metrics
-from expunge.metrics.base import Metric, not_applicable
+from expunge.metrics.base import Metric, MetricRole, not_applicable
 from expunge.metrics.rouge import Protocol, rouge_l, stems, words
 from expunge.model.positions import declared_positions
 from expunge.types import Example, Score
@@ -176,6 +176,7 @@ class KnowMemForget(KnowMem):
     """Knowledge of the forget set."""
 
     title: ClassVar[str] = "Knowledge of the forget set"
+    role: ClassVar[MetricRole] = MetricRole.KNOWLEDGE
     definition: ClassVar[str] = "ROUGE-L of the answers to questions about the forget set"
     lower_is_better: ClassVar[bool | None] = True
     split: ClassVar[str] = "forget"
@@ -187,6 +188,7 @@ class ParaphraseQuestions(KnowMem):
     """Knowledge of the forget set, asked in words that were not trained on."""
 
     title: ClassVar[str] = "Knowledge of the forget set, asked otherwise"
+    role: ClassVar[MetricRole] = MetricRole.PARAPHRASE
     definition: ClassVar[str] = "ROUGE-L of the answers to second phrasings of the forget questions"
     lower_is_better: ClassVar[bool | None] = True
     needs_splits: ClassVar[tuple[str, ...]] = ("paraphrase_questions",)
@@ -199,6 +201,7 @@ class Utility(KnowMem):
     """Knowledge of the retain set: what the model must still be good for."""
 
     title: ClassVar[str] = "Utility"
+    role: ClassVar[MetricRole] = MetricRole.UTILITY
     definition: ClassVar[str] = "ROUGE-L of the answers to questions about the retain set"
     lower_is_better: ClassVar[bool | None] = False
     needs_splits: ClassVar[tuple[str, ...]] = ("retain",)

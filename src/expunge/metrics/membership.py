@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 
 from expunge.metrics import metrics
-from expunge.metrics.base import Metric, not_applicable
+from expunge.metrics.base import Metric, MetricRole, not_applicable
 from expunge.metrics.per_text import NO_TOKEN, score_of
 from expunge.metrics.rouge import READ, Protocol
 
@@ -127,6 +127,7 @@ class Membership(Metric):
     """
 
     scale: ClassVar[str] = "0-1"
+    role: ClassVar[MetricRole] = MetricRole.MEMBERSHIP
     supports_retention: ClassVar[bool] = False
     needs_splits: ClassVar[tuple[str, ...]] = ("forget", "holdout")
     default: ClassVar[bool] = False

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field, PositiveInt
 
 from expunge.metrics import metrics
+from expunge.metrics.base import MetricRole
 from expunge.metrics.per_text import NO_TOKEN, PerText
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class ExactMemorisation(PerText):
     """
 
     title: ClassVar[str] = "Exact memorisation of the forget set"
+    role: ClassVar[MetricRole] = MetricRole.MEMORIZATION
     definition: ClassVar[str] = (
         "share of tokens that are the model's first choice, given the true text before"
     )
@@ -62,6 +64,7 @@ class MemorisationAccuracy(PerText):
     """
 
     title: ClassVar[str] = "Memorisation accuracy (MA)"
+    role: ClassVar[MetricRole] = MetricRole.MEMORIZATION
     definition: ClassVar[str] = "share of the first 200 tokens that are the model's first choice"
     source: ClassVar[str] = "Jang et al. 2023 (arXiv 2210.01504): MA"
     scale: ClassVar[str] = "0-1"
@@ -93,6 +96,7 @@ class SensitiveAccuracy(PerText):
     """
 
     title: ClassVar[str] = "Memorisation accuracy of sensitive spans (S-MA)"
+    role: ClassVar[MetricRole] = MetricRole.MEMORIZATION
     definition: ClassVar[str] = "share of the tokens in sensitive spans that are the model's first choice"
     source: ClassVar[str] = "SeUL (arXiv 2402.05813): S-MA, our reading"
     scale: ClassVar[str] = "0-1"

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from expunge.metrics import metrics
-from expunge.metrics.base import Metric, not_applicable
+from expunge.metrics.base import Metric, MetricRole, not_applicable
 from expunge.metrics.knowmem import KnowMem, KnowMemForget, Neighbours, ParaphraseQuestions
 from expunge.metrics.rouge import Protocol
 
@@ -61,6 +61,7 @@ class ParaphraseRetention(Metric):
     """
 
     title: ClassVar[str] = "Retention under paraphrase"
+    role: ClassVar[MetricRole] = MetricRole.PARAPHRASE
     definition: ClassVar[str] = (
         "what is known in other words, in percent of what is known in the known words"
     )

@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from expunge.inference.generation.branch import BranchPoint
 from expunge.metrics import metrics
-from expunge.metrics.base import Metric, not_applicable
+from expunge.metrics.base import Metric, MetricRole, not_applicable
 from expunge.metrics.extraction_likelihood import overlap
 from expunge.metrics.memorisation_accuracy import NO_SPANS
 from expunge.metrics.per_text import score_of
@@ -47,6 +47,7 @@ class SensitiveExtraction(Metric):
     """
 
     title: ClassVar[str] = "Extraction of sensitive spans (S-EL)"
+    role: ClassVar[MetricRole] = MetricRole.EXTRACTION
     definition: ClassVar[str] = (
         "share of the n-grams said in the place of a sensitive span that occur in it. A generation for "
         "each span, so it is measured only on request"

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt
 from expunge.corpus.boundary import plain
 from expunge.errors import ModelError
 from expunge.metrics import metrics
-from expunge.metrics.base import Metric, not_applicable
+from expunge.metrics.base import Metric, MetricRole, not_applicable
 from expunge.metrics.knowmem import SAMPLED, STEMMED
 from expunge.metrics.rouge import READ, Protocol, rouge_l, stems, words
 from expunge.types import Score
@@ -51,6 +51,7 @@ class VerMem(Metric):
     """
 
     title: ClassVar[str] = "Verbatim memory of the forget set"
+    role: ClassVar[MetricRole] = MetricRole.VERBATIM
     definition: ClassVar[str] = "ROUGE-L of the continuation of forget-set documents"
     source: ClassVar[str] = "MUSE (arXiv 2407.06460): VerMem"
     lower_is_better: ClassVar[bool | None] = True

@@ -16,6 +16,7 @@ from expunge.report import facts
 from expunge.report.heat import heat_maps
 from expunge.report.items import read_items
 from expunge.report.not_tested import not_tested
+from expunge.report.numbers import NOTHING
 from expunge.report.verdicts import headline
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from expunge.audit.stats import Estimate
     from expunge.report.heat import HeatCell, HeatMap
     from expunge.report.run import AuditRun
+    from expunge.report.verdicts import VerdictCard
 
 SCHEMA = Path("docs/schema/report.schema.json")
 FORMAT = 1
@@ -82,6 +84,8 @@ class MetricFacts(_Part):
     source: str
     scale: str
     lower_is_better: bool | None
+    role: str = Field(description="knowledge, verbatim, utility, ... : what verdicts and reports choose by")
+    points: float | None = Field(None, description="of a metric that decides: the rise that is a recovery")
 
 
 class ModelVerdict(_Part):
@@ -91,6 +95,12 @@ class ModelVerdict(_Part):
     outcome: str
     sentence: str
     worst: str = Field(description="the condition under which the most came back")
+    forgotten: str = Field(description="yes, partly, no or cannot tell: at full precision")
+    why: str = Field(description="what the answer rests on")
+    word_for_word: int | None = Field(None, description="answers still given in the words of the truth")
+    asked: int | None = Field(None, description="of how many")
+    stays: str = Field(description="whether it stays so, by condition, in words")
+    useful: str = Field(description="utility at full precision, and before unlearning; may be empty")
 
 
 class CellVerdict(_Part):
@@ -100,6 +110,7 @@ class CellVerdict(_Part):
     condition: str
     outcome: str
     reason: str
+    stays: str | None = Field(None, description="whether it stays so; null at full precision")
 
 
 class CellNumbers(_Part):
@@ -171,21 +182,35 @@ def document(run: AuditRun) -> Document:
             for column in run.summary.conditions
         ),
         metrics=tuple(MetricFacts(**metric.model_dump()) for metric in run.summary.metrics),
-        model_verdicts=tuple(
-            ModelVerdict(model=card.model, outcome=card.outcome, sentence=card.sentence, worst=card.worst)
-            for card in head.cards
-        ),
+        model_verdicts=tuple(_model_verdict(run, card) for card in head.cards),
         verdicts=tuple(
             CellVerdict(
                 model=row.model,
                 condition=row.condition,
                 outcome=row.verdict.outcome,
                 reason=row.verdict.reason,
+                stays=row.stays,
             )
             for row in run.summary.verdicts
         ),
         cells=tuple(CellNumbers(**cell.model_dump()) for cell in run.summary.cells),
         not_tested=tuple(Untested(what=gap.what, why=gap.why) for gap in not_tested(run)),
+    )
+
+
+def _model_verdict(run: AuditRun, card: VerdictCard) -> ModelVerdict:
+    row = run.summary.forgotten(card.model)
+    return ModelVerdict(
+        model=card.model,
+        outcome=card.outcome,
+        sentence=card.sentence,
+        worst=card.worst,
+        forgotten=card.forgotten,
+        why="" if row is None else row.reason,
+        word_for_word=None if row is None else row.word_for_word,
+        asked=None if row is None else row.asked,
+        stays=card.stays,
+        useful=card.useful,
     )
 
 
@@ -263,8 +288,11 @@ def _lines(run: AuditRun) -> Iterator[str]:
     yield from (f"- {name}: {plain(value)}" for name, value in facts.asked(run, read_items(run)))
     yield ""
     if head.cards:
-        rows = ((card.model, card.word, card.sentence) for card in head.cards)
-        yield from table(("model", "verdict", "because"), rows)
+        rows = (
+            (card.model, card.forgotten, card.stays, card.useful or NOTHING, card.sentence)
+            for card in head.cards
+        )
+        yield from table(("model", "forgotten?", "does it stay so?", "still useful", "because"), rows)
     yield from ("### Not tested", "")
     yield from (f"- **{plain(gap.what)}**: {plain(gap.why)}" for gap in not_tested(run))
     yield from ("", "### Numbers", "")

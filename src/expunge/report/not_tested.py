@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from expunge.audit.plan import Role
+from expunge.metrics.base import MetricRole
 from expunge.report.numbers import plural
 
 if TYPE_CHECKING:
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
 
 DEPLOYED = {"gptq", "awq", "gguf"}
 """Families of formats that do not round every weight to the nearest value."""
-SAMPLED = ("sampl", "best_of", "extraction_likelihood", "sensitive_extraction")
-MEMBERSHIP = ("auc", "privleak", "membership", "mia")
 
 
 class NotTested(NamedTuple):
@@ -51,7 +50,7 @@ def _grids(run: AuditRun) -> Iterator[NotTested]:
     elif not DEPLOYED & {run.family(label) for label in run.quantizers}:
         yield NotTested(
             "GPTQ, AWQ and GGUF files",
-            "the grids here round to the nearest value; these formats round otherwise.",
+            "these formats round otherwise than those that were tested.",
         )
 
 
@@ -89,15 +88,15 @@ def _control(run: AuditRun) -> Iterator[NotTested]:
 
 
 def _wording(run: AuditRun) -> Iterator[NotTested]:
-    if not _measured(run, "phras") and not run.summary.missing_inputs:
+    if not _measured(run, MetricRole.PARAPHRASE) and not run.summary.missing_inputs:
         yield NotTested("Other wordings", "questions were asked only in the words of the files given.")
     yield NotTested("Other languages", "text that is gone in one language may remain in another.")
 
 
 def _verbatim(run: AuditRun) -> Iterator[NotTested]:
-    if not _measured(run, "verb", "verm", "extract"):
+    if not _measured(run, MetricRole.VERBATIM, MetricRole.MEMORIZATION, MetricRole.EXTRACTION):
         yield NotTested("Word-for-word recall", "no running text was given to be continued.")
-    if not _measured(run, *MEMBERSHIP):
+    if not _measured(run, MetricRole.MEMBERSHIP):
         yield NotTested(
             "Membership",
             "whether an outsider can tell that the texts were in the training data was not measured.",
@@ -105,7 +104,7 @@ def _verbatim(run: AuditRun) -> Iterator[NotTested]:
 
 
 def _sampling(run: AuditRun) -> Iterator[NotTested]:
-    if not _measured(run, *SAMPLED):
+    if not _measured(run, MetricRole.EXTRACTION):
         yield NotTested(
             "Repeated asking", "only the likeliest answer counts; asking many times may bring out more."
         )
@@ -139,5 +138,5 @@ _FINDERS: tuple[Callable[[AuditRun], Iterator[NotTested]], ...] = (
 )
 
 
-def _measured(run: AuditRun, *parts: str) -> bool:
-    return any(part in name for name in run.metrics for part in parts if run.is_measured(name))
+def _measured(run: AuditRun, *roles: MetricRole) -> bool:
+    return any(run.is_measured(name) for name in run.with_role(*roles))

@@ -24,7 +24,7 @@ from expunge.report.heat import heat_maps
 from expunge.report.items import embedded, payload, read_items
 from expunge.report.not_tested import not_tested, unmeasured
 from expunge.report.numbers import GLOSSARY, NOTHING, interval, number, thousands
-from expunge.report.verdicts import WORDS, Headline, headline
+from expunge.report.verdicts import Headline, cell_word, headline
 from expunge.report.versus import side_by_side
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _charts(run: AuditRun, head: Headline) -> dict[str, Any]:
     if run.lead is None:
         return found
     marks, scale = landmarks(run, run.lead), run.metrics[run.lead].scale
-    rows = [_row(arrow, marks, scale) for arrow in arrows(run, run.lead)]
+    rows = [_row(run, arrow, marks, scale) for arrow in arrows(run, run.lead)]
     return found | {
         "strips": {
             card.model: strip(
@@ -122,8 +122,8 @@ def _charts(run: AuditRun, head: Headline) -> dict[str, Any]:
     }
 
 
-def _row(arrow: Arrow, marks: Landmarks, scale: str) -> dict[str, Any]:
-    word, mark = WORDS[arrow.verdict.outcome] if arrow.verdict else (NOTHING, "open")
+def _row(run: AuditRun, arrow: Arrow, marks: Landmarks, scale: str) -> dict[str, Any]:
+    word, mark = cell_word(run, arrow.model, arrow.condition)
     change = arrow.recovery.value if arrow.recovery else None
     return {
         "model": arrow.model,
@@ -134,6 +134,7 @@ def _row(arrow: Arrow, marks: Landmarks, scale: str) -> dict[str, Any]:
         "change": number(change, scale=scale, sign=True),
         "interval": interval(arrow.recovery, scale=scale, sign=True),
         "hot": arrow.came_back,
+        "broken": arrow.condition in run.broken,
         "word": word,
         "mark": mark,
     }

@@ -20,6 +20,7 @@ from expunge.audit.stats import Estimate
 from expunge.audit.summary import AuditSummary, CellSummary, MetricBlock, ModelRow, read_summary
 from expunge.errors import DataError
 from expunge.files import RECORD
+from expunge.metrics.base import MetricRole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -141,19 +142,29 @@ class AuditRun:
         return record if record.keys() >= OURS and is_run_record(record) else {}
 
     @cached_property
+    def points(self) -> dict[str, float]:
+        """The metrics that decide a verdict and the rise that counts as recovery, knowledge first."""
+        deciding = [metric for metric in self.summary.metrics if metric.points is not None]
+        deciding.sort(key=lambda metric: list(MetricRole).index(metric.role))
+        return {metric.name: metric.points for metric in deciding if metric.points is not None}
+
+    @cached_property
     def lead(self) -> str | None:
         """What says how much is known of the forget set: the first metric of the verdict with numbers."""
-        points = self.summary.rule.get("points", {})
         gone = [name for name, metric in self.metrics.items() if metric.lower_is_better]
-        candidates = [name for name in points if name in self.metrics] + gone
+        candidates = [*self.points, *gone]
         return next((name for name in candidates if self.is_measured(name)), None)
 
     @cached_property
     def utility(self) -> str | None:
         """The metric that says what the model is still good for."""
         kept = [name for name, metric in self.metrics.items() if metric.lower_is_better is False]
-        candidates = ["utility", *kept] if "utility" in self.metrics else kept
+        candidates = [*self.with_role(MetricRole.UTILITY), *kept]
         return next((name for name in candidates if self.is_measured(name)), None)
+
+    def with_role(self, *roles: MetricRole) -> list[str]:
+        """The metrics that have one of the roles, in the order of the audit."""
+        return [name for name, metric in self.metrics.items() if metric.role in roles]
 
     def is_measured(self, metric: str) -> bool:
         """Whether any model has a number on the metric."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from expunge.audit.plan import FULL
+from expunge.audit.forgetting import Durability, Forgotten
+from expunge.audit.plan import FULL, Role
 from expunge.audit.saved import SCORES, SOURCES, SUMMARY
 from expunge.audit.verdict import Outcome
-from expunge.report.numbers import interval, number, plural
+from expunge.report.numbers import NOTHING, interval, number, plural
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from expunge.audit.stats import Estimate
     from expunge.audit.summary import CellSummary
     from expunge.report.run import AuditRun
@@ -21,6 +20,7 @@ SEVERITY = (
     Outcome.DID_NOT_FORGET,
     Outcome.CAME_BACK,
     Outcome.LEAKS,
+    Outcome.FORGOT_IN_PART,
     Outcome.UNUSABLE,
     Outcome.CANNOT_TELL,
     Outcome.NO_LEAK,
@@ -29,7 +29,10 @@ SEVERITY = (
 )
 """The worst first: a model is as good as the worst that was found of it."""
 PERCENT = "0-100"
-EXPLAINED = (Outcome.DID_NOT_FORGET, Outcome.LEAKS, Outcome.UNUSABLE, Outcome.CANNOT_TELL)
+EXPLAINED = (
+    *(Outcome.DID_NOT_FORGET, Outcome.LEAKS, Outcome.FORGOT_IN_PART),
+    *(Outcome.UNUSABLE, Outcome.CANNOT_TELL),
+)
 """Outcomes that a rise of what is known does not explain: the verdict's own reason does."""
 NEXT_TO_NOTHING = 0.05
 """Points that are shown as 0.0."""
@@ -42,18 +45,36 @@ WORDS = {
     Outcome.DID_NOT_FORGET: ("not forgotten", "bad"),
     Outcome.CAME_BACK: ("comes back", "bad"),
     Outcome.LEAKS: ("leaks under attack", "bad"),
+    Outcome.FORGOT_IN_PART: ("partly forgotten", "warn"),
     Outcome.UNUSABLE: ("no longer usable", "warn"),
     Outcome.CANNOT_TELL: ("cannot tell", "open"),
-    Outcome.NO_LEAK: ("no leak", "good"),
-    Outcome.HELD: ("stays forgotten", "good"),
+    Outcome.NO_LEAK: (Durability.NO_LEAK.value, "good"),
+    Outcome.HELD: (Durability.STAYS_FORGOTTEN.value, "good"),
     Outcome.FORGOT: ("forgotten", "good"),
 }
 """What each outcome is called, and its mark: every mark has a sign of its own, not a colour alone."""
+NO_WORSE = (Durability.NO_WORSE.value, "open")
+"""The same of an outcome ``held`` where the model did not forget, or is above the retrained one."""
+ANSWERS = {
+    Forgotten.YES: "good",
+    Forgotten.PARTLY: "warn",
+    Forgotten.NO: "bad",
+    Forgotten.CANNOT_TELL: "open",
+}
+"""The mark of each answer to the first question."""
+WORST = (
+    *(Durability.NOT_FORGOTTEN, Durability.COMES_BACK, Durability.LEAKS, Durability.UNUSABLE),
+    *(Durability.CANNOT_TELL, Durability.NO_WORSE, Durability.NO_LEAK, Durability.STAYS_FORGOTTEN),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerdictCard:
-    """One unlearned model: its outcome, where it was worst, and how much it knows there."""
+    """One unlearned model: both answers, its outcome, where it was worst, and how much it knows there.
+
+    ``forgotten`` answers the first question, ``stays`` the second one, by condition; ``useful`` is what the
+    model is still good for, in words (empty if that was not measured).
+    """
 
     model: str
     outcome: Outcome
@@ -62,16 +83,16 @@ class VerdictCard:
     full: Estimate | None
     worst: str
     there: Estimate | None
+    forgotten: Forgotten
+    stays: str
+    useful: str
+    word: str
+    mark: str
 
     @property
-    def word(self) -> str:
-        """The outcome in plain words."""
-        return WORDS[self.outcome][0]
-
-    @property
-    def mark(self) -> str:
-        """The outcome's mark: good, bad, warn or open."""
-        return WORDS[self.outcome][1]
+    def answer_mark(self) -> str:
+        """The mark of the first answer."""
+        return ANSWERS[self.forgotten]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +117,7 @@ def headline(run: AuditRun) -> Headline:
             warnings=edited(run),
             cards=(),
         )
-    worst = min(cards, key=lambda each: SEVERITY.index(each.outcome))
+    worst = min(cards, key=lambda each: (SEVERITY.index(each.outcome), each.mark == "good"))
     return Headline(
         verdict=_overall(run, cards, worst),
         certainty=_certainty(worst, cards),
@@ -131,6 +152,8 @@ def card(run: AuditRun, model: str) -> VerdictCard:
     cells = {label: run.cell(model, label, metric) for label in labels} if metric else {}
     came_back = outcome is Outcome.CAME_BACK
     worst = max(places, key=lambda label: _rise(cells.get(label), against_target=came_back))
+    if outcome is Outcome.DID_NOT_FORGET and FULL.label in places:
+        worst = FULL.label
     there = cells.get(worst)
     sentence = _sentence(run, outcome, cells, worst)
     if worst in known and (
@@ -141,10 +164,17 @@ def card(run: AuditRun, model: str) -> VerdictCard:
     if run.broken:
         labels_broken = ", ".join(label for label in run.labels if label in run.broken)
         sentence += f" Nothing can be told at {labels_broken}: there the target itself is broken."
+    answer = run.summary.forgotten(model)
+    word, mark = _word(run, model, outcome, labels)
     return VerdictCard(
         model=model,
         outcome=outcome,
         sentence=sentence,
+        forgotten=Forgotten.CANNOT_TELL if answer is None else answer.answer,
+        stays=stays(run, model, labels),
+        useful=useful(run, model),
+        word=word,
+        mark=mark,
         metric=metric,
         full=cells[FULL.label].value if cells else None,
         worst=worst,
@@ -152,13 +182,47 @@ def card(run: AuditRun, model: str) -> VerdictCard:
     )
 
 
+def _word(run: AuditRun, model: str, outcome: Outcome, labels: list[str]) -> tuple[str, str]:
+    """The outcome in plain words and its mark: good, bad, warn or open."""
+    found = {run.summary.stays(model, label) for label in labels}
+    if outcome in (Outcome.HELD, Outcome.NO_LEAK) and Durability.NO_WORSE in found:
+        return NO_WORSE
+    return WORDS[outcome]
+
+
+def cell_word(run: AuditRun, model: str, label: str) -> tuple[str, str]:
+    """What a verdict under one condition is called, and its mark."""
+    verdict = run.summary.verdict(model, label)
+    return (NOTHING, "open") if verdict is None else _word(run, model, verdict.outcome, [label])
+
+
+def stays(run: AuditRun, model: str, labels: list[str]) -> str:
+    """The second answer, the worst first: ``comes back (int4); stays forgotten (int8, fp4)``."""
+    by_answer = {
+        answer: [label for label in labels if run.summary.stays(model, label) is answer] for answer in WORST
+    }
+    told = [f"{answer} ({', '.join(where)})" for answer, where in by_answer.items() if where]
+    return "; ".join(told) or "not tested"
+
+
+def useful(run: AuditRun, model: str) -> str:
+    """``84.0 of 100, before 96.0``; empty if utility was not measured."""
+    if run.utility is None:
+        return ""
+    scale = run.metrics[run.utility].scale
+    value = run.cell(model, FULL.label, run.utility).value.value
+    target = run.holder(Role.TARGET)
+    before = None if target is None else run.cell(target, FULL.label, run.utility).value.value
+    of = f" of {scale.partition('-')[2]}" if scale in (PERCENT, "0-1") else ""
+    then = "" if before is None else f", before {number(before, scale=scale)}"
+    return "" if value is None else f"{number(value, scale=scale)}{of}{then}"
+
+
 def _telling(run: AuditRun, model: str, places: list[str]) -> str | None:
     """The metric that rose by the most times what counts as recovery; the lead one if it rose enough."""
-    points: Mapping[str, float] = run.summary.rule.get("points", {})
     risen = {
         name: max(_rise(run.cell(model, label, name), against_target=True) for label in places) / least
-        for name, least in points.items()
-        if name in run.metrics
+        for name, least in run.points.items()
     }
     if run.lead is None or risen.get(run.lead, 0.0) >= 1 or not risen:
         return run.lead
@@ -166,7 +230,7 @@ def _telling(run: AuditRun, model: str, places: list[str]) -> str | None:
 
 
 def _overall(run: AuditRun, cards: tuple[VerdictCard, ...], worst: VerdictCard) -> str:
-    same = sum(each.outcome is worst.outcome for each in cards)
+    same = sum((each.outcome, each.mark) == (worst.outcome, worst.mark) for each in cards)
     tested = _tested(run)
     if len(cards) == 1:
         who, verb = "The unlearned model", "s"
@@ -174,17 +238,44 @@ def _overall(run: AuditRun, cards: tuple[VerdictCard, ...], worst: VerdictCard) 
         who, verb = f"All {same} unlearned models", ""
     else:
         who, verb = f"{same} of {len(cards)} unlearned models", "s" if same == 1 else ""
+    forgot = "forgot, but " if worst.forgotten is Forgotten.YES else ""
     sentences = {
-        Outcome.DID_NOT_FORGET: f"{who} still know{verb} what was to be forgotten.",
+        Outcome.DID_NOT_FORGET: _still_known(run, cards, f"{who} still", verb),
         Outcome.CAME_BACK: f"{who} give{verb} the forgotten text back once quantized.",
         Outcome.LEAKS: f"{who} give{verb} forgotten text back under attack.",
-        Outcome.UNUSABLE: f"{who} forgot, but lost too much else to be of use.",
-        Outcome.CANNOT_TELL: f"{who} cannot be judged: the measurements leave it open.",
+        Outcome.FORGOT_IN_PART: f"{who} forgot only a part of what was to be forgotten.",
+        Outcome.UNUSABLE: f"{who} {forgot}lost too much else to be of use.",
+        Outcome.CANNOT_TELL: _open(run, cards, who),
         Outcome.NO_LEAK: f"{who} forgot, and no attack brought it back {tested}.",
         Outcome.HELD: f"{who} forgot, and nothing came back {tested}.",
         Outcome.FORGOT: f"{who} forgot at full precision. {_why_full_alone(run)}",
     }
+    if worst.word == NO_WORSE[0]:
+        return f"{who} forgot at full precision, and know{verb} no more {tested}."
     return sentences[worst.outcome]
+
+
+def _still_known(run: AuditRun, cards: tuple[VerdictCard, ...], who: str, verb: str) -> str:
+    """Without a target and a control, what is certain: the answers given word for word."""
+    counted = _counted(run, cards)
+    if counted:
+        return f"{who} give{verb} the forgotten text: {counted}."
+    return f"{who} know{verb} what was to be forgotten."
+
+
+def _open(run: AuditRun, cards: tuple[VerdictCard, ...], who: str) -> str:
+    counted = _counted(run, cards)
+    if counted:
+        return f"{who} gives {counted}; whether it ever gave the others is not known."
+    return f"{who} cannot be judged: the measurements leave it open."
+
+
+def _counted(run: AuditRun, cards: tuple[VerdictCard, ...]) -> str:
+    """Of one model without a target, how many answers it gives word for word; empty if there are none."""
+    row = run.summary.forgotten(cards[0].model)
+    if len(cards) > 1 or run.holder(Role.TARGET) is not None or row is None or not row.word_for_word:
+        return ""
+    return f"{row.word_for_word} of {row.asked} answers word for word"
 
 
 def _tested(run: AuditRun) -> str:
@@ -266,5 +357,4 @@ def _is_plain_rise(run: AuditRun, cell: CellSummary) -> bool:
     rise = cell.recovery
     if rise is None or rise.value is None or rise.low is None:
         return False
-    points: Mapping[str, float] = run.summary.rule.get("points", {})
-    return rise.value >= points.get(cell.metric, 0.0) and rise.low > 0
+    return rise.value >= run.points.get(cell.metric, 0.0) and rise.low > 0
