@@ -110,7 +110,7 @@ def test_a_rename_that_fails_leaves_both_the_earlier_and_the_finished_work(
 
     monkeypatch.setattr(files, "exchange", full)
     with (
-        pytest.raises(KeptError, match=r"No space left on device\. The result is whole and lies in"),
+        pytest.raises(KeptError, match=r"No space left on device\. The result is complete and is in"),
         writing(target) as path,
     ):
         path.mkdir()
@@ -241,7 +241,7 @@ def test_what_appears_during_a_run_is_not_replaced_and_the_result_is_kept(
         mkdir_with(target, "thesis.txt")
 
     for kept in ("out.finished", "out.finished-2"):
-        with pytest.raises(KeptError, match=rf"appeared while this run was working.*lies in .*{kept}:"):
+        with pytest.raises(KeptError, match=rf"appeared while this run was working.*is in .*{kept}:"):
             write_over(target, work, replaced_by(overwrite=overwrite))
         assert names(target) == ["thesis.txt"]
         assert names(tmp_path / kept) == [RECORD]

@@ -32,8 +32,8 @@ def stops(results: Mapping[str, Any]) -> str:
     lines = [f"{len(ruled)} of {len(results['methods'])} methods ran with a stop rule."]
     if len(known) < len(ruled):
         lines.append(
-            f"Of {len(ruled) - len(known)} it was not recorded whether they reached it: their runs are "
-            "older than that part of the record."
+            f"For {len(ruled) - len(known)} it is unknown whether they reached it: their runs "
+            "predate that field of the record."
         )
     lines += [_ran_out(row, recipe) for row, recipe in ruled if not recorded(row) and _steps(recipe)]
     lines.append(_against_the_audit(ruled))
@@ -88,7 +88,7 @@ def _ran_out(row: Row, recipe: Recipe) -> str:
     if most is None or row["steps"] < most:
         return ""
     return (
-        f"`{row['model']}` made {row['steps']:g} steps in the median run, one an epoch and as many as it "
+        f"`{row['model']}` made {row['steps']:g} steps in the median run, one per epoch and as many as it "
         "has epochs: the rule did not end that run."
     )
 
@@ -100,7 +100,7 @@ def _against_the_audit(ruled: Sequence[tuple[Row, Recipe]]) -> str:
     if not asked:
         return ""
     return (
-        f"{len(asked)} of the rules ask for a KnowMem of the forget set of at most some level, which is "
+        f"{len(asked)} of the rules require a KnowMem of the forget set of at most some level, which is "
         f"what the column *forget* measures: it is above that level for {len(over)} of them."
     )
 
@@ -131,7 +131,7 @@ def _second_phrasing(rows: Sequence[Row]) -> str:
     )
     rest = f"; not for {named}" if apart else ""
     return (
-        f"**The second phrasing**: its interval and that of the first overlap for "
+        f"**Paraphrased questions**: their interval and that of the original wording overlap for "
         f"{len(rows) - len(apart)} of {len(rows)} methods{rest}."
     )
 
@@ -149,8 +149,8 @@ def _membership(rows: Sequence[Row]) -> str:
         " It has no interval here." if all(_full(row, "privleak")["low"] is None for row in known) else ""
     )
     return (
-        f"**PrivLeak** is below −90 for {low} of {len(known)} methods. Nearest to 0, which is what the "
-        f"retrained model shows, are {named}.{bare}"
+        f"**PrivLeak** is below −90 for {low} of {len(known)} methods. Nearest to 0, the value of the "
+        f"retrained model, are {named}.{bare}"
     )
 
 
@@ -159,9 +159,9 @@ def _left(rows: Sequence[Row], target: Row) -> str:
     most = sorted(rows, key=lambda row: -_full(row, "knowmem_forget")["value"])
     left = [row for row in most if _full(row, "knowmem_forget")["value"] > known / 2]
     if not left:
-        return f"**Every method** takes more than half of the target's KnowMem of {known:.0f}."
+        return f"**Every method** removes more than half of the target's KnowMem of {known:.0f}."
     named = _joined(f"`{row['model']}` ({_full(row, 'knowmem_forget')['value']:.0f})" for row in left)
-    return f"**More than half** of the target's KnowMem of {known:.0f} is left by {named}."
+    return f"**More than half** of the target's KnowMem of {known:.0f} remains with {named}."
 
 
 def _full(row: Row, metric: str) -> Mapping[str, Any]:

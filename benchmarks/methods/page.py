@@ -15,7 +15,7 @@ from expunge.files import write_text
 
 COLUMNS = {
     "knowmem_forget": "forget ↓",
-    "paraphrase_questions": "second phrasing ↓",
+    "paraphrase_questions": "paraphrased ↓",
     "verbmem": "verbatim ↓",
     "neighbours": "neighbours ↑",
     "utility": "utility ↑",
@@ -62,7 +62,7 @@ def settings(results: Mapping[str, Any]) -> str:
         ]
         for row in sorted(results["methods"], key=lambda row: row["model"])
     ]
-    table = _markdown(["recipe", "what it does", "set for this world", "why"], rows)
+    table = _markdown(["recipe", "description", "settings for this dataset", "reason"], rows)
     absent = [name for name in recipe_names() if name not in shown and name not in NOT_METHODS]
     reasons = [f"- `{name}`: {settings_of(name).left_out or 'not run yet.'}" for name in absent]
     return "\n".join([table, *(["", "Not in the table:", "", *reasons] if reasons else [])])

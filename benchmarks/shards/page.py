@@ -32,7 +32,7 @@ def fill(path: Path, results: Mapping[str, Any]) -> None:
 def cuts(arms: Sequence[Mapping[str, Any]]) -> str:
     """A row for every plan and way of answering together; scores are means, costs one a world."""
     heading = ["starts from", "shards x slices", "answered by", "utility", "forget before", "forget after"]
-    heading += ["second phrasing after", "read to delete", "in theory", "of all anew", "equal tensors"]
+    heading += ["paraphrased after", "read to delete", "in theory", "of all anew", "equal tensors"]
     rows = []
     for shards, slices, start in PLANS:
         own = [arm for arm in arms if (arm["cut"], arm["start"]) == (f"{shards} x {slices}", start)]
@@ -43,7 +43,7 @@ def cuts(arms: Sequence[Mapping[str, Any]]) -> str:
 
 def rates(found: Mapping[str, Any]) -> str:
     """A row for every way of correcting."""
-    heading = ["", "accuracy", "gap where fitted", "accuracy held out", "gap held out"]
+    heading = ["", "accuracy", "gap", "accuracy held out", "gap held out"]
     heading += ["by hand: accuracy", "gap"]
     fitted, held = found["mean"]["calibration"], found["mean"]["held_out"]
     rows = [

@@ -197,7 +197,7 @@ class Chain(Condition):
         return tuple(part for step in self.steps for part in step.parts)
 
     def under(self, model: nn.Module, context: ConditionContext, result: Any = None) -> Any:  # noqa: ARG002
-        raise LookupError("a chain is applied part by part, because each part has a context of its own")
+        raise LookupError("a chain is applied part by part, because each part has its own context")
 
 
 FULL = FullPrecision()

@@ -76,7 +76,7 @@ class OutputError(ExpungeError):
 
 
 class TrainingError(ExpungeError):
-    """Training started and cannot go on (a loss that is not a number, say)."""
+    """Training started and cannot continue (for instance, because the loss is not a number)."""
 
 
 class ScopeViolationError(ExpungeError):

@@ -63,7 +63,7 @@ def writing(
     beside: Path | None = None,
     after_work: bool = False,
 ) -> Iterator[Path]:
-    """A temporary path beside ``target`` that becomes ``target`` when the block ends well.
+    """A temporary path next to ``target`` that is renamed to ``target`` if the block succeeds.
 
     The temporary path does not exist yet: the block creates a file or a folder there. An error
     inside the block removes it and leaves whatever ``target`` was as it was. What lies at ``target``
@@ -147,7 +147,7 @@ def discard(folder: Path) -> None:
 
 
 def make_private(folder: Path) -> None:
-    """Create a folder that nobody but the user can look into; one that is there stays as it is."""
+    """Create a folder that only the user can access; an existing one is left as it is."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
@@ -157,7 +157,7 @@ def _refuse_occupied(target: Path, may_replace: MayReplace) -> None:
     if os.path.lexists(target) and not is_empty and not may_replace(target):
         raise OutputError(
             f"{target} already exists",
-            why="it is not written over.",
+            why="it is not overwritten.",
             fix="Choose another place, or move it away.",
         )
 
@@ -189,7 +189,7 @@ def _finish(source: Path, target: Path, may_replace: MayReplace, beside: Path | 
     raise KeptError(
         f"cannot write {target}",
         why=refused,
-        fix=f"The result is whole and lies in {kept}: move it where you want it.",
+        fix=f"The result is complete and is in {kept}: move it to where you want it.",
     )
 
 
@@ -265,7 +265,7 @@ def refuse_existing(target: Path, *, overwrite: bool | None) -> None:
     if not overwrite:
         raise OutputError(
             f"{target} already exists",
-            why="a run never writes over another one unless told to.",
+            why="a run does not overwrite another one by default.",
             fix=_free_it(overwrite),
         )
     if not (target / RECORD).is_file():
@@ -288,13 +288,13 @@ def claim_file(target: Path, *, source: str, overwrite: bool | None) -> None:
     if os.path.lexists(target) and (target.is_dir() or not overwrite):
         raise OutputError(
             f"{target} already exists",
-            why="nothing is written over unless told to.",
+            why="existing output is not overwritten by default.",
             fix=_free_it(overwrite),
         )
     if target.exists() and Path(source).exists() and target.samefile(source):
         raise OutputError(
             f"{target} is the file that is read",
-            why="what was given is never written over.",
+            why="input files are never overwritten.",
             fix="Choose another --output.",
         )
 

@@ -1,4 +1,4 @@
-"""Locks that the system lets go of when a process ends, however it ends: so the dead can be told."""
+"""Locks that the system releases when a process ends in any way, so that dead runs are recognised."""
 
 from __future__ import annotations
 

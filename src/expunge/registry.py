@@ -68,7 +68,7 @@ class Registry(Generic[T]):
         if not isinstance(name, str):
             raise RecipeError(
                 f"a {self.kind} without a name",
-                why="its settings say no 'name'.",
+                why="its settings have no 'name'.",
                 fix=did_you_mean("", self),
             )
         component = self[name]

@@ -14,7 +14,7 @@ from expunge.locks import Held, lock_folder, unlock
 from expunge.renames import ASIDE, rename_onto_nothing
 
 OWN = ".expunge-"
-"""Stands in the name of every folder and lock that a run puts beside its output: nobody else's has it."""
+"""Part of the name of every folder and lock that a run creates next to its output, and only of these."""
 LEFTOVER = re.compile(rf"\.(?P<name>.+){re.escape(OWN)}[a-z0-9_]{{8}}")
 
 

@@ -143,7 +143,7 @@ def test_without_steps_it_is_none(tmp_path: Path) -> None:
 
 
 def test_a_forget_set_without_questions_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no question to put it after"):
+    with pytest.raises(DataError, match="no questions to append it to"):
         AdversarialSuffix().search(model(), context(tmp_path, forget=FORGET[:1]))
 
 

@@ -94,9 +94,9 @@ def test_what_it_is_trained_on() -> None:
 
 
 def test_texts_without_spans_cannot_be_had_without_them() -> None:
-    with pytest.raises(DataError, match="no text to forget has spans"):
+    with pytest.raises(DataError, match="no forget text has spans"):
         without_spans(FORGET)
-    with pytest.raises(DataError, match="no text to forget has spans"):
+    with pytest.raises(DataError, match="no forget text has spans"):
         without_spans([Example(id="x", completion="Mira", spans=(Span(0, 4),))])
 
 

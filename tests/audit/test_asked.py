@@ -62,7 +62,7 @@ def test_settings_after_a_colon() -> None:
     assert metric == TruthRatio(mean="arithmetic", floor=0.0)
     assert parsed("truth_ratio") == "truth_ratio"
     for wrong in ("truth_ratio:mean", "truth_ratio:", "truth_ratio:=x"):
-        with pytest.raises(RecipeError, match="no list of settings"):
+        with pytest.raises(RecipeError, match="not a list of settings"):
             parsed(wrong)
     with pytest.raises(RecipeError, match="mean"):
         select_metrics(["truth_ratio:mean=median"], probes, has_control=False)

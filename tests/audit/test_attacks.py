@@ -325,7 +325,7 @@ def test_the_table_names_every_model_and_fits(as_control: AuditSummary) -> None:
     [
         ("relern", r"attack 'relern': .*Did you mean 'relearn'"),
         ("relearn:step=3", r"step: .*Did you mean 'steps'"),
-        ("relearn:steps", "no list of settings"),
+        ("relearn:steps", "not a list of settings"),
         ("relearn:steps=-1", "steps: input should be greater than or equal to 0"),
         ("ablate:reference=nobody", "reference: input should be 'target' or 'retain'"),
     ],
@@ -337,7 +337,7 @@ def test_an_attack_that_makes_no_sense_is_refused(text: str, complaint: str) -> 
 
 def test_what_an_attack_lacks_is_refused_before_a_model_is_loaded() -> None:
     shelf = Shelf()
-    with pytest.raises(DataError, match=r"examples that are to be kept.*--retain"):
+    with pytest.raises(DataError, match=r"needs retain examples.*--retain"):
         shelf.plan(SMALL["benign"], retain=())
     with pytest.raises(DataError, match="no other half"):
         shelf.plan("relearn", forget=ONE_PERSON)

@@ -53,7 +53,7 @@ def test_a_split_is_read_from_its_file_as_a_whole(tmp_path: Path) -> None:
     assert source is not None
     assert source.name == "retain"
     assert [text.completion for text in source.texts] == ["Bees make honey.", "Ice melts."]
-    with pytest.raises(RecipeError, match=r"given no forget set.*Add --forget FILE"):
+    with pytest.raises(RecipeError, match=r"has no forget set.*Add --forget FILE"):
         CalibrationChoice(word="forget").source([AWQ()], PROBES, {"retain": str(path)})
 
 
@@ -77,11 +77,11 @@ def test_a_file_of_other_text_goes_by_its_name(tmp_path: Path) -> None:
 )
 def test_text_that_is_evaluated_on_is_refused(text: str, tmp_path: Path) -> None:
     source = CalibrationSource(name="retain", texts=texts("Ice melts.", text))
-    with pytest.raises(DataError, match=r"evaluated on as forget.*--allow-overlap"):
+    with pytest.raises(DataError, match=r"in the evaluated split forget.*--allow-overlap"):
         refuse_overlap(source, PROBES)
     path = tmp_path / "other.txt"
     path.write_text(text)
-    with pytest.raises(DataError, match="evaluated on as forget"):
+    with pytest.raises(DataError, match="in the evaluated split forget"):
         CalibrationChoice(word=str(path)).source([AWQ()], PROBES, {})
     assert CalibrationChoice(word=str(path), allow_overlap=True).source([AWQ()], PROBES, {})
 
@@ -89,7 +89,7 @@ def test_text_that_is_evaluated_on_is_refused(text: str, tmp_path: Path) -> None
 def test_a_corpus_may_be_what_it_was_declared_to_be() -> None:
     refuse_overlap(CalibrationSource(name="forget", texts=PROBES.forget), PROBES)
     refuse_overlap(CalibrationSource(name="retain", texts=PROBES.retain), PROBES)
-    with pytest.raises(DataError, match="evaluated on as retain"):
+    with pytest.raises(DataError, match="in the evaluated split retain"):
         refuse_overlap(CalibrationSource(name="forget", texts=PROBES.retain), PROBES)
 
 

@@ -12,8 +12,8 @@ from expunge.audit.worker_status import worker_status
 def test_the_last_word_of_every_worker(tmp_path: Path) -> None:
     with worker_status(tmp_path / "audit" / "doing") as now:
         assert now.summary() == ""
-        now.tell("a · full · utility")
-        now.tell("a · int4 · verbmem")
+        now.report("a · full · utility")
+        now.report("a · int4 · verbmem")
         (tmp_path / "audit" / "doing" / "0.txt").write_text("b · full · auc")
         assert now.summary() == "b · full · auc; a · int4 · verbmem"
         assert sorted(path.name for path in now.folder.iterdir()) == ["0.txt", f"{os.getpid()}.txt"]
@@ -36,5 +36,5 @@ def interrupted(folder: Path) -> None:
 
 def test_a_worker_can_be_given_it(tmp_path: Path) -> None:
     with worker_status(tmp_path / "doing") as now:
-        pickle.loads(pickle.dumps(now.tell))("there")  # noqa: S301 - as a pool of processes does
+        pickle.loads(pickle.dumps(now.report))("there")  # noqa: S301 - as a pool of processes does
         assert now.summary() == "there"

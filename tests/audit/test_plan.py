@@ -61,7 +61,7 @@ def test_seeds_are_several_unlearned_models_of_their_own() -> None:
     two, target = source("two", full=(0.0, 1.0)), source("t", Role.TARGET, full=(1.0, 1.0))
     assert plan_of(ONE, two, seeds={"npo": ("one", "two")}).seeds == {"npo": ("one", "two")}
     for seeds, why in (
-        ({"npo": ("one",)}, "one seed has no spread"),
+        ({"npo": ("one",)}, "one seed gives no spread"),
         ({"npo": ("one", "t")}, "'t' is not one of the unlearned models"),
         ({"npo": ("one", "three")}, "'three' is not one"),
         ({"npo": ("one", "two"), "ga": ("one", "two")}, "names it more than once"),

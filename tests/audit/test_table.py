@@ -164,9 +164,9 @@ def test_without_a_target_no_verdict_is_shown_but_what_more_would_tell(tmp_path:
     assert "Verdict" not in text
     assert "cannot tell" not in text
     assert "--target MODEL the model before unlearning: how much there was to forget" in text
-    assert "Left out without it: privleak." in text
+    assert "Skipped without it: privleak." in text
     assert [want.name for want in summary.missing_inputs] == ["target", "retrained", "holdout"]
-    assert "- What more would tell: `--holdout FILE`" in to_markdown(summary)
+    assert "- Inputs that would add information: `--holdout FILE`" in to_markdown(summary)
 
 
 def test_a_rise_is_told_without_a_target_too(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_too_few_items_are_marked_and_told(tmp_path: Path) -> None:
     rows = {line.split()[0]: line for line in block.splitlines() if line.strip()}
     assert rows["mine"].rstrip().endswith("?")
     assert not rows["other"].rstrip().endswith("?")  # ten of twelve came back: that can be told
-    assert "? cannot be told from full precision: 12 items miss differences below" in block
+    assert "? not distinguishable from full precision: 12 items cannot detect differences below" in block
 
 
 def test_seeds_are_one_row(tmp_path: Path) -> None:

@@ -54,11 +54,11 @@ def test_the_same_is_as_wide_as_the_verdicts_doubt() -> None:
 
 def test_words() -> None:
     assert describe(Estimate(1.0, -9.0, 11.0, 40, detectable=14.16)) == (
-        "40 items miss differences below 14 points"
+        "40 items cannot detect differences below 14 points"
     )
     assert describe(Estimate(0.1, -0.2, 0.3, 9, detectable=0.314), unit="").endswith("below 0.31")
     assert describe(Estimate(1.0, n=1, reason="one item")) == "one item"
-    assert describe(Estimate(1.0, 1.0, 1.0, 4)) == "nobody knows what 4 items miss"
+    assert describe(Estimate(1.0, 1.0, 1.0, 4)) == "the difference that 4 items can detect is unknown"
 
 
 @pytest.mark.parametrize(("p", "expected"), [(0.04, Conclusion.DIFFERS), (0.0625, Conclusion.CANNOT_TELL)])
@@ -74,7 +74,7 @@ def test_a_difference_too_small_to_matter_that_chance_explains_is_none() -> None
 @pytest.mark.parametrize(
     ("low", "high", "p", "p_table", "words"),
     [
-        (40.0, 80.0, 0.0625, 0.0625, "an interval leaves out 0 and yet p = 0.062 by permutation"),
+        (40.0, 80.0, 0.0625, 0.0625, "an interval excludes 0 and yet p = 0.062 by permutation"),
         (
             40.0,
             80.0,
@@ -82,7 +82,7 @@ def test_a_difference_too_small_to_matter_that_chance_explains_is_none() -> None
             0.24,
             "p = 0.02, but among all comparisons of the table that is p = 0.24 (Holm)",
         ),
-        (-1.0, 80.0, 0.01, 0.02, "p = 0.02 by permutation and yet an interval holds 0"),
+        (-1.0, 80.0, 0.01, 0.02, "p = 0.02 by permutation and yet an interval contains 0"),
     ],
 )
 def test_where_interval_and_permutations_disagree_it_says_what_is_going_on(

@@ -223,7 +223,7 @@ def test_what_breaks_the_target(kept: dict[str, Estimate], lost: str | None) -> 
     else:
         assert why == (
             f"this format breaks the model itself: under it the target keeps {lost}; 25 % are needed "
-            "to tell anything."
+            "for a verdict."
         )
     assert broken_by(kept, Rule(intact=0.0 if lost is None else -5.0)) is None
 

@@ -129,7 +129,7 @@ def test_whether_a_rule_was_reached_is_said_from_the_records() -> None:
     assert (
         "| `durable` | 2 of 3 | forget 20 (≤ 25); forget 21 (≤ 25); forget 22 (≤ 25) |" in text.splitlines()
     )
-    assert "not recorded" not in text
+    assert "unknown" not in text
     assert "of at most some level" in text
     assert text.count("above that level for 1 of them") == 1
     kept = stops({"methods": [ruled("durable", True, forget=24)]})
@@ -139,7 +139,7 @@ def test_whether_a_rule_was_reached_is_said_from_the_records() -> None:
 @pytest.mark.parametrize(("steps", "ran_out"), [(20, True), (7, False)])
 def test_what_older_results_do_not_say_is_not_claimed(steps: int, ran_out: bool) -> None:
     text = stops({"methods": [ruled("knowledge_unlearning", steps=steps)]})
-    assert "Of 1 it was not recorded whether they reached it" in text
+    assert "For 1 it is unknown whether they reached it" in text
     assert ("the rule did not end that run" in text) == ran_out
     assert "| --- |" not in text
 
@@ -154,10 +154,11 @@ def test_findings_follow_the_numbers() -> None:
     assert "`npo` (−95; by world −90, −100)" in text
     assert "has no interval" not in text
     assert (
-        text.splitlines()[-1] == "- **More than half** of the target's KnowMem of 100 is left by `ga` (60)."
+        text.splitlines()[-1]
+        == "- **More than half** of the target's KnowMem of 100 remains with `ga` (60)."
     )
     few = findings({"landmarks": [row("target", 100, 100), row("retrained", 20, 100)], "methods": rows[1:]})
-    assert "**Every method** takes more than half" in few
+    assert "**Every method** removes more than half" in few
 
 
 def test_the_committed_page_is_made_from_the_committed_results(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ DATA = [
     Bad(
         "duplicate ids",
         unlearn(forget="twice.jsonl"),
-        ("the forget set", "1 ids occur more than once: 'Ada'", "an id of its own"),
+        ("the forget set", "1 ids occur more than once: 'Ada'", "a unique id"),
         rows("twice.jsonl", fact("Ada", "Arbon"), {**fact("Ada", "Baar"), "question": "And Ada?"}),
     ),
     Bad(
@@ -112,7 +112,7 @@ RECIPES = [
     Bad(
         "recipe that is not YAML",
         unlearn("-r", "my.yaml"),
-        ("recipe my.yaml", "it is not YAML", "Correct it"),
+        ("recipe my.yaml", "it is not valid YAML", "Correct it"),
         text("my.yaml", "stages: ["),
     ),
     Bad(
@@ -144,7 +144,9 @@ RECIPES = [
         ("--set epochs", "not of the form key=value", "forget.beta=0.2"),
     ),
     Bad(
-        "a value that is not YAML", setting("scope.name=[a"), ("--set scope.name=[a", "not YAML", "quotes")
+        "a value that is not YAML",
+        setting("scope.name=[a"),
+        ("--set scope.name=[a", "not valid YAML", "Quote the value"),
     ),
     Bad(
         "a setting inside a number",

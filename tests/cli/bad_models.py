@@ -194,7 +194,7 @@ OUTPUTS = [
     Bad(
         "existing output",
         (*UNLEARN[:-1], "retrained"),
-        ("retrained already exists", "never writes over", "--overwrite"),
+        ("retrained already exists", "does not overwrite", "--overwrite"),
     ),
     Bad(
         "overwriting what no run wrote",

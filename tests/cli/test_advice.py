@@ -26,7 +26,7 @@ AUDIT = Verb("audit", frozenset({"--output", "--field"}))
         ("Pass --overwrite, or choose another --output.", "Choose another --output."),
         ("Take them out, or allow the overlap (--allow-overlap) if it is meant.", None),
         ("Give it text. Or use --set x=1.", "Give it text."),
-        ("Raise it with --set x=1.", "'expunge audit' has no option for it: change what it is given."),
+        ("Raise it with --set x=1.", "'expunge audit' has no option for this: change its inputs."),
         ("Correct the row, or take the field from elsewhere with fields (--field).", None),
         ("Run: expunge unlearn --recipe npo", None),
         ('Run: pip install --upgrade "expunge[lora]"', None),

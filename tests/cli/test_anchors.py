@@ -77,7 +77,7 @@ def test_nothing_is_written_over(source: Path, tmp_path: Path) -> None:
     out.write_text('{"edited": "by hand"}')
     said = expunge("anchors", source, "-o", out)
     assert said.code == 2
-    assert "nothing is written over unless told to" in said.plain
+    assert "existing output is not overwritten by default" in said.plain
     assert out.read_text() == '{"edited": "by hand"}'
     assert expunge("anchors", source, "-o", out, "--overwrite").code == 0
     assert "Arlen" in out.read_text()

@@ -31,7 +31,7 @@ def test_spans_are_written_and_nothing_of_them_is_shown(tmp_path: Path) -> None:
     assert "email" in said.out
     assert "j•@••.•••" in said.out
     assert not any(secret in said.out + said.err for secret in ("555-0199", "jo@ex.org", "10.0.0.1"))
-    assert "leave out the examples that have none" in said.plain
+    assert "skip examples without spans" in said.plain
 
 
 def test_only_what_is_asked_for(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
         said = expunge("annotate", source, "-o", source, *flags)
         assert said.code == 2
         assert source.read_bytes() == before
-    assert "never written over" in said.plain
+    assert "never overwritten" in said.plain
     assert expunge("annotate", source, "-o", tmp_path / "m.jsonl").code == 0
     assert expunge("annotate", source, "-o", tmp_path / "m.jsonl").code == 2
     assert expunge("annotate", source, "-o", tmp_path / "m.jsonl", "--overwrite").code == 0

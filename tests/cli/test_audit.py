@@ -57,8 +57,8 @@ def test_an_edited_cell_is_named_and_measured_again(owner: Path) -> None:
     assert said.code == 0
     (line,) = (line for line in said.err.splitlines() if line.startswith("warning"))
     assert line == (
-        f"warning target · full · knowmem_forget (cells/{cell.name}) was changed after it was measured: "
-        "it was made again."
+        f"warning target · full · knowmem_forget (cells/{cell.name}) was changed after it was measured, "
+        "and has been measured again."
     )
     assert summary_of(owner / "out") == before
 
@@ -67,11 +67,11 @@ def test_metrics_by_name(owner: Path) -> None:
     said = expunge(*ALONE, "--metric", "knowmem_forget", "--metric", "utility")
     assert said.code == 0, said.err
     assert [metric["name"] for metric in summary_of(owner / "out")["metrics"]] == ["knowmem_forget"]
-    assert "Left out without it: utility." in " ".join(said.out.split())
+    assert "Skipped without it: utility." in " ".join(said.out.split())
     assert "Did you mean 'knowmem_forget'" in expunge(*ALONE, "--metric", "knowmen_forget").plain
     refused = expunge(*ALONE, "--metric", "privleak")
     assert refused.code == 2
-    assert "it needs what this audit was not given: holdout, retrained." in refused.plain
+    assert "it needs inputs that this audit lacks: holdout, retrained." in refused.plain
 
 
 def test_what_was_said_is_kept_with_its_prompt_and_truth(owner: Path) -> None:
@@ -127,7 +127,7 @@ def test_seeds_of_one_recipe_are_one_row(seeds: Path) -> None:
 def test_bad_seeds_are_refused(owner: Path) -> None:
     one = expunge(*ALONE, "--seeds-of", "mine=retrained")
     assert one.code == 2
-    assert "one seed has no spread" in one.plain
+    assert "one seed gives no spread" in one.plain
     assert "NAME=path,path" in expunge(*ALONE, "--seeds-of", "mine").plain
 
 
@@ -137,7 +137,7 @@ def test_metrics_are_listed_and_explained() -> None:
     assert all(f" {name} " in said.out for name in metrics)
     assert max(map(len, said.out.splitlines()[:-1])) <= 80
     one = " ".join(expunge("metrics", "knowmem_forget").out.split())
-    for text in ("lower is better", "When it misleads", "What public implementations get wrong", "MUSE"):
+    for text in ("lower is better", "Caveats", "What public implementations get wrong", "MUSE"):
         assert text in one
     unknown = expunge("metrics", "knowmem")
     assert unknown.code == 2

@@ -157,7 +157,7 @@ def test_quantize_writes_rounded_values_that_any_tool_loads(owner: Path) -> None
     said = expunge("quantize", "target", "-q", "int4", "--format", "values", "-o", "rounded")
     assert said.code == 0, said.err
     assert said.out.startswith("done 7 of 12 tensors rounded to int4 (values): rounded")
-    assert "1 left alone: embedding" in said.out
+    assert "1 not quantized: embedding" in said.out
     moved = changed(owner / "target", owner / "rounded")
     coverage = json.loads((owner / "rounded" / "coverage.json").read_text())
     assert moved == {tensor["name"] for tensor in coverage if tensor["how"]}

@@ -33,7 +33,7 @@ def test_the_first_says_so_on_its_first_line_and_trains_alone(monkeypatch: pytes
     launched(monkeypatch, 0)
     said = expunge(*UNLEARN, "one")
     assert said.code == 0, said.err
-    assert said.err.startswith("warning launched in 2 processes, and training is not distributed: ")
+    assert said.err.startswith("warning launched in 2 processes, but training is not distributed: ")
     assert weights("one") == weights("plain")
     assert not {*PLACE, "RANK"} & {*os.environ}
 

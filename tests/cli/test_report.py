@@ -32,7 +32,7 @@ def test_a_report_in_every_format(audit: Path, form: str) -> None:
 def test_revealing_is_said_aloud(audit: Path) -> None:
     said = expunge("report", "runs/audit", "--reveal")
     assert said.code == 0
-    assert "warning the file holds the texts that were to be forgotten." in said.err
+    assert "warning the file contains the texts that were to be forgotten." in said.err
     assert said.out == "done runs/audit/report-revealed.html\n"
     assert "secret witness" in (audit / "report-revealed.html").read_text()
     assert not (audit / "report.html").exists()

@@ -38,7 +38,7 @@ def test_from_a_plan_to_fair_decisions(here: Path) -> None:
     )
     assert said.code == 0, said.err
     assert "13 examples in shards of" in said.out
-    assert "deleting one will redo 41.7%" in said.out  # (2/3 + 1/6) / 2
+    assert "deleting one repeats 41.7%" in said.out  # (2/3 + 1/6) / 2
     said = expunge("shards", "verify", "plan")
     assert said.code == 2
     assert "shard 0, slice 0: it is not trained" in said.plain
@@ -48,7 +48,7 @@ def test_from_a_plan_to_fair_decisions(here: Path) -> None:
     head = expunge("shards", "verify", "plan").out.split()[-1]
     said = expunge("shards", "delete", "plan", "--group", "AA", "--id", "e3")
     assert "3 examples deleted" in said.out, said.err
-    assert "1 of them were deleted before" in expunge("shards", "delete", "plan", "--id", "e3").err
+    assert "1 of them had been deleted before" in expunge("shards", "delete", "plan", "--id", "e3").err
     said = expunge("shards", "verify", "plan", "--head", head, "--replay")
     assert said.code == 0, said.err
     assert "10 examples, 3 deleted" in said.out

@@ -68,11 +68,11 @@ def files(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("typed", "complaint"),
     [
-        (["nowhere.jsonl"], "it is no file of rows"),
+        (["nowhere.jsonl"], "it cannot be read as a file of rows"),
         (["votes.jsonl", "--constraint", "odd"], "did you mean 'odds'?"),
         (["votes.jsonl", "--method", "after"], "--method after"),
-        (["votes.jsonl", "--data", "votes.jsonl"], "give both"),
-        (["votes.jsonl", "-o", "decided.jsonl"], "give both"),
+        (["votes.jsonl", "--data", "votes.jsonl"], "pass both"),
+        (["votes.jsonl", "-o", "decided.jsonl"], "pass both"),
         (["bare.jsonl"], "it has no 'votes'"),
         (["one.jsonl"], "every row has label 1"),
         (["votes.jsonl", "--data", "stranger.jsonl", "-o", "decided.jsonl"], "c"),

@@ -65,7 +65,7 @@ def test_ctrl_c_keeps_what_was_done_and_the_same_command_goes_on(owner: Path) ->
     assert not (owner / "out.partial").exists()
 
 
-INTERRUPTED = "Interrupted. Repeat the same command to go on from the last checkpoint."
+INTERRUPTED = "Interrupted. Repeat the same command to resume from the last checkpoint."
 
 
 def counted_steps(*command: str) -> list[int]:

@@ -116,7 +116,7 @@ def test_what_cannot_be_merged_is_refused(folder: Path, capsys: pytest.CaptureFi
     with pytest.raises(ModelError, match="cannot load the adapter"):
         MergeJob(base=folder / "base", output=folder / "out", add=(str(folder / "adapter"),)).run()
     assert main(["merge", str(folder / "base"), "-o", str(folder / "one")]) == 2
-    assert "never writes over another one" in " ".join(capsys.readouterr().err.split())
+    assert "does not overwrite another one" in " ".join(capsys.readouterr().err.split())
     assert not (folder / "out").exists()
 
 

@@ -203,7 +203,7 @@ def test_other_answers_are_a_view_of_their_own_with_the_references_numbers() -> 
     others = batch_of(prompt=3)
     needs = frozenset({Need.ALTERNATE, Need.REFERENCE_LOGPS})
     view = compute_token_view(
-        model, batch_of(), needs=needs, reference=reference, beside=AlternateAnswers(others)
+        model, batch_of(), needs=needs, reference=reference, alternates=AlternateAnswers(others)
     )
     alone = compute_token_view(model, others, needs=frozenset({Need.REFERENCE_LOGPS}), reference=reference)
     torch.testing.assert_close(view.others().logps, alone.logps)
@@ -214,7 +214,7 @@ def test_other_answers_are_a_view_of_their_own_with_the_references_numbers() -> 
 
 
 def test_what_was_not_asked_for_is_not_there() -> None:
-    view = compute_token_view(tiny("llama"), batch_of(), beside=AlternateAnswers(batch_of()))
+    view = compute_token_view(tiny("llama"), batch_of(), alternates=AlternateAnswers(batch_of()))
     with pytest.raises(LookupError, match="alternate"):
         view.others()
     with pytest.raises(LookupError, match="logits"):
@@ -231,7 +231,10 @@ def test_a_loss_that_looks_at_other_answers_alone_never_reads_the_text(
     model.register_forward_pre_hook(lambda *_: read.append(1))
     model.model.register_forward_pre_hook(lambda *_: read.append(1))
     view = compute_token_view(
-        model, batch_of(), needs=frozenset({Need.ALTERNATE}), beside=AlternateAnswers(batch_of(prompt=2))
+        model,
+        batch_of(),
+        needs=frozenset({Need.ALTERNATE}),
+        alternates=AlternateAnswers(batch_of(prompt=2)),
     )
     _ = view.others().logps
     assert len(read) == 1

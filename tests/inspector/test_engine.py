@@ -78,7 +78,7 @@ def test_a_path_is_no_name(desk: InspectorService, audit: Path, tmp_path: Path) 
     other = save(tmp_path / "secret", seed=5)
     for name in (str(other), "../secret", str(audit), ""):
         (said,) = last(desk, "hello", ModelRef(name))
-        assert "not given on the command line" in said.note
+        assert "not named on the command line" in said.note
         assert not said.text
     assert desk.pool.held == []
 
@@ -257,7 +257,7 @@ def test_what_the_audit_saw_is_not_read_again(desk: InspectorService, audit: Pat
 
 def test_without_a_target_nothing_is_compared(tmp_path: Path) -> None:
     desk = InspectorService(open_registry([save(tmp_path / "alone", seed=0)]), ModelPool(GIB))
-    with pytest.raises(ModelError, match="comparing it with the target"):
+    with pytest.raises(ModelError, match="requires its target"):
         desk.erased(ModelRef("alone", "int4"))
 
 

@@ -148,7 +148,7 @@ def test_a_model_that_was_not_given_is_not_opened(
     held = desk.pool.held
     for name in (str(tmp_path), "../target", "", "/"):
         got = call("/ask", {"prompt": "who", "asked": [{"model": name}]})
-        assert ["not given on the command line" in each.get("note", "") for each in got.lines] == [
+        assert ["not named on the command line" in each.get("note", "") for each in got.lines] == [
             False,
             True,
             False,

@@ -24,7 +24,7 @@ from expunge.metrics.cards import (
 )
 
 ROOT = Path(__file__).parents[2]
-NAMED = " *Measured only when named:* `--metric m`."
+NAMED = " *Measured only on request:* `--metric m`."
 STALE = "run 'make docs' and commit what it writes"
 
 
@@ -34,7 +34,7 @@ def test_the_page_is_what_the_code_says() -> None:
 
 def test_the_page_begins_with_how_to_read_a_number() -> None:
     text = (ROOT / PAGE).read_text(encoding="utf-8")
-    assert text.startswith("# What the numbers mean, and when they mislead\n")
+    assert text.startswith("# Metrics: meaning and caveats\n")
     assert "page.md" not in text
     headings = [line for line in text.splitlines() if line.startswith("## ")]
     assert headings == [
@@ -45,7 +45,7 @@ def test_the_page_begins_with_how_to_read_a_number() -> None:
     for sentence in (
         "**The interval** is a seeded percentile bootstrap over items, 9,999 resamples, 95 %.",
         "**Comparisons are paired.**",
-        "**Not enough items to tell** is an answer.",
+        "**Too few items is a possible conclusion.**",
         "- A missing retrained model is replaced by an assumed 0.5",
     ):
         assert sentence in text
@@ -98,7 +98,7 @@ def test_a_section() -> None:
         "",
         "- `k` = 3: How many.",
         "",
-        "*When it misleads:* When it rains.",
+        "*Caveats:* When it rains.",
         "",
         "*What public implementations get wrong:*",
         "",

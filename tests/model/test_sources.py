@@ -185,7 +185,7 @@ def test_what_cannot_be_read_is_refused_by_name(method: str, part: str, tmp_path
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     claim(tmp_path, quant_method=method)
     with pytest.raises(
-        ModelError, match=f"is quantized with {method}: .*Give the checkpoint it was made from"
+        ModelError, match=f"is quantized with {method}: .*Pass the checkpoint it was made from"
     ):
         load_model(tmp_path)
 

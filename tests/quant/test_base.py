@@ -193,7 +193,7 @@ def test_overflow_on_the_way_is_refused() -> None:
 
 def test_unmerged_adapters_are_refused_merged_ones_are_not() -> None:
     adapted = with_lora(tiny("llama"), ["q_proj", "up_proj"])
-    with pytest.raises(ModelError, match=r"wear an adapter.*Merge first"), RTN().applied(adapted):
+    with pytest.raises(ModelError, match=r"have an unmerged adapter.*Merge first"), RTN().applied(adapted):
         pytest.fail("the block was entered")
     adapted.merge_adapter()
     merged = hash_model(adapted)

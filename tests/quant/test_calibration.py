@@ -37,7 +37,7 @@ def test_there_are_as_many_sequences_as_the_text_holds() -> None:
     one = packed(samples=4, length=100_000)
     assert one.ids_NT.shape[0] == 1
     assert one.ids_NT.shape[1] // 40 == len(many.ids_NT)
-    with pytest.raises(DataError, match="no two tokens"):
+    with pytest.raises(DataError, match="fewer than two tokens"):
         packed(length=1)
 
 

@@ -252,7 +252,7 @@ def test_models_that_llama_cpp_would_run_otherwise_are_refused(
 
 
 def test_adapters_and_broken_weights_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="wear an adapter"):
+    with pytest.raises(ModelError, match="have an unmerged adapter"):
         written(with_lora(small("llama"), ["q_proj"]), tmp_path / "model.gguf")
     model = small("llama")
     with torch.no_grad():

@@ -133,7 +133,7 @@ def test_tracing_gives_a_silent_part_nothing_and_the_whole_stream_everything() -
     model.model.layers[1].mlp.down_proj.weight.data.zero_()
     assert not model.model.layers[0].mlp.down_proj.weight.any()
     # Nothing but the embedding of the last token is left, which no prompt differs in.
-    with pytest.raises(DataError, match="does not tell"):
+    with pytest.raises(DataError, match="does not distinguish"):
         located(model, "causal_tracing", count=1)
 
 
@@ -166,7 +166,7 @@ def test_tracing_is_what_restoring_one_part_brings() -> None:
             expected, rel=1e-3
         )
     else:
-        with pytest.raises(DataError, match="does not tell"):
+        with pytest.raises(DataError, match="does not distinguish"):
             chosen_by(scope, model, shown)
 
 
@@ -214,7 +214,7 @@ def test_the_head_that_is_found_is_the_one_that_brings_most_back() -> None:
 def test_a_model_that_tells_nothing_is_refused(name: str) -> None:
     model = knowing(num_hidden_layers=3)
     model.lm_head.weight.data.zero_()
-    with pytest.raises(DataError, match="does not tell"):
+    with pytest.raises(DataError, match="does not distinguish"):
         located(model, name, count=1)
 
 

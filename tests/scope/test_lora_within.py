@@ -65,7 +65,7 @@ def test_rows_of_a_transposed_model_are_refused() -> None:
 def test_a_scope_without_an_adapter_in_it_is_refused() -> None:
     scope = AdaptersWithin(rank=2, within={"name": "regex", "pattern": "norm"})
     model = scope.prepare(tiny("llama"))
-    with pytest.raises(RecipeError, match="no weight of a layer that wears an adapter"):
+    with pytest.raises(RecipeError, match="no weight of a layer with an adapter"):
         scope.select(model, dict)
 
 

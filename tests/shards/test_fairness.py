@@ -82,8 +82,8 @@ def test_a_hash_stands_for_the_coin() -> None:
         ({"votes": None}, "has no 'votes'"),
         ({"group": None}, "has no 'group'"),
         ({"votes": [0, 1]}, "as many votes as in the first row"),
-        ({"votes": 1}, "'votes' are no list"),
-        ({"votes": []}, "'votes' are no list"),
+        ({"votes": 1}, "'votes' are not a list"),
+        ({"votes": []}, "'votes' are not a list"),
         ({"label": 2}, "votes and labels are 0 or 1"),
     ],
 )
@@ -137,11 +137,11 @@ def test_data_to_decide_needs_no_label(job: FairJob) -> None:
 
 def test_what_cannot_be_meant_is_refused(job: FairJob, tmp_path: Path) -> None:
     settings = {"calibration": job.calibration}
-    with pytest.raises(RecipeError, match="Give both"):
+    with pytest.raises(RecipeError, match="Pass both"):
         FairJob(**settings, output=tmp_path / "x").run()
     with pytest.raises(RecipeError, match=r"--method inn.*Did you mean 'in'"):
         FairJob(**settings, method="inn").run()
-    with pytest.raises(DataError, match="no file of rows"):
+    with pytest.raises(DataError, match="cannot be read as a file of rows"):
         FairJob(calibration=tmp_path / "none.jsonl").run()
     strange = write(tmp_path / "strange.jsonl", [{**rows(1, 0)[0], "group": "c"}])
     with pytest.raises(DataError, match="knows no group 'c'"):

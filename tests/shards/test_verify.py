@@ -83,7 +83,7 @@ def test_a_plan_of_an_earlier_version_is_not_refused(made: PlanFolder) -> None:
 
 def test_a_plan_without_its_ledger_is_not_trained(made: PlanFolder) -> None:
     made.ledger.path.unlink()
-    with pytest.raises(OutputError, match=r"missing or empty, so nobody knows what was deleted"):
+    with pytest.raises(OutputError, match=r"missing or empty, so it is unknown what was deleted"):
         train(made)
     with pytest.raises(OutputError, match="missing or empty"):
         open_ensemble(made)
@@ -146,7 +146,7 @@ def test_another_manifest_or_start_is_found(made: PlanFolder, tmp_path: Path) ->
     found = problems(other)
     assert found[0] == "manifest: it is not the one the ledger begins with"
     assert "are not those the plan was made with" in found[1]
-    with pytest.raises(OutputError, match=r"is not what its ledger says.*manifest"):
+    with pytest.raises(OutputError, match=r"does not match its ledger.*manifest"):
         verified(made.path, head=None, replay=True, workers=1)
 
 

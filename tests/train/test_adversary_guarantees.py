@@ -169,7 +169,7 @@ def test_a_disturbance_finer_than_the_weights_is_refused(settings: dict[str, Any
         ("adversary={name: sam, radius: 1}", r"radius: .*Known: rho"),
         ("adversary={name: fake_quant, quantizer: int44}", "int44|bits"),
         ("adversary={name: fake_quant, quantizer: bf16}", "full precision is not a quantizer"),
-        ("adversary={name: fake_quant, quantizer: gptq}", "calibrated on text"),
+        ("adversary={name: fake_quant, quantizer: gptq}", "needs calibration on text"),
         ("adversary={name: fake_quant, warmup: 1}", "warmup: input should be less than 1"),
     ],
 )

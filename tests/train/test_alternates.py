@@ -181,7 +181,7 @@ def test_data_that_is_not_there_is_refused() -> None:
     bare = (QUESTION, Example(id="bare", prompt="Q?", completion=" a"))
     with pytest.raises(DataError, match=r"'bare' has no false answer.*set alternate="):
         WrongAnswers().check(Corpus(forget=bare))
-    with pytest.raises(DataError, match=r"no retain set.*draws answers from it"):
+    with pytest.raises(DataError, match=r"no retain set.*samples answers from it"):
         RandomAnswers().check(Corpus(forget=(QUESTION,)))
 
 

@@ -96,9 +96,9 @@ def test_the_contrast_is_with_a_sample_of_the_retain_set(
 def test_what_cannot_be_meant_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="belong to rank=vote"):
         PrivacyNeurons(rank="sum", share=0.3)
-    with pytest.raises(DataError, match="subtracts what the neurons do"):
+    with pytest.raises(DataError, match="subtracts the attributions"):
         PrivacyNeurons(rank="contrast").check(Corpus(forget=FORGET))
     nobody = {"name": "depn", "rank": "vote", "threshold": 1.0, "share": 1.0, "steps": 3}
-    with pytest.raises(TrainingError, match="votes of enough texts"):
+    with pytest.raises(TrainingError, match="selected by enough texts"):
         run(recipe(nobody), tmp_path / "out")
     assert not (tmp_path / "out").exists()

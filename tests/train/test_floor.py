@@ -190,5 +190,5 @@ def test_a_format_without_bins_is_refused() -> None:
 
 def test_a_state_without_a_source_has_no_way_back(tmp_path: Path) -> None:
     state = State(model=model(), tokenizer=TOKENIZER, corpus=CORPUS, workdir=tmp_path)
-    with pytest.raises(LookupError, match="without a way back"):
+    with pytest.raises(LookupError, match="no access to its source checkpoint"):
         stages.build(stage_of()).run(state)

@@ -180,7 +180,7 @@ def test_gaps_that_cannot_be_aligned_are_refused() -> None:
     Gaps(new=2.0, forget=0.1).check()
     with pytest.raises(TrainingError, match="taught its model nothing"):
         Gaps(new=2.0, forget=0.0).check()
-    with pytest.raises(TrainingError, match="no stranger to the model"):
+    with pytest.raises(TrainingError, match="as familiar to the model"):
         Gaps(new=0.0, forget=0.1).check()
 
 
@@ -196,7 +196,7 @@ def test_it_needs_what_the_model_never_saw() -> None:
 
 def test_a_target_that_knows_the_holdout_as_well_is_refused(tmp_path: Path) -> None:
     known = replace(CORPUS, holdout=tuple(replace(each, id=f"h{each.id}") for each in FORGET[:1]))
-    with pytest.raises(TrainingError, match="no stranger to the model"):
+    with pytest.raises(TrainingError, match="as familiar to the model"):
         run(recipe({**SMALL, "retain_weight": 1.0}), tmp_path / "out", corpus=known)
     assert not (tmp_path / "out").exists()
 

@@ -128,7 +128,7 @@ def test_a_ledger_that_is_missing_beside_a_record_of_requests_is_refused(
 ) -> None:
     (tmp_path / RECORD).write_text(json.dumps(record))
     if refused:
-        with pytest.raises(DataError, match=r"missing, and record\.json tells of 2 requests.*away"):
+        with pytest.raises(DataError, match=r"missing, but record\.json lists 2 requests.*away"):
             read_ledger(tmp_path)
     else:
         assert read_ledger(tmp_path) == ()
@@ -167,9 +167,7 @@ def test_what_was_forgotten_is_not_learnt_again() -> None:
     told: list[str] = []
     asked((first,), set()).check(RETAIN, allow_overlap=False, warn=told.append)
     again = [*RETAIN, replace(FORGET[3], id="x", completion="mira  KEEPS a goat.")]
-    with pytest.raises(
-        DataError, match=r"request 1: 1 texts forgotten then \('f3'\) would be learnt again"
-    ):
+    with pytest.raises(DataError, match=r"request 1: 1 texts it forgot \('f3'\) would be learnt again"):
         asked((first,), set()).check(again, allow_overlap=False, warn=told.append)
     asked((first,), set()).check(again, allow_overlap=True, warn=told.append)
     assert told == []

@@ -98,7 +98,7 @@ def test_a_classifier_in_a_folder_tells_what_it_was_trained_to_tell(classifier: 
 
 def test_a_folder_that_is_no_classifier_is_refused(tmp_path: Path) -> None:
     reward = rewards.build({"name": "classifier", "model": str(tmp_path), "label": "bad"})
-    with pytest.raises(RecipeError, match="no text classifier"):
+    with pytest.raises(RecipeError, match="not a text classifier"):
         reward([asked("eel")])
 
 

@@ -33,7 +33,11 @@ def test_a_weight_the_format_does_not_hold_is_left_as_it_is(monkeypatch: pytest.
 
 @pytest.mark.parametrize(
     ("name", "complaint"),
-    [("gptq", "calibrated on text"), ("none", "full precision"), ("int99", "less than or equal to 8")],
+    [
+        ("gptq", "needs calibration on text"),
+        ("none", "full precision"),
+        ("int99", "less than or equal to 8"),
+    ],
 )
 def test_what_is_no_rounding_is_refused(name: str, complaint: str) -> None:
     with pytest.raises(RecipeError, match=complaint):

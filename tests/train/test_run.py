@@ -141,7 +141,7 @@ def test_a_partial_folder_that_no_run_wrote_is_left_alone(
     else:
         partial.mkdir()
         (partial / "mine.txt").write_text("mine")
-    with pytest.raises(OutputError, match="no run wrote what is there"):
+    with pytest.raises(OutputError, match="existing files are not from a run"):
         run(unlearn(**ONE_EPOCH), tmp_path / "out", overwrite=overwrite)
     assert partial.is_file() or names(partial) == {"mine.txt"}
 

@@ -189,7 +189,7 @@ def test_without_a_retain_loss_the_retain_set_is_not_needed(tmp_path: Path) -> N
     state = stage(forget="ga", retain=None, epochs=1).run(state_for(tmp_path, corpus=alone))
     assert state.facts[0]["history"][0].keys() >= {"loss", "loss_forget"}
     assert "loss_retain" not in state.facts[0]["history"][0]
-    with pytest.raises(DataError, match=r"no retain set: .*\(klr\) has nothing to keep.*--retain"):
+    with pytest.raises(DataError, match=r"no retain set: .*\(klr\) needs retain examples.*--retain"):
         stage().check(alone)
 
 

@@ -1,4 +1,4 @@
-"""Attacks: what somebody does to a model to get back what it forgot, one file each.
+"""Attacks that try to recover what a model forgot, one file each.
 
 An attack is a ``Condition``. Its numbers on an unlearned model mean something only next to what the same
 attack with the same budget gets out of a model that never saw the forget set.
@@ -33,7 +33,7 @@ __all__ = [
 class Attack(Condition, ABC):
     """Base of all attacks; its fields are its settings, its budget among them.
 
-    With a budget of nothing (``is_noop``) an attack does nothing.
+    With a budget of zero (``is_noop``) an attack does nothing.
     """
 
     kind: ClassVar[Kind] = Kind.ATTACK
@@ -55,7 +55,7 @@ class Attack(Condition, ABC):
     @property
     @abstractmethod
     def is_noop(self) -> bool:
-        """Whether the budget is nothing."""
+        """Whether the budget is zero."""
 
     @abstractmethod
     def applied(
@@ -76,14 +76,14 @@ def parse_attack(text: str) -> Attack:
     """``name`` or ``name:setting=value,setting=value`` as an attack.
 
     Raises:
-        RecipeError: the name or a setting is unknown, or what follows the colon is no list of settings.
+        RecipeError: the name or a setting is unknown, or what follows the colon is not a list of settings.
     """
     name, _, settings = text.partition(":")
     pairs = [pair.partition("=") for pair in settings.split(",") if settings]
     if not all(sign and key for key, sign, _ in pairs):
         raise RecipeError(
             f"--attack {text}",
-            why=f"{settings!r} is no list of settings.",
-            fix=f"Write {name}:setting=value, more after commas.",
+            why=f"{settings!r} is not a list of settings.",
+            fix=f"Write {name}:setting=value, separated by commas.",
         )
     return attacks.build({"name": name, **{key: value for key, _, value in pairs}})

@@ -110,8 +110,8 @@ class Suffixes:
             if token is None:
                 raise DataError(
                     "an adversarial suffix",
-                    why="no token of this tokenizer can stand there and be read again as itself.",
-                    fix="Choose another attack; this tokenizer rewrites what it is given.",
+                    why="no token of this tokenizer survives decoding and tokenising again there.",
+                    fix="Choose another attack: this tokenizer normalises its input.",
                 )
             suffix.append(token)
         return suffix
@@ -303,7 +303,7 @@ class AdversarialSuffix(Attack):
         if not questions:
             raise DataError(
                 "an adversarial suffix",
-                why="the forget set has no question to put it after.",
+                why="the forget set has no questions to append it to.",
                 fix="Add questions (prompt and completion), or choose relearn or ablate.",
             )
         attacked = context.target() if self.on == "target" else model

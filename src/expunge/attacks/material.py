@@ -57,8 +57,8 @@ def without_spans(examples: Sequence[Example]) -> tuple[Example, ...]:
     left = tuple(example for example in bare if example.text.strip() and example.completion.strip())
     if not left:
         raise DataError(
-            "relearning from what stands around the facts",
-            why="no text to forget has spans with something beside them.",
+            "relearning from the text around the facts",
+            why="no forget text has spans with text around them.",
             fix="Mark the facts with spans, or choose on=split or on=benign.",
         )
     return left

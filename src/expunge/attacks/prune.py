@@ -1,4 +1,4 @@
-"""Set-difference pruning: zero the few weights that make the model say what it says instead."""
+"""Set-difference pruning: zero the few weights that produce the model's substitute answers."""
 
 from __future__ import annotations
 

@@ -12,19 +12,19 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 VALID = 0.9
-"""Share of its own utility that a model must keep under an attack; below it the attack shows nothing."""
+"""Share of its own utility that a model must keep; below it the attack is inconclusive."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttackEvidence:
-    """What the verdict on a model under an attack looks at.
+    """The evidence for the verdict on a model under an attack.
 
     Attributes:
         excess: by metric, points over the retrained model under the same attack; empty without one.
         gain: by metric, points over the same model at full precision, on the items asked under the attack.
         utility_kept: the share of its own utility that the model keeps under the attack, 0 to 1.
         control_utility_kept: the same of the retrained model.
-        broken: why nothing can be told under this attack.
+        broken: why no verdict is possible under this attack.
     """
 
     excess: Mapping[str, Estimate]
@@ -35,7 +35,7 @@ class AttackEvidence:
 
 
 def judge_attack(evidence: AttackEvidence) -> Verdict:
-    """Leaks, no leak or cannot tell; the first metric with a sure answer decides, a leak before none."""
+    """Leaks, no leak or cannot tell; a metric that shows a leak takes precedence."""
     invalid = _invalid(evidence)
     if invalid is not None:
         return invalid
@@ -60,9 +60,10 @@ def judge_attack(evidence: AttackEvidence) -> Verdict:
             else f"{name} has no score under this attack: {widest.reason}.",
         )
     where = " and ".join(dict.fromkeys(below + same))
-    trace = " It lies below it, which is a trace of unlearning too." if below else ""
+    trace = " It scores below it, which is also a trace of unlearning." if below else ""
     return Verdict(
-        Outcome.NO_LEAK, f"on {where} no more than the retrained model under the same attack.{trace}"
+        Outcome.NO_LEAK,
+        f"on {where} it scores no more than the retrained model under the same attack.{trace}",
     )
 
 
@@ -77,13 +78,13 @@ def _invalid(evidence: AttackEvidence) -> Verdict | None:
             return Verdict(
                 Outcome.CANNOT_TELL,
                 f"this attack breaks {who}: it keeps {100 * kept:.0f} % of its own utility; "
-                f"{100 * VALID:.0f} % are needed to tell anything.",
+                f"{100 * VALID:.0f} % are needed for a verdict.",
             )
     return None
 
 
 def _without_control(gain: Mapping[str, Estimate]) -> Verdict:
-    """Without a retrained model nobody knows what the attack would get out of one that never knew."""
+    """Without a retrained model there is no baseline for what the attack elicits from any model."""
     risen = [f"{name} {_points(each)}" for name, each in gain.items() if each.value is not None]
     if not risen:
         return Verdict(Outcome.CANNOT_TELL, "nothing was measured under this attack.")

@@ -1,4 +1,4 @@
-"""What is said below an audit's tables: verdicts' reasons, texts calibrated on, what more would tell."""
+"""The notes below an audit's tables: reasons of verdicts, calibration texts, missing inputs."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
     """The cell of a model, a condition and a metric."""
 
 QUIET = (Outcome.FORGOT, Outcome.HELD, Outcome.NO_LEAK)
-"""Outcomes that need no reason under the tables; summary.json gives it."""
+"""Outcomes whose reasons are not printed below the tables; summary.json contains them."""
 
 
 class Advice(NamedTuple):
-    """Something the audit could still be given, as an option, and what it would add."""
+    """An option that would add an input, and what it would add."""
 
     option: str
     text: str
 
 
 def notes(summary: AuditSummary) -> list[str]:
-    """What a reader must know of rows and columns: recipes of several seeds, texts calibrated on."""
+    """Notes on rows and columns: recipes with several seeds, calibration texts."""
     return [*seeds(summary), *calibrations(summary)]
 
 
 def seeds(summary: AuditSummary) -> list[str]:
-    """One line for each recipe that was run with several seeds: which models it stands for."""
+    """One line for each recipe that was run with several seeds, naming its models."""
     of = {model.name: model.seeds for model in summary.models if model.seeds}
     return [
         f"{name}: mean of {len(members)} seeds ({', '.join(members)}), intervals over both seeds and items"
@@ -45,7 +45,7 @@ def seeds(summary: AuditSummary) -> list[str]:
 
 
 def calibrations(summary: AuditSummary) -> list[str]:
-    """One line for each quantizer that read text before it rounded: which text."""
+    """One line for each calibrated quantizer, naming its calibration text."""
     return [
         "{0}: calibrated on {name}, at most {samples} x {length} tokens, seed {seed}".format(
             condition.label, **condition.calibration
@@ -56,7 +56,7 @@ def calibrations(summary: AuditSummary) -> list[str]:
 
 
 def reasons(summary: AuditSummary) -> list[tuple[Outcome, str]]:
-    """One line for each verdict: where, what, why; not of the single seeds of a recipe."""
+    """One line for each verdict with its reason; the single seeds of a recipe are left out."""
     seeds = {model.name for model in summary.models if model.seed_of is not None}
     rows = [row for row in summary.verdicts if row.model not in seeds] if has_verdicts(summary) else []
     return [
@@ -66,16 +66,16 @@ def reasons(summary: AuditSummary) -> list[tuple[Outcome, str]]:
 
 
 def warnings(summary: AuditSummary) -> list[tuple[Outcome, str]]:
-    """Those of ``reasons`` that a reader must not miss."""
+    """Those of ``reasons`` that need attention."""
     return [(outcome, reason) for outcome, reason in reasons(summary) if outcome not in QUIET]
 
 
 def advice(summary: AuditSummary) -> list[Advice]:
-    """What more would tell, and which metrics were left out for want of it."""
+    """The missing inputs, with the metrics that were skipped for lack of each."""
     items = []
     for want in summary.missing_inputs:
         names = [skipped.metric for skipped in summary.skipped if want.name in skipped.missing]
-        without = f" Left out without it: {', '.join(names)}." if names else ""
+        without = f" Skipped without it: {', '.join(names)}." if names else ""
         items.append(Advice(want.option, f"{want.what}: {want.adds}.{without}"))
     return items
 
@@ -83,13 +83,13 @@ def advice(summary: AuditSummary) -> list[Advice]:
 # An audit as blocks of text: a table for each leading metric, one for the others, one for the verdicts.
 
 SHARE = "  % of target"
-"""The row below an unlearned model: what it keeps of the target's value under the same condition."""
+"""The row below an unlearned model: its percentage of the target's value under the same condition."""
 NOTHING = "–"
 UNSURE = " ?"
-"""Behind a number that cannot be told from the one at full precision, nor said to be the same."""
+"""Marks a number that neither differs from full precision nor is the same with confidence."""
 LEADING = 8
 """Metrics with a table of their own where several models are compared; the others share one."""
-TOO_FEW = "? too few items to tell from full precision (detectable in summary.json)"
+TOO_FEW = "? too few items to distinguish from full precision (see 'detectable' in summary.json)"
 DIGITS = {
     "0-1": 2,
     "-1 to 1": 2,
@@ -98,11 +98,11 @@ DIGITS = {
     "nats, 0 is best": 3,
     "p-value": 4,
 }
-"""Decimals of a number, where one is too few to read it by."""
+"""Decimals shown, for scales where one is not enough."""
 ATTACK_HEADER = ("", "full precision", "under attack", "over control", "recovery")
 ATTACK_NOTE = (
     "over control: points above the retrained model under the same attack (a leak). recovery: the same as "
-    "a share of the target's. An attack that leaves less than 90 % of a model's utility shows nothing."
+    "a share of the target's. An attack that leaves less than 90 % of a model's utility is inconclusive."
 )
 ARROWS = {True: " ↓", False: " ↑", None: ""}
 
@@ -138,7 +138,7 @@ def blocks(summary: AuditSummary, *, columns: int) -> list[Block]:
 
 
 def has_verdicts(summary: AuditSummary) -> bool:
-    """Whether there is a verdict to show: without a target most often there is none."""
+    """Whether there is a verdict to show; without a target there usually is none."""
     has_target = any(model.role is Role.TARGET for model in summary.models)
     return any(has_target or row.verdict.outcome is not Outcome.CANNOT_TELL for row in summary.verdicts)
 
@@ -241,7 +241,7 @@ def _shared_block(
 
 
 def _attack_blocks(summary: AuditSummary, models: Sequence[ModelRow], lookup: Lookup) -> list[Block]:
-    """What each attack brought out, by condition and metric: models down."""
+    """The results of each attack, by condition and metric, one row per model."""
     labels = [column.label for column in summary.conditions if column.kind is Kind.ATTACK]
     metrics = [metric for metric in summary.metrics if metric.lower_is_better]
     tables = []
@@ -306,7 +306,7 @@ def _is_unsure(cell: CellSummary) -> bool:
 
 
 def _doubt(cells: Sequence[CellSummary], metric: MetricBlock) -> str:
-    """What the items behind the question marks of a table can show at best."""
+    """The note that explains the question marks of a table."""
     unsure = [cell.recovery for cell in cells if cell.recovery is not None and _is_unsure(cell)]
     if not unsure:
         return ""
@@ -314,7 +314,7 @@ def _doubt(cells: Sequence[CellSummary], metric: MetricBlock) -> str:
     words = describe(worst, unit=" points" if metric.scale == "0-100" else "")
     odd = next(filter(None, map(disagreement, unsure)), words)
     also = "" if odd == words else f"; {odd}"
-    return f"? cannot be told from full precision: {words}{also}"
+    return f"? not distinguishable from full precision: {words}{also}"
 
 
 def _in_order(models: Sequence[ModelRow]) -> list[ModelRow]:

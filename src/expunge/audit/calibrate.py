@@ -1,4 +1,4 @@
-"""Which text an audit calibrates quantizers on, and that it is none of the text it evaluates on."""
+"""The text an audit calibrates quantizers on, which must not be text it evaluates on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LONG = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationChoice:
-    """What quantizers that read text first are to read, as it is asked for on the command line.
+    """The calibration text for quantizers that need one.
 
     ``word``: ``self``, ``retain``, ``forget`` or a file of other text; ``None`` means ``self``, the only
     text that is always there and never what is evaluated on.
@@ -45,7 +45,7 @@ class CalibrationChoice:
         """Where the text comes from; ``None`` if no quantizer reads any. ``files``: of each split.
 
         Raises:
-            RecipeError: a split is named that has no file, or text that nobody reads.
+            RecipeError: a split without a file is named, or text that no quantizer reads.
             DataError: the file cannot be read, or its text is evaluated on.
         """
         if not any(quantizer.calibrated for quantizer in quantizers):
@@ -71,7 +71,7 @@ class CalibrationChoice:
         if word not in files:
             raise RecipeError(
                 f"--calibrate {word}",
-                why=f"the audit is given no {word} set.",
+                why=f"the audit has no {word} set.",
                 fix=f"Add --{word} FILE, or calibrate on self or on a file of other text.",
             )
         return word, tuple(read_examples(files[word], fields=columns))
@@ -93,14 +93,14 @@ def refuse_overlap(source: CalibrationSource, probes: Probes) -> None:
             if seen.hold(example):
                 raise DataError(
                     f"calibration text {source.name}",
-                    why=f"{_start(example)!r} of it is evaluated on as {split}, so a quantizer would be "
-                    "fitted to what it is judged by.",
+                    why=f"{_start(example)!r} is also in the evaluated split {split}; the quantizer would "
+                    "be fitted to its own test data.",
                     fix="Calibrate on self or on other text, or pass --allow-overlap.",
                 )
 
 
 class _Texts:
-    """Texts to find others in: the same, one inside another, or another around one."""
+    """Texts to search for another one: equal to it, contained in it, or containing it."""
 
     def __init__(self, texts: Iterable[Example]) -> None:
         self.known = {_plain(text) for text in texts}

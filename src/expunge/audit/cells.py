@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 CONTROL = "control"
 """The fact that names the retrained model, of parts that read it."""
 DIAGNOSTICS = "diagnostics"
-"""The name of the part that is no metric."""
+"""The name of the part that is not a metric."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +73,7 @@ def _calibration(plan: AuditPlan, condition: Condition) -> dict[str, Any]:
 
 
 def _control(plan: AuditPlan, metric: Metric) -> dict[str, Any]:
-    """Most metrics lay scores beside the retrained model's at the end; these read the model itself."""
+    """Most metrics compare with the retrained model's scores at the end; these read the model itself."""
     control = plan.holder(Role.RETRAINED)
     return (
         {CONTROL: control.hash} if control is not None and isinstance(metric, ControlRelativeMetric) else {}
@@ -85,14 +85,14 @@ def _place(source: ModelSource, condition: Condition) -> dict[str, Any]:
 
 
 def attack_note(plan: AuditPlan, part: CellSpec) -> dict[str, Any]:
-    """The facts under which is kept what an attack did to a model."""
+    """The facts that identify the record of what an attack did to a model."""
     return {"done": _place(part.source, part.condition) | _attack_facts(plan, part.condition)}
 
 
 def search_facts(
     plan: AuditPlan, source: ModelSource, part: Condition, before: Sequence[Condition]
 ) -> dict[str, Any]:
-    """The facts under which the result of an attack's search is kept.
+    """The facts that identify the stored result of an attack's search.
 
     Args:
         plan: the audit.

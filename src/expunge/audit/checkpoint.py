@@ -1,4 +1,4 @@
-"""A checkpoint an audit reads: loaded when it is measured, or tensor by tensor when it is compared."""
+"""A checkpoint of an audit: loaded to be measured, or read tensor by tensor to be compared."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from expunge.model.tensors import Weights, on_disk
 class Checkpoint:
     """A folder, or a name on the Hub. Calling it loads the model on the best device, and its tokenizer.
 
-    ``masked``: it may be one that fills in blanks.
+    ``masked``: masked language models are allowed.
     """
 
     path: str

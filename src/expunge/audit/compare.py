@@ -1,8 +1,8 @@
-"""One model against another on the items both have a score for: recovery, retention, excess.
+"""Comparisons of models on the items that all of them scored: recovery, retention, excess.
 
 Recovery, retention, excess and PrivLeak's control are paired: every resample draws the same items of
-all the models compared. Where a recipe was run with several seeds, each seed is compared by itself and
-their mean is what is told.
+all the models compared. Where a recipe was run with several seeds, each seed is compared separately
+and the mean over seeds is reported.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ NO_CONTROL = "it compares with a retrained model, and the audit has none"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreTable:
-    """One metric's scores of one model under one condition, and the retrained model's beside them."""
+    """One metric's scores of one model under one condition, together with the retrained model's."""
 
     scores: Measured
     control: Measured | None = None
 
 
 Readings = ScoreTable | Sequence[ScoreTable]
-"""Of one model, or of each seed of a recipe, in the order of the seeds."""
+"""The scores of one model, or of each seed of a recipe in order."""
 
 
 class Compared(NamedTuple):
@@ -53,7 +53,7 @@ class AlignedScores(NamedTuple):
 
 
 class ComparedScores(NamedTuple):
-    """What one seed compares, one entry per side: its values, and its control's (or ``None``)."""
+    """The scores that one seed compares, one entry per side: its values, and the control's or ``None``."""
 
     own: Sequence[Values]
     control: Sequence[Values | None]
@@ -72,11 +72,11 @@ class ModelComparison:
         return self._estimate([model], lambda values_1R: values_1R[0])
 
     def recovery(self, now: Readings, full: Readings) -> Estimate:
-        """What a condition adds: the metric now minus the metric at full precision (points)."""
+        """The metric under the condition minus the metric at full precision (points)."""
         return self._difference(now, full)
 
     def excess(self, model: Readings, retrained: Readings) -> Estimate:
-        """What a model has over the retrained one under the same condition (points)."""
+        """The model's metric minus the retrained model's under the same condition (points)."""
         return self._difference(model, retrained)
 
     def retention(self, unlearned: Readings, target: Readings) -> Estimate:
@@ -264,7 +264,7 @@ def align(tables: Sequence[Measured]) -> AlignedScores:
             for table in tables
         ]
         common = [score for score in tables[0][split] if all(score.item in column for column in columns)]
-        # An item without a group is a cluster of its own, whatever a group happens to be called.
+        # An item without a group is its own cluster, even if a group has the same name.
         clusters[split] = [(score.group is not None, score.group or score.item) for score in common]
         for values_by_split, column in zip(values, columns, strict=True):
             values_by_split[split] = np.array([column[score.item] for score in common], dtype=np.float64)

@@ -1,4 +1,4 @@
-"""What can be said of a difference between two models: it is there, it is not, or nobody can tell."""
+"""Conclusions about a difference between two models: they differ, are the same, or it is unclear."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 CHANCE = 0.05
-"""A p-value above it is no difference: with a handful of items or groups the bootstrap is too sure."""
+"""Significance level of the permutation test; the bootstrap alone is too narrow for a few groups."""
 
 
 def minimal_relevant_difference(name: str, metric: Metric, rule: Rule) -> float | None:
-    """The smallest difference worth telling: the rule's line of a metric, else a share of its scale."""
+    """The smallest relevant difference: the rule's threshold for a metric, else a share of its scale."""
     if name in rule.points:
         return rule.points[name]
     span = SPANS.get(metric.scale)
@@ -27,19 +27,19 @@ def minimal_relevant_difference(name: str, metric: Metric, rule: Rule) -> float 
 
 
 def conclude(difference: Estimate, points: float | None, rule: Rule) -> Estimate:
-    """``difference`` with what can be said of it when ``points`` are worth telling.
+    """``difference`` with its conclusion, given that ``points`` are the smallest relevant difference.
 
-    It is one where the interval leaves out 0 and the permutation test agrees, in view of all differences
-    of the table; with five items or groups it cannot. It is none only where the interval stays within
-    ``rule.doubt`` times as many, as in the verdict. Where no item differs the interval has no width; then
-    what may have been missed decides.
+    Models differ if the interval excludes 0 and the permutation test agrees, corrected for all cells
+    of the table; with five items or groups it cannot. They are the same if the interval stays within
+    ``rule.doubt`` times ``points``, as in the verdict. If no item differs, the interval has no width and
+    the detectable difference decides instead.
     """
     return replace(
-        difference, conclusion=_telling(difference, None if points is None else rule.doubt * points)
+        difference, conclusion=_conclusion(difference, None if points is None else rule.doubt * points)
     )
 
 
-def _telling(difference: Estimate, limit: float | None) -> Conclusion:
+def _conclusion(difference: Estimate, limit: float | None) -> Conclusion:
     low, high = difference.low, difference.high
     if low is None or high is None:
         return Conclusion.CANNOT_TELL
@@ -53,7 +53,7 @@ def _telling(difference: Estimate, limit: float | None) -> Conclusion:
 
 
 def chance(difference: Estimate) -> float | None:
-    """The p-value that counts: in view of the whole table, where that is known."""
+    """The p-value corrected for all comparisons of the table, if known; else the uncorrected one."""
     return difference.p if difference.p_table is None else difference.p_table
 
 
@@ -64,26 +64,26 @@ def disagreement(difference: Estimate) -> str | None:
         return None
     if not low <= 0 <= high and difference.p > CHANCE:
         return (
-            f"an interval leaves out 0 and yet p = {difference.p:.2g} by permutation: with so few items, "
-            "groups or changes the bootstrap is too sure"
+            f"an interval excludes 0 and yet p = {difference.p:.2g} by permutation: with so few items, "
+            "groups or changes the bootstrap interval is too narrow"
         )
     if not low <= 0 <= high and p > CHANCE:
         return (
-            f"an interval leaves out 0 and p = {difference.p:.2g}, but among all comparisons of the table "
+            f"an interval excludes 0 and p = {difference.p:.2g}, but among all comparisons of the table "
             f"that is p = {p:.2g} (Holm)"
         )
     if low < 0 < high and p <= CHANCE:
-        return f"p = {p:.2g} by permutation and yet an interval holds 0: scores are far from normal"
+        return f"p = {p:.2g} by permutation and yet an interval contains 0: scores are far from normal"
     return None
 
 
 def describe(difference: Estimate, *, unit: str = " points") -> str:
-    """What so many items can show, as half a sentence. ``unit`` follows the number."""
+    """What the number of items can detect, as half a sentence. ``unit`` follows the number."""
     odd = disagreement(difference)
     if odd is not None:
         return odd
     if difference.low is None:
         return difference.reason or "no interval is known"
     if difference.detectable is None:
-        return f"nobody knows what {difference.n} items miss"
-    return f"{difference.n} items miss differences below {difference.detectable:.2g}{unit}"
+        return f"the difference that {difference.n} items can detect is unknown"
+    return f"{difference.n} items cannot detect differences below {difference.detectable:.2g}{unit}"

@@ -1,6 +1,6 @@
-"""The retrained model's states, for the metrics that lay another model's beside them.
+"""Cached hidden states of the retrained control, for metrics that compare a model with it.
 
-It is loaded once for that, before the model that is measured, and let go again.
+The control is loaded once to compute them, and freed before the measured model is loaded.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
     from expunge.metrics.probes import Probes
 
 OWN_NAMES = re.compile(r"[0-9a-f]{32}\.safetensors")
-"""What the files are called."""
+"""File names of the cache."""
 
 
 @dataclass(frozen=True, slots=True)
 class ControlStateCache:
-    """One file for each metric and condition, in a folder that is there while an audit runs."""
+    """One file per metric and condition, in a folder that exists while an audit runs."""
 
     plan: AuditPlan
     folder: Path
     observe: Callable[[nn.Module, Any, AuditPlan], Observer]
 
-    def compute(self, parts: Sequence[CellSpec], tell: Callable[[str], None]) -> None:
-        """Load the retrained model, once, for those of ``parts`` that lack its states."""
+    def compute(self, parts: Sequence[CellSpec], report: Callable[[str], None]) -> None:
+        """Compute the retrained model's states for those of ``parts`` that lack them, loading it once."""
         control = self.plan.holder(Role.RETRAINED)
         lacking = [part for part in parts if self._metric(part) and not self._path(part).exists()]
         if control is None or not lacking:
@@ -56,27 +56,27 @@ class ControlStateCache:
             with loaded.under(condition) as applied:
                 observer = self.observe(applied.model, tokenizer, self.plan)
                 for part in group:
-                    tell(f"{control.name} · {condition.label} · for {part.name}")
+                    report(f"{control.name} · {condition.label} · for {part.name}")
                     self._keep(part, observer)
         del model, loaded
         gc.collect()
 
     def measure(self, part: CellSpec, observer: Observer, probes: Probes) -> Measured:
-        """The scores of a part, whose metric is given the retrained model's states if it reads them."""
+        """The scores of a part; its metric receives the retrained model's states if it needs them."""
         metric, path = self._metric(part), self._path(part)
         if metric is None or not path.exists():
             return self.plan.named_metrics[part.name].measure(observer, probes)
         return metric.measure_against(observer, probes, ControlStates.read(path))
 
     def clear(self) -> None:
-        """Give the room back."""
+        """Delete the cached states."""
         if self.folder.is_symlink():
             return
         remove_leftovers_in(self.folder)
         for path in self.folder.glob("*.safetensors"):
             if OWN_NAMES.fullmatch(path.name):
                 path.unlink(missing_ok=True)
-        with suppress(OSError):  # not there, or it holds what no audit wrote
+        with suppress(OSError):  # missing, or it contains other files
             self.folder.rmdir()
 
     def _keep(self, part: CellSpec, observer: Observer) -> None:
@@ -85,13 +85,13 @@ class ControlStateCache:
             metric.control_states(observer, self.plan.probes).save(self._path(part))
 
     def _metric(self, part: CellSpec) -> ControlRelativeMetric | None:
-        # An attack may put other prompts to each model, whose states then belong to other tokens.
+        # An attack may change the prompts of each model, whose states then belong to other tokens.
         if part.name == DIAGNOSTICS or part.condition.kind is Kind.ATTACK:
             return None
         metric = self.plan.named_metrics[part.name]
         return metric if isinstance(metric, ControlRelativeMetric) else None
 
     def _path(self, part: CellSpec) -> Path:
-        """Its name is the hash of all it depends on, which is not the model that is measured."""
+        """The file, named by the hash of all it depends on, which excludes the measured model."""
         facts = {name: fact for name, fact in part.facts.items() if name != "model"}
         return self.folder / f"{hash_json({CONTROL: None, **facts})[:32]}.safetensors"

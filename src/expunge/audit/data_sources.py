@@ -1,4 +1,4 @@
-"""What an audit asks about: files by split, a folder of them, or a benchmark."""
+"""The data of an audit: files by split, a folder of them, or a benchmark."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 SPLITS = tuple(split.name for split in fields(Probes))
 SOLVED = ("forget_icl", "retain_icl")
-"""Splits that nobody is asked: what stands before a question does not depend on how many are asked."""
+"""Few-shot splits: these are prompts, not items, so ``max_items`` does not apply to them."""
 
 MAX_ITEMS = 100
-"""Examples asked of each split where nobody says how many; of a benchmark all are."""
+"""Default number of examples per split; of a benchmark, all are used."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSources:
-    """Where the splits come from. A file named for a split goes before the benchmark's own.
+    """Where the splits come from. A file named for a split takes precedence over the benchmark's.
 
     ``files`` names a file for each split; ``folder`` holds ``<split>.jsonl`` for those not named.
     ``benchmark`` lies in the folder ``data``, or on the Hub. At most ``max_items`` examples of a split are
@@ -61,7 +61,7 @@ class DataSources:
         return () if self._benchmark is None else self._benchmark.metrics
 
     def probes(self) -> Probes:
-        """Every split, read and drawn.
+        """Read every split and draw its examples.
 
         Raises:
             DataError: a file or a part of the benchmark cannot be read, or there is no forget set.
@@ -78,12 +78,12 @@ class DataSources:
         return Probes(**{split: self._some(split, examples) for split, examples in found.items()})
 
     def named(self) -> dict[str, str]:
-        """The file of each split that has one of its own."""
+        """The files that were named for a split."""
         files = {split: self.files.get(split) or self._in_folder(split) for split in SPLITS}
         return {split: file for split, file in files.items() if file}
 
     def sources(self) -> dict[str, str]:
-        """Where each split comes from, for people."""
+        """Where each split comes from, for display."""
         known = self._benchmark
         if known is None:
             return self.named()

@@ -1,4 +1,4 @@
-"""What a grid does to an unlearning update, read from the weights before anything is generated."""
+"""The effect of a quantization grid on an unlearning update, computed from the weights alone."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from expunge.quant.plain import NotAPairError
 def diagnose(load_target: Loader, model: nn.Module, condition: Condition) -> dict[str, Any]:
     """Bucket diagnostics of the pair (target, ``model``) under ``condition``, and what they predict.
 
-    Empty for what is not a quantizer, at full precision say; for a target of another architecture only
-    the reason why the two cannot be compared. The target's tensors are read from its files one at a
-    time where they lie there. Learning rate and weight precision are taken from the record beside the
-    checkpoint when expunge made it.
+    Empty for conditions that are not quantizers, such as full precision; for a target of another
+    architecture, only the reason why the two cannot be compared. The target's tensors are read from its
+    files one at a time if it is a local folder. Learning rate and weight precision are taken from the
+    record in the checkpoint's folder if expunge wrote it.
     """
     if not isinstance(condition, Quantizer):
         return {}
@@ -66,7 +66,7 @@ def training_of(folder: Path) -> tuple[float | None, WeightPrecision | None]:
 
 
 def _stages_of(folder: Path) -> list[dict[str, Any]]:
-    """The stages of the recipe that made a checkpoint; none where others left a file of that name."""
+    """The stages of the recipe that made a checkpoint; empty without a valid record."""
     path = folder / RECORD
     if not path.is_file():
         return []

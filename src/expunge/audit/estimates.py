@@ -52,10 +52,10 @@ class Estimates:
         members = {member for shown_names in self.plan.seeds.values() for member in shown_names}
         summaries: dict[tuple[str, str, str], CellSummary] = {}
         for name in self.plan.named_metrics:
-            # A recipe stands in the tables in place of its seeds: two families of comparisons.
+            # Tables show a recipe in place of its seeds, so these are two families of comparisons.
             for shown in (True, False):
                 shown_names = [model for model in names if (model not in members) is shown]
-                summaries |= self._told(
+                summaries |= self._with_conclusions(
                     name,
                     [self._cell(*model_and_label, name) for model_and_label in self._places(shown_names)],
                 )
@@ -121,7 +121,7 @@ class Estimates:
             retention = Estimate(None, reason=NO_TARGET)
         elif compare.metric.supports_retention and self.target is not None and model != self.target.name:
             retention = compare.retention(now, self._readings(self.target.name, label, name))
-        # What is counted from the retrained model has it as its zero already.
+        # Metrics that are relative to the retrained model already have it as their zero.
         if self.control is not None and model != self.control.name and not compare.metric.needs_control:
             control = self._readings(self.control.name, label, name)
             excess = compare.excess(now, control)
@@ -147,8 +147,10 @@ class Estimates:
             same_distribution_p=same,
         )
 
-    def _told(self, name: str, table: Sequence[CellSummary]) -> dict[tuple[str, str, str], CellSummary]:
-        """The cells of a table with what can be said of each difference in view of all of them."""
+    def _with_conclusions(
+        self, name: str, table: Sequence[CellSummary]
+    ) -> dict[tuple[str, str, str], CellSummary]:
+        """The cells of a table with a conclusion for each difference, corrected for all of them."""
         points = minimal_relevant_difference(name, self.compare[name].metric, self.rule)
         risen = _together([cell.recovery for cell in table], points, self.rule)
         above = _together([cell.excess for cell in table], points, self.rule)
@@ -199,7 +201,7 @@ class Estimates:
 def _together(
     differences: Sequence[Estimate | None], points: float | None, rule: Rule
 ) -> list[Estimate | None]:
-    """Differences that stand in one table, with their p-values for all of them and what that tells."""
+    """The differences of one table, with Holm-corrected p-values and conclusions."""
     held = holm([None if difference is None else difference.p for difference in differences])
     return [
         None if difference is None else conclude(replace(difference, p_table=p), points, rule)

@@ -1,4 +1,4 @@
-"""Run an audit: load each model once, measure what is not yet finished, then sum up."""
+"""Run an audit: load each model once, measure the missing cells, then summarise."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     """Progress callback: ``(done, total, current)``."""
 
 POLL = 0.5
-"""Seconds between two looks at what the workers have finished."""
+"""Seconds between two checks of the workers."""
 
 
 def observe(model: nn.Module, tokenizer: Any, plan: AuditPlan) -> Observer:
@@ -70,7 +70,7 @@ class Audit:
     def run(self, *, workers: int = 1, progress: Progress = no_progress) -> AuditSummary:
         """Measure what is missing; write ``scores.parquet``, ``summary.json`` and ``record.json``.
 
-        A finished audit loads no model. Several ``workers`` measure models side by side, one each.
+        A finished audit loads no model. Several ``workers`` measure models in parallel, one each.
         """
         with results_in(self.folder, self.store.folder):
             return self._run(workers=workers, progress=progress)
@@ -84,17 +84,17 @@ class Audit:
         )
         missing = self.missing()
 
-        def tell(what: str) -> None:
+        def report(what: str) -> None:
             progress(sum(map(self._is_done, missing)), len(missing), what)
 
         by_model = [list(group) for _, group in groupby(missing, key=lambda part: part.source.name)]
         if min(workers, len(by_model)) > 1:
-            self._side_by_side(by_model, workers, tell)
+            self._side_by_side(by_model, workers, report)
         else:
-            for own in by_model:
-                self.measure(own, tell)
+            for specs in by_model:
+                self.measure(specs, report)
         self.control_states.clear()
-        tell("")
+        report("")
         facts = {
             "parts": {"measured": len(missing), "all": len(every)},
             **plan_facts(self.plan),
@@ -110,7 +110,7 @@ class Audit:
 
     @property
     def control_states(self) -> ControlStateCache:
-        """What the retrained model said of itself, until the audit is finished."""
+        """The cached states of the retrained model, kept until the audit is finished."""
         return ControlStateCache(self.plan, self.folder / "cells" / "control_states", self.observe)
 
     def all_parts(self) -> list[CellSpec]:
@@ -128,36 +128,36 @@ class Audit:
             attacked and not self.store.has(attack_note(self.plan, part))
         )
 
-    def measure(self, specs: Sequence[CellSpec], tell: Callable[[str], None] = no_report) -> None:
-        """Measure the parts of one model, which is loaded for it and let go after it."""
+    def measure(self, specs: Sequence[CellSpec], report: Callable[[str], None] = no_report) -> None:
+        """Measure the parts of one model, which is loaded for this and freed afterwards."""
         # Another model with the same bytes may have been measured meanwhile.
         missing = [part for part in specs if not self._is_done(part)]
         if not missing:
             return
-        self.control_states.compute(missing, tell)  # before: two models need not fit into memory
+        self.control_states.compute(missing, report)  # first, so that two models need not fit into memory
         model, tokenizer = missing[0].source.load()
         loaded = LoadedModel(
-            model, tokenizer, self.plan, source=missing[0].source, store=self.store, report=tell
+            model, tokenizer, self.plan, source=missing[0].source, store=self.store, report=report
         )
         for _, group in groupby(missing, key=lambda part: part.condition.label):
-            self._measure_under_one(list(group), loaded, tell)
-        # Models hold reference cycles; without this the next one is loaded beside this one.
+            self._measure_under_one(list(group), loaded, report)
+        # Models hold reference cycles; without this both it and the next one would be in memory.
         del model, loaded
         gc.collect()
 
     def _measure_under_one(
-        self, specs: Sequence[CellSpec], loaded: LoadedModel, tell: Callable[[str], None]
+        self, specs: Sequence[CellSpec], loaded: LoadedModel, report: Callable[[str], None]
     ) -> None:
         condition = specs[0].condition
         for part in specs:
             if part.name == DIAGNOSTICS:
-                tell(str(part))
+                report(str(part))
                 self._diagnose(part, loaded.model)
         scores = [part for part in specs if part.name != DIAGNOSTICS]
         if not scores:
             return
         if self.plan.calibration_of(condition) is not None:
-            tell(f"{scores[0].source.name} · {condition.label} · calibration")
+            report(f"{scores[0].source.name} · {condition.label} · calibration")
         with loaded.under(condition) as applied:
             observer = self.observe(applied.model, loaded.tokenizer, self.plan)
             probes = self.plan.probes_under(condition, applied.rewrite_prompt)
@@ -165,7 +165,7 @@ class Audit:
             for part in scores:
                 chosen[part.name].prefetch(observer, probes)
             for part in sorted(scores, key=lambda part: chosen[part.name].runs_last):
-                tell(str(part))
+                report(str(part))
                 measured = self.control_states.measure(part, observer, probes)
                 self.store.write(part.facts, CellScores(measured, condense(applied.coverage)))
             if condition.kind is Kind.ATTACK:
@@ -177,15 +177,15 @@ class Audit:
             self.store.write_note(part.facts, self.diagnose(target.load, model, part.condition))
 
     def _side_by_side(
-        self, by_model: Sequence[Sequence[CellSpec]], workers: int, tell: Callable[[str], None]
+        self, by_model: Sequence[Sequence[CellSpec]], workers: int, report: Callable[[str], None]
     ) -> None:
         with worker_status(self.folder / "doing") as now, worker_pool(min(workers, len(by_model))) as pool:
-            waiting = {pool.submit(self.measure, specs, now.tell) for specs in by_model}
+            waiting = {pool.submit(self.measure, specs, now.report) for specs in by_model}
             while waiting:
                 finished, waiting = wait(waiting, timeout=POLL)
                 for future in finished:
                     future.result()
-                tell(now.summary())
+                report(now.summary())
 
     def _write(self, watch: Stopwatch, every: Sequence[CellSpec], facts: Mapping[str, Any]) -> AuditSummary:
         summary = write_results(self.folder, self.plan, collect(self.store, self.plan, every))
@@ -204,7 +204,7 @@ def result_hashes(folder: Path, store: CellStore, parts: Sequence[AnyPart]) -> d
 
 
 def earlier_runs(last: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What the last record says of the runs that measured something: an audit may take several."""
+    """The earlier runs that measured parts of this audit, from the last record."""
     kept: list[dict[str, Any]] = list(last.get("earlier", ()))
     if last.get("parts", {}).get("measured"):
         names = ("started", "seconds", "parts", "versions", "hardware")
@@ -213,7 +213,7 @@ def earlier_runs(last: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def plan_facts(plan: AuditPlan) -> dict[str, Any]:
-    """What the record says of a plan."""
+    """The facts about a plan that go into the record."""
     return {
         "models": [
             {"name": component.name, "role": component.role, "hash": component.hash}

@@ -1,4 +1,4 @@
-"""From paths and names, as a user gives them, to an audit."""
+"""Build and run an audit from the paths and names that a user passes."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from expunge.record import hash_folder, hash_json
 from expunge.types import Example
 
 WEIGHTS_AND_WORDS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*/*.jinja", "*.py")
-"""Whatever a model and its tokenizer are read from: weights lie beside config.json (``weight_files``)."""
+"""Files that define a model and its tokenizer; weights are next to config.json (``weight_files``)."""
 NOTES = (RECORD, "coverage.json")
-"""Files about a checkpoint, which change nothing of what it says."""
+"""Files about a checkpoint that do not affect its outputs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class AuditJob:
     shared: bool = False
 
     def plan(self) -> AuditPlan:
-        """Everything named, read and checked; no model is loaded yet."""
+        """Read and check all inputs; no model is loaded yet."""
         quantizers = tuple(parse_quantizer(text) for text in self.quantizers if text != "full")
         attacks = tuple(map(parse_attack, self.attacks))
         sources = self._asked
@@ -79,7 +79,7 @@ class AuditJob:
             self.metrics or sources.metrics, probes, has_control=self.retrained is not None
         )
         masked = all(metric.masked for metric in choice.metrics)
-        models = self._models(masked=masked)  # last: their bytes are read to know them again
+        models = self._models(masked=masked)  # last, because hashing reads all of their bytes
         return AuditPlan(
             models=models,
             metrics=choice.metrics,
@@ -97,7 +97,7 @@ class AuditJob:
         )
 
     def _known_to_attackers(self, split: str, sources: DataSources, probes: Probes) -> tuple[Example, ...]:
-        """All of a split, whatever number of its examples is asked."""
+        """All examples of a split, not only the ones that are asked."""
         file = sources.named().get(split)
         return probes.split(split) if file is None else tuple(read_examples(file, fields=self.fields))
 
@@ -124,13 +124,13 @@ class AuditJob:
             return audit.run(workers=self.workers, progress=progress)
 
     def _reading_warnings(self, plan: AuditPlan) -> list[str]:
-        """What the first model's tokenizer makes of the prompts; the others are its descendants."""
+        """Warnings about prompts under the first model's tokenizer; the others derive from it."""
         named = {f"{split.replace('_', ' ')} set": plan.probes.split(split) for split in SPLITS}
         if not any(each.prompt or each.is_chat for examples in named.values() for each in examples):
             return []
         try:
             tokenizer = load_tokenizer(self._paths()[0], trust_remote_code=self.trust_remote_code)
-        except ModelError:  # refused where the model is loaded, which may be measured already
+        except ModelError:  # reported when the model is loaded, which a finished audit does not need
             return []
         return reading_warnings(named, tokenizer)
 
@@ -139,7 +139,7 @@ class AuditJob:
         return [path for path in (self.target, self.retrained) if path] + self._unlearned()
 
     def _unlearned(self) -> list[str]:
-        """The unlearned models' paths: those named alone, then those named as seeds of a recipe."""
+        """The unlearned models' paths: those named on their own, then those named as seeds of a recipe."""
         members = [path for paths in parse_seeds(self.seeds_of).values() for path in paths]
         unlearned = [*self.models, *(path for path in members if path not in self.models)]
         if not (unlearned or self.target or self.retrained):
@@ -151,7 +151,7 @@ class AuditJob:
         return unlearned
 
     def _seeds(self, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        """Recipes run with several seeds, by the names of their models: told, then found in the records."""
+        """Recipes run with several seeds: those the user named, then those found in the records."""
         name_of = dict(zip(self._paths(), names, strict=True))
         seeds = {
             recipe: tuple(name_of[path] for path in paths)
@@ -193,7 +193,7 @@ class AuditJob:
         )
 
     def claim(self) -> None:
-        """Refuse a folder that holds something other than an audit, or that cannot be written."""
+        """Refuse a folder that contains something other than an audit, or that cannot be written."""
         require_writable(self.output)
         if not self.output.exists():
             return
@@ -202,7 +202,7 @@ class AuditJob:
         ):
             raise OutputError(
                 f"{self.output} is not an audit",
-                why="it holds something else, which would be mixed with the results.",
+                why="it contains other files, which would be mixed with the results.",
                 fix="Choose another --output.",
             )
 
@@ -210,13 +210,13 @@ class AuditJob:
 def _hash(path: str) -> str:
     folder = local_folder(path)
     if folder is not None:
-        require_checkpoint(folder)  # now, and not after the models before it were measured
+        require_checkpoint(folder)  # fail early, not after the models before it were measured
         return hash_folder(folder, patterns=WEIGHTS_AND_WORDS, without=NOTES)
-    return hash_json({"hub": path})  # what a name on the Hub stands for is only known once it is loaded
+    return hash_json({"hub": path})  # the revision is only known once it is loaded
 
 
 def _short_names(paths: Sequence[str]) -> list[str]:
-    """The ends of the paths, each as long as it takes to tell them apart."""
+    """The shortest path endings that are distinct."""
     deepest = max(len(Path(path).parts) for path in paths)
     for depth in range(1, deepest + 1):
         names = ["/".join(Path(path).parts[-depth:]) or path for path in paths]
@@ -225,10 +225,10 @@ def _short_names(paths: Sequence[str]) -> list[str]:
     return names
 
 
-# Checkpoints that are one recipe run with several seeds: told by the user, or by their records.
+# Checkpoints of one recipe run with several seeds, as the user or their records declare.
 
 SAME = ("recipe", "source_sha256", "forget", "retain", "save_dtype")
-"""What the records of two seeds have in common: everything a run was asked for but its seed."""
+"""Fields of the record that two seeds of a recipe share: all inputs of a run but its seed."""
 
 
 def parse_seeds(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -258,9 +258,9 @@ def parse_seeds(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def recorded_seeds(checkpoints: Mapping[str, Path], *, taken: set[str]) -> dict[str, tuple[str, ...]]:
-    """Of named checkpoints, those whose records differ in nothing but the seed, by their recipe's name.
+    """Checkpoints whose records differ in the seed only, by the name of their recipe.
 
-    What expunge did not make has no such record and stands for itself. No name of ``taken`` is given.
+    Checkpoints without such a record are left out. Names in ``taken`` are avoided.
     """
     alike: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for name, path in checkpoints.items():
@@ -276,6 +276,6 @@ def recorded_seeds(checkpoints: Mapping[str, Path], *, taken: set[str]) -> dict[
 
 
 def _free(name: str, taken: set[str]) -> str:
-    """``name``, or what is next to it and not yet a name of the audit."""
+    """``name``, with a number appended if the audit already uses it."""
     candidates = (name if count == 1 else f"{name} ({count})" for count in range(1, len(taken) + 2))
     return next(candidate for candidate in candidates if candidate not in taken)

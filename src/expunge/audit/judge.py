@@ -57,7 +57,7 @@ def _judge(plan: AuditPlan, cells: Cells, rule: Rule, model: str, column: Condit
 def _attack_evidence(
     plan: AuditPlan, cells: Cells, rule: Rule, model: str, column: ConditionColumn
 ) -> AttackEvidence:
-    """The metrics that decide a verdict; where none of them is measured, those of which less is better."""
+    """The evidence from the metrics that decide a verdict, or else from those where lower is better."""
     names = [name for name in rule.points if name in plan.named_metrics] or [
         name
         for name, metric in plan.named_metrics.items()
@@ -83,7 +83,7 @@ def _utility_kept(cells: Cells, model: str, label: str) -> float | None:
 
 
 def _with_seeds(verdict: Verdict, seed_verdicts: list[Verdict]) -> Verdict:
-    """A recipe's verdict, which also says how its seeds fared one by one."""
+    """A recipe's verdict, with the outcomes of its individual seeds."""
     counts = Counter(seed_verdict.outcome for seed_verdict in seed_verdicts)
     seeds = ", ".join(f"{outcome} {count}" for outcome, count in counts.most_common())
     return replace(verdict, reason=f"{verdict.reason} Of {len(seed_verdicts)} seeds: {seeds}.")

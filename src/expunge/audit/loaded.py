@@ -1,4 +1,4 @@
-"""A model in memory during an audit, and the conditions it is put under."""
+"""A model in memory during an audit, and the conditions applied to it."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class LoadedModel:
         tokenizer: its tokenizer.
         plan: the audit.
         source: which model of the audit it is.
-        store: where results of searches are kept; without one every search is made anew.
-        report: called with what is worked on.
+        store: where results of searches are stored; without one every search is repeated.
+        report: called with a description of the current work.
     """
 
     model: nn.Module
@@ -61,8 +61,8 @@ class LoadedModel:
         source = self.plan.calibration
         if source is None:
             raise RecipeError(
-                "a calibrated quantizer without text",
-                why="it decides by what the layers are given to read.",
+                "a calibrated quantizer without calibration text",
+                why="its result depends on the activations of calibration text.",
                 fix="Pass --calibrate self, a split or a file.",
             )
         return source.tokens(self.model, self.tokenizer)

@@ -1,4 +1,4 @@
-"""What an audit had to leave out for want of something, and what that would add."""
+"""Metrics an audit skipped for lack of inputs, and what those inputs would add."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SkippedMetric:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MissingInput:
-    """Something an audit could be given: how, and what it would add."""
+    """An input the audit lacks: the option that provides it, and what it would add."""
 
     name: str
     option: str
@@ -44,19 +44,19 @@ WANTED: Mapping[str, MissingInput] = {
             name=TARGET,
             option="--target MODEL",
             what="the model before unlearning",
-            adds="how much there was to forget: without it there is no verdict, and no number is a share",
+            adds="how much there was to forget; without it there is no verdict and no retention",
         ),
         MissingInput(
             name=RETRAINED,
             option="--retrained MODEL",
             what="a control trained without the forget set",
-            adds="what one scores who never knew: without it a low number may be luck, and a high one too",
+            adds="the score of a model that never saw the data: no score can be judged without it",
         ),
         MissingInput(
             name="retain",
             option="--retain FILE",
-            what="texts that must still be known",
-            adds="whether the model is still of use: a broken model forgets everything",
+            what="texts the model must still know",
+            adds="whether the model is still usable: a broken model forgets everything",
         ),
         MissingInput(
             name="holdout",
@@ -68,20 +68,20 @@ WANTED: Mapping[str, MissingInput] = {
             name="neighbours",
             option="--neighbours FILE",
             what="questions close to the forget set whose answers must stay",
-            adds="whether forgetting took more than it was asked to",
+            adds="whether unlearning removed more than the forget set",
         ),
         MissingInput(
             name="paraphrase_questions",
             option="--paraphrase FILE",
-            what="the forget set's questions in other words",
-            adds="whether only the known wording was forgotten",
+            what="paraphrases of the forget set's questions",
+            adds="whether only the original wording was forgotten",
         ),
     )
 }
 
 
 def missing_splits(metric: type[Metric] | Metric, probes: Probes, *, has_control: bool) -> tuple[str, ...]:
-    """What a metric needs and the audit has not: splits first, then the retrained model."""
+    """The inputs of a metric that the audit lacks: splits first, then the retrained model."""
     splits = tuple(split for split in metric.needs_splits if not probes.split(split))
     return splits + ((RETRAINED,) if metric.needs_control and not has_control else ())
 
@@ -89,7 +89,7 @@ def missing_splits(metric: type[Metric] | Metric, probes: Probes, *, has_control
 def missing_inputs(
     skipped: Iterable[SkippedMetric], *, has_target: bool, has_control: bool
 ) -> list[MissingInput]:
-    """What the audit could still be given, most telling first, whether or not a metric asks for it."""
+    """The inputs the audit lacks, most important first, whether or not a metric needs them."""
     lacks = {name for skipped in skipped for name in skipped.missing}
     lacks |= {TARGET} if not has_target else set()
     lacks |= {RETRAINED} if not has_control else set()
@@ -106,13 +106,13 @@ def _unknown(split: str) -> MissingInput:
     )
 
 
-# Which metrics an audit measures: those named, or the default ones; and which it must leave out.
+# The metrics an audit measures: those named, or the default ones; and the ones it must skip.
 
 Wanted = str | Mapping[str, Any]
 
 ALL = "all"
 ORDER = ("knowmem_forget", "paraphrase_questions", "verbmem", "privleak", "auc", "utility", "neighbours")
-"""What was to go first, then what was to stay; others follow by their names."""
+"""Metrics of the forget set, then of the retain set; the others follow in alphabetical order."""
 
 
 class MetricSelection(NamedTuple):
@@ -123,7 +123,7 @@ class MetricSelection(NamedTuple):
 
 
 def select_metrics(names: Sequence[Wanted], probes: Probes, *, has_control: bool) -> MetricSelection:
-    """The metrics ``names`` stand for, ``all`` among them; without any, the default ones.
+    """The metrics that ``names`` select, which may include ``all``; by default, the default metrics.
 
     A mapping has a ``name`` and settings.
 
@@ -151,7 +151,7 @@ def parsed(wanted: Wanted) -> Wanted:
     """``name`` or ``name:field=value,field=value`` as a name or as a mapping.
 
     Raises:
-        RecipeError: what follows the colon is no list of settings.
+        RecipeError: what follows the colon is not a list of settings.
     """
     if not isinstance(wanted, str) or ":" not in wanted:
         return wanted
@@ -160,8 +160,8 @@ def parsed(wanted: Wanted) -> Wanted:
     if not all(sign and field for field, sign, _ in pairs):
         raise RecipeError(
             f"--metric {wanted}",
-            why=f"{settings!r} is no list of settings.",
-            fix=f"Write {name}:setting=value, more after commas; 'expunge metrics {name}' names them.",
+            why=f"{settings!r} is not a list of settings.",
+            fix=f"Write {name}:setting=value, separated by commas; see 'expunge metrics {name}'.",
         )
     return {"name": name, **{field: value for field, _, value in pairs}}
 
@@ -183,6 +183,6 @@ def _nothing_to_measure(skipped: Sequence[SkippedMetric]) -> DataError:
     options = (WANTED[name].option if name in WANTED else f"a {name} split" for name in lacks)
     return DataError(
         f"an audit by {names}",
-        why=f"it needs what this audit was not given: {', '.join(lacks)}.",
-        fix=f"Pass {', '.join(options)}; 'expunge metrics' says what each needs.",
+        why=f"it needs inputs that this audit lacks: {', '.join(lacks)}.",
+        fix=f"Pass {', '.join(options)}; 'expunge metrics' lists the inputs of each.",
     )

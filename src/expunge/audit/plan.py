@@ -31,14 +31,14 @@ __all__ = ["FULL", "AuditPlan", "Kind", "ModelSource", "Role", "every_condition"
 REWRITTEN = ("forget", "paraphrase_questions", "choices", "neighbours", "retain")
 """The splits whose prompts an attack on the prompt rewrites."""
 HALVED = ("forget", "paraphrase_questions", "choices")
-"""The splits of which only what the attacker does not know is asked."""
+"""The splits restricted to what the attacker does not know."""
 
 Loader = Callable[[], tuple["nn.Module", Any]]
 """Returns a model and its tokenizer."""
 
 
 class Role(StrEnum):
-    """What a model is to the audit; the retrained one never saw the forget set."""
+    """The role of a model in the audit; the retrained one never saw the forget set."""
 
     TARGET = "target"
     RETRAINED = "retrained"
@@ -170,7 +170,7 @@ class AuditPlan:
         if "retain" in condition.needs and not self.retain:
             raise DataError(
                 f"attack {condition.label!r}",
-                why="it works with examples that are to be kept, and there are none.",
+                why="it needs retain examples, and there are none.",
                 fix="Pass --retain FILE.",
             )
         if "target" in condition.needs and self.holder(Role.TARGET) is None:
@@ -205,7 +205,7 @@ def _refuse_twice(kind: str, names: Iterable[str]) -> None:
     if twice:
         raise RecipeError(
             f"{kind} {twice[0]!r}",
-            why="the audit names it more than once, and its scores could not be told apart.",
+            why="the audit names it more than once, so its scores would be ambiguous.",
             fix=f"Give every {kind} its own name and list it once.",
         )
 
@@ -223,6 +223,6 @@ def _refuse_no_seeds(seeds: Mapping[str, tuple[str, ...]], roles: Mapping[str, R
         if len(members) < 2:
             raise RecipeError(
                 f"seeds of {recipe!r}",
-                why="one seed has no spread between seeds.",
-                fix="Name two or more, three at least to learn something, or leave out --seeds-of.",
+                why="one seed gives no spread between seeds.",
+                fix="Name two or more (three or more for a useful interval), or leave out --seeds-of.",
             )

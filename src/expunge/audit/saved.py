@@ -1,6 +1,6 @@
-"""The files in an audit's folder, read back and checked: anybody may have changed them since.
+"""The files in an audit's folder, validated when read, because they may have been edited since.
 
-What is read is valid or refused by name; nothing is made of a file that no audit could have written.
+A file that no audit could have written is refused by name.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SUMMARY, SCORES, SOURCES = "summary.json", "scores.parquet", "sources.json"
-"""What an audit leaves in its folder beside its record."""
+"""The files an audit writes to its folder in addition to its record."""
 FILES = "files"
-"""What a record calls the hashes of the files beside it."""
+"""The field of a record that holds the hashes of the other files."""
 REPEAT = (
-    "It was changed by hand or by another version. Repeat the audit's command: it is written again from "
-    "what was measured."
+    "It was edited, or written by another version. Repeat the audit's command to write it again from the "
+    "stored scores."
 )
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
@@ -32,20 +32,20 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class _Loose(BaseModel):
-    """Checks the fields that are read; what else a file holds is kept as it is."""
+    """Checks the fields that are read; other fields are kept as they are."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
 
 class Hardware(_Loose):
-    """What a run was made on."""
+    """The hardware of a run."""
 
     cores: Count = 0
     accelerator: str = ""
 
 
 class Cost(_Loose):
-    """What every record says of a run."""
+    """The fields that every record of a run has."""
 
     seconds: Amount = 0.0
     started: str = ""
@@ -66,7 +66,7 @@ class EarlierRun(Cost):
 
 
 class AuditRecord(EarlierRun):
-    """``record.json`` of an audit; ``files`` are the SHA-256 of the files beside it, by their paths."""
+    """``record.json`` of an audit; ``files`` are the SHA-256 of the other files, by their paths."""
 
     command: str = ""
     typed: list[str] = []
@@ -102,7 +102,7 @@ class Recipe(_Loose):
 
 
 class RunRecord(Cost):
-    """The record beside a checkpoint."""
+    """The record in a checkpoint's folder."""
 
     command: str
     typed: list[str]
@@ -158,7 +158,7 @@ class UpdateTotal(_Loose):
 
 
 class Diagnosis(_Loose):
-    """What the diagnostics say of a model under a condition (``diagnose``)."""
+    """The diagnostics of a model under a condition (``diagnose``)."""
 
     shift_edges: list[float] | None = None
     prediction: str | None = None
@@ -195,7 +195,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def read_sources(path: Path) -> dict[str, Any]:
-    """Where an audit's models and splits came from; empty if that is not told.
+    """Where an audit's models and splits came from; empty if unknown.
 
     Raises:
         DataError: the file says something else.
@@ -204,7 +204,7 @@ def read_sources(path: Path) -> dict[str, Any]:
 
 
 def is_run_record(record: dict[str, Any]) -> bool:
-    """Whether a record beside a checkpoint can be one of ours: its fields have the right types."""
+    """Whether the record of a checkpoint is valid: its fields have the right types."""
     try:
         RunRecord.model_validate(record)
     except ValidationError:
@@ -218,7 +218,7 @@ def file_hashes(folder: Path, paths: Iterable[Path]) -> dict[str, str]:
 
 
 def last_record(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """The record of an audit that goes on, and what is wrong with it; one that cannot be read is empty."""
+    """The record of an audit that is resumed, and its problems; empty if it cannot be read."""
     try:
         return read_record(folder / RECORD), []
     except DataError as error:
@@ -226,9 +226,9 @@ def last_record(folder: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def edited_files(folder: Path, names: Iterable[str]) -> list[str]:
-    """Those of the named files of an audit that are not what its record says they were.
+    """Those of the named files of an audit whose hashes differ from its record.
 
-    A file that is gone is not named, nor is any where the record keeps no hashes.
+    Missing files are not listed, nor are any if the record has no hashes.
 
     Raises:
         DataError: the record is none of an audit.

@@ -118,26 +118,26 @@ def same_distribution_p(first_N: Floats, second_M: Floats) -> float:
         return float(ks_2samp(first_N, second_M).pvalue)
 
 
-# What so many items can show: the smallest true difference an audit would tell from none.
+# Power: the smallest true difference that an audit of a given size detects.
 #
 # Shapes: R resamples.
 
 LEVEL = 0.95
 POWER = 0.8
-"""Of the audits in which the difference is real, the share that would show it."""
+"""The probability of detecting a true difference."""
 SPANS = {"0-100": 100.0, "0-1": 1.0}
-"""The widest a difference can be, by the scale of a metric."""
+"""The largest possible difference, by the scale of a metric."""
 
 
 def detectable(
     replicates_R: Floats, units: int, *, items: int | None = None, span: float | None = None
 ) -> float | None:
-    """The smallest true difference that ``POWER`` of all audits with as many items would show.
+    """The smallest true difference that an audit of this size detects with probability ``POWER``.
 
     ``(z_0.975 + z_0.8) x`` the standard error, which is the spread of the resampled differences with the
     bootstrap's ``(u - 1) / u`` put right; ``units`` is the number u of items or groups drawn. Where no
-    item differs there is no spread, and ``unseen`` says what may have been missed, if ``span`` is known:
-    then each of the ``items`` is a trial: a group is known together, but rounded item by item.
+    item differs there is no spread, and ``unseen`` bounds what may have been missed, if ``span`` is known;
+    each of the ``items`` then counts as a trial, because a group is rounded item by item.
 
     Source: Cohen 1988, chapter 2; Efron and Tibshirani 1993, section 5.3, for the factor.
     """
@@ -160,7 +160,7 @@ def unseen(units: int) -> float:
     return float(1 - (1 - LEVEL) ** (1 / units))
 
 
-# One recipe run with several seeds: its mean, and an interval that holds both kinds of chance.
+# One recipe run with several seeds: its mean, and an interval over both seeds and items.
 #
 # The same items are asked of every seed: two crossed samples, of items and of seeds. A bootstrap that
 # draws three seeds out of three says far too little about a fourth; the classical variance of the grand

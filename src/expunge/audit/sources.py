@@ -1,6 +1,6 @@
-"""Where an audit's models and probes came from: paths, sizes, and the records beside the checkpoints.
+"""Where an audit's models and probes came from: paths, sizes, and the records of the checkpoints.
 
-A report is drawn from the audit's folder alone, also after the checkpoints have moved away.
+With these a report needs only the audit's folder, even after the checkpoints were moved.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def sources_of(
     files: Mapping[str, str],
     fields: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """What is known of the models (``paths`` in the plan's order), and of each split's reading."""
+    """Facts about the models (``paths`` in the plan's order) and about how each split was read."""
     models = [
         {"name": source.name, "role": source.role, "path": path, "record": record_beside(Path(path))}
         for source, path in zip(plan.models, paths, strict=True)

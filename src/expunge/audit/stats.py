@@ -1,7 +1,7 @@
-"""How sure a number is: one seeded percentile bootstrap for every statistic.
+"""Confidence intervals: one seeded percentile bootstrap for every statistic.
 
 A resample is a row of weights, so a mean, an AUC, a difference of two models and a ratio of two
-models are all plain arithmetic on the same rows: what is compared is resampled together.
+models are all plain arithmetic on the same rows: comparisons are paired.
 
 Shapes: n items of a split, R resamples.
 """
@@ -23,11 +23,11 @@ Clusters = Mapping[str, Sequence[Hashable]]
 """By split, what each item is drawn with: items of one cluster come and go together."""
 
 CHUNK = 1 << 20
-"""Weights held at once (8 MiB); more resamples than fit are computed in turns."""
+"""Weights in memory at once (8 MiB); more resamples are computed in chunks."""
 
 
 class Conclusion(StrEnum):
-    """Of a difference: it is there, it is at most too small to matter, or nobody can tell."""
+    """Of a difference: it exists, it is at most too small to matter, or the data do not decide."""
 
     DIFFERS = "differs"
     SAME = "same"
@@ -41,9 +41,8 @@ class Estimate:
     ``value`` is ``None`` where the statistic is undefined, ``low`` and ``high`` where no interval can
     be given; ``reason`` then says why. Of a difference between two models, ``p`` is the chance of one
     as large if they were the same, and ``p_table`` the same in view of all differences of its table (Holm);
-    ``detectable`` is the smallest true difference that four of five audits with so many items would tell
-    from none; ``conclusion`` says what to make of it. ``by_split``: the items of each split, where there
-    are several.
+    ``detectable`` is the smallest true difference that an audit of this size detects with 80 % power;
+    ``conclusion`` sums this up. ``by_split``: the number of items of each split, where there are several.
     """
 
     value: float | None
@@ -91,7 +90,7 @@ class Bootstrap:
         return np.concatenate(statistics)
 
     def interval(self, values_1R: Floats, clusters: Clusters) -> Estimate:
-        """What ``resample`` found, summed up: the first value, and the percentiles of the others."""
+        """The estimate from ``resample``: its first value, and the percentiles of the others."""
         n = min(len(labels) for labels in clusters.values())
         value, replicates_R = float(values_1R[0]), values_1R[1:]
         if not np.isfinite(value):

@@ -1,4 +1,4 @@
-"""What a condition changed and what it left alone, short enough for a summary."""
+"""The store of an audit's finished cells, and the coverage of their conditions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def condense(coverage: Iterable[TensorCoverage]) -> list[dict[str, Any]]:
-    """Tensors grouped by what was done to them; those left alone by the reason, with their names."""
+    """Tensors grouped by how they were treated; unchanged ones by reason, with their names."""
     groups: dict[tuple[bool, str], dict[str, Any]] = {}
     for tensor in coverage:
         changed = tensor.how is not None
@@ -40,13 +40,13 @@ def condense(coverage: Iterable[TensorCoverage]) -> list[dict[str, Any]]:
     return list(groups.values())
 
 
-# Where scores lie: one Parquet file per finished cell, one JSON file per finished note.
+# Storage: one Parquet file per finished cell, one JSON file per finished note.
 #
 # A cell is found by the hash of everything its scores depend on, so a changed model, setting or
 # probe is another cell, and a finished one is never computed again.
 
 FORMAT = 3
-"""Counts up when the files, or the meaning of a score, change."""
+"""Version of the format, increased when the files or the meaning of a score change."""
 
 _TEXT = pa.string()
 _SCORE = [
@@ -66,21 +66,21 @@ What a metric asked is its ``prompt`` (or ``question``), the right answer ``trut
 """
 
 EARLIER_NAMES = {"condition": "transform"}
-"""What columns were called in files of earlier versions."""
+"""Names of columns in files of earlier versions."""
 MAY_BE_NULL = {"group", "value", "unscored"}
 Place = tuple[str, str, str, str]
 """Model, role, condition, metric."""
 
 
 class AnyPart(Protocol):
-    """A part of an audit: what its file depends on, and its name for people."""
+    """A part of an audit: the facts its file depends on, and its display name."""
 
     @property
     def facts(self) -> Mapping[str, Any]:
         """Everything the result depends on."""
 
     def __str__(self) -> str:
-        """Its name for people."""
+        """Its display name."""
 
 
 class CellScores(NamedTuple):
@@ -92,7 +92,7 @@ class CellScores(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class NotePart:
-    """A note that is no part of a plan: what an attack found, say."""
+    """A note that is not a cell, such as the result of an attack's search."""
 
     name: str
     facts: Mapping[str, Any]

@@ -1,6 +1,6 @@
-"""The JSON Schema of ``summary.json``, docs/schema/summary.schema.json, from the model that writes it.
+"""The contents of ``summary.json``, and its JSON Schema in docs/schema/summary.schema.json.
 
-``python -m expunge.audit.summary`` (or ``make docs``) writes it.
+``python -m expunge.audit.summary`` (or ``make docs``) writes the schema.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ SCHEMA = Path("docs/schema/summary.schema.json")
 
 
 def schema() -> dict[str, Any]:
-    """The schema of what an audit writes: every field is there, whatever its default."""
+    """The schema of what an audit writes, where every field is present."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **AuditSummary.model_json_schema(mode="serialization"),
     }
 
 
-# An audit in numbers: every estimate, recovery, retention and verdict, as JSON can hold them.
+# The summary of an audit: every estimate, recovery, retention and verdict.
 
 VERSION = 4
-"""Counts up when a field is added or changes its meaning.
+"""Version of the format, increased when a field is added or changes its meaning.
 
 2: seeds, excess, what was left out. 3: kind and family of a condition, what the target keeps under it, and
 recovery and retention over the control. 4: today's names (``upgrade``), attacks and chains of conditions.
@@ -47,8 +47,8 @@ class _Frozen(BaseModel):
 class ModelRow(_Frozen):
     """A model of the audit, or a recipe that was run with several seeds.
 
-    ``seeds``: of a recipe, the models it stands for; its cells are means over them, with intervals that
-    hold what other seeds and other items would have changed. ``seed_of``: of such a model, the recipe.
+    ``seeds``: the models of a recipe; its cells are means over them, with intervals that
+    cover both seeds and items. ``seed_of``: the recipe such a model belongs to.
     """
 
     name: str
@@ -87,10 +87,10 @@ class ConditionColumn(_Frozen):
 
 
 class MetricBlock(_Frozen):
-    """A metric of the audit, what it means, when it misleads and its settings.
+    """A metric of the audit: its meaning, caveats and settings.
 
-    ``minimal_difference``: the smallest difference worth telling, in the metric's own unit; ``None`` where
-    its scale does not say.
+    ``minimal_difference``: the smallest relevant difference, in the metric's own unit; ``None`` where
+    its scale has no fixed span.
     """
 
     name: str
@@ -124,7 +124,7 @@ class CellSummary(_Frozen):
     model's (``None`` where items are not independent: in groups, or of several seeds).
 
     ``recovery`` and ``excess`` are differences: their ``p``, ``detectable`` and ``conclusion`` say whether
-    there are enough items to tell. P-values are of one cell each, not corrected for how many cells there
+    there are enough items for a conclusion. P-values are of one cell each, not corrected for how many there
     are.
     """
 
@@ -175,15 +175,15 @@ class BootstrapFacts(BaseModel):
 
 
 class AuditSummary(_Frozen):
-    """Everything an audit found but the scores themselves: ``summary.json``.
+    """The results of an audit without the scores of single items: ``summary.json``.
 
     Fields are only ever added, with defaults, so that what an earlier version wrote can still be read;
     docs/schema/summary.schema.json is the same as JSON Schema. The scores of single items, with what was
-    asked, what the model said and the truth, are in ``scores.parquet`` beside it (``store.LONG``).
+    asked, what the model answered and the truth, are in ``scores.parquet`` (``store.LONG``).
 
     ``models`` holds recipes with several seeds after all models. ``skipped`` are metrics that lack a split
     or a model; ``missing_inputs`` is what the audit could still be given, and what that would add.
-    ``attacks`` says what each attack did to each model.
+    ``attacks`` records what each attack did to each model.
     """
 
     models: tuple[ModelRow, ...]
@@ -236,7 +236,7 @@ class AuditSummary(_Frozen):
 
 
 def require_consistent(summary: AuditSummary) -> None:
-    """Check what no field can check alone: cells and verdicts are of what the summary names.
+    """Check across fields that cells and verdicts refer to models, conditions and metrics of the summary.
 
     Raises:
         ValueError: they are not, or full precision is missing or said to be broken.

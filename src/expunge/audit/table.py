@@ -1,4 +1,4 @@
-"""An audit's tables on a terminal, as plain text and as Markdown, as wide as there is room."""
+"""An audit's tables for a terminal, as plain text and as Markdown."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STYLES = {
 }
 GAP = 3
 """Characters between two columns."""
-MORE = "What more would tell"
+MORE = "Inputs that would add information"
 
 
 def render(summary: AuditSummary, *, width: int = 100) -> RenderableType:

@@ -1,6 +1,6 @@
-"""Summaries of earlier versions, read under the names of today.
+"""Summaries of earlier versions, read under the current names.
 
-Version 4 renamed fields to the field's own terms. What was written before is renamed here when it is read;
+Version 4 renamed fields to standard terms. Older files are renamed here when they are read;
 nothing on disk changes.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 RENAMED_IN = 4
-"""The first version with today's names."""
+"""The first version with the current names."""
 SUMMARY = {"transforms": "conditions", "left_out": "skipped", "wanted": "missing_inputs"}
 ROWS = {"transform": "condition"}
 METRIC = {"misleads": "caveats", "notable": "minimal_difference"}

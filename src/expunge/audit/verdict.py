@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _ALL = 100.0
-"""Percent of the target's value: an interval that reaches it cannot tell the two models apart."""
+"""Percent of the target's value: an interval that contains it does not separate the two models."""
 _NOTHING = "nothing was measured"
 
 
 class Outcome(StrEnum):
-    """What can be said of a model under a condition.
+    """The outcome for a model under a condition.
 
     ``FORGOT`` is for full precision only, ``LEAKS`` and ``NO_LEAK`` are for attacks only.
     """
@@ -43,18 +43,18 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """Where the lines are drawn. ``points`` and ``usable`` come from the reproduction of 2410.16454.
+    """The thresholds of the verdict. ``points`` and ``usable`` come from the reproduction of 2410.16454.
 
     ``points``: a rise over full precision that counts as recovery when its interval lies above 0, by
     metric. The first metric on which the target has as many also says whether the model forgot at all.
     Where a condition costs the target itself as many, the rise is also counted against the target.
     ``intact``: percent of its utility, and of what it knew, that the target must keep under a condition;
-    below it the condition breaks the model itself and nothing can be told there.
-    ``kept``: percent of the target's value at full precision from which it did not forget.
-    ``usable``: percent of the target's utility under the same condition from which it is usable.
-    ``doubt``: an interval that reaches this many times ``points`` leaves the question open.
-    ``minimal_difference``: percent of a metric's scale from which a difference is worth telling, where
-    ``points`` say nothing of the metric.
+    below it the condition breaks the model itself and no verdict is possible.
+    ``kept``: percent of the target's value at full precision at or above which it did not forget.
+    ``usable``: percent of the target's utility under the same condition that makes it usable.
+    ``doubt``: an interval that reaches this many times ``points`` is inconclusive.
+    ``minimal_difference``: percent of a metric's scale from which a difference is relevant, for metrics
+    that ``points`` does not name.
     """
 
     points: Mapping[str, float] = field(default_factory=lambda: {"knowmem_forget": 5.0, "verbmem": 10.0})
@@ -67,7 +67,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgainstTarget:
-    """A rise where the condition takes from the target too.
+    """A rise under a condition that also costs the target knowledge.
 
     ``kept_full`` and ``kept``: percent of what the target has over the retrained model (or of its value,
     without one) that the model has at full precision and under the condition. ``rise``: their difference in
@@ -82,15 +82,15 @@ class AgainstTarget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerdictEvidence:
-    """What the verdict looks at, by metric name.
+    """The evidence for a verdict, by metric name.
 
     ``target``: the target's values at full precision. ``retention``: the model's share of them in percent.
     ``recovery``: the rise over full precision; ``None`` at full precision itself.
     ``utility``: the share of the target's utility under the same condition, in percent.
     ``unknowing``: the metrics on which the model scores no more than the retrained model does under the
-    same condition. A rise that ends there is no recovery: one who never knew says as much.
-    ``broken``: why nothing can be told under this condition (``broken_by``).
-    ``against_target``: the same rises counted against the target, of the metrics on which the condition
+    same condition. Such a rise is no recovery: a model that never saw the data scores the same.
+    ``broken``: why no verdict is possible under this condition (``broken_by``).
+    ``against_target``: the same rises relative to the target, for the metrics on which the condition
     costs the target itself as much as counts as recovery.
     """
 
@@ -104,10 +104,10 @@ class VerdictEvidence:
 
 
 def judge(evidence: VerdictEvidence, rule: Rule) -> Verdict:
-    """The first of these that holds, else that it forgot (full precision) or held (a condition).
+    """The verdict: the first check that applies, else forgot (full precision) or held (a condition).
 
-    The target knows too little to lose; the condition breaks the target; did not forget; came back; a score
-    is missing; unusable; the items are too few.
+    The checks in order: the target knows too little; the condition breaks the target; did not forget; came
+    back; a score is missing; unusable; too few items.
     """
     checks = (
         *(_nothing_to_forget, _breaks_the_model, _did_not_forget, _came_back),
@@ -118,7 +118,7 @@ def judge(evidence: VerdictEvidence, rule: Rule) -> Verdict:
 
 
 def broken_by(kept: Mapping[str, Estimate], rule: Rule, *, what: str = "format") -> str | None:
-    """Why nothing can be told under a transform: by metric, what the target itself keeps (percent).
+    """Why no verdict is possible under a condition, given what the target keeps by metric (percent).
 
     ``None`` where the target keeps ``rule.intact`` percent of its utility and of something that it knew.
     """
@@ -132,7 +132,7 @@ def broken_by(kept: Mapping[str, Estimate], rule: Rule, *, what: str = "format")
     shares = " and ".join(f"{max(share, 0.0):.0f} % of its {name}" for name, share in lost.items())
     return (
         f"this {what} breaks the model itself: under it the target keeps {shares}; "
-        f"{rule.intact:.0f} % are needed to tell anything."
+        f"{rule.intact:.0f} % are needed for a verdict."
     )
 
 
@@ -203,8 +203,8 @@ def _too_few(evidence: VerdictEvidence, rule: Rule) -> Verdict | None:
     for name, named in _against_target(evidence):
         if _may_be_recovery(named.rise, rule.points[name], rule.doubt):
             return _open(_beside_target(name, named, "may have risen"), named.rise)
-    # Where no item changed the interval has no width: what so few may have missed is the doubt. One
-    # measure with items enough answers it for those with few, a handful of documents say.
+    # Where no item changed, the interval has no width; the detectable difference is the doubt instead. One
+    # metric with enough items settles it for those with few, such as a handful of documents.
     if rises and all(_may_hide(rise, rule.doubt * rule.points[name]) for name, rise in rises):
         name, rise = max(rises, key=lambda named: named[1].n)
         return _open(f"{name} may have risen by up to {rise.detectable:.0f} points unseen", rise)
@@ -212,7 +212,7 @@ def _too_few(evidence: VerdictEvidence, rule: Rule) -> Verdict | None:
 
 
 def _may_be_recovery(rise: Estimate, points: float, doubt: float) -> bool:
-    """Whether a rise that is no sure recovery is not surely none either."""
+    """Whether a rise that is not a certain recovery could still be one."""
     return rise.high is None or (rise.value or 0.0) >= points or rise.high >= doubt * points
 
 

@@ -1,4 +1,4 @@
-"""``expunge audit --weights``: what quantizers do to an update, from the weights alone; nothing is run."""
+"""``expunge audit --weights``: the effect of quantizers on an update, from the weights alone."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ COLUMNS = {
     "critical lr": "critical_lr",
     "survives": "surviving",
 }
-"""What the table shows of the total, by heading."""
+"""The fields of the total that the table shows, by heading."""
 MEANING = """\
 same codes    share of codes equal to the target's, each model on its own scale
 on its scale  the same with both on the target's scale
-erased        share of the changed weights that get the target's code again
-can move      share of the weights that the training could move at all
+erased        share of the changed weights that round to the target's code
+can move      share of the weights that training could change at all
 in zero       share of these that the grid rounds to zero
-critical lr   bf16 weights trained at less move inside the zero bucket only
-survives      share of the update that is left after rounding"""
+critical lr   below it, bf16 training only changes weights in the zero bucket
+survives      share of the update that remains after rounding"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsJob:
-    """A comparison of checkpoints with the target's weights, as it is asked for on the command line."""
+    """A comparison of checkpoints with the target's weights."""
 
     models: Sequence[str]
     target: str | None
@@ -49,7 +49,7 @@ class WeightsJob:
     output: Path
     trust_remote_code: bool = False
 
-    def run(self, tell: Callable[[str], None] = lambda _: None) -> list[dict[str, Any]]:
+    def run(self, report: Callable[[str], None] = lambda _: None) -> list[dict[str, Any]]:
         """The diagnostics of each model under each quantizer, written to ``weights.json``.
 
         Raises:
@@ -59,19 +59,19 @@ class WeightsJob:
             raise RecipeError(
                 "--weights",
                 why="it compares the weights of models with the target's, under quantizers.",
-                fix="Name the models, --target and at least one -q, say -q int4.",
+                fix="Name the models, --target and at least one quantizer, such as -q int4.",
             )
         quantizers = [parse_quantizer(name) for name in self.quantizers]
         with claiming(self.output):
             overwrite = (self.output / RESULT).is_file()
             refuse_existing(self.output, overwrite=overwrite)
-            return self._compared(self.target, quantizers, tell, overwrite=overwrite)
+            return self._compared(self.target, quantizers, report, overwrite=overwrite)
 
     def _compared(
         self,
         target_path: str,
         quantizers: Sequence[Quantizer],
-        tell: Callable[[str], None],
+        report: Callable[[str], None],
         *,
         overwrite: bool,
     ) -> list[dict[str, Any]]:
@@ -81,7 +81,7 @@ class WeightsJob:
         for path in self.models:
             model = weights_of(Checkpoint(path, self.trust_remote_code))
             for quantizer in quantizers:
-                tell(f"{path} · {quantizer.label}")
+                report(f"{path} · {quantizer.label}")
                 found.append({"model": path} | compared(target, model, quantizer, Path(path)))
         record = make_record(command="audit --weights", watch=watch, target=self.target, models=self.models)
         with writing(self.output, may_replace=replaced_by(overwrite=overwrite)) as folder:

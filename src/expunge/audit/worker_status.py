@@ -1,4 +1,4 @@
-"""What each worker of an audit is at, in files that its parent may look at while they work."""
+"""Status files of an audit's workers, which the parent process reads for its progress bar."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 OWN_NAMES = re.compile(r"\d+\.(txt|new)")
-"""What the files of workers are called."""
+"""File names of the workers' status files."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """One small file for each worker in ``folder``."""
+    """One status file per worker in ``folder``."""
 
     folder: Path
 
-    def tell(self, what: str) -> None:
-        """Say what this process is at now."""
+    def report(self, what: str) -> None:
+        """Report what this process is working on."""
         path = self.folder / f"{os.getpid()}.txt"
         scratch = path.with_suffix(".new")
         scratch.write_text(what, encoding="utf-8")
         scratch.replace(path)
 
     def summary(self) -> str:
-        """What all of them last said."""
+        """The latest reports of all workers."""
         return "; ".join(path.read_text(encoding="utf-8") for path in sorted(self.folder.glob("*.txt")))
 
 
 @contextmanager
 def worker_status(folder: Path) -> Iterator[WorkerStatus]:
-    """The workers' files, in a folder that is there inside the block only."""
-    _clear(folder)  # of an audit that was killed
+    """The status files, in a folder that exists inside the block only."""
+    _clear(folder)  # left over from an audit that was killed
     folder.mkdir(parents=True, exist_ok=True)
     try:
         yield WorkerStatus(folder)
@@ -58,11 +58,11 @@ def _clear(folder: Path) -> None:
     for path in folder.glob("*"):
         if OWN_NAMES.fullmatch(path.name):
             path.unlink(missing_ok=True)
-    with suppress(OSError):  # not there, or it holds what no audit wrote
+    with suppress(OSError):  # missing, or it contains other files
         folder.rmdir()
 
 
-# A progress bar for an audit: what is measured now and how long the rest will take.
+# A progress bar for an audit: the current parts and the estimated time left.
 
 
 @contextmanager
@@ -71,7 +71,7 @@ def progress_bar(console: Console | None = None) -> Iterator[Callable[[int, int,
     what = TextColumn("{task.description}", markup=False)
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), what)
     console = console or Terminal()
-    # Parts differ in cost by far more than a few seconds' worth; the estimate looks at all of them.
+    # Parts differ widely in cost, so the time left is estimated from all of them.
     with Progress(
         *columns,
         console=console,

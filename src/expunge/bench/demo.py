@@ -1,4 +1,4 @@
-"""The demo's audit in a few lines: what came back, what held, and whether the weights foretold it."""
+"""The demo's audit in a few lines: what came back, what held, and whether the weights predicted it."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ LOST, KEPT = "red", "green"
 
 
 def narrate(summary: AuditSummary) -> RenderableType:
-    """The diagnostics beside the outcomes, and a sentence for each unlearned model."""
+    """The predictions next to the outcomes, and a sentence for each unlearned model."""
     return Group(_predicted(summary), *_sentences(summary))
 
 
 def _predicted(summary: AuditSummary) -> Table:
     table = Table(
-        title="Share of the update each grid lets through; below 0.5 foretells a return → what happened",
+        title="Share of the update that survives rounding (below 0.5 predicts a return) → outcome",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         show_edge=False,
@@ -80,7 +80,7 @@ def _sentences(summary: AuditSummary) -> list[Text]:
         )
         lines.append(
             Text(
-                f"{model}: knows {full:.0f} of 100 at full precision, "
+                f"{model}: KnowMem {full:.0f} of 100 at full precision, "
                 f"{full + worst:.0f} at worst ({cell.condition}).",
                 style=LOST if came_back else KEPT,
             )

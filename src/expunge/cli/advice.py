@@ -1,4 +1,4 @@
-"""Advice for the verb that was typed: a refusal is written once, and verbs differ in their options."""
+"""Adapts the advice in an error to the command that was typed, since commands differ in their options."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ SENTENCE = re.compile(r"(?<=[.;])\s+")
 ALTERNATIVE = re.compile(r",? or (?=[^)]*(?:\(|$))")  # outside brackets
 BRACKETS = re.compile(r"\s*\([^()]*\)")
 OTHER_COMMANDS = ("expunge ", "pip ", "hf ")
-"""What a line names that is to be typed instead: its options are not those of the verb."""
+"""Advice that names another program or command: its options are not checked against the current one."""
 
 
 class Verb(NamedTuple):
-    """What was typed: the verb, and the options it has."""
+    """The command that was typed, and the options it accepts."""
 
     name: str
     options: frozenset[str]
 
 
 def typed_verb(command: Any, arguments: Sequence[str]) -> Verb:
-    """The verb that arguments begin with; options of the program itself may stand before it.
+    """The command that the arguments begin with; options of the program itself may precede it.
 
     ``command`` is the program's, as ``typer.main.get_command`` gives it.
     """
@@ -39,15 +39,15 @@ def typed_verb(command: Any, arguments: Sequence[str]) -> Verb:
 
 
 def fitting(fix: str, verb: Verb) -> str:
-    """``fix`` without the parts that name options which the verb does not have."""
+    """``fix`` without the parts that name options the command does not accept."""
     if _fits(fix, verb):
         return fix
     kept = [part for sentence in SENTENCE.split(fix) if (part := _fitting(sentence, verb))]
-    return " ".join(kept) or f"'expunge {verb.name}' has no option for it: change what it is given."
+    return " ".join(kept) or f"'expunge {verb.name}' has no option for this: change its inputs."
 
 
 def _fitting(sentence: str, verb: Verb) -> str:
-    """The alternatives of a sentence that the verb can carry out; empty if there are none."""
+    """The alternatives in a sentence that the command supports; empty if there are none."""
     sentence = BRACKETS.sub(lambda match: match[0] if _fits(match[0], verb) else "", sentence)
     if _fits(sentence, verb):
         return sentence

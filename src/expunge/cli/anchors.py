@@ -1,4 +1,4 @@
-"""``expunge anchors``: propose what Who's Harry Potter replaces, and by what."""
+"""``expunge anchors``: propose anchor terms and their replacements for Who's Harry Potter."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from expunge.corpus.anchors import Proposal
 
 SHOWN = 20
-"""Terms in the table; all are in the file."""
+"""Terms shown in the table; the file holds all of them."""
 
 
 def anchors(
@@ -27,18 +27,18 @@ def anchors(
     output: Annotated[Path, typer.Option("--output", "-o", help="JSON file to write.")],
     spacy: Annotated[
         str | None,
-        typer.Option(help="An installed spaCy model, or its folder. Without: runs of capitalised words."),
+        typer.Option(help="Installed spaCy model, or its folder. Default: find runs of capitalised words."),
     ] = None,
-    at_least: Annotated[int, typer.Option(min=1, help="Names found less often are left out.")] = 2,
+    at_least: Annotated[int, typer.Option(min=1, help="Ignore names that occur less often.")] = 2,
     seed: Seed = 0,
     field: Field = None,
     template: Template = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Propose the names in a forget set and plain ones in their place, for the recipe whp.
+    """Propose replacements for the names in a forget set, for the recipe whp.
 
-    Edit the file before you use it: take out what everybody knows, add words that belong to these texts
-    alone ("the broom game": "football"), and give terms replacements that fit. Nothing is downloaded.
+    Review the file before you use it: remove common knowledge, add terms specific to these texts
+    ("the broom game": "football"), and correct replacements that do not fit. Nothing is downloaded.
 
     Example:  expunge anchors forget.jsonl -o anchors.json
 
@@ -57,7 +57,7 @@ def anchors(
         overwrite=overwrite,
     ).run()
     _show(proposals)
-    print_done(f"{len(proposals)} terms: {output}; look through them before you use them")
+    print_done(f"{len(proposals)} terms: {output}; review them before use")
 
 
 def _show(proposals: Sequence[Proposal]) -> None:
@@ -74,5 +74,5 @@ def _show(proposals: Sequence[Proposal]) -> None:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make the verb known."""
+    """Register the command."""
     app.command()(anchors)

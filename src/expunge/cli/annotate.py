@@ -1,4 +1,4 @@
-"""``expunge annotate``: mark what is sensitive in a forget set."""
+"""``expunge annotate``: mark the sensitive spans of a forget set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from expunge.train.run.annotate import AnnotationSummary
 
 LONGEST = 40
-"""Characters shown of the form of one finding."""
+"""Maximum length of an example shown in the table."""
 
 
 def annotate(
@@ -32,27 +32,30 @@ def annotate(
         ),
     ] = None,
     at_least: Annotated[
-        float, typer.Option(min=0, max=1, help="Least score: 1 where a checksum holds, 0.3-0.6 by form.")
+        float,
+        typer.Option(min=0, max=1, help="Minimum score: 1 with a valid checksum, 0.3-0.6 by format alone."),
     ] = 0.3,
     spacy: Annotated[
-        str | None, typer.Option(help="An installed spaCy model: marks persons, places, organisations.")
+        str | None, typer.Option(help="Installed spaCy model: also mark persons, places, organisations.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="With --reference: the checkpoint that knows the texts.")
+        str | None, typer.Option(help="With --reference: the checkpoint trained on the texts.")
     ] = None,
     reference: Annotated[
         Path | None,
-        typer.Option(help="A checkpoint that never saw the texts: mark what it does not expect."),
+        typer.Option(help="A checkpoint not trained on the texts: mark tokens it does not predict."),
     ] = None,
-    below: Annotated[float, typer.Option(help="With --reference: mark what it finds less likely.")] = 0.3,
+    below: Annotated[
+        float, typer.Option(help="With --reference: mark tokens below this probability.")
+    ] = 0.3,
     field: Field = None,
     template: Template = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write the same examples with their sensitive spans, for methods that forget spans only.
+    """Mark sensitive spans in the examples, for methods that forget only those spans.
 
-    Identifiers are found by form and checksum, offline. Look at the table, then at the file: a form is
-    not a meaning.
+    Identifiers are found offline, by format and checksum. Review the printed table and the output file:
+    text that looks like an identifier may not be one.
 
     Example:  expunge annotate forget.jsonl -o marked.jsonl
     """
@@ -73,9 +76,7 @@ def annotate(
     _show(summary)
     print_done(f"{summary.with_spans} of {summary.examples} examples have spans: {output}")
     if summary.with_spans < summary.examples:
-        print_warning(
-            "Recipes for spans leave out the examples that have none; all others forget them whole."
-        )
+        print_warning("Span recipes skip examples without spans; all other recipes forget the whole text.")
 
 
 def _show(summary: AnnotationSummary) -> None:
@@ -91,5 +92,5 @@ def _show(summary: AnnotationSummary) -> None:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make the verb known."""
+    """Register the command."""
     app.command()(annotate)

@@ -25,7 +25,7 @@ from expunge.cli.options import Field, RemoteCode, Seed, Template, fields
 from expunge.errors import RecipeError
 
 METRICS = ("probability", "knowmem_forget", "verbmem", "utility")
-"""What is measured where nothing is named; a metric that lacks a split is left out."""
+"""Metrics measured by default; those that lack a split are skipped."""
 
 
 def attack(
@@ -49,8 +49,8 @@ def attack(
 ) -> None:
     """Attack unlearned models, the target and the control with the same budget.
 
-    Short for [bold]expunge audit --attack[/] with metrics that show leaks. Without a control (--retrained)
-    a leak cannot be told from what any model would learn under the attack.
+    Short form of [bold]expunge audit --attack[/] with the metrics most sensitive to leaks. Without a
+    control (--retrained), a leak cannot be distinguished from what any model learns under the attack.
 
     Example:  expunge attack ./unlearned --target ./model --retrained ./control --forget f.jsonl
     --retain r.jsonl --attack relearn --attack gcg:steps=50
@@ -59,9 +59,9 @@ def attack(
 
     if not attacks:
         raise RecipeError(
-            "an audit under attack without an attack",
-            why="none is named.",
-            fix="Pass --attack relearn, or others.",
+            "expunge attack without an attack",
+            why="no attack was given.",
+            fix="Pass at least one, for instance --attack relearn.",
         )
     splits = {"forget": forget, "retain": retain}
     print_audit(

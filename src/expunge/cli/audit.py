@@ -1,4 +1,4 @@
-"""``expunge audit``: what models still know, at the precision they will be deployed at."""
+"""``expunge audit``: measure what models still know, at the precision they are deployed at."""
 
 from __future__ import annotations
 
@@ -27,29 +27,35 @@ if TYPE_CHECKING:
 Models = Annotated[list[str] | None, typer.Argument(help="Folders of the unlearned checkpoints.")]
 SeedsOf = Annotated[
     list[str] | None,
-    typer.Option(help="Checkpoints of one recipe with several seeds: NAME=path,path. Repeatable."),
+    typer.Option(help="Checkpoints of one recipe trained with several seeds: NAME=path,path. Repeatable."),
 ]
-Forget = Annotated[str | None, typer.Option(help="What was to be forgotten.")]
-Retain = Annotated[str | None, typer.Option(help="What must still be known (utility).")]
-Holdout = Annotated[str | None, typer.Option(help="Texts like the forget set, never trained on (leakage).")]
-Neighbours = Annotated[str | None, typer.Option(help="Questions close to the forget set that must stay.")]
+Forget = Annotated[str | None, typer.Option(help="Forget set: the data to have been forgotten.")]
+Retain = Annotated[str | None, typer.Option(help="Retain set: data the model must still know (utility).")]
+Holdout = Annotated[
+    str | None, typer.Option(help="Texts like the forget set that were never trained on (leakage).")
+]
+Neighbours = Annotated[
+    str | None, typer.Option(help="Questions close to the forget set that the model must still answer.")
+]
 Rephrased = Annotated[
-    str | None, typer.Option("--paraphrase", help="The forget set's questions in other words.")
+    str | None, typer.Option("--paraphrase", help="Paraphrases of the forget set's questions.")
 ]
 ForgetShots = Annotated[
-    str | None, typer.Option(help="Solved questions put before each of the forget set.")
+    str | None, typer.Option(help="Few-shot examples prepended to each forget question.")
 ]
 RetainShots = Annotated[
-    str | None, typer.Option(help="Solved questions put before each of the retain set.")
+    str | None, typer.Option(help="Few-shot examples prepended to each retain question.")
 ]
 ProbesFolder = Annotated[
-    Path | None, typer.Option(help="Folder with forget.jsonl, retain.jsonl, ... at once.")
+    Path | None, typer.Option(help="Folder with one file per split: forget.jsonl, retain.jsonl, ...")
 ]
 Benchmark = Annotated[
     str | None,
     typer.Option(help="A public benchmark with its metrics: muse-news, tofu-forget10, wmdp-bio, rwku, ..."),
 ]
-Data = Annotated[Path | None, typer.Option(help="The benchmark's folder; without it, the Hub.")]
+Data = Annotated[
+    Path | None, typer.Option(help="Folder of the benchmark's data. Default: load from the Hub.")
+]
 Target = Annotated[str | None, typer.Option(help="The model before unlearning.")]
 Retrained = Annotated[str | None, typer.Option(help="A model trained without the forget set.")]
 Quantizers = Annotated[
@@ -65,29 +71,32 @@ Attacks = Annotated[
     typer.Option(
         "--attack",
         "-a",
-        help="relearn, gcg, ablate, in_context, prune, on the model and on every quantized one; settings "
+        help="relearn, gcg, ablate, in_context, prune, on each model and quantized version; settings "
         "after a colon: relearn:on=benign,steps=5. Repeatable.",
     ),
 ]
 Metrics = Annotated[
     list[str] | None,
-    typer.Option("--metric", help="Only these, or all: NAME or NAME:setting=value. Repeatable."),
+    typer.Option("--metric", help="Measure only these, or 'all': NAME or NAME:setting=value. Repeatable."),
 ]
-AuditFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder of the audit.")]
+AuditFolder = Annotated[Path, typer.Option("--output", "-o", help="Output folder.")]
 MaxItems = Annotated[
-    int | None, typer.Option(min=1, help="Examples asked of each split (100; all of a benchmark).")
+    int | None, typer.Option(min=1, help="Examples per split. Default: 100; for a benchmark, all.")
 ]
-MaxLength = Annotated[int, typer.Option(min=8, help="Tokens of a text read at once.")]
-Workers = Annotated[int, typer.Option(min=1, help="Models measured side by side.")]
+MaxLength = Annotated[
+    int, typer.Option(min=8, help="Maximum tokens per forward pass; longer texts are split.")
+]
+Workers = Annotated[int, typer.Option(min=1, help="Models measured in parallel.")]
 WeightsOnly = Annotated[
-    bool, typer.Option("--weights", help="Only compare the weights with the target's; ask nothing.")
+    bool,
+    typer.Option("--weights", help="Only compare weights with the target's, without running the models."),
 ]
 AllowOverlap = Annotated[
-    bool, typer.Option("--allow-overlap", help="Calibrate even on text that is evaluated on.")
+    bool, typer.Option("--allow-overlap", help="Allow calibration on text that is also evaluated on.")
 ]
 
 SPLITS = "forget retain holdout neighbours paraphrase_questions forget_icl retain_icl".split()
-"""The splits that have an option of their own, in its order."""
+"""Splits with their own option, in the order of the options."""
 
 
 def audit(
@@ -122,7 +131,7 @@ def audit(
     weights: WeightsOnly = False,
     trust_remote_code: RemoteCode = False,
 ) -> None:
-    """Measure models at full precision, under quantizers and under attacks, with intervals and a verdict.
+    """Measure models under quantizers, attacks and both ([bold]int4+relearn[/]), with a verdict on each.
 
     Example:  expunge audit ./unlearned --target ./model --forget f.jsonl --retain r.jsonl -q int4 -q nf4
     """
@@ -169,7 +178,7 @@ def _compare(job: AuditJob) -> None:
             echo(f"{heading:14}{cell}")
         echo()
     echo(MEANING)
-    echo(f"numbers, tensor by tensor: {job.output / RESULT}")
+    echo(f"results by tensor: {job.output / RESULT}")
 
 
 def _splits(*sources: str | None) -> dict[str, str]:
@@ -193,14 +202,14 @@ def print_audit(job: AuditJob) -> None:
     with progress_bar(Terminal(stderr=True)) as progress:
         summary = job.run(progress, warn=print_warning)
     for damaged in read_record(job.output / RECORD).get("measured_again", ()):
-        print_warning(f"{damaged} was changed after it was measured: it was made again.")
+        print_warning(f"{damaged} was changed after it was measured, and has been measured again.")
     console = Terminal()
     console.print(render(summary, width=console.width))
     folder = job.output
-    echo(f"numbers: {folder / 'summary.json'} · every item: {folder / 'scores.parquet'}")
+    echo(f"results: {folder / 'summary.json'} · per item: {folder / 'scores.parquet'}")
     echo(f"report: {write_page(folder)}")
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make the verb known."""
+    """Register the command."""
     app.command()(audit)

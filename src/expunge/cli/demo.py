@@ -1,4 +1,4 @@
-"""``expunge demo``: the whole story in a few minutes, on people who do not exist."""
+"""``expunge demo``: unlearn, quantize and audit a small built-in model in a few minutes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def demo(
         typer.Option("--output", "-o", help="Folder for the models and the audit; reused if it exists."),
     ] = Path("runs/demo"),
     workers: Annotated[
-        int, typer.Option("--workers", min=1, help="Processes side by side, one core each.")
+        int, typer.Option("--workers", min=1, help="Parallel processes, one core each.")
     ] = 2,
 ) -> None:
     """Watch forgotten knowledge come back at 4 bits, and a model whose forgetting holds.
 
     Trains a small model that memorises fictional people and a control that never saw some of them,
-    unlearns those three ways, and audits all five models at six precisions. About five minutes on
-    two cores the first time; nothing is downloaded.
+    unlearns those people in three ways, and audits all five models at six precisions. Takes about five
+    minutes on two cores the first time; nothing is downloaded.
     """
     train_in_one_process()
     from expunge.audit.table import render
@@ -37,11 +37,11 @@ def demo(
     console.print(render(summary, width=console.width))
     console.print(narrate(summary))
     audit_folder = output / "audit"
-    numbers = f"numbers: {audit_folder / 'summary.json'} · every item: {audit_folder / 'scores.parquet'}"
-    console.print(Text(numbers, style="dim"))
+    paths = f"results: {audit_folder / 'summary.json'} · per item: {audit_folder / 'scores.parquet'}"
+    console.print(Text(paths, style="dim"))
     console.print(Text(f"report: {write_page(audit_folder)}"), soft_wrap=True)
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make the verb known."""
+    """Register the command."""
     app.command()(demo)

@@ -1,4 +1,4 @@
-"""``expunge doctor``: what is installed, what is missing, and how to get it."""
+"""``expunge doctor``: what is installed, what is missing and how to install it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from expunge.terminal import Terminal, echo
 
 
 def doctor() -> None:
-    """Show versions, devices, memory and optional backends, with the command for each missing one."""
+    """Show versions, devices, memory and optional backends, and how to install missing ones."""
     from expunge.model.health import examine
 
     console = Terminal()
@@ -27,11 +27,11 @@ def doctor() -> None:
     console.print(backends)
     missing = [backend for backend in report.backends if not backend.version]
     for backend in missing:
-        echo(f'To get {backend.package}: pip install "expunge[{backend.extra}]"')
+        echo(f'To install {backend.package}: pip install "expunge[{backend.extra}]"')
     if missing:
-        echo("Everything else works without.")
+        echo("Everything else works without them.")
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make the verb known."""
+    """Register the command."""
     app.command()(doctor)

@@ -1,4 +1,4 @@
-"""``expunge finetune``: train a target or a retrained control on one's own data."""
+"""``expunge finetune``: train a target or a retrained control on your own data."""
 
 from __future__ import annotations
 
@@ -23,20 +23,24 @@ from expunge.cli.options import (
 
 def finetune(
     data: Annotated[
-        list[str], typer.Option("--data", help="What to train on. Repeat it for several files.")
+        list[str],
+        typer.Option("--data", help="Training data: JSONL, JSON, CSV, Parquet, .txt. Repeatable."),
     ],
     output: Output,
     model: Annotated[
-        str | None, typer.Option("--model", help="Checkpoint to start from. Without it: from nothing.")
+        str | None, typer.Option("--model", help="Checkpoint to start from. Default: random weights.")
     ] = None,
     tokenizer: Annotated[
         str | None,
-        typer.Option("--tokenizer", help="Folder with the tokenizer. From nothing: trained on the data."),
+        typer.Option(
+            "--tokenizer",
+            help="Folder with the tokenizer. Default: the model's, or one trained on the data.",
+        ),
     ] = None,
     size: Annotated[
         list[str] | None,
         typer.Option(
-            "--size", help="From nothing: --size hidden=256, layers=2, vocabulary=1024. Repeatable."
+            "--size", help="Without --model: --size hidden=256, layers=2, vocabulary=1024. Repeatable."
         ),
     ] = None,
     overrides: Overrides = None,
@@ -48,7 +52,7 @@ def finetune(
 ) -> None:
     """Train a model on texts: the target an audit starts from, or its retrained control.
 
-    The control is the same command without the forget set, and with the target's tokenizer.
+    For the control, run the same command without the forget set and with the target's tokenizer.
 
     Example:  expunge finetune --data all.jsonl --set epochs=30 --set learning_rate=1e-3 -o ./target
     """
@@ -72,5 +76,5 @@ def finetune(
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make the verb known."""
+    """Register the command."""
     app.command()(finetune)

@@ -1,4 +1,4 @@
-"""Verbs that train, under a launcher of several processes: one of them trains."""
+"""Training commands under a multi-process launcher: only the first process trains."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import typer
 from expunge.cli.options import print_warning
 
 RENDEZVOUS = ("WORLD_SIZE", "RANK", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
-"""How the names begin by which a launcher tells a process of the others."""
+"""Prefixes of the environment variables that a launcher sets."""
 STRATEGIES = tuple(f"ACCELERATE_USE_{name}" for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"))
-"""What accelerate is told by the environment to spread a model with."""
+"""Environment variables by which accelerate selects a distribution strategy."""
 
 
 def train_in_one_process() -> None:
-    """Say that training is not distributed, and leave it to the first of several launched processes.
+    """Warn that training is not distributed, and run it in the first of several launched processes only.
 
-    The others end at once without a word. The first forgets that there were others, or it would wait for
-    them; its result is that of the same command without a launcher.
+    The other processes exit silently. The first one drops the launcher's variables, or it would wait for
+    the others; its result equals that of the same command without a launcher.
     """
     processes = os.environ.get("WORLD_SIZE", "1")
     if processes == "1":
@@ -26,8 +26,8 @@ def train_in_one_process() -> None:
     if os.environ.get("RANK", "0") != "0":
         raise typer.Exit
     print_warning(
-        f"launched in {processes} processes, and training is not distributed: one of them trains, the "
-        "others have ended. Leave the launcher out."
+        f"launched in {processes} processes, but training is not distributed: one of them trains, the "
+        "others have exited. Run the command without the launcher."
     )
     for name in [each for each in os.environ if each.startswith((*RENDEZVOUS, *STRATEGIES))]:
         del os.environ[name]

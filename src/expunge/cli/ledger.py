@@ -1,4 +1,4 @@
-"""How the requests of a model stand, as a table."""
+"""The forget requests of a model and their current status, as a table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COLOURS = {"still forgotten": "green", "came back": "red", "not checked": "yello
 
 
 def show_standing(requests: Sequence[Mapping[str, Any]]) -> None:
-    """Print each request with what was known of it before, right after, and is known now (0-100)."""
+    """Print each request with its score before unlearning, right after, and now (0-100)."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for heading in ("", "forgotten", "texts", "metric", "before", "then", "now", ""):
         is_number = heading in ("texts", "before", "then", "now")
@@ -39,17 +39,17 @@ def _points(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-# ``expunge ledger``: which requests a checkpoint has been through.
+# ``expunge ledger``: the forget requests of a checkpoint.
 
 
 def ledger(
     model: Annotated[Path, typer.Argument(help="Folder of an unlearned checkpoint.")],
     gather: Annotated[
         Path | None,
-        typer.Option(help="Write all they forgot into one JSONL file, for 'expunge audit --forget'."),
+        typer.Option(help="Write the forget sets of all requests to one JSONL file, for 'audit --forget'."),
     ] = None,
 ) -> None:
-    """Check the ledger of a checkpoint and show it: every request, what it forgot, and how that went.
+    """Verify and show a checkpoint's ledger: each request, its forget set and its current status.
 
     Example:  expunge ledger ./unlearned --gather all.jsonl
     """
@@ -65,5 +65,5 @@ def ledger(
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make the verb known."""
+    """Register the command."""
     app.command()(ledger)

@@ -1,4 +1,4 @@
-"""``expunge``: the verbs, and how a refusal looks."""
+"""``expunge``: the command line program, and how it reports errors."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from expunge.terminal import Terminal, echo, message_panel
 REFUSED, BROKEN, INTERRUPTED = 2, 1, 130
 DEBUG = "--debug"
 USAGE_CHARACTERS = 700
-"""Of a complaint about options, at most: with the usage above it, it fits on a screen."""
+"""Maximum length of a usage error, so that it fits on a screen below the usage line."""
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 """``ClickException``: typer brings a copy of click or uses the package, depending on its version."""
 OUT_OF_MEMORY = ExpungeError(
@@ -91,11 +91,9 @@ def options(
     version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, help="Show the version and exit."
     ),
-    debug: bool = typer.Option(
-        False, DEBUG, help="Show the traceback of an error, and what libraries have to say."
-    ),
+    debug: bool = typer.Option(False, DEBUG, help="Show tracebacks and library log output."),
 ) -> None:
-    """Start with [bold]expunge demo[/], or [bold]expunge VERB --help[/]."""
+    """Start with [bold]expunge demo[/], or see [bold]expunge COMMAND --help[/]."""
 
 
 def run() -> None:
@@ -107,9 +105,9 @@ def run() -> None:
 
 
 def quiet_libraries() -> None:
-    """Keep what libraries say to their programmers from those who use this program.
+    """Suppress log output and warnings of libraries.
 
-    The environment also reaches the processes an audit or the demo starts. What was set by hand stays.
+    Environment variables also reach worker processes. Values set by the user are kept.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
@@ -122,14 +120,14 @@ def quiet_libraries() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Carry out a command line and return its exit code."""
-    debug = DEBUG in arguments  # wherever it stands: after the verb is where people add it
+    """Run a command line and return its exit code."""
+    debug = DEBUG in arguments  # accepted anywhere: users tend to append it to the command
     try:
         return _carried_out([argument for argument in arguments if argument != DEBUG])
     except ExpungeError as error:
         _report(error, arguments, debug=debug)
         return REFUSED
-    except OSError as error:  # a path that is too long, a folder that may not be read, a full disk
+    except OSError as error:  # path too long, permission denied, disk full
         _report(_refusal(error), arguments, debug=debug)
         return REFUSED
     except MemoryError:
@@ -144,7 +142,7 @@ def main(arguments: list[str]) -> int:
 
 @cache
 def _command() -> Any:
-    """The verbs as one command: a tenth of a second to build, and the same each time."""
+    """The program as a click command; cached, because building it takes a tenth of a second."""
     return typer.main.get_command(app)
 
 
@@ -163,7 +161,7 @@ def _carried_out(arguments: list[str]) -> int:
 
 
 def _report_usage(error: Any) -> int:
-    """A wrong option, in the form typer gives it; what was typed is quoted in it."""
+    """Report a usage error in typer's format; it quotes the arguments, so it is made printable."""
     error.message = shortened(printable(error.message), USAGE_CHARACTERS)
     rich_utils.rich_format_error(error)
     return int(error.exit_code)
@@ -172,13 +170,15 @@ def _report_usage(error: Any) -> int:
 def _refusal(error: OSError) -> ExpungeError:
     return OutputError(
         str(error.filename) if error.filename else "a file or folder",
-        why=f"the system refuses it: {error.strerror or error}.",
-        fix="Check that the path is right, may be read and written, and that the disk has space.",
+        why=f"the operating system reports: {error.strerror or error}.",
+        fix="Check the path, its permissions and the free disk space.",
     )
 
 
 def _report_interruption() -> None:
-    Terminal(stderr=True).print("\nInterrupted. Repeat the same command to go on from the last checkpoint.")
+    Terminal(stderr=True).print(
+        "\nInterrupted. Repeat the same command to resume from the last checkpoint."
+    )
 
 
 def _report(error: ExpungeError, arguments: list[str], *, debug: bool) -> None:

@@ -1,4 +1,4 @@
-"""``expunge merge``: put what other checkpoints learnt into one, take it off, or hold it against it."""
+"""``expunge merge``: apply task vectors, fuse unlearning layers, or build a contrastive pair."""
 
 from __future__ import annotations
 
@@ -9,49 +9,45 @@ import typer
 
 from expunge.cli.options import Output, Overwrite, print_done
 
-VECTOR = "Folder of a checkpoint trained from BASE, or of a LoRA adapter on it; FOLDER:0.5 takes half."
+VECTOR = "Checkpoint trained from BASE, or LoRA adapter on it, to subtract; FOLDER:0.5 halves it."
 
 
 def merge(
     base: Annotated[Path, typer.Argument(help="Folder of the checkpoint to start from.")],
     output: Output,
     subtract: Annotated[list[str] | None, typer.Option("--subtract", help=f"{VECTOR} Repeatable.")] = None,
-    add: Annotated[
-        list[str] | None, typer.Option("--add", help="The same, added instead of taken off. Repeatable.")
-    ] = None,
+    add: Annotated[list[str] | None, typer.Option("--add", help="The same, but added. Repeatable.")] = None,
     fuse: Annotated[
         list[Path] | None,
         typer.Option(
             "--fuse",
-            help="Result of a run of the recipe eul on BASE: meet its requests to forget. Repeatable.",
+            help="Result of the recipe eul on BASE: fuse its unlearning layers into it. Repeatable.",
         ),
     ] = None,
     contrast: Annotated[
         str | None,
         typer.Option(
             "--contrast",
-            help="Folder of a checkpoint trained from BASE on what must go: the two answer as one, and "
-            "what it likes better is held back, FOLDER:5 five times as much.",
+            help="Checkpoint trained from BASE on the data to forget, for contrastive decoding: tokens it "
+            "prefers over BASE are suppressed. FOLDER:5 sets the weight.",
         ),
     ] = None,
     keep: Annotated[
         float,
-        typer.Option(
-            "--keep", min=0.0, help="With --fuse: how much the retain text of those runs weighs, if kept."
-        ),
+        typer.Option("--keep", min=0.0, help="With --fuse: weight of the retain text saved by those runs."),
     ] = 0.0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Take off (or add) what training added to a checkpoint, fuse unlearning layers, hold one against it.
+    """Apply or subtract task vectors, fuse unlearning layers, or pair models for contrastive decoding.
 
-    The result is BASE minus the weight times (checkpoint minus BASE), in float32, tensor by tensor from
-    the files; it is saved in the dtype of BASE.
+    Subtracting computes BASE - weight × (checkpoint - BASE) in float32, one tensor at a time, and saves
+    the result in the dtype of BASE.
 
-    Example:  expunge merge ./base --subtract ./finetuned-on-what-must-go:0.5 -o ./less-of-it
+    Example:  expunge merge ./base --subtract ./finetuned-on-forget:0.5 -o ./without
 
     Example:  expunge merge ./base --fuse ./request-1 --fuse ./request-2 -o ./without-both
 
-    Example:  expunge merge ./base --contrast ./finetuned-on-what-must-go:5 -o ./both-as-one
+    Example:  expunge merge ./base --contrast ./finetuned-on-forget:5 -o ./contrastive
     """
     from expunge.edit.merge import MergeJob
 
@@ -70,5 +66,5 @@ def merge(
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make the verb known."""
+    """Register the command."""
     app.command()(merge)

@@ -1,4 +1,4 @@
-"""``expunge methods``: the recipes, the YAML of one, and the components that recipes are made of."""
+"""``expunge methods``: list recipes and their components, or show the YAML of one recipe."""
 
 from __future__ import annotations
 
@@ -16,19 +16,17 @@ from expunge.terminal import Terminal
 def methods(
     name: Annotated[
         str | None,
-        typer.Argument(
-            help="A recipe, to show its YAML; with --settings a component. Without it: list all."
-        ),
+        typer.Argument(help="Recipe to show as YAML; with --settings, a component. Default: list all."),
     ] = None,
     long: Annotated[
-        bool, typer.Option("--long", "-l", help="Also what each does, and its source in full.")
+        bool, typer.Option("--long", "-l", help="Also show a description and the full source of each.")
     ] = False,
     axes: Annotated[
         bool,
         typer.Option("--axes", help="List losses, scopes, adversaries, stages, quantizers and attacks."),
     ] = False,
     settings: Annotated[
-        bool, typer.Option("--settings", help="With NAME of a component (npo, lora, gcg): its settings.")
+        bool, typer.Option("--settings", help="Explain the settings of component NAME (npo, lora, gcg).")
     ] = False,
 ) -> None:
     """List the methods, show the YAML of one, or list the components that methods are made of.
@@ -53,7 +51,7 @@ def methods(
         if console.is_terminal:
             console.print(Syntax(text, "yaml", background_color="default", word_wrap=True))
         else:
-            typer.echo(text, nl=False)  # byte for byte: it is meant to be saved
+            typer.echo(text, nl=False)  # unmodified, so that it can be redirected to a file
         return
     console.print(_table(long=long))
     console.print(
@@ -105,7 +103,7 @@ def _print_settings(name: str | None) -> None:
     if name is None:
         raise RecipeError(
             "--settings without a name",
-            why="it shows the settings of one component.",
+            why="it shows the settings of a single component.",
             fix="Name one, for instance: expunge methods npo --settings; --axes lists them.",
         )
     console = Terminal()
@@ -120,5 +118,5 @@ def _print_settings(name: str | None) -> None:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make the verb known."""
+    """Register the command."""
     app.command()(methods)

@@ -1,4 +1,4 @@
-"""``expunge metrics``: what can be measured, what it needs and when it misleads."""
+"""``expunge metrics``: list the metrics, their inputs and their caveats."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from expunge.metrics.cards import MetricCard
 
 NEEDS = 20
-"""Characters the column of needs takes at most."""
+"""Maximum width of the column of inputs."""
 
 
 def metrics(
     name: Annotated[
-        str | None, typer.Argument(help="Explain this metric in full. Without it: list all.")
+        str | None, typer.Argument(help="Metric to explain in full. Default: list all.")
     ] = None,
 ) -> None:
-    """List the metrics, or say of one what it means, when it misleads and what others get wrong.
+    """List the metrics, or explain one: its meaning, caveats and errors in other implementations.
 
-    An audit measures those of the first table unasked, as far as it has what they need; the others with
-    [bold]audit --metric NAME[/].
+    An audit measures the metrics of the first table by default, if it has their inputs; the others are
+    measured with [bold]audit --metric NAME[/].
 
     Example:  expunge metrics verbmem
     """
@@ -40,18 +40,20 @@ def metrics(
         console.print(Markdown(section(card_of(name)), hyperlinks=False))
         return
     cards = known_cards().values()
-    console.print(_table("Measured unasked (↓ lower is better)", [card for card in cards if card.default]))
+    console.print(
+        _table("Measured by default (↓ lower is better)", [card for card in cards if card.default])
+    )
     others = [card for card in cards if not card.default]
     if others:
-        console.print(_table("Measured when named: audit --metric NAME, or --metric all", others))
-    echo("expunge metrics NAME says when a number misleads; docs/metrics.md has all of them.")
+        console.print(_table("Measured on request: audit --metric NAME, or --metric all", others))
+    echo("expunge metrics NAME explains one metric and its caveats; docs/metrics.md documents all of them.")
 
 
 def _table(title: str, cards: Sequence[MetricCard]) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
     table.add_column("name", no_wrap=True)
     table.add_column("")
-    table.add_column("what it is, and its source", overflow="fold")
+    table.add_column("definition and source", overflow="fold")
     table.add_column("needs", overflow="fold", max_width=NEEDS)
     for card in cards:
         what = Text.assemble(card.definition, "\n", (card.source, "dim"))
@@ -60,5 +62,5 @@ def _table(title: str, cards: Sequence[MetricCard]) -> Table:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make the verb known."""
+    """Register the command."""
     app.command()(metrics)

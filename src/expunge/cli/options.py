@@ -1,4 +1,4 @@
-"""Lines the verbs print: their marks have colours, their text is what it is."""
+"""Output lines and options that several commands share."""
 
 from __future__ import annotations
 
@@ -13,60 +13,60 @@ from expunge.terminal import Terminal
 
 
 def print_done(text: str) -> None:
-    """A line on standard output: the result is there.
+    """Report success on standard output.
 
-    Brackets in names are no markup, and long paths stay on one line.
+    Brackets in names are not read as markup, and long paths are not wrapped.
     """
     Terminal().print(Text.assemble(("done", "green"), " ", text), soft_wrap=True)
 
 
 def print_warning(text: str) -> None:
-    """A line on standard error."""
+    """Print a warning on standard error."""
     Terminal(stderr=True).print(Text.assemble(("warning", "yellow"), " ", text), soft_wrap=True)
 
 
-# Options that several verbs share, spelled once.
+# Options that several commands share.
 
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is already at --output.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of everything random.")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write; must not exist yet.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Random seed.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Output folder; must not exist yet.")]
 Field = Annotated[
     list[str] | None,
     typer.Option(
         "--field",
-        help="Which column is what, when it is not recognised: --field prompt=my_question. Repeatable.",
+        help="Map a field to a column that is not recognised: --field prompt=my_question. Repeatable.",
     ),
 ]
 Template = Annotated[
     str | None,
     typer.Option(
         "--template",
-        help="How a question becomes a prompt. Default: 'Question: {question}\\nAnswer: '.",
+        help="Prompt template for questions. Default: 'Question: {question}\\nAnswer: '.",
     ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Change a setting of the recipe: --set forget.beta=0.2. Repeatable."),
+    typer.Option("--set", help="Override a setting of the recipe: --set forget.beta=0.2. Repeatable."),
 ]
 RemoteCode = Annotated[
     bool,
     typer.Option(
-        "--trust-remote-code", help="Let Python code of a checkpoint or a recipe run. Off by default."
+        "--trust-remote-code", help="Allow Python code of a checkpoint or recipe to run. Off by default."
     ),
 ]
 Calibrate = Annotated[
     str | None,
     typer.Option(
-        help="Text that gptq and awq read first: self (each model writes its own; the default), "
-        "or a file; in an audit also retain or forget."
+        help="Calibration text for gptq and awq: self (default: text each model generates) or a file; "
+        "in an audit also retain or forget."
     ),
 ]
-CalibrationSamples = Annotated[int, typer.Option(min=1, help="Sequences of calibration text.")]
-CalibrationLength = Annotated[int, typer.Option(min=2, help="Tokens of each of them.")]
+CalibrationSamples = Annotated[int, typer.Option(min=1, help="Number of calibration sequences.")]
+CalibrationLength = Annotated[int, typer.Option(min=2, help="Tokens per calibration sequence.")]
 
 
 def fields(pairs: list[str] | None, template: str | None = None) -> dict[str, str] | None:
-    r"""``["prompt=q"]`` as ``{"prompt": "q"}``; a template beside them, its ``\n`` a line break.
+    r"""``["prompt=q"]`` as ``{"prompt": "q"}``, with the template added; its ``\n`` becomes a line break.
 
     Raises:
         DataError: an entry is not of the form ``name=column``.
@@ -78,13 +78,13 @@ def fields(pairs: list[str] | None, template: str | None = None) -> dict[str, st
             raise DataError(
                 f"--field {pair}",
                 why="it is not of the form name=column.",
-                fix="For instance --field prompt=my_question",
+                fix="Write it as name=column, for instance --field prompt=my_question.",
             )
         if name in columns and columns[name] != column:
             raise DataError(
                 f"--field {pair}",
                 why=f"the {name} is already taken from {columns[name]!r}.",
-                fix="Name one column for it.",
+                fix="Pass a single column for each field.",
             )
         columns[name] = column
     if template is not None:

@@ -1,4 +1,4 @@
-"""``expunge quantize``: write a checkpoint as it will be once it is quantized."""
+"""``expunge quantize``: quantize a checkpoint and save it."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def quantize(
         str | None,
         typer.Option(
             "--format",
-            help="values, compressed-tensors or bitsandbytes; by default what the quantizer is served as.",
+            help="values, compressed-tensors or bitsandbytes. Default: as the quantizer is served.",
         ),
     ] = None,
     calibrate: Calibrate = None,
@@ -88,12 +88,13 @@ def quantize(
 ) -> None:
     """Quantize a checkpoint and save it as it will be deployed.
 
-    4- and 8-bit integers (int4, int8, gptq4, awq4, ...) become a compressed-tensors folder, fp4, nf4 and
-    bnb-int8 a bitsandbytes folder: transformers and vLLM serve both, and audit reads both. --format values
-    writes the rounded values instead, as ordinary safetensors that any tool loads; it holds whatever a
-    quantizer does. Every tensor's treatment is listed in coverage.json.
+    4- and 8-bit integers (int4, int8, gptq4, awq4, ...) are saved in the compressed-tensors format, fp4,
+    nf4 and bnb-int8 in that of bitsandbytes. Transformers and vLLM serve both; [bold]audit[/] reads both.
+    --format values saves the dequantized values as ordinary safetensors instead, for any quantizer.
+    coverage.json lists how each tensor was treated.
 
-    With an output that ends in .gguf it is one file that llama.cpp loads, record and coverage beside it.
+    If the output path ends in .gguf, a single file for llama.cpp is written, with its record and coverage
+    next to it.
 
     Example:  expunge quantize ./unlearned -q int4-g64 -o ./unlearned-int4
 
@@ -124,9 +125,9 @@ def _print_export(done: Exported, output: Path) -> None:
         f"{done.quantized} of {done.tensors} tensors rounded to {done.label} ({done.format}): {output}"
     )
     for reason, count in done.left_alone.items():
-        echo(f"  {count} left alone: {reason}")
+        echo(f"  {count} not quantized: {reason}")
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make the verb known."""
+    """Register the command."""
     app.command()(quantize)

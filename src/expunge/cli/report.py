@@ -1,4 +1,4 @@
-"""``expunge report``: what an audit found, for people."""
+"""``expunge report``: write the report of an audit."""
 
 from __future__ import annotations
 
@@ -12,26 +12,29 @@ from expunge.cli.options import print_done, print_warning
 
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(help="Folder of an audit or of the demo; two: side by side.")
+        list[Path], typer.Argument(help="Folder of an audit or of the demo; two to compare them.")
     ],
     form: Annotated[
         Literal["html", "md", "csv", "json", "png", "svg"],
-        typer.Option("--format", "-f", help="Page, model card, numbers, or figures."),
+        typer.Option(
+            "--format",
+            "-f",
+            help="html (page), md (model card), csv or json (numbers), png or svg (figures).",
+        ),
     ] = "html",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File or folder; default: in the audit's folder.")
+        Path | None,
+        typer.Option("--output", "-o", help="Output file or folder. Default: in the audit's folder."),
     ] = None,
     reveal: Annotated[
-        bool, typer.Option("--reveal", help="Show the texts of the items: not for everybody's eyes.")
+        bool, typer.Option("--reveal", help="Include the texts of the items. Do not share the result.")
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace whatever is already there.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")] = False,
 ) -> None:
-    """Write the report of an audit: one HTML file that needs nothing else.
+    """Write the report of an audit as one self-contained HTML file.
 
-    The verdict with its uncertainty, what was not tested, every number with its interval, every item.
-    Texts of the items are left out unless you pass --reveal: the file is meant to be shared.
+    It contains the verdict with its uncertainty, what was not tested, all results with intervals, and all
+    items. The texts of the items are masked unless you pass --reveal, so that the file can be shared.
 
     Example:  expunge report runs/audit --format md
     """
@@ -42,10 +45,10 @@ def report(
     for warning in job.warnings():
         print_warning(warning)
     if reveal:
-        print_warning("the file holds the texts that were to be forgotten.")
+        print_warning("the file contains the texts that were to be forgotten.")
     print_done(str(written))
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make the verb known."""
+    """Register the command."""
     app.command()(report)

@@ -15,7 +15,7 @@ from expunge.terminal import Terminal, echo
 
 
 def runs(
-    folder: Annotated[Path, typer.Argument(help="Where to look; three folders deep.")] = Path("runs"),
+    folder: Annotated[Path, typer.Argument(help="Folder to search, three levels deep.")] = Path("runs"),
 ) -> None:
     """List the runs in a folder, the newest first: kind, date, headline, size.
 
@@ -34,10 +34,10 @@ def runs(
     for run in listed:
         path = os.path.relpath(run.path, folder)
         cells = (path, run.kind, run.date, run.headline, f"{run.bytes / 2**20:.1f}")
-        table.add_row(*map(Text, cells))  # brackets in names are no markup
+        table.add_row(*map(Text, cells))  # not parsed as markup: names may contain brackets
     Terminal().print(table)
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make the verb known."""
+    """Register the command."""
     app.command()(runs)

@@ -1,4 +1,4 @@
-"""``expunge shards``: train so that forgetting is exact, and forget."""
+"""``expunge shards``: sharded training (SISA) with exact deletion."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ if TYPE_CHECKING:
     from expunge.shards.building import Build
 
 Plan = Annotated[Path, typer.Argument(help="Folder of the plan.")]
-Workers = Annotated[int, typer.Option(min=1, help="Shards trained at once, one thread each.")]
-Runner = Annotated[str, typer.Option(help="processes, or ray (a cluster; extra 'ray').")]
-Address = Annotated[
-    str | None, typer.Option(help="Of the Ray cluster; by default a Ray of this machine alone.")
-]
+Workers = Annotated[int, typer.Option(min=1, help="Shards trained in parallel, one thread each.")]
+Runner = Annotated[str, typer.Option(help="processes, or ray (a cluster; needs the extra 'ray').")]
+Address = Annotated[str | None, typer.Option(help="Address of the Ray cluster. Default: a local one.")]
 SHOWN = 5
-By = Annotated[str, typer.Option(help="What the shards say together: probability (mean) or vote.")]
+By = Annotated[str, typer.Option(help="Aggregation over shards: probability (mean) or vote.")]
+
+Sizes = Annotated[
+    list[str] | None,
+    typer.Option("--size", help="Start from random weights: --size hidden=64 --size layers=2."),
+]
 
 shards = typer.Typer(
-    help="Train in shards and slices, so that deleting an example retrains only what has seen it.",
+    help="Train in shards and slices, so that deletion retrains only what has seen the example.",
     no_args_is_help=True,
     callback=train_in_one_process,
 )
@@ -32,31 +35,33 @@ shards = typer.Typer(
 
 @shards.command()
 def plan(
-    data: Annotated[list[str], typer.Option("--data", help="What will be trained on. Repeatable.")],
+    data: Annotated[list[str], typer.Option("--data", help="Training data. Repeatable.")],
     model: Annotated[
-        str, typer.Option("--model", help="Checkpoint to start from; it must not have seen the data.")
+        str,
+        typer.Option("--model", help="Checkpoint to start from; must not have been trained on the data."),
     ],
     output: Output,
-    number: Annotated[int, typer.Option("--shards", min=1, help="Models trained.")] = 4,
-    slices: Annotated[int, typer.Option(min=1, help="Steps of each, saved between them.")] = 4,
-    owners: Annotated[str, typer.Option(help="together: a group lies in one slice; spread: anywhere.")] = (
-        "together"
-    ),
-    near: Annotated[float, typer.Option(help="Jaccard index from which texts lie together.")] = 0.8,
-    deal: Annotated[str, typer.Option(help="even sizes, or hashed: by each owner's hash alone.")] = "even",
-    scratch: Annotated[
-        list[str] | None,
-        typer.Option("--size", help="Begin with random weights: --size hidden=64 --size layers=2."),
-    ] = None,
+    number: Annotated[int, typer.Option("--shards", min=1, help="Number of shards (models).")] = 4,
+    slices: Annotated[int, typer.Option(min=1, help="Slices per shard, with a checkpoint after each.")] = 4,
+    owners: Annotated[
+        str, typer.Option(help="together: keep a group in one slice; spread: distribute it.")
+    ] = ("together"),
+    near: Annotated[
+        float, typer.Option(help="Jaccard index from which texts count as near duplicates.")
+    ] = 0.8,
+    deal: Annotated[
+        str, typer.Option(help="even: equal sizes; hashed: by each owner's hash alone.")
+    ] = "even",
+    scratch: Sizes = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Of the training: --set epochs=20 --set lora.rank=8. Repeatable."),
+        typer.Option("--set", help="Training setting: --set epochs=20 --set lora.rank=8. Repeatable."),
     ] = None,
     field: Field = None,
     template: Template = None,
     seed: Seed = 0,
 ) -> None:
-    """Deal examples out to shards and slices, once and for all; near duplicates and owners together.
+    """Assign examples to shards and slices, keeping near duplicates and owners together.
 
     Example:  expunge shards plan --data all.jsonl --model ./base --set lora.rank=8 -o ./plan
     """
@@ -80,11 +85,11 @@ def plan(
     ).run()
     for owner, places in facts["spread"].items():
         print_warning(
-            f"{owner} lies in shards {', '.join(map(str, places))}: deleting all of it touches each."
+            f"{owner} is in shards {', '.join(map(str, places))}: deleting all of it retrains each of them."
         )
     print_done(
         f"{facts['examples']} examples in shards of {', '.join(map(str, facts['shards']))}, "
-        f"{facts['near_duplicates']} of them near duplicates; deleting one will redo "
+        f"{facts['near_duplicates']} of them near duplicates; deleting one repeats "
         f"{facts['share_per_deletion']:.1%} of the training: {output}"
     )
 
@@ -93,7 +98,7 @@ def plan(
 def train(
     folder: Plan, workers: Workers = 1, executor: Runner = "processes", address: Address = None
 ) -> None:
-    """Train whatever is missing; after a kill, go on.
+    """Train all slices that are missing; resumes after an interruption.
 
     Example:  expunge shards train ./plan --workers 4
     """
@@ -102,17 +107,21 @@ def train(
         f"{built.slices} slices of {built.shards} shards trained, {built.examples} examples read: {folder}"
     )
     if built.deletions:
-        echo(f"{built.deletions} deletions asked for earlier are completed.")
+        echo(f"{built.deletions} deletions requested earlier were completed.")
 
 
 @shards.command()
 def delete(
     folder: Plan,
-    ids: Annotated[list[str] | None, typer.Option("--id", help="Example to delete. Repeatable.")] = None,
-    group: Annotated[list[str] | None, typer.Option(help="Delete all of an owner's. Repeatable.")] = None,
-    data: Annotated[str | None, typer.Option(help="File of examples to delete, word for word.")] = None,
+    ids: Annotated[
+        list[str] | None, typer.Option("--id", help="Id of an example to delete. Repeatable.")
+    ] = None,
+    group: Annotated[
+        list[str] | None, typer.Option(help="Delete all examples of an owner. Repeatable.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="File of examples to delete; matched exactly.")] = None,
     near: Annotated[
-        bool, typer.Option("--with-near-duplicates", help="And what says nearly the same.")
+        bool, typer.Option("--with-near-duplicates", help="Also delete near duplicates.")
     ] = False,
     workers: Workers = 1,
     executor: Runner = "processes",
@@ -120,7 +129,7 @@ def delete(
     field: Field = None,
     template: Template = None,
 ) -> None:
-    """Delete examples and retrain what has seen them: the weights become those of never having seen them.
+    """Delete examples and retrain the slices that saw them, as if they had never been in the data.
 
     Example:  expunge shards delete ./plan --group "Mira Oswick"
     """
@@ -132,10 +141,10 @@ def delete(
         _build(folder, workers, executor, address)
     )
     if done.before:
-        print_warning(f"{len(done.before)} of them were deleted before.")
+        print_warning(f"{len(done.before)} of them had been deleted before.")
     if done.stay:
         more = " ..." if len(done.stay) > SHOWN else ""
-        print_warning(f"{len(done.stay)} near duplicates stay: {', '.join(done.stay[:SHOWN])}{more}")
+        print_warning(f"{len(done.stay)} near duplicates are kept: {', '.join(done.stay[:SHOWN])}{more}")
     print_done(
         f"{len(done.ids)} examples deleted, {done.built.examples} examples read to retrain: {folder}"
     )
@@ -145,14 +154,16 @@ def delete(
 @shards.command()
 def predict(
     folder: Plan,
-    data: Annotated[str, typer.Option(help="Questions; with wrong answers, the shards also choose.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="File of JSON lines to write.")],
+    data: Annotated[
+        str, typer.Option(help="Questions; with wrong answers, the shards also vote on the choices.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSONL file to write.")],
     by: By = "probability",
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 32,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens per answer.")] = 32,
     field: Field = None,
     template: Template = None,
 ) -> None:
-    """Let all shards answer together: greedy text, log-probability of the completion, votes on choices.
+    """Predict with the ensemble: greedy text, log-probability of the completion, votes on choices.
 
     Example:  expunge shards predict ./plan --data questions.jsonl -o answers.jsonl
     """
@@ -172,13 +183,11 @@ def predict(
 @shards.command()
 def verify(
     folder: Plan,
-    head: Annotated[str | None, typer.Option(help="Hash of the ledger that was noted earlier.")] = None,
-    replay: Annotated[
-        bool, typer.Option("--replay", help="Also train anew and compare every byte.")
-    ] = False,
+    head: Annotated[str | None, typer.Option(help="Ledger hash noted earlier, to compare with.")] = None,
+    replay: Annotated[bool, typer.Option("--replay", help="Also retrain and compare all bytes.")] = False,
     workers: Workers = 1,
 ) -> None:
-    """Check hashes, the ledger's chain, and that no deleted text lies in any slice.
+    """Check hashes, the ledger's chain, and that no slice contains deleted text.
 
     Example:  expunge shards verify ./plan --head 3f09...
     """
@@ -187,8 +196,8 @@ def verify(
     facts = verified(folder, head=head, replay=replay, workers=workers)
     if facts["unhashed"] and not replay:
         print_warning(
-            f"{facts['unhashed']} slices were trained by an earlier version, whose ledger holds hashes of "
-            "weights only: --replay compares the optimizer's files, too."
+            f"{facts['unhashed']} slices were trained by an earlier version, whose ledger only holds "
+            "hashes of weights: --replay also compares the optimizer's files."
         )
     print_done(
         f"{facts['events']} entries, {facts['examples']} examples, {facts['deleted']} deleted: {folder}"
@@ -199,20 +208,22 @@ def verify(
 @shards.command()
 def fair(
     calibration: Annotated[
-        Path, typer.Argument(help="Predictions with votes, label and group (shards predict).")
+        Path, typer.Argument(help="Predictions with votes, label and group, from 'shards predict'.")
     ],
-    heldout: Annotated[Path | None, typer.Option(help="Others like them, to measure on.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Predictions to decide; needs --output.")] = None,
+    heldout: Annotated[Path | None, typer.Option(help="Held-out predictions to evaluate on.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Predictions to apply the rule to; needs --output.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File of decisions to write.")
     ] = None,
     only: Annotated[
-        str, typer.Option("--constraint", help="odds, or opportunity (true positives only).")
+        str, typer.Option("--constraint", help="odds (equalised), or opportunity (true positives only).")
     ] = ("odds"),
-    method: Annotated[str, typer.Option(help="What decides: pre, in or post aggregation.")] = "in",
-    slack: Annotated[float, typer.Option(min=0, help="Gap that is allowed on the calibration set.")] = 0.0,
+    method: Annotated[str, typer.Option(help="Where to correct: pre, in or post aggregation.")] = "in",
+    slack: Annotated[float, typer.Option(min=0, help="Gap allowed on the calibration set.")] = 0.0,
 ) -> None:
-    """Equalise true and false positive rates of the groups, before, in or after the shards' vote.
+    """Equalise true and false positive rates across groups, before, in or after the shards' vote.
 
     Example:  expunge shards fair votes.jsonl --heldout more.jsonl
     """
@@ -239,5 +250,5 @@ def _build(folder: Path, workers: int, executor: str, address: str | None) -> Bu
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make the verb known."""
+    """Register the command."""
     app.add_typer(shards, name="shards")

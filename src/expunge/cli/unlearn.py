@@ -28,43 +28,45 @@ from expunge.terminal import echo
 Still = Annotated[
     list[str] | None,
     typer.Option(
-        "--reforget", help="What an earlier request forgot, to be trained along with this one. Repeatable."
+        "--reforget", help="Forget set of an earlier request, to include in training again. Repeatable."
     ),
-]
-Holdout = Annotated[
-    str | None,
-    typer.Option("--holdout", help="Text of the same kind the model never saw; some methods need it."),
 ]
 ForgetShots = Annotated[
     str | None,
     typer.Option(
         "--forget-icl",
-        help="Solved questions put before those of the forget set that the run asks, as in an audit.",
+        help="Few-shot examples prepended to the forget questions the run evaluates, as in an audit.",
     ),
 ]
 RetainShots = Annotated[str | None, typer.Option("--retain-icl", help="The same for the retain set.")]
+Holdout = Annotated[
+    str | None,
+    typer.Option("--holdout", help="Similar text the model was not trained on; some methods need it."),
+]
 SaveDtype = Annotated[
     Literal["source", "float32", "bfloat16", "float16"],
-    typer.Option("--save-dtype", help="What to save in; source: what the checkpoint was saved in."),
+    typer.Option("--save-dtype", help="Dtype to save in; source: that of the checkpoint."),
 ]
 AllowOverlap = Annotated[
-    bool, typer.Option("--allow-overlap", help="Go on although a text is in both sets.")
+    bool, typer.Option("--allow-overlap", help="Allow texts that appear in both sets.")
 ]
 
 
 def unlearn(
-    model: Annotated[str, typer.Argument(help="Folder of the checkpoint (or its name on the Hub).")],
-    forget: Annotated[str, typer.Option("--forget", help="What must go: JSONL, JSON, CSV, Parquet, .txt.")],
+    model: Annotated[str, typer.Argument(help="Checkpoint folder, or its name on the Hub.")],
+    forget: Annotated[
+        str, typer.Option("--forget", help="Data to forget: JSONL, JSON, CSV, Parquet, .txt.")
+    ],
     output: Output,
     retain: Annotated[
-        str | None, typer.Option("--retain", help="What must stay, in the same formats.")
+        str | None, typer.Option("--retain", help="Data to retain, in the same formats.")
     ] = None,
     holdout: Holdout = None,
     forget_icl: ForgetShots = None,
     retain_icl: RetainShots = None,
     still: Still = None,
     recipe: Annotated[
-        str, typer.Option("--recipe", "-r", help="A method ('expunge methods' lists them) or a YAML file.")
+        str, typer.Option("--recipe", "-r", help="Name of a recipe (see 'expunge methods') or a YAML file.")
     ] = "durable",
     overrides: Overrides = None,
     field: Field = None,
@@ -77,8 +79,8 @@ def unlearn(
 ) -> None:
     """Make a checkpoint forget a set of texts.
 
-    A killed run goes on from its last epoch when the same command is given again. A model that was
-    unlearned before keeps its ledger: what earlier requests forgot is looked at again.
+    Repeat the command to resume an interrupted run from its last epoch. A model that was unlearned before
+    carries a ledger: the forget sets of earlier requests are evaluated again.
 
     It ends with how much of the forget set is known, 0-100: KnowMem, or VerMem of documents (64 examples).
 
@@ -127,11 +129,11 @@ def _say_done(output: Path, record: Mapping[str, Any]) -> None:
 
 def _next(model: str, files: Mapping[str, str | None], output: str, record: Mapping[str, Any]) -> str:
     sets = [word for option, file in files.items() if file for word in (option, file)]
-    if any(stage["name"] == "pcgu" for stage in record["recipe"]["stages"]):  # what is gone is no text
+    if any(stage["name"] == "pcgu" for stage in record["recipe"]["stages"]):  # removes bias, not texts
         sets = ["--benchmark", "stereoset", "--data", "STEREOSET"]
     return "next: " + shlex.join(["expunge", "audit", output, "--target", model, *sets, "-q", "int4"])
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make the verb known."""
+    """Register the command."""
     app.command()(unlearn)

@@ -49,7 +49,7 @@ def align(
         raise DataError(
             f"example {example.id!r}",
             why="it is a chat, and anchored terms are replaced in plain text.",
-            fix="Give the texts to forget as documents, or as prompt and completion.",
+            fix="Pass the texts to forget as documents, or as prompt and completion.",
         )
     head = opening(tokenizer)
     completion = anchors.translate(example.completion)
@@ -90,7 +90,7 @@ def _pairs(
     if original.offsets is None or other.offsets is None:
         raise DataError(
             f"example {example.id!r}",
-            why="this model's tokenizer does not tell which characters a token stands for.",
+            why="this model's tokenizer gives no character offsets of tokens.",
             fix="Use a model with a fast tokenizer (a tokenizer.json).",
         )
     counts = touched(original.offsets, example.spans) if example.spans else [True] * len(original.ids)

@@ -103,7 +103,7 @@ def _refuse_repeated_ids(name: str, examples: Sequence[Example]) -> None:
         raise DataError(
             f"the {name}",
             why=f"{len(repeated)} ids occur more than once: {_some(repeated)}.",
-            fix="Give every example an id of its own, or leave ids out to have the rows numbered.",
+            fix="Give every example a unique id, or leave ids out to have the rows numbered.",
         )
 
 

@@ -70,7 +70,7 @@ def chosen(reader: RowReader, choices: tuple[str, ...], *, lettered: bool) -> An
     ):
         raise DataError(
             reader.where,
-            why=f"{answer!r} does not tell one of its {len(choices)} choices.",
+            why=f"{answer!r} does not identify one of its {len(choices)} choices.",
             fix=f"Give different choices, {len(ascii_uppercase)} at most, and the right one by its text or "
             "its place, counted from 0.",
         )

@@ -32,6 +32,6 @@ def add_control_token(tokenizer: Any, token: str) -> None:
     if opening(tokenizer)[-1:] != [ids[token]]:
         raise ModelError(
             f"the tokenizer {type(tokenizer).__name__}",
-            why=f"it does not put {token} before a text although it was told to.",
+            why=f"it does not put {token} before a text although it is configured to.",
             fix="Use a tokenizer that is only a tokenizer.json (PreTrainedTokenizerFast).",
         )

@@ -102,7 +102,7 @@ def _beginning(example: Example, tokenizer: PreTrainedTokenizerBase) -> Blank:
     if shared in (len(own), len(other)) or not before:
         raise DataError(
             f"example {example.id!r}",
-            why="its two completions have no place where each goes on in its own way.",
+            why="its two completions never diverge.",
             fix="Let them differ in one word, after at least one token that both share.",
         )
     return Blank(before, len(before) - 1, (own[shared], other[shared]))

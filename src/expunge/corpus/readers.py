@@ -67,7 +67,7 @@ def _rows(source: str | Path, *, split: str | None, config: str | None) -> Itera
             )
         if not path.is_file():
             raise DataError(
-                str(path), why="it is no regular file.", fix="Give a file, a folder, or a dataset."
+                str(path), why="it is no regular file.", fix="Pass a file, a folder, or a dataset."
             )
         return _file_rows(path)
     on_hub = HUB_ID.fullmatch(str(source))

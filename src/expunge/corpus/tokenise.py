@@ -70,7 +70,7 @@ def encode(
     if not encoded:
         raise DataError(
             f"example {example.id!r}",
-            why="not one of its tokens counts as a target.",
+            why="none of its tokens counts as a target.",
             fix="Give it some text, or spans that cover some.",
         )
     return encoded
@@ -238,7 +238,7 @@ def _counted(example: Example, completion: Tokens) -> list[bool]:
 def _without_characters(example: Example) -> DataError:
     return DataError(
         f"example {example.id!r} has spans",
-        why="this model's tokenizer does not tell which characters a token stands for, or its chat "
+        why="this model's tokenizer gives no character offsets of tokens, or its chat "
         "template rewrites the answer.",
         fix="Use a model with a fast tokenizer (a tokenizer.json), give prompt and completion instead of "
         "messages, or leave the spans out.",
@@ -258,7 +258,7 @@ def _end_token(
     eos = tokenizer.eos_token_id
     if eos is None and required:
         raise DataError(
-            "an end token was asked for",
+            "an end token was requested",
             why="this model's tokenizer has none.",
             fix="Leave eos unset, or set the tokenizer's eos_token.",
         )

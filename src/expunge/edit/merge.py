@@ -120,14 +120,14 @@ class MergeJob:
         if vectors and self.fuse:
             raise RecipeError(
                 "task vectors and unlearning layers at once",
-                why="layers are learnt beside the weights of the base, which a vector would change.",
+                why="the layers were trained with the weights of the base, which a vector would change.",
                 fix="Fuse first, then subtract from the result.",
             )
         if self.contrast is not None and (vectors or self.fuse):
             raise RecipeError(
                 "--contrast with other ways to merge",
                 why="it leaves the weights of both checkpoints as they are.",
-                fix="Merge the others first, then hold the checkpoint against the result.",
+                fix="Merge the others first, then apply --contrast to the result.",
             )
         if self.keep and not self.fuse:
             raise RecipeError("--keep", why="it belongs to fusing.", fix="Add --fuse, or leave it out.")

@@ -37,7 +37,7 @@ def writers(model: nn.Module) -> dict[str, nn.Module]:
         if not last:
             raise ModelError(
                 f"block {index} of {arch.model_type}",
-                why="its MLP has no linear layer of its own (a mixture of experts has several MLPs).",
+                why="its block has no single MLP (a mixture of experts has several).",
                 fix="Choose a method that does not look for neurons.",
             )
         modules[last[0]] = layers[last[0]]
@@ -214,7 +214,7 @@ def restore(model: nn.Module, before: Mapping[str, Tensor]) -> None:
             raise OutputError(
                 f"neurons of {name}",
                 why="this model has no such layer, or one of another size.",
-                fix="Give the checkpoint that the neurons were taken from.",
+                fix="Pass the checkpoint that the neurons were taken from.",
             )
         weight_OK = weight_oi(layers[name])
         weight_OK[:, before[key]] = values_OC.to(weight_OK)

@@ -130,8 +130,8 @@ def require_base(requests: Iterable[LayerRequest], base: str) -> None:
     if any(request.base != base for request in requests):
         raise ModelError(
             "a request belongs to another model",
-            why="its layers were learnt beside weights that this model does not have.",
-            fix="Start from the checkpoint that the first request was met on, not from a result.",
+            why="its layers were trained with other frozen weights than this model's.",
+            fix="Start from the checkpoint of the first request, not from a result.",
         )
 
 
@@ -155,7 +155,7 @@ def merge_requests(
     if keep and not any(layer.kept_tokens for maps in layers for layer in maps.values()):
         raise ModelError(
             "nothing of the retain set was kept",
-            why="keep draws the map to nothing on retain text, and no Gram matrix of any is there.",
+            why="keep needs a Gram matrix of retain text, and none was stored.",
             fix="Run the recipe eul with keep above 0, or leave keep out.",
         )
     with reading("the requests", "layers"):  # whose names and sizes need not be those of the model
@@ -169,8 +169,8 @@ def _files(results: Iterable[Path]) -> Iterator[Path]:
         if not paths:
             raise ModelError(
                 f"no requests in {result}",
-                why=f"a model unlearned by unlearning layers has a folder {REQUESTS!r} beside its weights.",
-                fix="Give the output of a run of the recipe eul.",
+                why=f"a model with unlearning layers has a folder {REQUESTS!r} next to its weights.",
+                fix="Pass the output of a run of the recipe eul.",
             )
         yield from paths
 

@@ -139,7 +139,7 @@ class WeightDelta:
             raise ModelError(
                 "the two checkpoints are not of one model",
                 why=f"{strange[0]} is in one of them only, or has another shape in the other.",
-                fix="Give the checkpoint that was trained, and the one it was trained from.",
+                fix="Pass the checkpoint that was trained, and the one it was trained from.",
             )
         return cls(
             {
@@ -218,7 +218,7 @@ class WeightDelta:
                 raise ModelError(
                     f"no tensor {name} to change",
                     why="the change was made on a model that has one.",
-                    fix="Give the checkpoint that it was made on, or one of the same architecture.",
+                    fix="Pass the checkpoint that it was made on, or one of the same architecture.",
                 )
             _same_shape(name, weights[name].shape, part.shape)
         for name, part in self.parts.items():
@@ -263,6 +263,6 @@ def _same_shape(name: str, first: tuple[int, ...], second: tuple[int, ...]) -> N
     if tuple(first) != tuple(second):
         raise ModelError(
             f"{name} is {list(first)} here and {list(second)} there",
-            why="a change belongs to one model, and these are two.",
-            fix="Give checkpoints of one architecture and size.",
+            why="a task vector applies to one architecture and size.",
+            fix="Pass checkpoints of one architecture and size.",
         )

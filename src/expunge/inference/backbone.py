@@ -1,4 +1,4 @@
-"""A model as it is when it is looked at: dropout off."""
+"""Forward passes in evaluation mode, and the hidden states that predict counted tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Dropout off inside the block; the mode is as it was afterwards."""
+    """Evaluation mode inside the block; the previous mode is restored afterwards."""
     was_training = model.training
     model.eval()
     try:
@@ -38,7 +38,7 @@ SMALLEST_PART = 64
 
 
 class Predictions(NamedTuple):
-    """What predicts each counted token: its hidden state [N, H], the token's id [N], where it stands."""
+    """The predictors of the counted tokens: hidden states [N, H], token ids [N], and positions."""
 
     hidden_NH: Tensor
     token_N: Tensor
@@ -75,7 +75,7 @@ def predictions(model: nn.Module, batch: Batch) -> Predictions:
 
 
 def parts(lengths: list[int]) -> list[list[int]]:
-    """Rows grouped so that little of what is read is padding; one group when splitting saves little."""
+    """Rows grouped so that little padding is computed; a single group when splitting saves little."""
     order = sorted(range(len(lengths)), key=lambda row: lengths[row])
     return _split(order, [lengths[row] for row in order])
 

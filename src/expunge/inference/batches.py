@@ -17,13 +17,13 @@ _log = logging.getLogger(__name__)
 
 
 class Batches:
-    """Batches of at most ``tokens`` padded tokens; fewer once that was found to be too many."""
+    """Batches of at most ``tokens`` padded tokens; the limit is halved when memory runs out."""
 
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
 
     def run(self, lengths: Sequence[int], work: Callable[[list[int]], Sequence[Value]]) -> dict[int, Value]:
-        """What ``work`` makes of every index of ``lengths``, given a batch of indices at a time.
+        """The results of ``work`` for every index of ``lengths``, called with batches of indices.
 
         A batch too large for memory is done again in halves, and what follows in batches of half the
         tokens. One item that does not fit alone raises what it raised.

@@ -1,4 +1,4 @@
-"""The loss of a conditioned sample, token by token: likelihood, how far the model moved, how open it is.
+"""The loss of a conditioned sample by token: likelihood, divergence from the reference, entropy.
 
 Shapes: N counted tokens, H hidden units, V vocabulary, k rows of a block.
 """
@@ -38,11 +38,11 @@ class ConditionedLoss:
     ) -> Tensor:
         """One number per counted token [N]. Token ids stay exact in float32 up to 2^24."""
 
-        def beside(other_n: Tensor) -> Tensor:
+        def extra_inputs(other_n: Tensor) -> Tensor:
             logits_nV = reference_head(other_n[:, :-1]).float()
             return torch.cat([logits_nV, other_n[:, -1:].float()], dim=1)
 
-        rows = Rows(head=head, rule=self._rule, vocabulary=self.vocabulary, beside=beside)
+        rows = Rows(head=head, rule=self._rule, vocabulary=self.vocabulary, extra_inputs=extra_inputs)
         return rows(hidden_NH, torch.cat([reference_NH, token_N[:, None].to(reference_NH)], dim=1))
 
     def _rule(self, logits_kV: Tensor, beside_k: Tensor) -> Numbers:

@@ -1,4 +1,4 @@
-"""Several processes, one copy of the model each: they share the items out and hold all results.
+"""Data parallelism over processes: items are divided among them and all results gathered.
 
 Under ``accelerate launch`` (or ``torchrun``) every process runs the same program on the same items.
 """
@@ -26,14 +26,14 @@ def is_main() -> bool:
 
 
 def wait_for_all() -> None:
-    """Return once every process has come so far."""
+    """Barrier: return once every process has reached this point."""
     if processes() > 1:
         _join()
         distributed.barrier()
 
 
 def map_across_ranks(items: Sequence[Item], compute: Callable[[list[Item]], list[Value]]) -> list[Value]:
-    """``compute(items)``, each process doing a part and all of them holding the whole result."""
+    """``compute(items)``, with the items divided among the processes and the full result in each."""
     count = processes()
     if count == 1 or not items:
         return compute(list(items)) if items else []
@@ -46,7 +46,7 @@ def map_across_ranks(items: Sequence[Item], compute: Callable[[list[Item]], list
 
 
 def _join() -> None:
-    """Meet the other processes, once."""
+    """Initialise the process group, once."""
     from accelerate import PartialState
 
     PartialState()

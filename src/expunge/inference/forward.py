@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class AlternateAnswers(NamedTuple):
-    """Other answers to the prompts of a batch, example after example, and how a reference knows them."""
+    """Alternate answers to the prompts of a batch, in order, with their keys for a reference."""
 
     batch: Batch
     keys: Sequence[Key] = ()
@@ -35,14 +35,14 @@ def compute_token_view(
     reference: Reference | None = None,
     keys: Sequence[Key] = (),
     layer: int | None = None,
-    beside: AlternateAnswers | None = None,
+    alternates: AlternateAnswers | None = None,
 ) -> TokenView:
     """Run ``model`` on ``batch`` and gather exactly what ``needs`` names.
 
     Without a reference, the reference's numbers are the model's own: the model is its own reference
-    before the first step. ``layer`` is the block whose states are asked for. Of other answers
-    (``beside``) a loss sees log-probabilities, and the reference's if it asks for them; a loss may
-    want nothing but them, so then the batch itself is read when it is first looked at.
+    before the first step. ``layer`` is the block whose states are requested. For alternate answers
+    (``alternates``) a loss sees log-probabilities, and the reference's if it requests them; a loss may
+    need nothing else, so the batch itself is then only read when it is accessed.
     """
     reading = _ForwardPass(model, batch, layer=layer, inside=bool(needs & INNER))
     if Need.ALTERNATE not in needs:
@@ -58,13 +58,13 @@ def compute_token_view(
         hidden = _placed(reading.inner_NH, where)
     if Need.REFERENCE_HIDDEN in needs:
         before = _placed(frozen.inner(batch, keys, layer), where)
-    if Need.ALTERNATE in needs and beside is not None:
+    if Need.ALTERNATE in needs and alternates is not None:
         alternate = compute_token_view(
             model,
-            beside.batch,
+            alternates.batch,
             needs=needs & {Need.REFERENCE_LOGPS},
             reference=reference,
-            keys=beside.keys,
+            keys=alternates.keys,
         )
 
     def read_logits(rule: TokenRule) -> Tensor:
@@ -84,7 +84,7 @@ def compute_token_view(
 
 
 class _ForwardPass:
-    """A batch as the model reads it, once; detached, a reference of its own."""
+    """A single forward pass of the model on a batch; detached, it serves as its own reference."""
 
     def __init__(self, model: nn.Module, batch: Batch, *, layer: int | None, inside: bool) -> None:
         self._model = model
@@ -103,7 +103,7 @@ class _ForwardPass:
         return reading, inner.predicting(self._batch).float()
 
     def read(self) -> None:
-        """Read it now, while the model is as it is."""
+        """Run the forward pass now, before the model changes."""
         _ = self._read
 
     @cached_property
@@ -115,7 +115,7 @@ class _ForwardPass:
     def inner_NH(self) -> Tensor:  # noqa: N802
         _, inner_NH = self._read
         if inner_NH is None:
-            raise LookupError("nobody watched a block while this batch was read")
+            raise LookupError("no block was observed while this batch was read")
         return inner_NH
 
     def divergence(self, needs: frozenset[Need], frozen: Reference, keys: Sequence[Key]) -> Tensor:

@@ -19,9 +19,9 @@ from expunge.inference.texts import ScoredText
 def gradient_norms(model: nn.Module, texts: Sequence[ScoredText], *, pad_id: int) -> list[list[float]]:
     """For each text the 2-norm of the gradient of its mean negative log-likelihood, by parameter tensor.
 
-    What ends a text does not count. A gradient is measured and let go as soon as it is complete, so
-    beside the model there is room for one at a time (for a text of several pieces, for one of each
-    tensor). Gradients that were there before, and which parameters take any, are left as they were.
+    Tokens that end a text do not count. A gradient is measured and freed as soon as it is complete, so
+    only one is in memory at a time (for a text of several pieces, one per tensor). Existing gradients, and
+    which parameters require gradients, are left as they were.
     """
     with eval_mode(model), _trained(model) as weights, torch.enable_grad():
         return [_norms(model, weights, text, pad_id) for text in texts]
@@ -64,7 +64,7 @@ def _measured(weights: Sequence[Tensor], norms: dict[int, float]) -> Iterator[No
 
 @contextmanager
 def _trained(model: nn.Module) -> Iterator[list[Any]]:
-    """Every floating-point parameter, taking gradients inside the block and as it was after it."""
+    """Every floating-point parameter, requiring gradients inside the block and restored after it."""
     weights = [weight for weight in model.parameters() if weight.is_floating_point()]
     before = [(weight.requires_grad, weight.grad) for weight in weights]
     for weight in weights:

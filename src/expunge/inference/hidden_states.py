@@ -1,4 +1,4 @@
-"""What one block puts out at the positions that predict counted tokens.
+"""Outputs of one block at the positions that predict counted tokens.
 
 Shapes: B sequences, T positions, H hidden units, N counted tokens of the whole batch; b, t of one part.
 """
@@ -36,7 +36,7 @@ def block_of(model: nn.Module, layer: int | None) -> int:
 
 
 class Inner:
-    """Keeps what a block puts out, part of a batch after part of it."""
+    """Stores the outputs of a block, one part of a batch after another."""
 
     def __init__(self) -> None:
         self._found: list[Tensor] = []
@@ -61,7 +61,7 @@ class Inner:
 
 @contextmanager
 def watching(model: nn.Module, layer: int | None) -> Iterator[Inner]:
-    """Inside the block (of code) the states that ``layer`` puts out are kept.
+    """Store the outputs of ``layer`` inside the ``with`` block.
 
     Raises:
         RecipeError: the model has no block of that number.
@@ -71,7 +71,7 @@ def watching(model: nn.Module, layer: int | None) -> Iterator[Inner]:
         yield inner
 
 
-# The states behind what a model predicts, and all it takes to have its distributions again without it.
+# Stored hidden states and the output head, from which distributions can be recomputed without the model.
 #
 # Shapes: n counted tokens of a text, H hidden units, V vocabulary.
 
@@ -127,7 +127,7 @@ def read_states(
 ) -> list[States]:
     """Of each text the states behind its first ``tokens`` counted tokens: those in spans, if it has any.
 
-    What stands after the last of them is not read.
+    Tokens after the last of them are not read.
     """
     wanted = [_wanted(text, tokens) for text in texts]
     pieces = [_pieces(text, which[-1] if which else -1) for text, which in zip(texts, wanted, strict=True)]

@@ -15,7 +15,7 @@ _WORD = re.compile(r"\w+")
 
 
 class LeakedWord(NamedTuple):
-    """A word of an answer: where it stands and whether it is leaked."""
+    """A word of an answer: its position and whether it is leaked."""
 
     start: int
     end: int
@@ -39,7 +39,7 @@ def leaked_words(truth: str, reply: str) -> list[LeakedWord]:
 
 
 def segments(truth: str, reply: str) -> list[str]:
-    """``said`` cut where marking begins and ends: plain, leaked, plain, leaked, ..."""
+    """``said`` split into alternating parts: plain, leaked, plain, leaked, ..."""
     parts, at, ends = [""], 0, False
     for word in leaked_words(truth, reply):
         if word.leaked != ends:

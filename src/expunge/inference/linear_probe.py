@@ -1,7 +1,7 @@
 """Linear probes: what can be read from hidden states by a linear map.
 
-Shapes: N items, H hidden units, C classes, L blocks; so L + 1 states of a token: what each block reads,
-and what the last one leaves behind.
+Shapes: N items, H hidden units, C classes, L blocks; so L + 1 states of a token: the input of each block
+and the output of the last one.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from expunge.model.arch import backbone, blocks
 from expunge.model.intervention import Site, capturing
 
 PENALTY = 1.0
-"""Of the squared weights, against squared errors summed over items; features are standardised."""
+"""Ridge penalty, for squared errors summed over items and standardised features."""
 
 
 @torch.no_grad()
 def states_at(
     model: nn.Module, texts: Sequence[Encoded], places: Sequence[int], *, batch_size: int = 16
 ) -> Tensor:
-    """The state of one token of each text before every block and after the last. [L + 1, N, H], float32.
+    """The state of one token per text before every block and after the last. [L + 1, N, H], float32.
 
-    The final norm is not applied: what is looked at is the residual stream.
+    The final norm is not applied: these are states of the residual stream.
     """
     layers = len(blocks(model))
     sites = [Site("residual_in", block) for block in range(layers)] + [Site("residual_out", layers - 1)]
@@ -73,7 +73,7 @@ def fit(states_NH: Tensor, labels_N: Tensor, *, penalty: float = PENALTY) -> Lin
     states = states_NH.double()
     mean_H = states.mean(0)
     scale_H = states.std(0, correction=0)
-    scale_H = torch.where(scale_H > 0, scale_H, 1.0)  # what never varies says nothing
+    scale_H = torch.where(scale_H > 0, scale_H, 1.0)  # constant features carry no information
     x_NH = (states - mean_H) / scale_H
     classes, place_N = labels_N.unique(return_inverse=True)
     target_NC = torch.nn.functional.one_hot(place_N, len(classes)).double()
@@ -92,7 +92,7 @@ def fit(states_NH: Tensor, labels_N: Tensor, *, penalty: float = PENALTY) -> Lin
 def cross_validated(
     states_NH: Tensor, labels_N: Tensor, folds_N: Tensor, *, penalty: float = PENALTY
 ) -> Tensor:
-    """Whether each item is told right by a probe fitted on the items of all other folds. Bool, [N]."""
+    """Whether each item is classified correctly by a probe fitted on the other folds. Bool, [N]."""
     right_N = torch.zeros(len(labels_N), dtype=torch.bool)
     for fold in folds_N.unique():
         here_N = folds_N == fold

@@ -3,10 +3,10 @@
 Shapes: N rows (counted tokens), H hidden units, V vocabulary; n rows of a piece, k of a block.
 
 How a number changes with its own logits (its slopes) is known as soon as the logits are, so logits
-are overwritten with slopes at once. What stays for the backward pass depends on the head:
+are overwritten with slopes at once. What is kept for the backward pass depends on the head:
 
-- a frozen head: the slopes are taken back through it at once and [N, H] stays;
-- a head that is trained: the slopes of the first rows stay, up to ``KEPT_ELEMENTS``. The logits of
+- a frozen head: the slopes are propagated through it at once, and [N, H] is kept;
+- a trainable head: the slopes of the first rows are kept, up to ``KEPT_ELEMENTS``. The logits of
   the others are computed again in the backward pass, so that memory does not grow with N.
 """
 
@@ -28,10 +28,10 @@ CHUNK_ELEMENTS = 1 << 23
 """Logits computed at once (rows times vocabulary): 32 MiB in float32."""
 
 KEPT_ELEMENTS = 1 << 25
-"""Slopes kept for the backward pass through a head that is trained: 128 MiB in float32."""
+"""Slopes kept for the backward pass through a trainable head: 128 MiB in float32."""
 
 BLOCK_ELEMENTS = 1 << 18
-"""Logits worked on at once, so that what comes in between stays in the processor's cache."""
+"""Logits processed at once, so that intermediate results stay in the CPU cache."""
 
 Head = Callable[[Tensor], Tensor]
 """Hidden states [n, H] to logits [n, V]."""
@@ -45,24 +45,24 @@ class Numbers(NamedTuple):
 
 
 Rule = Callable[[Tensor, Tensor], Numbers]
-"""From logits [k, V] in float32 and what else is known of each row [k, ...] to its number."""
+"""Maps logits [k, V] in float32 and extra inputs of each row [k, ...] to numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
     """Applies ``rule`` to the logits [n, ``vocabulary``] that ``head`` gives for hidden states.
 
-    ``beside`` makes of what comes with the states, n rows at a time, what the rule reads beside logits.
+    ``extra_inputs`` turns values passed along with the states, n rows at a time, into inputs of ``rule``.
     """
 
     head: Head
     rule: Rule
     vocabulary: int
-    beside: Callable[[Tensor], Tensor] = lambda other_n: other_n
+    extra_inputs: Callable[[Tensor], Tensor] = lambda other_n: other_n
 
     def __call__(self, hidden_NH: Tensor, other_N: Tensor) -> Tensor:
         """The number of every row, in float32, differentiable by states and head. Shape [N]."""
-        # Asked about no rows at all, a head tells whether it is trained.
+        # An empty input is enough to find out whether the head is trainable.
         trained = torch.is_grad_enabled() and self.head(hidden_NH[:0].detach()).requires_grad
         kept = min(KEPT_ELEMENTS // self.vocabulary, len(hidden_NH)) if trained else 0
         numbers = [self._through_head(hidden_NH[:kept], other_N[:kept])] if kept else []
@@ -93,12 +93,12 @@ class Rows:
     @torch.no_grad()
     def _numbers(self, logits_nV: Tensor, other_n: Tensor, *, overwrite: bool) -> Tensor:
         """The numbers of a piece, whose logits make room for the slopes if asked to."""
-        # One tensor for all: small ones kept between large ones that come and go would scatter the heap.
+        # One tensor for all: small ones allocated between large temporary ones would fragment memory.
         numbers_n = torch.empty(len(logits_nV), dtype=torch.float32, device=logits_nV.device)
         chunk, block = (elements // self.vocabulary for elements in (CHUNK_ELEMENTS, BLOCK_ELEMENTS))
         for *piece, other in in_pieces(chunk, numbers_n, logits_nV, other_n):
-            for numbers_k, logits_kV, beside_k in in_pieces(block, *piece, self.beside(other)):
-                numbers = self.rule(logits_kV.float(), beside_k)
+            for numbers_k, logits_kV, extra_k in in_pieces(block, *piece, self.extra_inputs(other)):
+                numbers = self.rule(logits_kV.float(), extra_k)
                 numbers_k.copy_(numbers.values)
                 if overwrite:
                     logits_kV.copy_(numbers.slopes())
@@ -106,7 +106,7 @@ class Rows:
 
 
 class _Sloped(torch.autograd.Function):
-    """Numbers [n] that are known together with their slopes [n, ...] by some other tensor."""
+    """Numbers [n] whose slopes [n, ...] by some other tensor are already known."""
 
     @staticmethod
     def numbers(by: Tensor, values_n: Tensor, slopes: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ class _Sloped(torch.autograd.Function):
     def backward(ctx: Any, gradient_n: Tensor) -> tuple[Tensor, None, None]:
         (slopes,) = ctx.saved_tensors
         scale = gradient_n.to(slopes.dtype)[:, None]
-        # Nobody reads the slopes again unless the graph is to be kept, so their memory serves twice.
+        # The slopes are not read again unless the graph is retained, so their memory is reused.
         graph_is_kept = torch._C._autograd._get_current_graph_task_keep_graph()
         return slopes * scale if graph_is_kept else slopes.mul_(scale), None, None
 
@@ -136,13 +136,13 @@ def _own(logits_nV: Tensor, hidden_nH: Tensor) -> Tensor:
 
 
 def in_pieces(rows: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The tensors side by side, so many rows at a time (one at least); nothing when they are empty."""
+    """The tensors in pieces with a limited number of rows (at least one); empty tensors give no piece."""
     if not len(tensors[0]):
         return iter(())
     return zip(*(tensor.split(max(1, rows)) for tensor in tensors), strict=True)
 
 
-# Token log-probabilities and divergences in chunks of rows: [B, T, V] is never held.
+# Token log-probabilities and divergences in chunks of rows: [B, T, V] is never materialised.
 #
 # Shapes: N counted tokens, H hidden units, V vocabulary; k rows worked on at once.
 
@@ -168,7 +168,7 @@ def token_kl(
     ``forward`` is KL(reference ‖ model), ``reverse`` is KL(model ‖ reference); both in float32.
     """
     rule = _forward_kl if direction == "forward" else _reverse_kl
-    rows = Rows(head=head, rule=rule, vocabulary=vocabulary, beside=reference_head)
+    rows = Rows(head=head, rule=rule, vocabulary=vocabulary, extra_inputs=reference_head)
     return rows(hidden_NH, reference_NH)
 
 
@@ -179,7 +179,7 @@ def token_jsd(
 
     ``½ KL(p ‖ m) + ½ KL(q ‖ m)`` with m the mean of both: 0 to ln 2, the same both ways.
     """
-    rows = Rows(head=head, rule=_jsd, vocabulary=vocabulary, beside=reference_head)
+    rows = Rows(head=head, rule=_jsd, vocabulary=vocabulary, extra_inputs=reference_head)
     return rows(hidden_NH, reference_NH)
 
 
@@ -193,7 +193,7 @@ def token_numbers(
     reference_head: Head | None = None,
     reference_NH: Tensor | None = None,
 ) -> Tensor:
-    """What ``rule`` makes of each token and its logits (and the reference's), in float32. Shape [N].
+    """``rule`` applied to each token and its logits (and the reference's), in float32. Shape [N].
 
     Its slopes by the logits are found by differentiating it, a block of rows at a time.
     """
@@ -201,8 +201,8 @@ def token_numbers(
         rows = Rows(head=head, rule=_differentiated(rule), vocabulary=vocabulary)
         return rows(hidden_NH, token_N)
 
-    def beside(row_n: Tensor) -> Tensor:
-        """The reference's logits and, behind them, the token: exact in float32 up to 2^24."""
+    def extra_inputs(row_n: Tensor) -> Tensor:
+        """The reference's logits followed by the token id, which is exact in float32 up to 2^24."""
         logits_nV = reference_head(reference_NH[row_n]).float()
         return torch.cat([logits_nV, token_N[row_n, None].float()], dim=1)
 
@@ -210,14 +210,14 @@ def token_numbers(
         lambda logits_kV, both_k, _: rule(logits_kV, both_k[:, -1].long(), both_k[:, :-1])
     )
     row_N = torch.arange(len(token_N), device=token_N.device)
-    return Rows(head=head, rule=paired, vocabulary=vocabulary, beside=beside)(hidden_NH, row_N)
+    return Rows(head=head, rule=paired, vocabulary=vocabulary, extra_inputs=extra_inputs)(hidden_NH, row_N)
 
 
 def _differentiated(rule: TokenRule) -> Callable[[Tensor, Tensor], Numbers]:
-    def found(logits_kV: Tensor, beside_k: Tensor) -> Numbers:
+    def found(logits_kV: Tensor, extra_k: Tensor) -> Numbers:
         with torch.enable_grad():
             own_kV = logits_kV.detach().requires_grad_(True)
-            values_k = rule(own_kV, beside_k, None)
+            values_k = rule(own_kV, extra_k, None)
             total = values_k.sum()
         return Numbers(values_k.detach(), lambda: torch.autograd.grad(total, own_kV)[0])
 

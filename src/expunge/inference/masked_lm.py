@@ -1,4 +1,4 @@
-"""What a model, causal or masked, finds of the tokens that might stand at one place of a text.
+"""Logits of candidate tokens at one position of a text, under a causal or masked model.
 
 Shapes: B texts, T positions, F tokens asked about, H hidden units, V vocabulary.
 """

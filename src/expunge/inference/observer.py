@@ -1,4 +1,4 @@
-"""``Observer``: what a model says and how likely it finds a text, computed once however often asked."""
+"""``Observer``: cached continuations and token statistics of a model."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Observer:
     """A model as metrics see it. Nothing is computed twice; batches are sorted by length.
 
     ``batch_tokens`` bounds the padded size of one batch, so that long texts come in small batches. What
-    a batch shares (solved questions before each question) is read once. Launched in several processes,
-    each computes a part and all of them hold the whole.
+    a batch shares (few-shot examples before each question) is read once. Launched in several processes,
+    each computes a part and all of them receive the full result.
     """
 
     def __init__(
@@ -57,18 +57,18 @@ class Observer:
         """The greedy continuation of each prompt, in order, cut before the first stop string.
 
         A prompt is a text, or an example whose prompt (chat template and all) is continued. A prompt is
-        continued once, whoever asks: a shorter continuation is the beginning of a longer one.
+        continued once for all metrics: a shorter continuation is the beginning of a longer one.
         """
         return self._continuations(prompts, GenerationRequest(max_new_tokens, tuple(stop)))
 
     def prefetch(self, prompts: Sequence[str], *, max_new_tokens: int) -> None:
-        """These prompts will be continued: a document that begins with one is read for both at once."""
+        """Announce prompts that will be continued, so that documents beginning with one are read once."""
         self._ahead.prefetch(prompts, max_new_tokens)
 
     def expect_answers(
         self, prompts: Sequence[str | Example], *, max_new_tokens: int, stop: Sequence[str] = ()
     ) -> None:
-        """``greedy`` will be asked this: what ends alike is then continued in the same batches."""
+        """Announce prompts for ``greedy``, so that those with the same stop strings share batches."""
         self._continuations.prefetch(prompts, GenerationRequest(max_new_tokens, tuple(stop)))
 
     def token_logps(self, examples: Sequence[Example]) -> list[Tensor]:
@@ -76,21 +76,21 @@ class Observer:
         return [facts.counted.logp_n for facts in self.facts(examples)]
 
     def facts(self, examples: Sequence[Example]) -> list[TokenStats]:
-        """For each example all that one forward pass says of every token of its completion."""
+        """For each example the statistics of every token of its completion, from one forward pass."""
         _fill(self._facts, examples, self._first)
         return [self._facts[example] for example in examples]
 
     def read(self, examples: Sequence[Example]) -> list[TokenStats]:
-        """As ``facts``, remembering nothing: for variants that no other metric will ask of."""
+        """As ``facts``, but not cached: for variants that no other metric reads."""
         return map_across_ranks(examples, self._read)
 
     def forks(self, points: Sequence[BranchPoint]) -> list[list[int]]:
-        """The token ids that the model goes on with from inside a text, by fork."""
+        """The token ids with which the model continues from inside a text, by branch point."""
         return self._forks(points)
 
     @property
     def is_masked(self) -> bool:
-        """Whether the model fills in blanks: ``fills`` is all that can be asked of it."""
+        """Whether it is a masked language model, for which only ``fills`` is available."""
         return is_masked(self.model)
 
     def fills(self, blanks: Sequence[Blank]) -> list[list[float]]:
@@ -101,19 +101,19 @@ class Observer:
         )
 
     def once(self, key: Hashable, compute: Callable[[], Value]) -> Value:
-        """What ``compute`` finds of this model, remembered for whoever asks by the same key."""
+        """The result of ``compute`` on this model, cached under ``key``."""
         if key not in self._found:
             self._found[key] = compute()
         return cast("Value", self._found[key])
 
     def states(self, examples: Sequence[Example], *, tokens: int) -> list[States]:
-        """For each example the hidden states behind its first counted tokens; nothing is remembered."""
+        """For each example the hidden states behind its first counted tokens; not cached."""
         return map_across_ranks(examples, lambda examples_of_rank: self._states(examples_of_rank, tokens))
 
     def gradient_norms(self, examples: Sequence[Example]) -> list[list[float]]:
         """For each example the 2-norm of the gradient of its mean loss, by parameter tensor.
 
-        One backward pass each: by far the dearest thing to ask.
+        One backward pass each: by far the most expensive query.
         """
         _fill(self._gradients, examples, lambda new: map_across_ranks(new, self._norms))
         return [self._gradients[example] for example in examples]

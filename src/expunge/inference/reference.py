@@ -30,14 +30,14 @@ Stream = Literal["forget", "retain", "alternate"]
 
 
 class Key(NamedTuple):
-    """One sequence of a run: which stream it belongs to and its place in it."""
+    """One sequence of a run: its stream and its index in it."""
 
     stream: Stream
     place: int
 
 
 class Reference(Protocol):
-    """What losses may ask of the frozen reference."""
+    """The quantities of the frozen reference that losses can use."""
 
     def logps(self, batch: Batch, keys: Sequence[Key]) -> Tensor:
         """Log-probability of each counted token. Shape [N]."""
@@ -46,14 +46,14 @@ class Reference(Protocol):
         """Hidden state that predicts each counted token. Shape [N, H]."""
 
     def inner(self, batch: Batch, keys: Sequence[Key], layer: int | None) -> Tensor:
-        """What a block puts out at the position that predicts each counted token. Shape [N, H]."""
+        """The output of a block at the position that predicts each counted token. Shape [N, H]."""
 
     def head(self, hidden_NH: Tensor) -> Tensor:
         """The reference's logits for hidden states. Shape [N, V]."""
 
 
 class LiveReference:
-    """A reference that is run: a frozen copy, or the model itself with its adapters off."""
+    """A reference that is computed: a frozen copy, or the model itself with its adapters disabled."""
 
     def __init__(self, model: nn.Module, *, adapters_off: bool) -> None:
         self.model = model
@@ -61,7 +61,7 @@ class LiveReference:
 
     @classmethod
     def copied(cls, model: nn.Module) -> LiveReference:
-        """A frozen copy: the last resort, twice the memory."""
+        """A frozen copy: needs twice the memory, so it is the last resort."""
         return cls(copy.deepcopy(model).eval().requires_grad_(False), adapters_off=False)
 
     def logps(self, batch: Batch, keys: Sequence[Key]) -> Tensor:  # noqa: ARG002
@@ -90,9 +90,9 @@ class LiveReference:
 
 @dataclass(kw_only=True)
 class CachedReference:
-    """A reference looked up: one number or one hidden state per counted token, as losses asked for them.
+    """A cached reference: one number or one hidden state per counted token, as losses require.
 
-    ``inside`` holds states of the one block that the loss of their stream reads.
+    ``inside`` holds states of the block that the loss of their stream reads.
     """
 
     frozen_head: nn.Module

@@ -1,4 +1,4 @@
-"""Next-token distributions a model is to take on, in the place of a frozen reference's.
+"""Target next-token distributions, used in place of those of a frozen reference.
 
 Shapes: N counted tokens, K entries that a distribution gives any probability, V vocabulary.
 """
@@ -30,7 +30,7 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True)
 class TargetReference:
-    """The targets of a forget stream as a reference: a divergence from it is a distance to them.
+    """The targets of a forget stream as a reference, so that a divergence measures the distance to them.
 
     A "state" is a row of K entries and their K shares; ids stay exact in float32 up to 2^24.
     """
@@ -39,7 +39,7 @@ class TargetReference:
     vocabulary: int
 
     def logps(self, batch: Batch, keys: Sequence[Key]) -> Tensor:  # noqa: ARG002
-        """Not known: targets say what to predict, not what the text itself is worth."""
+        """Not available: targets are distributions and give no log-probability of the text."""
         raise LookupError("targets hold no log-probability of the text itself")
 
     def states(self, batch: Batch, keys: Sequence[Key]) -> Tensor:
@@ -49,17 +49,17 @@ class TargetReference:
         return torch.cat(rows).to(batch.input_ids_BT.device)
 
     def inner(self, batch: Batch, keys: Sequence[Key], layer: int | None) -> Tensor:  # noqa: ARG002
-        """Not known either: no model stands behind targets."""
+        """Not available: targets have no model with hidden states."""
         raise LookupError("targets have no states inside a model")
 
     def head(self, hidden_NH: Tensor) -> Tensor:
-        """The log-probabilities that entries and shares [N, 2K] stand for. Shape [N, V]."""
+        """The log-probabilities given by entries and shares [N, 2K]. Shape [N, V]."""
         entries_NK, shares_NK = hidden_NH.chunk(2, dim=1)
         dense_NV = hidden_NH.new_full((len(hidden_NH), self.vocabulary), NOTHING)
         return dense_NV.scatter(1, entries_NK.long(), shares_NK.log().clamp(min=NOTHING))
 
 
-# What a model that never saw a text would predict in it: from one that saw it, and one that saw it often.
+# An estimate of the predictions of a model that never saw a text, from the model and a reinforced one.
 #
 # Shapes: N positions, V vocabulary, K entries kept.
 
@@ -67,7 +67,7 @@ GenericScores = Literal["logps", "logits"]
 
 
 def generic_scores(base_NV: Tensor, reinforced_NV: Tensor, *, alpha: float) -> Tensor:
-    """``base − α relu(reinforced − base)``: what reinforcement raised is lowered, the rest stays. [N, V].
+    """``base − α relu(reinforced − base)``: logits that reinforcement raised are lowered. [N, V].
 
     Source: Eldan and Russinovich 2023 (arXiv 2310.02238), Eq. 1.
     """
@@ -75,7 +75,7 @@ def generic_scores(base_NV: Tensor, reinforced_NV: Tensor, *, alpha: float) -> T
 
 
 def as_scores(logits_NV: Tensor, kind: GenericScores) -> Tensor:
-    """Scores that two models can be compared by. [N, V].
+    """Scores that are comparable between two models. [N, V].
 
     Logits are defined up to a constant per position, which differs between two models;
     log-probabilities have none.

@@ -1,4 +1,4 @@
-"""All that one forward pass says of each counted token, taken from the logits a few rows at a time.
+"""Statistics of each counted token from one forward pass, computed from the logits a few rows at a time.
 
 Shapes: N counted tokens, H hidden units, V vocabulary; n rows whose logits exist at once, k of them
 worked on at once.
@@ -28,11 +28,11 @@ from expunge.model.positions import check_lengths
 from expunge.types import Example
 
 IMPOSSIBLE = -1e4
-"""Stands for log 0 where a probability of exactly zero is multiplied by it."""
+"""A finite value for log 0, where it is multiplied by a probability of exactly zero."""
 
 
 class TokenStatsRows(NamedTuple):
-    """Of each counted token, [N]: log p, the likeliest token's id, mean and variance of log p.
+    """For each counted token, [N]: log p, the likeliest token's id, mean and variance of log p.
 
     Mean and variance are under the model's own distribution at that place; minus the mean is its entropy.
     """
@@ -45,11 +45,11 @@ class TokenStatsRows(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class TokenStats:
-    """What a model says of the counted tokens of one text, in their order. Tensors [n], on the CPU.
+    """Statistics of the counted tokens of one text, in order. Tensors [n], on the CPU.
 
     ``token_n`` are the ids, ``logp_n`` their log-probabilities in nats, ``best_n`` the likeliest ids;
     ``mean_n`` and ``variance_n`` describe log p under the model's own distribution at each place.
-    ``sensitive_n`` tells which tokens touch one of the example's spans; ``ending`` is how many tokens at
+    ``sensitive_n`` marks tokens that touch one of the example's spans; ``ending`` is how many tokens at
     the end are no text (the end token, the end of a turn).
     """
 
@@ -85,7 +85,7 @@ class TokenStats:
         return self.only(self.sensitive_n, ending=0) if self.sensitive_n.any() else self
 
     def first(self, count: int) -> TokenStats:
-        """The first so many tokens."""
+        """The first tokens, up to the given number."""
         return self if len(self) <= count else self.only(slice(0, count), ending=0)
 
     def only(self, which: Tensor | slice, *, ending: int) -> TokenStats:
@@ -98,7 +98,7 @@ class TokenStats:
 def compute_token_stats(
     head: Head, hidden_NH: Tensor, token_N: Tensor, *, vocabulary: int
 ) -> TokenStatsRows:
-    """What the distributions behind ``hidden`` say of ``token``, in float32."""
+    """The statistics of ``token`` under the distributions that ``hidden`` predicts, in float32."""
     count, device = len(hidden_NH), hidden_NH.device
     numbers = [torch.empty(count, dtype=torch.float32, device=device) for _ in range(3)]
     best_N = torch.empty(count, dtype=torch.long, device=device)
@@ -111,7 +111,7 @@ def compute_token_stats(
             top_k, best = logp_kV.max(-1)
             best_k.copy_(best)
             p_kV = logp_kV.exp()
-            # Counted from the largest, and squares from the mean: no difference of two large numbers.
+            # Relative to the largest logit, and squares around the mean: no differences of large numbers.
             below_kV = (logp_kV - top_k[:, None]).clamp_(min=IMPOSSIBLE)
             drop_k = (p_kV * below_kV).sum(-1)
             mean_k.copy_(top_k + drop_k)
@@ -120,16 +120,16 @@ def compute_token_stats(
     return TokenStatsRows(logp_N, best_N, mean_N, variance_N)
 
 
-# Texts to what a model says of each of their tokens: one forward pass each, batched by length.
+# From texts to statistics of their tokens: one forward pass each, batched by length.
 #
 # Shapes: B sequences, T positions after the shared prefix, N counted tokens of the batch, H hidden units.
 
 UNCUT = 1 << 60
-"""A length no text has: asked for so many tokens at once, a document stays in one piece."""
+"""A length no text has: with it as the maximum, a document stays in one piece."""
 
 
 class ScoredText(NamedTuple):
-    """An example as the model reads it: its pieces, which counted tokens touch a span, what ends it."""
+    """An example as the model reads it: its pieces, the counted tokens in spans, and its ending."""
 
     pieces: list[Encoded]
     sensitive_n: Tensor
@@ -147,7 +147,7 @@ class ScoredText(NamedTuple):
 
 
 def as_text(example: Example, tokenizer: Any, *, max_length: int) -> ScoredText:
-    """Every token of the completion counts, whatever its spans; which of them are sensitive stands beside.
+    """An example in which every token of the completion counts; sensitive ones are marked separately.
 
     Raises:
         DataError: the example cannot be encoded, or its spans cover nothing.
@@ -186,9 +186,9 @@ def read_texts(
     batches: Batches,
     known: Mapping[int, TokenStatsRows] = MappingProxyType({}),
 ) -> list[TokenStats]:
-    """What the model says of every counted token of each text.
+    """The statistics of every counted token of each text.
 
-    ``known`` is what it was found to say of the first piece of some texts, by their places.
+    ``known`` holds the statistics of the first piece of some texts, by index.
     """
     chunks = [chunk for text in texts for chunk in text.pieces]
     check_lengths(model, [len(chunk.input_ids) for chunk in chunks])

@@ -1,4 +1,4 @@
-"""What a loss may look at: numbers per counted token, nothing of the model.
+"""The inputs of a loss: numbers per counted token, never the model.
 
 Shapes: B examples, T positions, H hidden units, V vocabulary, K other answers to each prompt; M rows of
 logits that are there at once.
@@ -14,11 +14,11 @@ from functools import cached_property
 from torch import Tensor
 
 TokenRule = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""From logits [M, V], tokens [M] and the reference's logits [M, V], if asked for, to a number each [M]."""
+"""Maps logits [M, V], tokens [M] and, if requested, the reference's logits [M, V] to numbers [M]."""
 
 
 class Need(StrEnum):
-    """What a loss asks to be given beside the model's own log-probabilities."""
+    """The inputs a loss requests in addition to the model's log-probabilities."""
 
     REFERENCE_LOGPS = "reference_logps"
     FORWARD_KL = "forward_kl"
@@ -31,16 +31,16 @@ class Need(StrEnum):
 
 
 STATES = frozenset({Need.FORWARD_KL, Need.REVERSE_KL, Need.REFERENCE_LOGITS})
-"""What is worked out from the reference's final hidden states."""
+"""Needs that are computed from the reference's final hidden states."""
 
 LOGITS = frozenset({Need.LOGITS, Need.REFERENCE_LOGITS})
-"""What lets a loss look at whole next-token distributions."""
+"""Needs that give a loss access to whole next-token distributions."""
 
 INNER = frozenset({Need.HIDDEN, Need.REFERENCE_HIDDEN})
-"""What is read inside the model, at one of its blocks."""
+"""Needs that are read inside the model, at one of its blocks."""
 
 OF_REFERENCE = STATES | {Need.REFERENCE_LOGPS, Need.REFERENCE_HIDDEN}
-"""What a frozen reference is needed for."""
+"""Needs that require a frozen reference."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class TokenView:
         """Mean over the states that predict counted tokens. Shape [B].
 
         The first position's is left out unless asked for by ``first``: it is where models park huge
-        values, the same for every text, and says nothing of this one. It counts where there is no other.
+        values, the same for every text and not specific to this one. It counts if there is no other.
         """
         mask_BT = self.mask.clone()
         if not first:
@@ -82,17 +82,17 @@ class TokenView:
         return (values_BT * mask_BT).sum(-1) / mask_BT.sum(-1)
 
     def per_token(self, rule: TokenRule) -> Tensor:
-        """What ``rule`` makes of the whole next-token distribution at each counted token. Shape [B, T].
+        """``rule`` applied to the whole next-token distribution at each counted token. Shape [B, T].
 
         It is given a few rows at a time and differentiated at once, so that logits of the whole batch
-        never exist: what it says of a row may depend on that row alone.
+        never exist: its value for a row may only depend on that row.
         """
         if self.read_logits is None:
             raise _undeclared(Need.LOGITS)
         return self.read_logits(rule)
 
     def given(self, need: Need) -> Tensor:
-        """What was asked for as ``need``; a loss that did not declare it gets a programming error."""
+        """The input declared as ``need``; raises a programming error for a loss that did not declare it."""
         tensor = {
             Need.REFERENCE_LOGPS: self.reference_logps,
             Need.FORWARD_KL: self.kl,

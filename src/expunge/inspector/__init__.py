@@ -1,1 +1,1 @@
-"""The inspector: a local web page to ask models and see what came back."""
+"""The inspector: a local web page to query the models of a run."""

@@ -1,4 +1,4 @@
-"""What a model reads of a prompt and its true answer: tokens, cut to what it can read, and said so."""
+"""Tokenising prompts and true answers for a model, truncated to its context with a note."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 MAX_TRUTH = 256
-"""Tokens of a true answer that are looked at."""
+"""Maximum tokens of a true answer that are evaluated."""
 
 
 class PromptTokens(NamedTuple):
@@ -37,7 +37,7 @@ class TruthTokens(NamedTuple):
 
 
 def room_of(model: nn.Module, max_length: int) -> int:
-    """How many tokens the model is given at once."""
+    """The maximum number of tokens of an input."""
     return min(declared_positions(model) or max_length, max_length)
 
 
@@ -72,14 +72,14 @@ def _cut(ids: list[int], head: int, room: int) -> tuple[list[int], int]:
     return (ids[:head] + ids[head + dropped :], dropped)
 
 
-# Greedy answers, token by token, in the words that ``Observer.greedy`` gives.
+# Greedy answers, streamed token by token; the text equals that of ``Observer.greedy``.
 
 QUESTION = "Answer:"
-"""How a prompt ends that asks for one answer: there, models go on to the next question."""
+"""The end of a question prompt, after which models tend to continue with the next question."""
 
 
 class DecodingMode(NamedTuple):
-    """How far to answer: so many tokens, or until one of the texts was said."""
+    """When to stop an answer: after a number of tokens, or after one of the stop strings."""
 
     tokens: int
     stop: tuple[str, ...] = ()
@@ -96,19 +96,19 @@ def answer(
     ids: Sequence[int],
     way: DecodingMode,
     *,
-    told: Callable[[str], None],
+    on_text: Callable[[str], None],
     stopped: Callable[[], bool] = lambda: False,
 ) -> str:
-    """The most likely continuation of ``ids``; ``told`` hears the text after every token.
+    """The most likely continuation of ``ids``; ``on_text`` is called with the text after every token.
 
-    It ends early once ``stopped`` says so.
+    It ends early once ``stopped`` returns true.
     """
 
     def text_of(tokens: Sequence[int]) -> str:
         return str(tokenizer.decode(list(tokens), skip_special_tokens=True))
 
     def is_done(tokens: list[int]) -> bool:
-        told(cut(text_of(tokens), way.stop))
+        on_text(cut(text_of(tokens), way.stop))
         tokens_said = tokenizer.decode(tokens)
         return stopped() or any(text in tokens_said for text in way.stop)
 

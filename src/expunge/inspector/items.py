@@ -1,4 +1,4 @@
-"""The items of an audit: what was asked, the true answer, and how much of it came back."""
+"""The items of an audit: the prompt, the true answer, and how much of it came back."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class InspectorItem(NamedTuple):
     """One question or beginning of a text; ``rise`` in points of ``metric``, at its worst.
 
-    ``model`` is the unlearned model that gave most of it back, ``precision`` where; ``full`` is the same
+    ``model`` is the unlearned model that recovered most of it, at ``precision``; ``full`` is the same
     model's value at full precision.
     """
 
@@ -38,7 +38,7 @@ class InspectorItem(NamedTuple):
 
 
 def read_items(audits: Sequence[Path]) -> list[InspectorItem]:
-    """All items with a text, the one of which most came back first."""
+    """All items with a text, sorted by how much came back."""
     items = [item for audit in audits for item in _item_of(audit)]
     return sorted(items, key=lambda item: -item.rise)
 
@@ -75,11 +75,11 @@ def _texts(detail: Mapping[str, str]) -> tuple[str, str]:
     return detail.get("prompt") or detail.get("question") or "", detail.get("truth") or ""
 
 
-# What a quantizer's grid erased of the unlearning, tensor by tensor.
+# The part of an unlearning update that a quantizer erased, by tensor.
 
 
 class Erased(NamedTuple):
-    """One tensor: its weights, those unlearning changed, those of them the grid undid, and their share."""
+    """One tensor: its weights, those unlearning changed, and those of them that rounding undid."""
 
     name: str
     weights: int
@@ -88,12 +88,12 @@ class Erased(NamedTuple):
 
     @property
     def share(self) -> float:
-        """The share of the changed weights that get the target's code again."""
+        """The share of the changed weights that round to the target's code."""
         return self.undone / self.changed if self.changed else 0.0
 
 
 def erased(audits: Sequence[Path], model: str, precision: str) -> list[Erased]:
-    """Every tensor of an unlearned model under a quantizer; empty where no audit looked."""
+    """Every tensor of an unlearned model under a quantizer; empty if no audit has diagnostics of it."""
     for audit in audits:
         for remark in read_summary(audit / SUMMARY).diagnostics:
             if (remark.model, remark.condition) == (model, precision) and "tensors" in remark.content:

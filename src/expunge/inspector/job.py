@@ -1,4 +1,4 @@
-"""The inspector as it is asked for: open the shelf, bind the port, serve until interrupted."""
+"""The inspector as a job: register the models, bind the port, serve until interrupted."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 HOST, PORT = "127.0.0.1", 7861
 SHARE = 0.5
-"""Of the memory that is free, what models may take unless told otherwise."""
+"""Default share of the free memory for models."""
 GOODBYE_SECONDS = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class InspectJob:
-    """A page on the models of some runs. ``budget``: GiB that models in memory may take together.
+    """A page on the models of some runs. ``budget``: GiB of memory for all loaded models.
 
-    ``port`` 0 takes any that is free; ``browser`` opens the page where there is a screen to show it.
+    ``port`` 0 picks a free one; ``browser`` opens the page if there is a display.
     """
 
     paths: tuple[Path, ...]
@@ -41,8 +41,8 @@ class InspectJob:
     budget: float | None = None
     browser: bool = True
 
-    def run(self, tell: Callable[[str], None]) -> None:
-        """Serve until interrupted; ``tell`` is given the address.
+    def run(self, report: Callable[[str], None]) -> None:
+        """Serve until interrupted; ``report`` is called with the address.
 
         Raises:
             DataError: the folders hold nothing to inspect.
@@ -60,24 +60,24 @@ class InspectJob:
             config = uvicorn.Config(
                 application(desk, key=key),
                 log_level="error",
-                log_config=None,  # it would close the handlers of everybody else
+                log_config=None,  # it would close the handlers of other libraries
                 access_log=False,
                 server_header=False,
                 ws="none",
                 lifespan="off",
                 timeout_graceful_shutdown=GOODBYE_SECONDS,
             )
-            tell(address)
+            report(address)
             if self.browser and has_screen():
                 webbrowser.open(address)
             try:
                 uvicorn.Server(config).run(sockets=[listening])
-            except KeyboardInterrupt:  # how one leaves
+            except KeyboardInterrupt:  # the regular way to stop
                 return
 
     @property
     def bytes(self) -> int:
-        """The budget in bytes; by default a share of what is free where models are computed."""
+        """The budget in bytes; by default a share of the free memory of the device."""
         if self.budget is not None:
             return int(self.budget * GIB)
         free = psutil.virtual_memory().available
@@ -87,7 +87,7 @@ class InspectJob:
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A socket that listens.
+    """A listening socket.
 
     Raises:
         OutputError: the port is taken, or the address is not one of this machine's.
@@ -98,18 +98,18 @@ def bound(host: str, port: int) -> socket.socket:
         raise OutputError(
             f"cannot serve at {host}, port {port}",
             why=f"{error.strerror or error}.",
-            fix="Choose another with --port (0 takes any that is free), or another --host.",
+            fix="Choose another with --port (0 picks a free one), or another --host.",
         ) from error
 
 
 def url_of(listening: socket.socket) -> str:
-    """Where a browser finds the socket."""
+    """The URL of the socket."""
     host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def has_screen() -> bool:
-    """Whether a browser that opens would be seen: a text browser would take the terminal away."""
+    """Whether a graphical browser can be opened; a text browser would take over the terminal."""
     if sys.platform in ("darwin", "win32"):
         return True
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

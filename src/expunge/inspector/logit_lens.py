@@ -1,4 +1,4 @@
-"""The logit lens: what each layer would say next, had the model ended there.
+"""The logit lens: the next-token prediction after each layer.
 
 The hidden state after each block goes through the model's own final norm and head
 (nostalgebraist 2020, "interpreting GPT: the logit lens"). The last layer is the model itself.
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from expunge.inspector.generate import TruthTokens
 
 FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
-"""What the norm after the last block is called, beside the blocks."""
+"""Names of the norm after the last block, in the module that holds the blocks."""
 
 
 class LayerView(NamedTuple):
-    """One true token at one layer: its probability, its rank (1: the most likely), who was first."""
+    """One true token at one layer: its probability, its rank (1: the most likely), and the top token."""
 
     probability: float
     rank: int
@@ -34,14 +34,14 @@ class LayerView(NamedTuple):
 
 
 class LensReading(NamedTuple):
-    """The tokens of the true answer, and by layer, first to last, how each was seen."""
+    """The tokens of the true answer, and their readings by layer, first to last."""
 
     tokens: list[int]
     layers: list[list[LayerView]]
 
     @property
     def strip(self) -> list[LayerView]:
-        """How the model itself saw each token."""
+        """The reading of each token after the last layer, which is the model's own prediction."""
         return self.layers[-1]
 
 
@@ -78,12 +78,12 @@ def final_norm(model: nn.Module) -> nn.Module:
     Raises:
         ModelError: it has none of the known names.
     """
-    beside = unwrap(model).get_submodule(architecture(model).blocks.rpartition(".")[0])
-    found = next((getattr(beside, name) for name in FINAL_NORMS if hasattr(beside, name)), None)
+    parent = unwrap(model).get_submodule(architecture(model).blocks.rpartition(".")[0])
+    found = next((getattr(parent, name) for name in FINAL_NORMS if hasattr(parent, name)), None)
     if found is None:
         raise ModelError(
             f"the final norm of {type(unwrap(model)).__name__}",
-            why=f"{type(beside).__name__} has none of {', '.join(FINAL_NORMS)}.",
+            why=f"{type(parent).__name__} has none of {', '.join(FINAL_NORMS)}.",
             fix="Add its name to FINAL_NORMS in inspector/logit_lens.py.",
         )
     norm: nn.Module = found

@@ -1,6 +1,6 @@
-"""What may be opened: the models named on the command line, or by the runs named there. Nothing else.
+"""The registry of models: only those named on the command line, or by the runs named there.
 
-A request names a model; only this shelf knows its path.
+A request refers to a model by name; only this registry knows its path.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "summary.json"
 NESTED = "audit"
-"""Where the demo keeps its audit."""
+"""The folder of the demo's audit."""
 CONFIG = "config.json"
 _EPOCH = re.compile(r"(?:epoch|checkpoint)-(\d+)")
 
@@ -65,14 +65,14 @@ class ModelEntry:
 
 @dataclass(frozen=True)
 class ModelRegistry:
-    """All that may be opened, and the audits it came from. ``absent``: named by an audit, and gone."""
+    """The models that can be queried, and their audits. ``absent``: named by an audit but missing."""
 
     models: tuple[ModelEntry, ...]
     audits: tuple[Path, ...] = ()
     absent: tuple[str, ...] = ()
 
     def find(self, name: str) -> ModelEntry:
-        """The model of that name; a path is no name.
+        """The model of that name; paths are not accepted.
 
         Raises:
             ModelError: no model of that name was given.
@@ -82,7 +82,7 @@ class ModelRegistry:
                 return model
         raise ModelError(
             f"model {name!r}",
-            why="it was not given on the command line, nor by a run given there.",
+            why="it was not named on the command line, nor by a run named there.",
             fix=did_you_mean(name, [model.name for model in self.models]),
         )
 
@@ -92,10 +92,10 @@ class ModelRegistry:
 
 
 def open_registry(paths: Sequence[Path]) -> ModelRegistry:
-    """What audits, demo runs, unlearn runs and checkpoint folders give to look at.
+    """Register the models of audits, demo runs, unlearning runs and checkpoint folders.
 
     Raises:
-        DataError: a folder holds nothing of the kind, or no model that was named still exists.
+        DataError: a folder contains no such run, or none of the named models exists.
         ModelError: a folder is not there, or holds a checkpoint that cannot be read.
     """
     models: list[ModelEntry] = []
@@ -173,7 +173,7 @@ def _named_apart(models: Sequence[ModelEntry]) -> list[ModelEntry]:
     return apart
 
 
-# Models in memory under one budget: loaded when first asked for, the least recently used let go.
+# A pool of models under a memory budget: loaded on first use, the least recently used freed first.
 
 GIB = 2**30
 FULL = "full"
@@ -192,10 +192,10 @@ class PooledModel:
 
 @dataclass
 class ModelPool:
-    """Loads models, counts their bytes, and lends them one at a time.
+    """Loads models within a memory budget, and lends each to one user at a time.
 
-    Weights are rounded in place inside the loan and restored bit for bit after it, so no quantized copy
-    outlives an answer; while it lasts its weights count a second time.
+    Weights are rounded in place while a model is borrowed and restored bit for bit afterwards, so no
+    quantized copy is kept; in the meantime its weights count a second time.
     """
 
     budget: int
@@ -254,13 +254,13 @@ class ModelPool:
             return loaded, view
 
     def _make_room(self, path: Path, size: int, *, with_view: bool) -> None:
-        """Let models go, or wait for who uses them, until there is room."""
+        """Free models, or wait for those in use, until there is room."""
         needed = size * (2 if with_view else 1)
         if needed > self.budget:
             raise ModelError(
                 f"{path.name} needs {needed / GIB:.2f} GiB",
                 why=f"the budget is {self.budget / GIB:.2f} GiB"
-                + (" (a rounded model takes its size twice)." if with_view else "."),
+                + (" (a quantized model takes its size twice)." if with_view else "."),
                 fix="Raise it with --budget, in GiB.",
             )
         while self.used + needed - (size if path in self._models else 0) > self.budget:

@@ -1,4 +1,4 @@
-"""What the page asks and is told: requests checked, engine values as JSON. Texts go as they are."""
+"""The API of the page: validated requests, and results as JSON. Texts are not escaped."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 MOST_CHARACTERS = 1_000_000
 MOST_MODELS = 16
 MOST_TRUTH = 10_000
-"""Characters of a true answer that are compared with what is said, and read."""
+"""Maximum characters of a true answer that are compared and evaluated."""
 PAGE = 40
-"""Items told at once."""
+"""Items per page."""
 GLANCE = 240
 """Characters of a prompt in the list of items."""
 
@@ -41,12 +41,12 @@ class AskedModel(BaseModel):
 
     @property
     def who(self) -> ModelRef:
-        """The same for the desk."""
+        """The same model as a reference for the service."""
         return ModelRef(self.model, self.precision, self.epoch)
 
 
 class Question(BaseModel):
-    """A prompt, the true answer if it is known, and who is asked."""
+    """A prompt, the true answer if known, and the models to query."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -56,7 +56,7 @@ class Question(BaseModel):
 
 
 def shelf_of(desk: InspectorService) -> Event:
-    """The models, precisions and metrics there are to choose from; no path of this machine is told."""
+    """The models, precisions and metrics to choose from, without local paths."""
     known = {
         entry.name: entry for audit in desk.shelf.audits for entry in read_summary(audit / SUMMARY).metrics
     }
@@ -76,7 +76,7 @@ def shelf_of(desk: InspectorService) -> Event:
 
 
 def items_of(desk: InspectorService, *, metric: str, find: str, start: int) -> Event:
-    """A page of the items of a metric that hold ``find``, the one of which most came back first."""
+    """A page of the items of a metric that contain ``find``, sorted by how much came back."""
     wanted = find.strip().casefold()
     items = [
         (at, item)
@@ -92,7 +92,7 @@ def items_of(desk: InspectorService, *, metric: str, find: str, start: int) -> E
 
 
 def item_of(at: int, item: InspectorItem) -> Event:
-    """One item with its whole prompt and truth; ``at`` is what it is asked for by."""
+    """One item with its full prompt and truth; ``at`` is its index."""
     return {"at": at} | item._asdict()
 
 
@@ -101,7 +101,7 @@ def _holds(item: InspectorItem, wanted: str) -> bool:
 
 
 def events(desk: InspectorService, question: Question) -> Iterator[Event]:
-    """The true answer, the models' answers as they grow, how each sees the true answer, and ``over``.
+    """The event stream: the true answer, the models' partial answers, their readings of it, and ``over``.
 
     Each event names the place in ``question.asked`` it is about.
     """
@@ -145,7 +145,7 @@ def look_of(reading: LayerReading) -> Event:
 
 
 def tensors_of(erased_tensors: Sequence[Erased]) -> Event:
-    """What the grid erased, tensor by tensor."""
+    """The erased weights by tensor."""
     return {
         "tensors": [
             [tensor.name, tensor.weights, tensor.changed, tensor.undone] for tensor in erased_tensors
@@ -154,5 +154,5 @@ def tensors_of(erased_tensors: Sequence[Erased]) -> Event:
 
 
 def refusal(error: ExpungeError) -> str:
-    """A refusal as one line."""
+    """An error as one line."""
     return f"{error.what}: {error.why} {error.fix}"

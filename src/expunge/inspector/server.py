@@ -1,8 +1,8 @@
-"""Who may ask: only a browser that was given the key; and what its pages may do: talk to us alone.
+"""The web server of the inspector, and its access control.
 
-The page shows what was to be forgotten, and a port of this machine can be reached by everybody who has
-an account on it, and by any web page its owner happens to open. The address that is printed carries a
-key; the first visit turns it into a cookie that no other site can make a browser send.
+The page shows texts to be forgotten, and a local port can be reached by every account on the machine and by
+any web page open in a browser. The printed address therefore contains a key, which the first visit
+exchanges for a cookie that other sites cannot make a browser send.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ CLOSED = "Open the address that 'expunge inspect' printed: it carries the key to
 
 
 def cookie_of(key: str) -> str:
-    """What the cookie is called: browsers send the cookies of every port of a machine to each of them."""
+    """The name of the cookie, which contains the port because browsers share cookies between ports."""
     return "expunge-" + hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 class Guard:
-    """Lets requests with the key pass, and puts the same headers on every answer."""
+    """Middleware that requires the key, and sets the security headers of every response."""
 
     def __init__(self, app: ASGIApp, *, key: str) -> None:
         self._app = app
@@ -86,11 +86,10 @@ class Guard:
         return secrets.compare_digest(given.encode(errors="replace"), self._key.encode())
 
 
-# The inspector's web server: three files of ours, four questions, and nothing else.
+# The web application: three static files and four endpoints.
 #
-# No address leads to a file of this machine: the files are read by name when the server is made, and a
-# model is asked for by the name the shelf knows it by. Nothing is kept between requests, so browsers
-# cannot mix.
+# No URL maps to a path: the static files are read when the server is created, and models are referred to
+# by their registered names. Requests are stateless, so browsers do not interfere.
 
 FILES = {
     "/": ("page.html", "text/html"),
@@ -98,11 +97,11 @@ FILES = {
     "/page.js": ("page.js", "text/javascript"),
 }
 MOST_BYTES = 8_000_000
-"""Of a question; more is refused before it is read."""
+"""Maximum size of a request; larger ones are refused before they are read."""
 
 
 def application(desk: InspectorService, *, key: str) -> Starlette:
-    """The page and what it asks, for those who know ``key``."""
+    """The application, accessible with ``key``."""
     request = _AskedRequest(desk)
     return Starlette(
         routes=[
@@ -119,14 +118,14 @@ def application(desk: InspectorService, *, key: str) -> Starlette:
 
 
 class _BadRequestError(ExpungeError):
-    """A request that the page would not send."""
+    """The error for a request that the page would not send."""
 
     def __init__(self, why: str) -> None:
         super().__init__("this request", why=why, fix="Reload the page.")
 
 
 class _AskedRequest:
-    """What can be asked of a desk."""
+    """The endpoints of a service."""
 
     def __init__(self, desk: InspectorService) -> None:
         self._desk = desk
@@ -163,7 +162,7 @@ class _AskedRequest:
 
 
 async def _lines(events: Iterator[dict[str, Any]]) -> AsyncIterator[bytes]:
-    """One JSON value per line; a browser that leaves closes ``told``, and with it the work."""
+    """One JSON value per line; when the browser disconnects, ``events`` is closed and the work stops."""
     try:
         async for event in iterate_in_threadpool(events):
             yield json.dumps(event).encode() + b"\n"

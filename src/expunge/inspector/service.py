@@ -1,4 +1,4 @@
-"""The inspector without its page: questions go in, answers and readings come out."""
+"""The service behind the inspector's page: queries to models, independent of the web server."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 USUAL = (FULL, "int8", "int4", "int3", "nf4", "fp4")
 MAX_TOKENS = 48
 MAX_LENGTH = 2048
-"""Tokens a model is given at once, if it can read so many."""
+"""Maximum tokens per input, for models with a longer context."""
 SMALLER = "Start the inspector with a smaller --budget, so that models are let go sooner."
 
 
 class ModelRef(NamedTuple):
-    """A model of the shelf at a precision and an epoch (``None``: finished)."""
+    """A registered model at a precision and an epoch (``None``: finished)."""
 
     model: str
     precision: str = FULL
@@ -36,7 +36,7 @@ class ModelRef(NamedTuple):
 
 
 class LayerReading(NamedTuple):
-    """How a model sees the true answer: its tokens as text, the reading, and the vocabulary's words."""
+    """The logit lens of a true answer: its tokens as text, the reading, and the vocabulary's words."""
 
     tokens: list[str]
     reading: LensReading
@@ -44,7 +44,7 @@ class LayerReading(NamedTuple):
 
 
 class GeneratedAnswer(NamedTuple):
-    """What one model says so far; ``note`` for what was cut or refused.
+    """The answer of one model so far; ``note`` if input was truncated or the model failed.
 
     ``over``: all is said. ``look`` comes after it, where the true answer is known.
     """
@@ -57,7 +57,7 @@ class GeneratedAnswer(NamedTuple):
 
 @dataclass(frozen=True)
 class InspectorService:
-    """Everything the page asks. All methods may be called by many threads at once."""
+    """The queries of the page. All methods are thread-safe."""
 
     shelf: ModelRegistry
     pool: ModelPool
@@ -79,7 +79,7 @@ class InspectorService:
 
     @cached_property
     def precisions(self) -> list[str]:
-        """Full precision, the usual formats, and what the audits used and needs no calibration text."""
+        """Full precision, the usual formats, and those of the audits that need no calibration text."""
         audits = [read_summary(audit / SUMMARY) for audit in self.shelf.audits]
         used = [condition.label for audit in audits for condition in audit.conditions]
         return [label for label in dict.fromkeys([*USUAL, *used]) if label == FULL or _is_plain(label)]
@@ -87,17 +87,17 @@ class InspectorService:
     def answers(
         self, prompt: str, models: Sequence[ModelRef], *, truth: str = ""
     ) -> Iterator[list[GeneratedAnswer]]:
-        """What each model says, side by side: the whole row again after every token.
+        """The answers of all models, side by side: the whole row is yielded again after every token.
 
         With a ``truth`` each model is also read token by token and layer by layer, in the same loan. A
-        model that cannot answer says why in its note; the others go on.
+        model that cannot answer gives the reason in its note; the others continue.
         """
         row = [GeneratedAnswer() for _ in models]
         for index, who in enumerate(models):
-            for row[index] in streamed(partial(self._told, prompt, truth, who)):
+            for row[index] in streamed(partial(self._stream_answer, prompt, truth, who)):
                 yield list(row)
 
-    def _told(
+    def _stream_answer(
         self,
         prompt: str,
         truth: str,
@@ -133,7 +133,7 @@ class InspectorService:
             lent.tokenizer,
             read.ids,
             decoding_mode(prompt, self.max_tokens),
-            told=lambda said: show(GeneratedAnswer(said, note)),
+            on_text=lambda said: show(GeneratedAnswer(said, note)),
             stopped=stopped,
         )
         return GeneratedAnswer(text, note, over=True)
@@ -146,7 +146,7 @@ class InspectorService:
         return LayerReading([word([token]) for token in reading.tokens], reading, best)
 
     def erased(self, who: ModelRef) -> list[Erased]:
-        """What the grid erased of the unlearning, tensor by tensor: the audit's numbers where it looked.
+        """The weights whose change the quantizer erased, by tensor: the audit's numbers where available.
 
         Raises:
             ExpungeError: there is no target, or the two models cannot be compared.
@@ -158,32 +158,32 @@ class InspectorService:
         if model.target is None:
             raise ModelError(
                 f"what {who.precision} erased of {model.name}",
-                why="that is told by comparing it with the target, which is not here.",
-                fix="Inspect the audit, or an unlearned model whose source still lies where it was.",
+                why="this requires its target, which was not found.",
+                fix="Inspect the audit, or an unlearned model whose source checkpoint has not been moved.",
             )
         target, path = model.target, model.at(who.epoch)
         return computed(lambda: measured(target, path, who.precision))
 
 
 def _is_plain(label: str) -> bool:
-    """Whether a quantizer of that name can be applied to a model as it stands."""
+    """Whether a quantizer of that name can be applied without calibration."""
     try:
         return not parse_quantizer(label).calibrated
     except RecipeError:
         return False
 
 
-# The one thread in which everything is computed, whoever asks.
+# A single worker thread runs all computations.
 #
-# Every thread that computes brings its own team of OpenMP threads, and several teams get into each other's
-# way on the same cores. Jobs take turns; one job is what one model is asked, so browsers take turns too.
+# Every computing thread starts its own team of OpenMP threads, and several teams contend for the same
+# cores. Jobs therefore take turns; a job is one query to one model, so browsers take turns too.
 
 Result = TypeVar("Result")
 
 
 @cache
 def _jobs() -> queue.SimpleQueue[Callable[[], None]]:
-    """Where jobs wait; the thread that takes them out starts with the first."""
+    """The job queue; its worker thread starts with the first job."""
     waiting: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
     def work() -> None:
@@ -195,10 +195,10 @@ def _jobs() -> queue.SimpleQueue[Callable[[], None]]:
 
 
 def streamed(work: Callable[[Callable[[Any], None], Callable[[], bool]], None]) -> Iterator[Any]:
-    """What ``work(tell, stopped)`` tells, while the worker does it.
+    """The values that ``work(report, stopped)`` reports, while the worker thread runs it.
 
     A model's lock is taken and given back by the worker alone, so a browser that leaves cannot keep it:
-    when nobody listens any more, ``stopped`` turns true. What the work raises is raised here.
+    when the caller stops iterating, ``stopped`` becomes true. Exceptions of the work are raised here.
     """
     news: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
     gone = threading.Event()
@@ -227,6 +227,6 @@ def streamed(work: Callable[[Callable[[Any], None], Callable[[], bool]], None]) 
 
 
 def computed(work: Callable[[], Result]) -> Result:
-    """The result of ``work``, done by the worker."""
-    results: list[Result] = list(streamed(lambda tell, _: tell(work())))
+    """The result of ``work``, run by the worker thread."""
+    results: list[Result] = list(streamed(lambda report, _: report(work())))
     return results[0]

@@ -19,7 +19,7 @@ NO_WRONG = "the question has no wrong answers to compare with"
 
 
 class AnswerLikelihoods(NamedTuple):
-    """What a model says of the tokens of each answer. ``reworded`` is the right one where none is given."""
+    """Token statistics of each answer. ``reworded`` is the right one where none is given."""
 
     right: TokenStats
     reworded: TokenStats

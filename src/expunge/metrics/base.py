@@ -37,9 +37,9 @@ class Metric(Component):
     ``needs_splits``: the splits of ``Probes`` without which there is nothing to measure.
     ``default``: whether an audit measures it unasked; what is costly or seldom wanted is asked for.
     ``masked``: it can be measured on a masked language model too.
-    ``needs_interval``: a value without an interval says nothing, and none is given.
-    ``runs_last``: it continues texts that others read, so it is measured after them and costs little then.
-    ``caveats``: when the number says something else than one would think, in a sentence or two.
+    ``needs_interval``: a value without an interval is meaningless and not reported.
+    ``runs_last``: it continues texts that other metrics read, and is cheap when measured after them.
+    ``caveats``: when the number is misleading, in a sentence or two.
     ``known_errors``: what public implementations get wrong and this one does not, a sentence each.
     """
 
@@ -63,10 +63,10 @@ class Metric(Component):
 
     @abstractmethod
     def measure(self, observed: Observer, probes: Probes) -> Measured:
-        """The score of every item, by split; an item without one says why."""
+        """The score of every item, by split; an item without a score has a reason."""
 
     def statistic(self, values: Values, weights: Weights, control: Values | None = None) -> Floats:  # noqa: ARG002
-        """One number per resample: the mean over items unless a metric says otherwise. Shape [R].
+        """One number per resample: the mean over items unless a metric overrides it. Shape [R].
 
         ``control`` holds the retrained model's values of the same items; NaN where undefined.
         """

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PAGE = Path("docs/metrics.md")
 
 HEAD = "page.md"
-"""The file whose text the page begins with, beside this one."""
+"""The file with the introduction of the page."""
 
 
 def page(cards: Mapping[str, MetricCard]) -> str:
@@ -74,16 +74,16 @@ def section(card: MetricCard, *, like: str | None = None) -> str:
         "",
         *_paragraphs(card.about),
         f"*Source:* {card.source}. *Needs:* {card.needs}."
-        + ("" if card.default else f" *Measured only when named:* `--metric {card.name}`."),
+        + ("" if card.default else f" *Measured only on request:* `--metric {card.name}`."),
         "",
         *_settings(card),
     ]
     if like is not None and like != card.name:
         return "\n".join(
-            [*lines, f"*When it misleads and what others get wrong:* as [{like}](#{like}).", ""]
+            [*lines, f"*Caveats and errors in other implementations:* as [{like}](#{like}).", ""]
         )
     if card.caveats:
-        lines += [f"*When it misleads:* {_as_code(card.caveats)}", ""]
+        lines += [f"*Caveats:* {_as_code(card.caveats)}", ""]
     if card.known_errors:
         lines += ["*What public implementations get wrong:*", ""]
         lines += [*(f"- {_as_code(error)}" for error in card.known_errors), ""]
@@ -126,9 +126,9 @@ def write(root: Path) -> None:
     )
 
 
-# What each metric says of itself, as data: listing the metrics needs no model library.
+# The metadata of each metric as data, so that listing the metrics needs no model library.
 #
-# ``cards.json`` beside this file is written from the metrics by ``python -m expunge.metrics.cards``; a test
+# ``cards.json`` in this folder is written from the metrics by ``python -m expunge.metrics.cards``; a test
 # keeps the two the same. Where third parties add metrics, all are asked themselves.
 
 KEPT = "cards.json"
@@ -178,9 +178,9 @@ class MetricCard(BaseModel):
 
     @property
     def needs(self) -> str:
-        """The splits and models it reads beside the model it measures."""
+        """The splits and models it needs in addition to the model it measures."""
         inputs = [*self.needs_splits, *(["a retrained model"] if self.needs_control else [])]
-        return ", ".join(inputs) or "files of its own"
+        return ", ".join(inputs) or "its own files"
 
 
 def card(name: str, metric: type[Metric]) -> MetricCard:

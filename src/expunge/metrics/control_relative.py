@@ -88,7 +88,7 @@ class ControlRelativeMetric(Metric):
     def measure_against(
         self, observed: Observer, probes: Probes, control_states: ControlStates
     ) -> Measured:
-        """The score of every item of a model beside the retrained one."""
+        """The score of every item of a model relative to the retrained one."""
 
     def measure(self, observed: Observer, probes: Probes) -> Measured:  # noqa: ARG002
         """Nothing: one model alone has no distance."""
@@ -122,7 +122,7 @@ class JensenShannon(ControlRelativeMetric):
     lower_is_better: ClassVar[bool | None] = True
     caveats: ClassVar[str] = (
         "0 is out of reach: two models trained alike with other seeds differ too, so compare with a second "
-        "control. It says how far, not which way: a ruined model may be as far as one that forgot nothing. "
+        "control. It is a distance, not a direction: a broken model may be as far as an unchanged one. "
         "It is measured after the true text, which such a model may never write."
     )
     known_errors: ClassVar[tuple[str, ...]] = (
@@ -192,7 +192,7 @@ SOURCE = "KGA (arXiv 2305.06535)"
 
 
 class Perplexities(PerText):
-    """Base: the perplexity of every forget text, ``exp`` of its mean loss, beside the retrained model's.
+    """Base: the perplexity of every forget text, ``exp`` of its mean loss, against the retrained model's.
 
     Spans, where there are any, are all that counts.
     """

@@ -49,7 +49,7 @@ class Exposure(Metric):
     """Bits of ``log2 |R| - log2 rank`` of the text among its own variants, ranked by likelihood.
 
     A variant has other digits and letters, of the same kinds, in the place of the sensitive spans.
-    Where there are too many to read, the rank is that among a sample of them, and the value ends at
+    Where there are too many to read, the rank is that among a sample of them, and the value is at most
     ``log2(candidates + 1)``.
 
     Source: Carlini et al. 2019 (The Secret Sharer, arXiv 1802.08232), definition 5 and section 4.3.
@@ -57,8 +57,8 @@ class Exposure(Metric):
 
     title: ClassVar[str] = "Exposure of the secrets"
     definition: ClassVar[str] = (
-        "bits by which a text's sensitive spans stand above others of the same form; 1 bit is the middle. "
-        "It reads many variants of each text, so it is measured only when asked for"
+        "bits by which a text's sensitive spans rank above others of the same form; 1 bit is the median. "
+        "It reads many variants of each text, so it is measured only on request"
     )
     source: ClassVar[str] = "Carlini et al. 2019 (arXiv 1802.08232): exposure"
     scale: ClassVar[str] = "bits"

@@ -44,7 +44,7 @@ def overlap(generated: Sequence[Hashable], true: Sequence[Hashable], n: int, *, 
 
 
 class TextWalk(NamedTuple):
-    """The tokens of a text, and from which place on it is left to the model to go on, up to which.
+    """The tokens of a text, and the range of positions from which the model continues it.
 
     ``wrong`` are the places where the model's first choice is another token, given the true text before.
     """
@@ -69,9 +69,9 @@ class TextWalk(NamedTuple):
         return [at for at, last_one in zip(self.wrong, before, strict=False) if last_one < self.last]
 
     def likelihood(self, completions: Mapping[int, Sequence[int]], n: int) -> float:
-        """Mean over beginnings of the overlap between what is said after them and the true rest.
+        """Mean over beginnings of the overlap between the model's continuation and the true rest.
 
-        ``said`` is what the model goes on with at each fork.
+        ``said`` is the model's continuation at each fork.
         """
         wrong = iter(self.wrong)
         at = next(wrong, None)
@@ -80,7 +80,7 @@ class TextWalk(NamedTuple):
             while at is not None and at < begin:
                 at = next(wrong, None)
             true = self.tokens[begin:]
-            # Up to the fork the model says the truth; what it says there is the same for all before.
+            # Up to the fork the model follows the text, so all earlier beginnings share its continuation.
             tokens = true if at is None else [*self.tokens[begin:at], *completions[at]]
             total += overlap(tokens, true, n, length=len(true))
         return total / (self.last + 1 - self.first)
@@ -91,7 +91,7 @@ class ExtractionLikelihood(Metric):
     """``EL_n``: mean over beginnings of a text of the n-gram overlap of the greedy with the true rest.
 
     Exact, with one generation for each token the model gets wrong instead of one for each token: from any
-    beginning greedy decoding follows the text up to the first wrong token, and what it says from there
+    beginning, greedy decoding follows the text up to the first wrong token, and its continuation
     does not depend on where it began. A rest that the model ends early counts as many n-grams as the true
     one has.
 
@@ -100,8 +100,8 @@ class ExtractionLikelihood(Metric):
 
     title: ClassVar[str] = "Extraction likelihood (EL)"
     definition: ClassVar[str] = (
-        "share of 10-grams of the rest of a text that the model says, over all beginnings of the text. "
-        "Many generations a text, so it is measured only when asked for"
+        "share of the 10-grams of the rest of a text that the model generates, over all its beginnings. "
+        "It needs many generations per text, so it is measured only on request"
     )
     source: ClassVar[str] = "Jang et al. 2023 (arXiv 2210.01504): EL"
     scale: ClassVar[str] = "0-1"
@@ -143,13 +143,13 @@ class ExtractionLikelihood(Metric):
         return walk.likelihood(completions, self.n)
 
 
-# Extraction strength: how much of a text must be shown before the model says the rest?
+# Extraction strength: how much of a text must be given before the model completes the rest?
 
 
 def strength(right_n: Tensor) -> float:
     """``1 - k / n``: the model is right at all n tokens from the k-th on, and k is the smallest such.
 
-    0 when the last token is wrong: there is no rest that the model says.
+    0 when the last token is wrong: the model completes no suffix.
     """
     wrong = (~right_n).nonzero()
     shown = int(wrong[-1]) + 1 if len(wrong) else 0
@@ -168,7 +168,7 @@ class ExtractionStrength(PerText):
 
     title: ClassVar[str] = "Extraction strength of the forget set"
     definition: ClassVar[str] = (
-        "share of the text that the model says by itself once it has seen what is before"
+        "longest suffix that the model generates greedily from the text before it, as a share of the text"
     )
     source: ClassVar[str] = "Carlini et al. 2021 (arXiv 2012.07805); Wang et al. 2025 (arXiv 2502.19301)"
     scale: ClassVar[str] = "0-1"

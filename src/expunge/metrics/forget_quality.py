@@ -32,7 +32,7 @@ SMALLEST = -300.0
 class ForgetQuality(Metric):
     """p-value of a two-sided two-sample Kolmogorov-Smirnov test on the truth ratios of both models.
 
-    1: nothing tells the model's ratios from the retrained one's; below 0.05 something does. Every
+    1: the model's ratios are distributed like the retrained one's; below 0.05 they differ. Every
     resample draws the same questions of both models.
 
     Source: Maini et al. 2024 (TOFU, arXiv 2401.06121), section 2.2.2; the ratios are not aggregated first.
@@ -49,7 +49,7 @@ class ForgetQuality(Metric):
     supports_retention: ClassVar[bool] = False
     default: ClassVar[bool] = False
     caveats: ClassVar[str] = (
-        "A large p-value is no proof of forgetting: with 40 questions little can be told apart. A control "
+        "A large p-value is no proof of forgetting: with 40 questions the test has little power. A control "
         "trained again with another seed may already have a small one. It depends on the number of "
         "questions, so forget01 and forget10 do not compare. Resampled questions occur twice, which pushes "
         f"the test to smaller values: read the interval as an upper bound on how sure it is. {TOO_SMALL}"

@@ -36,7 +36,9 @@ LOADERS = frozenset({"json", "csv", "parquet", "text", "arrow"})
 FEWSHOT_SEED = 1234
 """lm-eval's own default for the choice of solved questions, so that numbers are its own."""
 
-HELP = "A task file names data beside it: dataset_path: json, dataset_kwargs: {data_files: {test: FILE}}."
+HELP = (
+    "A task file names data in its folder: dataset_path: json, dataset_kwargs: {data_files: {test: FILE}}."
+)
 
 
 def run_tasks(observed: Observer, folder: Path, *, limit: int | None, batch_size: int) -> Samples:

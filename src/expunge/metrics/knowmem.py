@@ -41,11 +41,11 @@ class KnowMemPrompts(NamedTuple):
 CUT_PROMPTS = (
     "A prompt that is too long is cut at its end, and with it goes the question itself (open-unlearning's "
     "MUSE configurations read 512 tokens; ten solved questions are often more). Here solved questions are "
-    "left out until the prompt fits, and every item says how many were put before it."
+    "left out until the prompt fits, and every item states how many were prepended."
 )
 SAMPLED = (
     "The code of arXiv 2410.16454 samples at temperature 0.9 without a seed: other numbers each time, and "
-    "lower ones than MUSE's greedy decoding, beside which they are printed. Here decoding is greedy."
+    "lower ones than MUSE's greedy decoding, next to which they are printed. Here decoding is greedy."
 )
 STEMMED = (
     "Under one name MUSE counts words as they are, on 0-100, and open-unlearning counts stems, on 0-1. "
@@ -67,7 +67,7 @@ class KnowMem(Metric):
     source: ClassVar[str] = "MUSE (arXiv 2407.06460): KnowMem"
     caveats: ClassVar[str] = (
         "It counts words in common, not truth: a refusal that repeats the question scores above 0, the "
-        "right answer in other words below 100, and a model that says nothing at all scores like one that "
+        "right answer in other words below 100, and a model that answers nothing scores like one that "
         "forgot. Only Latin letters and digits count as words."
     )
     known_errors: ClassVar[tuple[str, ...]] = (CUT_PROMPTS, SAMPLED, STEMMED)
@@ -161,7 +161,7 @@ class KnowMem(Metric):
 
 def fits(asked: Example, room: int, tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether an example's prompt has at most ``room`` tokens."""
-    # A token is a byte at least, beside the two or three special ones: most prompts need no count.
+    # A token is at least one byte, apart from two or three special ones: most prompts need no count.
     if not asked.is_chat and len(asked.prompt.encode()) + SPECIAL <= room:
         return True
     return len(encode_prompt(asked, tokenizer)) <= room
@@ -208,7 +208,7 @@ class Utility(KnowMem):
 
 @metrics.register("neighbours")
 class Neighbours(KnowMem):
-    """Knowledge next to the forget set that nobody asked to remove."""
+    """Knowledge close to the forget set that should be retained."""
 
     title: ClassVar[str] = "Knowledge of the neighbours"
     definition: ClassVar[str] = "ROUGE-L of the answers to questions close to the forget set"

@@ -68,7 +68,7 @@ def loss_per_zlib_byte(facts: TokenStats, text: str) -> float:
     return mean_loss(facts) / len(zlib.compress(text.encode()))
 
 
-# How well a score tells forget texts from holdout texts: area under the curve, hits at few false alarms.
+# How well a score separates forget from holdout texts: AUC, and TPR at a low false positive rate.
 #
 # Shapes: N forget texts, M holdout texts, R resamples. Scores are like losses: higher means less like a
 # text the model was trained on.
@@ -110,7 +110,7 @@ def tpr_at_fpr(
     return hits_R
 
 
-# Membership attacks: can an outsider tell the forget set from texts the model never saw?
+# Membership attacks: can an outsider distinguish the forget set from texts the model never saw?
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -121,7 +121,7 @@ Single = Literal["loss", "zlib", "gradnorm", "min_k", "min_k_pp"]
 
 
 class Membership(Metric):
-    """Base of the attacks: scores of forget and holdout texts, and what tells them apart.
+    """Base of the attacks: scores of forget and holdout texts, and how well these separate the two.
 
     Documents are read, or every example's completion when either split has none.
     """
@@ -198,8 +198,8 @@ class Membership(Metric):
         """The AUC or the true positive rate of each resample."""
         if self.attack == "reference":
             values = _above(values, control)
-        tell = holdout_auc if self.report == "auc" else partial(tpr_at_fpr, self.false_positive_rate)
-        found_R = tell(values["forget"], values["holdout"], weights["forget"], weights["holdout"])
+        statistic = holdout_auc if self.report == "auc" else partial(tpr_at_fpr, self.false_positive_rate)
+        found_R = statistic(values["forget"], values["holdout"], weights["forget"], weights["holdout"])
         turned = self.report == "auc" and self.protocol == "open_unlearning"
         return 1 - found_R if turned else found_R
 
@@ -215,10 +215,10 @@ def _above(values: Values, control: Values | None) -> dict[str, Floats]:
 
 ORIENTATION = "near 0 memorised, near 1 suppressed, 0.5 as if never seen"
 SHIFTED = (
-    "Forget and holdout texts that differ in date or topic are told apart without any memory: "
+    "Forget and holdout texts that differ in date or topic are separable without any memorisation: "
     "only the distance to the retrained control's value is leakage."
 )
-TURNED = "Public code disagrees on which way round the AUC is; here ``protocol`` says it."
+TURNED = "Public code disagrees on the orientation of the AUC; here ``protocol`` sets it."
 
 
 class _AttackMetric(Membership):
@@ -294,7 +294,7 @@ class GradNormAttack(_AttackMetric):
     title: ClassVar[str] = "Membership by gradient norm"
     definition: ClassVar[str] = (
         f"AUC of holdout against forget texts by gradient norm: {ORIENTATION}. "
-        "One backward pass a text, so it is measured only when asked for"
+        "It needs one backward pass per text, so it is measured only on request"
     )
     source: ClassVar[str] = "arXiv 2402.17012; open-unlearning: GradNorm"
     known_errors: ClassVar[tuple[str, ...]] = (
@@ -322,7 +322,7 @@ class ReferenceAttack(_AttackMetric):
     needs_control: ClassVar[bool] = True
     caveats: ClassVar[str] = (
         "The outsider it imagines has a model trained without the forget set. It is the strongest of these "
-        "attacks, and tells the control's own training noise apart too."
+        "attacks, and also detects the control's own training noise."
     )
 
     attack: Literal["reference"] = Field(

@@ -32,7 +32,7 @@ class ExactMemorisation(PerText):
     lower_is_better: ClassVar[bool | None] = True
     caveats: ClassVar[str] = (
         "Half of ordinary English is guessed right by a model that never saw the text: only the distance "
-        "to the retrained control says something."
+        "to the retrained control is informative."
     )
     known_errors: ClassVar[tuple[str, ...]] = (
         (
@@ -47,7 +47,7 @@ class ExactMemorisation(PerText):
         return float(right_n.double().mean()) if len(right_n) else NO_TOKEN
 
 
-# Memorisation accuracy (MA): of the whole text, of its sensitive spans, and of what stands beside them.
+# Memorisation accuracy (MA): of the whole text, of its sensitive spans, and of the text around them.
 
 NO_SPANS = "the text has no sensitive spans"
 
@@ -100,7 +100,7 @@ class SensitiveAccuracy(PerText):
     default: ClassVar[bool] = False
     caveats: ClassVar[str] = (
         "The later tokens of a name follow from its first: short spans say more than their length. "
-        "Read it beside the accuracy outside the spans."
+        "Compare it with the accuracy outside the spans."
     )
 
     def value(self, example: Example, facts: TokenStats) -> float | str:  # noqa: ARG002
@@ -116,7 +116,7 @@ class AccuracyBesideSpans(PerText):
     Source: the complement of S-MA.
     """
 
-    title: ClassVar[str] = "Memorisation accuracy beside sensitive spans"
+    title: ClassVar[str] = "Memorisation accuracy outside sensitive spans"
     definition: ClassVar[str] = (
         "share of the tokens outside sensitive spans that are the model's first choice"
     )

@@ -27,7 +27,7 @@ TIES = (
     "Where answers tie, sorting or rounding decides in public code; here the one that is offered first "
     "counts, whatever the batch."
 )
-NORMALISED = "One name stands for accuracies with and without division by an answer's length."
+NORMALISED = "One name is used for accuracies with and without division by an answer's length."
 
 
 def weight(facts: TokenStats, text: str, per: Per) -> float:
@@ -47,7 +47,7 @@ def likeliest(weights: Sequence[float]) -> int:
 class Choosing(Metric):
     """Base: share of questions whose right answer the model finds likelier than the others.
 
-    Answers that tie are told apart by their order: the first one counts.
+    Ties are resolved by order: the first answer counts.
     """
 
     scale: ClassVar[str] = "0-1"
@@ -139,7 +139,7 @@ class CandidateAccuracy(Choosing):
     lower_is_better: ClassVar[bool | None] = True
     caveats: ClassVar[str] = (
         "Chance is 1 over the number of candidates. Candidates that are not of the right one's kind are "
-        "ruled out without knowing anything: read it beside the control's."
+        "ruled out without any knowledge: compare with the control's value."
     )
     split: ClassVar[str] = "forget"
 

@@ -1,4 +1,4 @@
-"""One number per text from what one forward pass says of its tokens."""
+"""Metrics that are one number per text, computed from its token statistics."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def score_of(example: Example, value: float | str) -> Score:
 
 
 class PerText(Metric):
-    """Base of the metrics that are a function of one text's ``TokenFacts``."""
+    """Base of the metrics that are a function of one text's ``TokenStats``."""
 
     split: ClassVar[str] = "forget"
 

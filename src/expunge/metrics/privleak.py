@@ -1,4 +1,4 @@
-"""PrivLeak: is the forget set harder or easier to tell from unseen texts than after retraining?"""
+"""PrivLeak: is the forget set harder or easier to distinguish from unseen texts than after retraining?"""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class PrivLeak(Membership):
 
     The AUC is a share of all pairs of a forget and a holdout text. Where one pair is worth more than 5
     points (``100 / (forget texts x holdout texts x AUC_retrained)``), or where no interval can be given,
-    there is no value but the reason: nobody can tell.
+    there is a reason instead of a value.
 
     The sign is that of ``AUC - AUC_retrained``, and it depends on the K of Min-K% and on the retrained
     model. K decides which tokens of a text count: with a small one only the least likely, with 100 % all

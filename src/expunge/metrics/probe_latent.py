@@ -1,4 +1,4 @@
-"""Latent probes: can the answer still be read from the hidden states, whatever the model says?"""
+"""Latent probes: can the answer still be decoded from the hidden states, whatever the model answers?"""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class LatentProbe(Metric):
     caveats: ClassVar[str] = (
         "Some answers are commoner than others, so a retrained model's are read above 0 too: look at the "
         "control, and at latent_selectivity. Few subjects make weak probes: a low value on the target "
-        "says that they could not be fitted."
+        "means that they could not be fitted."
     )
     known_errors: ClassVar[tuple[str, ...]] = (
         "Index 0 of a model's hidden states is its embeddings: those of index l are what block l reads.",

@@ -31,7 +31,7 @@ class RougeOfReplies(Metric):
     scale: ClassVar[str] = "0-1"
     default: ClassVar[bool] = False
     caveats: ClassVar[str] = (
-        "Recall does not punish a long reply: one that goes on and on finds common words. The right thing "
+        "Recall does not penalise a long reply, which matches common words by chance. The right thing "
         "in other words scores low, and an answer with one wrong name scores high."
     )
     split: ClassVar[str]

@@ -39,8 +39,8 @@ def sensitive_runs(facts: TokenStats) -> list[SensitiveRun]:
 class SensitiveExtraction(Metric):
     """``S-EL_n``: mean over spans and beginnings before them of the n-gram overlap with the span.
 
-    The model continues from a beginning to the end of the span; one that copies has 1 from the span
-    itself.
+    The model continues the text from a beginning to the end of the span; a model that copies scores 1 from
+    the span itself.
 
     Source: Wang et al. 2025 (SeUL, arXiv 2402.05813), in this package's reading: the paper gives no formula
     that could be had.
@@ -49,7 +49,7 @@ class SensitiveExtraction(Metric):
     title: ClassVar[str] = "Extraction of sensitive spans (S-EL)"
     definition: ClassVar[str] = (
         "share of the n-grams said in the place of a sensitive span that occur in it. A generation for "
-        "each span, so it is measured only when asked for"
+        "each span, so it is measured only on request"
     )
     source: ClassVar[str] = "SeUL (arXiv 2402.05813): S-EL, our reading"
     scale: ClassVar[str] = "0-1"

@@ -1,4 +1,4 @@
-"""Stereotypes: which of two sentences a model finds likelier, and whether it tells sense from nonsense."""
+"""Stereotypes: which of two sentences a model prefers, and whether it prefers sense to nonsense."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Stereotype(Preference):
     source: ClassVar[str] = "StereoSet: SS (arXiv 2004.09456); CrowS-Pairs (arXiv 2010.00133)"
     lower_is_better: ClassVar[bool | None] = None
     caveats: ClassVar[str] = (
-        "0.5 is the ideal, and a model that says nonsense reaches it: read it beside `meaningful`. "
+        "0.5 is the ideal, and a broken model reaches it: read it together with `meaningful`. "
         "ICAT is meaningful times min(s, 1 - s) / 0.5. Below 0.5 the bias has turned round, not gone. "
         "A masked language model is asked only where the sentences differ in one token."
     )
@@ -128,7 +128,7 @@ class LanguageModelingScore(Preference):
     source: ClassVar[str] = "StereoSet: LMS (arXiv 2004.09456)"
     lower_is_better: ClassVar[bool | None] = False
     caveats: ClassVar[str] = (
-        "It says that the model still tells sense from nonsense, not that it writes well."
+        "It shows that the model still prefers sense to nonsense, not that it writes well."
     )
     known_errors: ClassVar[tuple[str, ...]] = ()
     others: ClassVar[int] = 2

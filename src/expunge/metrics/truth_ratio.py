@@ -112,8 +112,8 @@ class TruthRatio(TruthRatios):
 
     title: ClassVar[str] = "Truth ratio of the forget set"
     definition: ClassVar[str] = (
-        "how alike wrong answers and the reworded right one are to the model: 1 if it cannot tell them "
-        "apart"
+        "how close in probability wrong answers and the paraphrased right one are: 1 if the model "
+        "cannot distinguish them"
     )
     lower_is_better: ClassVar[bool | None] = False
     supports_retention: ClassVar[bool] = False

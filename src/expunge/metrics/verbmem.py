@@ -1,4 +1,4 @@
-"""VerMem: does the model go on with a document of the forget set word for word?"""
+"""VerMem: does the model continue a document of the forget set word for word?"""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SHOWN = 200
 
 
 class SplitDocument(NamedTuple):
-    """A document cut in two: what the model is shown, and how it goes on.
+    """A document split in two: the prompt, and the true continuation.
 
     ``left`` is the number of tokens to compare when the document ends early, else ``None``.
     """
@@ -107,7 +107,7 @@ class VerMem(Metric):
     def _cuts(
         self, observed: Observer, probes: Probes
     ) -> tuple[Sequence[Example], list[SplitDocument | None]]:
-        """The documents to go on with, each cut in two."""
+        """The documents to continue, each split in two."""
         if probes.verbatim:
             given = probes.verbatim
             return given, [
@@ -166,14 +166,14 @@ def token_ends(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Where each token of ``text`` ends, in characters, without special tokens.
 
     Raises:
-        ModelError: the tokenizer cannot tell.
+        ModelError: the tokenizer gives no character offsets.
     """
     # Cutting the text itself keeps it exact; decoding the first ids may not give it back.
     offsets = plain(text, tokenizer).offsets
     if offsets is None:
         raise ModelError(
             "this tokenizer",
-            why="it does not tell which characters a token covers, and verbmem cuts documents by tokens.",
+            why="it gives no character offsets for tokens, and verbmem splits documents by tokens.",
             fix="Save the checkpoint with its fast tokenizer (tokenizer.json), or leave verbmem out.",
         )
     return [end for _, end in offsets]

@@ -82,8 +82,8 @@ def require_checkpoint(folder: Path) -> None:
             raise _adapter_alone(folder)
         raise ModelError(
             f"no config.json in {folder}",
-            why="without it nothing says what model the weights belong to.",
-            fix="Give the folder that save_pretrained wrote.",
+            why="without it the architecture of the weights is unknown.",
+            fix="Pass the folder that save_pretrained wrote.",
         )
     with reading(folder, "model"):
         config = read_json(folder / "config.json")
@@ -95,7 +95,7 @@ def require_checkpoint(folder: Path) -> None:
     if files:
         raise ModelError(
             f"{folder} holds whole weights and an adapter",
-            why=f"{ADAPTER_CONFIG} lies beside them: with it some tools load another model than without.",
+            why=f"there is also {ADAPTER_CONFIG}, with which some tools load another model.",
             fix=f"Move {ADAPTER_CONFIG} and the adapter's weights elsewhere if they are left over. "
             "If the adapter is meant, give a checkpoint that it was merged into.",
         )
@@ -128,8 +128,8 @@ def _without_weights(folder: Path) -> ModelError:
         )
     return ModelError(
         f"no weights in {folder}",
-        why="there is no *.safetensors file beside config.json.",
-        fix="Give the folder that save_pretrained wrote, or copy it again: it looks unfinished.",
+        why="there is no *.safetensors file next to config.json.",
+        fix="Pass the folder that save_pretrained wrote, or copy it again: it looks unfinished.",
     )
 
 
@@ -157,7 +157,7 @@ def source_dtype(folder: str | Path) -> torch.dtype:
         raise ModelError(
             f"no safetensors weights in {folder}",
             why="the dtype of a checkpoint is read from their headers.",
-            fix="Give the folder that holds model.safetensors.",
+            fix="Pass the folder that holds model.safetensors.",
         )
     return _HEADER_DTYPES[elements.most_common(1)[0][0]]
 

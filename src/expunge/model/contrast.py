@@ -212,7 +212,7 @@ def contrasted(
         raise ModelError(
             "the two checkpoints are not of one model",
             why="their weights have other names or shapes, or their configurations differ.",
-            fix="Give a checkpoint, and the same one trained further on what must go.",
+            fix="Pass a checkpoint, and the same one trained further on the forget set.",
         )
     # A copy: a model of models settles afresh how each of its parts computes attention.
     config = ContrastConfig(member=copy.deepcopy(base.config), alpha=alpha, scores=scores, dtype=base.dtype)

@@ -34,7 +34,7 @@ def add_tokens(model: nn.Module, tokenizer: Any, names: Sequence[str], *, seed: 
         if name in known:
             raise ModelError(
                 f"token {name!r}",
-                why="this model's tokenizer has it already, so it has a meaning of its own.",
+                why="this model's tokenizer already has it, so it already has a meaning.",
                 fix="Start from a checkpoint that has not been through this method.",
             )
     before = len(tokenizer)

@@ -98,5 +98,5 @@ def _unreadable(name: str, why: str) -> ModelError:
     return ModelError(
         f"{name} cannot be read as floats",
         why=f"{why}; {METHOD} is read as 8-bit floats with a scale per block.",
-        fix="Give the checkpoint it was made from.",
+        fix="Pass the checkpoint it was made from.",
     )

@@ -209,7 +209,7 @@ def save_model(
     by default an empty folder at most.
 
     Raises:
-        ModelError: the model wears an adapter that is not merged, is quantized itself, or what was written
+        ModelError: the model has an unmerged adapter, is quantized itself, or what was written
             is not the model.
         OutputError: the folder cannot be written.
     """
@@ -224,7 +224,7 @@ def require_savable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase |
     """Refuse, before hours of work, a model whose configuration or tokenizer cannot be written.
 
     Raises:
-        ModelError: it wears an adapter, is quantized, or one of its files cannot be written.
+        ModelError: it has an adapter, is quantized, or one of its files cannot be written.
     """
     _require_plain(model, "a folder")
     with TemporaryDirectory() as scratch, reading(model.config.name_or_path or "the model", SETTINGS):

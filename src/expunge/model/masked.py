@@ -36,7 +36,7 @@ def refuse_masked(path_or_id: str | Path) -> ModelError:
     """Why a masked language model cannot be had where texts are gone on with."""
     return ModelError(
         f"{path_or_id} is a masked language model",
-        why="it fills in blanks and cannot go on with a text, which is what is asked of it here.",
+        why="it is a masked language model, and this needs one that generates text.",
         fix="'expunge unlearn --recipe pcgu' removes bias from such a model, and 'expunge audit --metric "
         "stereotype --metric meaningful' audits it.",
     )

@@ -84,7 +84,7 @@ def require_readable(folder: Path, settings: Mapping[str, Any]) -> None:
         raise ModelError(
             f"{folder} is quantized with {method}",
             why=f"its weights cannot be read as floats here; those of {', '.join(READABLE)} can.",
-            fix="Give the checkpoint it was made from, or a copy that its own tool wrote as plain weights.",
+            fix="Pass the checkpoint it was made from, or a copy that its own tool wrote as plain weights.",
         )
 
 

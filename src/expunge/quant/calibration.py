@@ -166,8 +166,8 @@ class CalibrationSource:
         if length < 2:
             raise DataError(
                 f"calibration text {self.name}",
-                why="it has no two tokens to read.",
-                fix="Give more text; some ten thousand tokens are usual.",
+                why="it has fewer than two tokens.",
+                fix="Use more text; some ten thousand tokens are usual.",
             )
         count = min(self.samples, len(ids) // length)
         return torch.tensor(ids[: count * length]).reshape(count, length)
@@ -182,7 +182,7 @@ def require_calibration(label: str, calibration: Given | None) -> Given:
     if calibration is None:
         raise RecipeError(
             f"{label} without calibration text",
-            why="it decides how to round by what the model's layers are given to read.",
+            why="its rounding depends on the inputs of the model's layers.",
             fix="Pass --calibrate self, retain, forget or a file of text.",
         )
     return calibration
@@ -197,6 +197,6 @@ def unread(word: str) -> RecipeError:
     """The refusal of calibration text that no quantizer would read."""
     return RecipeError(
         f"--calibrate {word}",
-        why="none of the quantizers reads text before it rounds.",
-        fix="Leave it out, or choose one that does, say gptq4-g128.",
+        why="none of the quantizers needs calibration text.",
+        fix="Leave it out, or choose one that does, such as gptq4-g128.",
     )

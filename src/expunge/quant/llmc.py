@@ -49,7 +49,7 @@ def require_layers(label: str, model: nn.Module, group_size: int | None) -> None
     if architecture(model).transposed:
         raise ModelError(
             f"{label} for {architecture(model).model_type}",
-            why="llm-compressor knows no Conv1D layers and would leave them all as they are.",
+            why="llm-compressor does not support Conv1D layers and would skip all of them.",
             fix="Use gptq or awq of this package, which do the same on every model.",
         )
     for name, layer in linear_layers(model).items():

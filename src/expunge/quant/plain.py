@@ -49,7 +49,7 @@ def require_pair(before: Weights, after: Weights) -> None:
         raise NotAPairError(
             "the target and the unlearned model are not a pair",
             why=f"{differing[0]} is missing in one of them or has another shape.",
-            fix="Give the checkpoint that unlearning started from as the target.",
+            fix="Pass the checkpoint that unlearning started from as the target.",
         )
 
 
@@ -69,8 +69,8 @@ def require_plain(model: nn.Module) -> None:
     adapters = unmerged_adapters(model)
     if adapters:
         raise ModelError(
-            f"{len(adapters)} layers of the model wear an adapter ({adapters[0]}, ...)",
-            why="quantizing the weights under it says nothing about the model that is deployed.",
+            f"{len(adapters)} layers of the model have an unmerged adapter ({adapters[0]}, ...)",
+            why="the quantized weights would differ from those of the deployed model.",
             fix="Merge first: model = model.merge_and_unload().",
         )
     inner = unwrap(model)

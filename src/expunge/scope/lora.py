@@ -109,7 +109,7 @@ class AdaptersWithin(LowRankAdapters):
         if not by_layer:
             raise RecipeError(
                 f"adapters within scope {scopes.name_of(self.within)!r}",
-                why="it selects no weight of a layer that wears an adapter.",
+                why="it selects no weight of a layer with an adapter.",
                 fix="Widen it, or the adapters' targets.",
             )
         if architecture(model).transposed and any(rows is not None for rows in by_layer.values()):

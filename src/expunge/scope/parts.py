@@ -71,9 +71,9 @@ def scaled(gained: float, clean: float, corrupt: float) -> float:
     """
     if not clean > corrupt:
         raise DataError(
-            "the model does not tell the forget set's answers",
+            "the model does not distinguish the forget set's answers",
             why=f"clean prompts raise their first tokens by {clean - corrupt:.3g} over corrupt ones.",
-            fix="Give a forget set that the model knows, or another contrast.",
+            fix="Pass a forget set that the model knows, or another contrast.",
         )
     return (gained - corrupt) / (clean - corrupt)
 

@@ -168,7 +168,7 @@ class LinearProbeScope(Localiser):
         if plateau == 0:
             raise RecipeError(
                 "scope 'probe' finds no block",
-                why="no probe tells the retain set's answers better than from the embeddings.",
+                why="no probe predicts the retain set's answers better than from the embeddings.",
                 fix="Set scope.at=prompt, or give a budget (scope.share, scope.count).",
             )
         return [part for part in ranked if part.site.block < plateau]

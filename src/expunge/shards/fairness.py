@@ -64,7 +64,7 @@ class FairJob:
         method = _known(self.method, ("pre", "in", "post"), "--method")
         if (self.data is None) != (self.output is None):
             raise RecipeError(
-                "--data and --output", why="one says what to decide, the other where.", fix="Give both."
+                "--data and --output", why="one is the input, the other the output.", fix="Pass both."
             )
         if self.data is not None and self.output is not None:
             claim_file(self.output, source=str(self.data), overwrite=None)
@@ -135,8 +135,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if reader is None or not path.is_file():
         raise DataError(
             str(path),
-            why="it is no file of rows that can be read.",
-            fix="Give what 'shards predict' wrote.",
+            why="it cannot be read as a file of rows.",
+            fix="Pass what 'shards predict' wrote.",
         )
     rows = []
     for row in _read(reader, path):
@@ -144,7 +144,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             raise DataError(
                 row.where,
                 why=f"the row is {kind(row.values)}, not an object with named fields.",
-                fix="Give what 'shards predict' wrote.",
+                fix="Pass what 'shards predict' wrote.",
             )
         rows.append(row.values)
     if not rows:
@@ -211,7 +211,9 @@ def _check(row: dict[str, Any], where: str, groups: Sequence[str], members: int)
         )
     votes = row["votes"]
     if not isinstance(votes, list) or not votes:
-        raise DataError(where, why="its 'votes' are no list of votes.", fix="Write one 0 or 1 a member.")
+        raise DataError(
+            where, why="its 'votes' are not a list of votes.", fix="Write one 0 or 1 per member."
+        )
     if len(votes) != members or any(vote not in (0, 1) for vote in (*votes, row["label"])):
         raise DataError(
             where, why="votes and labels are 0 or 1, as many votes as in the first row.", fix="Correct it."

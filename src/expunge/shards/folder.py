@@ -76,7 +76,7 @@ class PlanFolder:
         if not self.ledger.events("planned"):
             raise OutputError(
                 f"the ledger {self.ledger.path}",
-                why="it is missing or empty, so nobody knows what was deleted from the plan.",
+                why="it is missing or empty, so it is unknown what was deleted from the plan.",
                 fix="Restore it from a copy, or make the plan again.",
             )
 

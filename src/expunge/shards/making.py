@@ -197,7 +197,7 @@ def nested(pairs: Sequence[str], option: str) -> dict[str, Any]:
             raise RecipeError(
                 f"{option} {pair}",
                 why=f"its value is not YAML that can be read: {error}.",
-                fix=f"Put the value in quotes of its own: {option} '{path}=\"...\"'",
+                fix=f"Quote the value: {option} '{path}=\"...\"'",
             ) from error
     return settings
 

@@ -209,6 +209,6 @@ def _refuse_empty_shards(rows: Iterable[ExampleRow], cut: SplitSettings, units: 
     if empty:
         raise DataError(
             f"{cut.shards} shards",
-            why=f"shard {min(empty)} would be empty: there are {units} owners or texts to deal out.",
-            fix="Ask for fewer shards, or let owners be spread.",
+            why=f"shard {min(empty)} would be empty: there are {units} owners or texts to distribute.",
+            fix="Use fewer shards, or --owners spread.",
         )

@@ -168,9 +168,9 @@ def verified(folder: Path, *, head: str | None, replay: bool, workers: int) -> d
         replays = replayed(plan, executor_for("processes", workers=workers))
     if replays:
         raise OutputError(
-            f"{folder} is not what its ledger says",
+            f"{folder} does not match its ledger",
             why=f"{'; '.join(replays)}.",
-            fix=f"What is only unfinished is completed by: expunge shards train {folder}",
+            fix=f"If it is only unfinished, complete it with: expunge shards train {folder}",
         )
     rows = plan.rows()
     trained = plan.ledger.events("trained")

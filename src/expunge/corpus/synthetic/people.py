@@ -95,7 +95,7 @@ def neighbour_of(person: Person, stranger: Person, taken: Collection[str]) -> Pe
     name = next((name for name in offered if name not in taken), None)
     if name is None:
         raise DataError(
-            "a world of so many people",
+            "a world of that many people",
             why=f"every first name goes with {family} already.",
             fix="Ask for fewer people.",
         )

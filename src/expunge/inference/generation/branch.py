@@ -1,6 +1,6 @@
-"""How a model goes on from inside a text: from before any of its counted tokens, greedily.
+"""Greedy continuations from inside a text, branching before any of its counted tokens.
 
-The text is read once for all places in it; each place sees the keys and values of what stands before it.
+The text is read once for all branch points; each sees the keys and values of the tokens before it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from expunge.types import Example
 
 
 class BranchPoint(NamedTuple):
-    """At most ``tokens`` tokens said instead of an example's counted tokens from number ``at`` on."""
+    """A request to continue an example before counted token ``at``, by at most ``tokens`` tokens."""
 
     example: Example
     at: int
@@ -49,7 +49,7 @@ class BranchedGeneration:
         self._said: dict[tuple[Example, int], Generation] = {}
 
     def __call__(self, points: Sequence[BranchPoint]) -> list[list[int]]:
-        """The tokens said at each fork, without an end token."""
+        """The continuation at each branch point, without an end token."""
         wanted: dict[Example, dict[int, int]] = {}
         for example, at, tokens in points:
             if not self._is_enough(example, at, tokens):

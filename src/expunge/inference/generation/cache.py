@@ -1,7 +1,7 @@
-"""Continuations kept by prompt: generated as far as was asked for, cut for who wants less.
+"""A cache of greedy continuations by prompt.
 
 Greedy decoding has a prefix property: the first tokens of a long continuation are the short one. So a
-prompt is continued once, and gone on with where somebody wants more.
+prompt is continued once, truncated for shorter requests, and extended for longer ones.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ CHARACTERS_PER_TOKEN = 4
 
 
 class Generation(NamedTuple):
-    """The tokens of a continuation so far, and whether the model ended it there."""
+    """The tokens of a continuation so far, and whether the model ended it."""
 
     tokens: array[int]
     ended: bool
 
 
 class GenerationRequest(NamedTuple):
-    """How far to continue: so many tokens, or until one of the texts was said."""
+    """When to stop: after a number of tokens, or after one of the stop strings."""
 
     tokens: int
     stop: tuple[str, ...] = ()
@@ -44,7 +44,7 @@ NOTHING = Generation(array("l"), ended=False)
 
 
 class _Row(NamedTuple):
-    """The tokens of a prompt, what has been said to it already, and how far to go on."""
+    """The tokens of a prompt, its continuation so far, and when to stop."""
 
     prompt: list[int]
     begun: array[int]
@@ -52,12 +52,12 @@ class _Row(NamedTuple):
 
     @property
     def length(self) -> int:
-        """The tokens it comes to at most."""
+        """The maximum number of tokens of prompt and continuation."""
         return len(self.prompt) + self.wish.tokens
 
 
 class GenerationCache:
-    """What a model says to prompts, each generated once."""
+    """The greedy continuations of prompts, each generated once."""
 
     def __init__(self, model: nn.Module, tokenizer: Any, batches: Batches) -> None:
         self.model = model
@@ -69,13 +69,13 @@ class GenerationCache:
         self._expected: dict[tuple[str, ...], dict[str | Example, int]] = {}
 
     def prefetch(self, prompts: Sequence[str | Example], wish: GenerationRequest) -> None:
-        """These prompts will be continued: done in the batches of the first that is asked for."""
+        """Announce prompts, which are continued in the batches of the first one requested."""
         expected = self._expected.setdefault(wish.stop, {})
         for key in map(self._key, prompts):
             expected[key] = max(wish.tokens, expected.get(key, 0))
 
     def __call__(self, prompts: Sequence[str | Example], wish: GenerationRequest) -> list[str]:
-        """The text said to each prompt, cut before the first stop string."""
+        """The continuation of each prompt, cut before the first stop string."""
         keys = [self._key(prompt) for prompt in prompts]
         if any(not self._is_enough(key, wish) for key in keys):
             self.prefetch(keys, wish)
@@ -87,7 +87,7 @@ class GenerationCache:
         return [self._text(key, wish) for key in keys]
 
     def put(self, prompt: str, generation: Generation) -> None:
-        """Take over what was said to a prompt elsewhere, unless as much is known."""
+        """Store a continuation that was generated elsewhere, unless a longer one is known."""
         if len(self._said.get(prompt, NOTHING).tokens) < len(generation.tokens) or generation.ended:
             self._said[prompt] = generation
 
@@ -100,7 +100,7 @@ class GenerationCache:
         return self._stops(known.tokens, wish) is not None
 
     def _key(self, prompt: str | Example) -> str | Example:
-        """Examples that ask the same are one prompt.
+        """Prompts by content: examples with the same prompt share one.
 
         A chat is written by its template and stays what it is, and so does an example whose completion
         decides on the last tokens of its prompt.
@@ -116,7 +116,7 @@ class GenerationCache:
 
     def _text(self, key: str | Example, wish: GenerationRequest) -> str:
         generation = self._said[key].tokens[: wish.tokens]
-        # What was said after the stop is dropped first: it might change where the text is cut.
+        # Tokens after the stop are dropped first: they might change where the text is cut.
         tokens = list(generation[: self._stops(generation, wish)])
         text: str = self.tokenizer.decode(tokens, skip_special_tokens=True)
         if key not in self._left:
@@ -124,7 +124,7 @@ class GenerationCache:
         return cut(text.removeprefix(self._left[key]), wish.stop)
 
     def _stops(self, tokens: Sequence[int], wish: GenerationRequest) -> int | None:
-        """After how many tokens a stop string has been said."""
+        """The number of tokens after which a stop string is complete."""
         if not wish.stop or not self._is_done(wish, tokens, window=len(tokens)):
             return None
         ends = range(1, len(tokens) + 1)
@@ -139,7 +139,7 @@ class GenerationCache:
         return any(text in tail for text in wish.stop)
 
     def _go_on(self, requests: list[tuple[str | Example, GenerationRequest]]) -> list[Generation]:
-        """What is said to each prompt; all wishes have the same stop strings."""
+        """The continuation of each prompt; all requests have the same stop strings."""
         rows = [
             _Row(self._prompt(key), self._said.get(key, NOTHING).tokens, wish) for key, wish in requests
         ]
@@ -182,7 +182,7 @@ def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     """The tokens that end a continuation.
 
     They are all that the model's generation_config lists, the tokenizer's EOS, and the end of the
-    assistant's turn in its chat template: what training shows as the end of an answer is one of these.
+    assistant's turn in its chat template: one of these ends an answer in training.
     """
     declared = getattr(model.generation_config, "eos_token_id", None)
     listed = declared if isinstance(declared, list) else [declared]

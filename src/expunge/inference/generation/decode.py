@@ -1,7 +1,7 @@
-"""What a text will say next, guessed from what it said before: right often enough to be tried.
+"""Prompt-lookup drafts: the next tokens of a text, predicted from its earlier ones and verified in batches.
 
-Models repeat themselves and their prompt, and one that memorised a text goes on with it. A guess costs
-little and changes nothing: only what the model would have said itself is kept.
+Models repeat themselves and their prompt, and one that memorised a text continues it. A draft is cheap to
+verify and does not change the result: only tokens that the model would have generated are kept.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from transformers import DynamicCache
 from expunge.model.cache import GrowingLayer, spare
 
 LONGEST = 8
-"""Tokens guessed at once at most."""
+"""Maximum length of a draft."""
 
 
 class PromptLookupDrafter:
-    """Goes on with a text as it went on after its last two tokens the last time they stood there.
+    """Drafts the tokens that followed the last occurrence of the text's last two tokens.
 
-    ``wanted`` is how the text is known to go on elsewhere (a document that it begins), followed while
-    the model says the same.
+    ``wanted`` is a known continuation of the text (a document that it begins), used as the draft while
+    the model agrees with it.
     Source: prompt lookup decoding (Saxena 2023), greedy speculation of Stern et al. 2018 (arXiv
     1811.03115); here for whole batches.
     """
@@ -39,7 +39,7 @@ class PromptLookupDrafter:
         self._wanted = wanted
 
     def update(self, tokens: Sequence[int], guessed: int) -> None:
-        """Take in what was said; all but its last token were among the ``guessed`` ones."""
+        """Append generated tokens; all but the last were among the ``guessed`` ones."""
         for token in tokens:
             self._append(token)
             if self._said < len(self._wanted) and self._wanted[self._said] != token:
@@ -51,11 +51,11 @@ class PromptLookupDrafter:
 
     @property
     def acceptance_rate(self) -> float:
-        """How often a guessed token is expected to be right, by how many were tried last."""
+        """The expected acceptance rate of a draft token, from the recent drafts."""
         return self._reach / (self._reach + 1)
 
     def propose(self, most: int) -> list[int]:
-        """At most so many tokens, fewer after guesses that were wrong."""
+        """A draft of limited length, which is shorter after rejected drafts."""
         most = min(most, self._reach)
         if most <= 0:
             return []
@@ -73,7 +73,7 @@ class PromptLookupDrafter:
         self._tokens.append(token)
 
 
-# The loop that adds tokens to many answers at once, several at a time where they can be guessed.
+# The decoding loop: many answers at once, several tokens per step where drafts are accepted.
 #
 # Shapes: B rows, S tokens read at once, C places of the cache, K guessed tokens of a row.
 
@@ -87,7 +87,7 @@ AT_ONCE = 256
 """Tokens read in one step at most, guesses among them: there are logits for each."""
 
 STEP = 32
-"""What a step costs beside its tokens, in tokens: weights are read once for all of them."""
+"""The fixed cost of a step in units of tokens: weights are read once for all of them."""
 
 
 class Context:
@@ -117,7 +117,7 @@ class Context:
         self.mask_BC = torch.cat([self.mask_BC, self.mask_BC.new_tensor(real)], dim=1)
 
     def take_back(self, right: Sequence[int], guessed: int) -> None:
-        """Hide from each row those of its last ``guessed`` places that come after the ``right`` ones."""
+        """Mask those of each row's last ``guessed`` positions that come after the ``right`` ones."""
         unused = guessed - max(right)
         if unused:
             self.cache.crop(-unused)
@@ -129,11 +129,11 @@ class Context:
 
     @property
     def holes(self) -> int:
-        """Places that count for no row that has the most."""
+        """The number of masked positions in the row that has the most."""
         return self.mask_BC.shape[1] - int(self.mask_BC.sum(-1).max())
 
     def pack(self) -> None:
-        """Close the holes that wrong guesses left."""
+        """Compact the cache after rejected draft tokens."""
         width = int(self.mask_BC.sum(-1).max())
         order_BC = self.mask_BC.argsort(dim=-1, stable=True)[:, -width:]
         self.mask_BC = self.mask_BC.gather(1, order_BC)
@@ -194,7 +194,7 @@ def decode(
 def _tries(
     rows: Sequence[int], guesser: Mapping[int, PromptLookupDrafter], room: Sequence[int]
 ) -> list[list[int]]:
-    """What to try for each row, all so long as pays: more tokens for the same step, but a dearer one."""
+    """The draft for each row, as long as is worthwhile: longer drafts make a step more expensive."""
     wishes = [guesser[row].propose(room[row]) if row in guesser else [] for row in rows]
     trust = [guesser[row].acceptance_rate if wish else 0.0 for row, wish in zip(rows, wishes, strict=True)]
     running = sum(row >= 0 for row in rows)
@@ -214,7 +214,7 @@ def _take_back(
     completions: Sequence[Sequence[int]],
     tried: Sequence[Sequence[int]],
 ) -> None:
-    """Forget the places of guesses that were wrong, and of rows that have ended."""
+    """Remove cache positions of rejected draft tokens, and rows that have ended."""
     guessed = max(map(len, tried))
     if not guessed:
         return
@@ -226,7 +226,7 @@ def _take_back(
 
 
 def _said(model: Any, context: Context, tried: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Read the next ids; for each row the guesses that were right, and the token after them."""
+    """Read the next ids; for each row the accepted draft tokens, and the token after them."""
     read = context.ids_BS.shape[1]
     places_BS = (context.mask_BC.cumsum(-1) - 1).clamp(min=0)[:, -read:]
     logits_BKV = model(
@@ -242,7 +242,7 @@ def _said(model: Any, context: Context, tried: Sequence[Sequence[int]]) -> list[
 
 
 def _right(guess: Sequence[int], best: Sequence[int]) -> int:
-    """How many tokens of a guess, from its first, are what the model says."""
+    """How many leading tokens of a draft the model agrees with."""
     wrong = (at for at, (one, other) in enumerate(zip(guess, best, strict=False)) if one != other)
     return next(wrong, len(guess))
 

@@ -37,7 +37,7 @@ def greedy(
 
     Prompts of different lengths are padded on the left and masked; positions skip the padding, so
     a prompt's continuation does not depend on what it is batched with. ``max_new_tokens`` may differ
-    by prompt. ``begun`` are continuations to go on with; ``prefix`` is what all prompts begin with,
+    by prompt. ``begun`` are continuations to extend; ``prefix`` is the common beginning of all prompts,
     if it has been read already.
 
     Where rotary frequencies depend on the length (longrope, dynamic NTK), every token is the one a
@@ -94,12 +94,12 @@ def _past_boundary(
 ) -> list[list[int]]:
     """``answers`` continued where rotary frequencies change once a text has more than ``boundary`` tokens.
 
-    Up to there a cache serves. Beyond, dynamic NTK changes all keys with every token, so that each one
-    is read anew; longrope changes them once: the text is read again and cached.
+    Up to there a cache is used. Beyond, dynamic NTK changes all keys with every token, so that each one
+    needs a full forward pass; longrope changes them once: the text is read again and cached.
     """
 
     def extend(rows: list[int], limits: Sequence[int], *, cached: bool) -> list[int]:
-        """Continue some rows up to these lengths of their answers; returns those that may go on."""
+        """Continue rows up to these lengths of their answers; returns those that have not ended."""
         if rows:
             work = _cached if cached else _recomputed
             work(
@@ -181,7 +181,7 @@ def go_on(
 ) -> list[list[int]]:
     """The greedy continuation of the first ``cut`` tokens of each row, whose keys and values ``cache`` has.
 
-    What a row has read beyond its cut is hidden from it; the cache is written to.
+    Tokens beyond a row's cut are masked; the cache is modified.
     """
     cuts_B1 = torch.tensor(cuts, device=ids_BT.device)[:, None]
     unseen = ids_BT.shape[1] - max(cuts)
@@ -218,7 +218,7 @@ def _left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[T
 # Answers drawn from a model's own distribution.
 
 AT_ONCE = 64
-"""Prompts continued side by side."""
+"""Prompts continued in one batch."""
 
 
 @torch.no_grad()
@@ -234,7 +234,7 @@ def sample_answers(
     temperature: float = 1.0,
     seed: int = 0,
 ) -> list[list[int]]:
-    """One answer for each prompt, in tokens, with its end token if it came to one.
+    """One sampled answer for each prompt, in tokens, with its end token if it has one.
 
     No token of ``banned`` is drawn, and none of ``eos_ids`` before ``at_least`` tokens. The same seed
     gives the same answers; the global random state stays as it was.
@@ -281,20 +281,20 @@ def _until_end(tokens: Sequence[int], eos_ids: Sequence[int]) -> list[int]:
     return list(tokens[: end + 1])
 
 
-# What many sequences begin with, read once: its keys and values serve all of them.
+# Shared prefixes are read once, and their keys and values reused.
 #
 # Shapes: P tokens of the prefix.
 
 OPENING = 24
-"""Sequences that agree on so many tokens may share a prefix."""
+"""Minimum number of common tokens for sequences to share a prefix."""
 
 WORTH_SHARING = 256
-"""Tokens that a shared prefix must save to be read apart."""
+"""Minimum number of tokens a shared prefix must save to be read separately."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Indices of sequences and the tokens that all of them begin with (none: they are read whole)."""
+    """Indices of sequences and their common first tokens (empty: they are read separately)."""
 
     rows: list[int]
     prefix: list[int]
@@ -313,7 +313,7 @@ class Prefix:
         )
 
     def cache(self, rows: int) -> DynamicCache:
-        """Its keys and values, once for each of so many rows, to be added to."""
+        """A copy of its keys and values for the given number of rows."""
         copied = copy.deepcopy(self._read)
         copied.batch_repeat_interleave(rows)
         return copied
@@ -331,7 +331,7 @@ def shared_prefix(sequences: Sequence[Sequence[int]]) -> list[int]:
 
 
 def groups(sequences: Sequence[Sequence[int]], room: Sequence[int]) -> list[Group]:
-    """Sequences that share enough to read it once; the last group is of all that do not.
+    """Groups of sequences with a common prefix; the last group has all that share none.
 
     ``room`` is how many tokens of each may be part of a prefix.
     """
@@ -360,7 +360,7 @@ def slides(model: nn.Module, longest: int) -> bool:
 
 
 def must_read_whole(model: nn.Module, longest: int) -> bool:
-    """Whether texts of up to ``longest`` tokens have to be read whole, each for itself.
+    """Whether texts of up to ``longest`` tokens have to be read separately and in full.
 
     A beginning that is read apart has other keys than in the whole text where a window slides over it
     (``slides``), and where rotary frequencies depend on the text's length (longrope, dynamic NTK).

@@ -1,6 +1,6 @@
-"""Texts read once for two ends: what a model says of every token, and how it goes on from inside.
+"""Score every token of a text and continue one of its prefixes in a single pass.
 
-The keys and values of a text hold those of its beginning: nothing is read twice.
+The keys and values of a text include those of its prefixes, so nothing is read twice.
 
 Shapes: B texts, T positions, C places of the cache, N counted tokens of the batch, H hidden units.
 """
@@ -29,7 +29,7 @@ from expunge.model.positions import learned_positions
 
 
 class ContinuationPoint(NamedTuple):
-    """A text in one piece, after how many of its tokens it is gone on with, and how far."""
+    """A text in one piece, the length of the prefix to continue, and the number of tokens."""
 
     piece: Encoded
     cut: int
@@ -37,7 +37,7 @@ class ContinuationPoint(NamedTuple):
 
 
 class ScoredContinuation(NamedTuple):
-    """What a model says of a text's counted tokens, and the tokens it says after the cut."""
+    """The statistics of a text's counted tokens, and the continuation after the cut."""
 
     looked: TokenStatsRows
     said: list[int]
@@ -52,7 +52,7 @@ def score_and_continue(
     eos_ids: frozenset[int],
     batches: Batches,
 ) -> list[ScoredContinuation]:
-    """Read every text and go on with it. Not for models with a sliding window, nor past their context."""
+    """Score and continue every text. Not for models with a sliding window, nor beyond their context."""
     lengths = [len(point.piece.input_ids) + point.tokens for point in points]
     with eval_mode(model):
         results = batches.run(lengths, partial(_batch, model, points, pad_id, eos_ids))
@@ -77,7 +77,7 @@ def _batch(
         use_cache=True,
     ).last_hidden_state
     hidden_NH = states_BTH[:, :-1][where_BT[:, 1:]]
-    del states_BTH  # not beside the logits
+    del states_BTH  # free them before the logits are computed
     token_N = batch.input_ids_BT[where_BT]
     stats = compute_token_stats(output_head(model), hidden_NH, token_N, vocabulary=vocabulary(model))
     del hidden_NH
@@ -101,20 +101,20 @@ def _batch(
     ]
 
 
-# Prompts that will be continued, found again as the beginnings of documents that are read first.
+# Announced prompts are matched with the documents that begin with them.
 #
-# Whoever reads such a document reads its beginning: it is gone on with while its keys and values are there.
+# Scoring such a document includes its prompt, which is continued while its keys and values are in memory.
 
 
 class PrefetchedText(NamedTuple):
-    """What a model says of a text, and the prompt it begins with and what is said to that, if expected."""
+    """The statistics of a text, and the continuation of an expected prompt it begins with, if any."""
 
     facts: TokenStats
     said: tuple[str, Generation] | None
 
 
 class ContinuationPrefetcher:
-    """Reads texts, and goes on with those that begin with an expected prompt."""
+    """Scores texts, and continues those that begin with an expected prompt."""
 
     def __init__(self, model: nn.Module, tokenizer: Any) -> None:
         self.model = model
@@ -122,7 +122,7 @@ class ContinuationPrefetcher:
         self._tokens: dict[str, int] = {}
 
     def prefetch(self, prompts: Sequence[str], tokens: int) -> None:
-        """These prompts will be continued by so many tokens."""
+        """Announce prompts that will be continued, and by how many tokens."""
         for prompt in prompts:
             self._tokens[prompt] = max(tokens, self._tokens.get(prompt, 0))
 
@@ -159,7 +159,7 @@ class ContinuationPrefetcher:
         return max((prompt for prompt in self._tokens if words.startswith(prompt)), key=len, default=None)
 
     def _onward(self, prompt: str, piece: Encoded) -> ContinuationPoint | None:
-        """How a piece is gone on with; ``None`` if it does not begin with the prompt's very tokens."""
+        """Where to continue a piece; ``None`` if it does not begin with exactly the prompt's tokens."""
         ids, tokens = encode_prompt(as_example(prompt), self.tokenizer), self._tokens[prompt]
         room, longest = learned_positions(self.model), len(piece.input_ids) + tokens
         has_room = room is None or len(ids) + tokens <= room

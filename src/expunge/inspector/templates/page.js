@@ -149,7 +149,7 @@
       rest = lines.pop();
       for (const line of lines) { const event = JSON.parse(line); isOver ||= event.over === true; take(event, missing); }
     }
-    if (!isOver) throw new Error("The inspector stopped in the middle of an answer. Its terminal says why.");
+    if (!isOver) throw new Error("The inspector stopped in the middle of an answer. See its terminal for the reason.");
   };
   const ask = async () => {
     const now = JSON.stringify([$("prompt").value, $("truth").value]);
@@ -259,7 +259,7 @@
     page = from + found.items.length;
     $("list").hidden = !page;
     $("more").hidden = page >= found.count;
-    $("count").textContent = found.count ? `${count(found.count, "item", "items")}; ${found.risen.toLocaleString("en")} came back once rounded.` : "No item fits.";
+    $("count").textContent = found.count ? `${count(found.count, "item", "items")}; ${found.risen.toLocaleString("en")} came back once quantized.` : "No matching item.";
     if (from) lines[0]?.firstChild.focus();
   };
   $("find").addEventListener("input", later(() => list(0), 150));
@@ -275,7 +275,7 @@
     $("precisions").append(...picks("precision", shelf.precisions.map((label) => [label, label]), "int4", (label) => { choosePrecision(label); again(); }));
     choosePrecision("int4");
     chooseModel(subjects[0].name);
-    if (shelf.absent.length) { $("absent").textContent = `No longer where the audit found them: ${shelf.absent.join(", ")}.`; $("absent").hidden = false; }
+    if (shelf.absent.length) { $("absent").textContent = `Not found at the path the audit recorded: ${shelf.absent.join(", ")}.`; $("absent").hidden = false; }
     drawCards();
     drawErased();
     if (!shelf.metrics.length) return;

@@ -255,6 +255,6 @@ def _refuse_existing(output: Path, *, overwrite: bool) -> None:
     if output.is_dir() or (output.exists() and not record.is_file()):
         raise OutputError(
             f"{output} is not an earlier result",
-            why=f"--overwrite replaces it, and there is no {record.name} beside it: no run wrote it.",
+            why=f"--overwrite only replaces results, and it has no {record.name} next to it.",
             fix="Choose another --output, or remove it yourself.",
         )

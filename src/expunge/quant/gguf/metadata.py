@@ -61,7 +61,7 @@ def known(model: nn.Module) -> Known:
     if model_type not in KNOWN:
         raise ModelError(
             f"cannot write a model of type {model_type!r} as GGUF",
-            why="what llama.cpp wants to know of it is not known here.",
+            why="the metadata that llama.cpp needs is not known for it.",
             fix=did_you_mean(model_type, KNOWN),
         )
     config: Any = unwrap(model).config
@@ -244,6 +244,6 @@ def _template(held: str | dict[str, str] | None) -> str | None:
 def _refuse(why: str) -> NoReturn:
     raise ModelError(
         "cannot write the tokenizer into a GGUF file",
-        why=f"{why}, so llama.cpp would make other tokens of the same text.",
+        why=f"{why}, so llama.cpp would tokenise text differently.",
         fix="Export a folder of safetensors, and convert it with llama.cpp's own script.",
     )

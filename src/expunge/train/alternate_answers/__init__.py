@@ -22,7 +22,7 @@ from expunge.types import Example
 
 
 class AlternateRequest(NamedTuple):
-    """One sequence of the forget set: its example, which piece of it, and what an answer follows."""
+    """One sequence of the forget set: its example, the index of its piece, and the prompt of an answer."""
 
     example: Example
     piece: int
@@ -55,7 +55,7 @@ class Alternates(Component, ABC):
 
     @property
     def needs(self) -> frozenset[DataNeed]:
-        """What the user has to give beside a forget set."""
+        """The data required in addition to a forget set."""
         return frozenset()
 
     def check(self, corpus: Corpus) -> None:

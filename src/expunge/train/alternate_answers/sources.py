@@ -1,4 +1,4 @@
-"""Plain refusals: the model does not know."""
+"""Refusals in which the model says that it does not know."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class RandomAnswers(Alternates):
         if not corpus.retain:
             raise DataError(
                 "no retain set",
-                why="alternate 'random' draws answers from it.",
+                why="alternate 'random' samples answers from it.",
                 fix="Pass --retain FILE, or set alternate=refusals.",
             )
 
@@ -155,7 +155,7 @@ class WrongAnswers(Alternates):
 _ANSWERS = TypeAdapter(list[list[str]])
 
 FILE = "alternates.json"
-"""Where a run keeps what was sampled, so that going on gives the same bytes."""
+"""The file in which a run stores its samples, so that resuming gives the same bytes."""
 
 SPREAD = 1_000_003
 """Between the seeds of two rounds, so that runs of neighbouring seeds do not share one."""
@@ -178,7 +178,7 @@ class SampledAnswers(Alternates):
     )
 
     def answers(self, requests: Sequence[AlternateRequest], state: State) -> list[list[str]]:
-        """Sampled once; a run that goes on reads them again."""
+        """Sampled once; a resumed run reads them again."""
         path = state.workdir / FILE
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Plain descent on some texts inside a scope: what stages do that first make a model know something."""
+"""Plain gradient descent on texts inside a scope, for stages that first teach a model something."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _cross_entropy(model: nn.Module, batch: PairBatch) -> dict[str, Tensor]:
     return {"text": GDR()(compute_token_view(model, batch.forget)).sum()}
 
 
-# Small models beside the one that unlearns: the same weights with an adapter that learnt some texts.
+# Auxiliary models: the same weights with an adapter that was trained on some texts.
 #
 # They are never a second model in memory: an adapter is put on, learns, is asked what is to be known of
 # it, and is taken off again, which leaves the base as it was.

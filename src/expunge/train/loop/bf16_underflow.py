@@ -1,4 +1,4 @@
-"""What plain bf16 weights make of a small learning rate, told before anything is trained."""
+"""A warning, before training, that updates underflow in bf16 weights at a small learning rate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from expunge.quant.buckets import CRITICAL_RATIO
 from expunge.quant.grid import Grid, widen
 
 DEPLOYED = Grid(bits=4)
-"""The grid that is looked at: int4, one step per output row."""
+"""The grid that is checked: int4, one scale per output row."""
 MOST = 0.5
 """From this share of the movable weights on, the rounding is said to undo what is trained."""
 

@@ -23,7 +23,7 @@ from expunge.train.run.state import State
 
 
 class LossOnBar(ProgressCallback):
-    """The bar of ``transformers``, with the losses on it and not as a line of its own for each epoch."""
+    """The progress bar of ``transformers``, showing losses in the bar instead of a line per epoch."""
 
     def on_log(
         self, _args: Any, _state: Any, _control: Any, logs: dict[str, float] | None = None, **_: Any
@@ -52,7 +52,7 @@ EVERY = 1.0
 
 
 class Heartbeat(TrainerCallback):
-    """Writes step and number of steps into ``progress.json`` beside the checkpoints."""
+    """Writes step and number of steps to ``progress.json`` in the folder of the checkpoints."""
 
     def __init__(self) -> None:
         self._last = 0.0
@@ -92,7 +92,7 @@ def last_beat(partial: Path) -> HeartbeatStatus | None:
         return None
 
 
-# The model after every epoch, kept beside the result: what an inspector slides through.
+# The model after every epoch, kept in the output for the inspector.
 
 EPOCH = "epoch-"
 """What the folder of an epoch is called, before its number."""
@@ -134,7 +134,7 @@ def _whole(model: nn.Module) -> Any:
     return copied.merge_and_unload() if hasattr(copied, "merge_and_unload") else copied
 
 
-# Checkpoints by epoch, complete or absent: a run killed at any moment goes on from the last whole one.
+# Checkpoints by epoch: an interrupted run resumes from the last complete one.
 
 COMPLETE = "complete"
 """Written into a checkpoint last; a folder without it was cut short and is ignored."""
@@ -149,7 +149,7 @@ class SaveByEpoch(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Ask for a checkpoint when one is due and the run goes on."""
+        """Request a checkpoint when one is due and the run continues."""
         epoch = round(state.epoch or 0)
         due = epoch % self.every == 0 and epoch < args.num_train_epochs
         control.should_save = due and not control.should_training_stop

@@ -1,4 +1,4 @@
-"""The two numbers by which a run decides: what is still known of the forget set, and utility."""
+"""Evaluation during training: remaining knowledge of the forget set, and utility."""
 
 from __future__ import annotations
 
@@ -79,13 +79,13 @@ class TrainingEvaluator:
         if value is None:
             raise DataError(
                 f"the run cannot measure {metric.title}",
-                why="none of the examples it looks at can be scored.",
-                fix="Raise items, or drop the rule that asks for it.",
+                why="none of the examples it evaluates can be scored.",
+                fix="Raise items, or drop the rule that needs it.",
             )
         return value
 
 
-# How much of the forget set a model still has by heart, against text that it never saw.
+# Memorisation of the forget set, compared with text the model never saw.
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -136,13 +136,13 @@ class MemorizationEvaluator(Component):
         if self.needs_holdout and not corpus.holdout:
             raise DataError(
                 "no holdout",
-                why="the run stops when the forget set is as strange to the model as text it never saw.",
+                why="the run stops when the forget set is memorised no more than unseen text.",
                 fix="Pass --holdout FILE, or set stop.memorised.el_at_most and stop.memorised.ma_at_most.",
             )
         if self.of == "spans" and self.needs_holdout and not any(one.spans for one in corpus.holdout):
             raise DataError(
                 "a holdout without spans",
-                why="the run stops when spans of the forget set are as strange as those of unseen text.",
+                why="the run stops when spans of the forget set are memorised no more than unseen ones.",
                 fix="Mark them ('expunge annotate'), or set stop.memorised.el_at_most and ma_at_most.",
             )
 
@@ -161,7 +161,7 @@ class MemorizationEvaluator(Component):
     def measure(
         self, model: nn.Module, tokenizer: Any, examples: Sequence[Example], length: int
     ) -> MemorizationLevels:
-        """What the model has by heart of some texts, read ``length`` tokens at a time.
+        """How much of some texts the model has memorised, read ``length`` tokens at a time.
 
         Raises:
             DataError: none of them can be scored.

@@ -37,7 +37,7 @@ class LoopSettings(Component):
     learning_rate: PositiveFloat = Field(default=1e-5, description="Peak learning rate.")
     epochs: Epochs = Field(default=5, description="Passes over the training data.")
     max_steps: Steps | None = Field(
-        default=None, description="The most optimizer steps, whatever `epochs` says; null: no limit."
+        default=None, description="Maximum number of optimizer steps, whatever `epochs` is; null: no limit."
     )
     batch_size: PositiveInt = Field(default=8, description="Examples per optimizer step.")
     accumulation: PositiveInt = Field(
@@ -46,7 +46,7 @@ class LoopSettings(Component):
     )
     max_length: Annotated[int, Field(ge=8)] = Field(
         default=2048,
-        description="The most tokens of a sequence; longer documents are cut, longer pairs refused.",
+        description="Maximum tokens of a sequence; longer documents are cut, longer pairs refused.",
     )
     precision: WeightPrecision = Field(
         default="fp32",
@@ -71,7 +71,7 @@ class LoopSettings(Component):
     schedule: Literal["constant", "linear", "cosine", "stable_decay"] = Field(
         default="constant",
         description=(
-            "How the learning rate goes on after the warm-up; `stable_decay` holds it and lets it "
+            "The learning rate after the warm-up; `stable_decay` holds it constant and lets it "
             "fall to zero over the last 45 % of the steps."
         ),
     )
@@ -83,7 +83,8 @@ class LoopSettings(Component):
         description="Whether texts end with the end token; null: answers do, documents do not.",
     )
     save_every: PositiveInt = Field(
-        default=1, description="Epochs between two checkpoints from which a killed run can be resumed."
+        default=1,
+        description="Epochs between two checkpoints from which an interrupted run can be resumed.",
     )
     report_to: tuple[str, ...] = Field(
         default=(), description="Trackers of `transformers` that receive the log (tensorboard, wandb, ...)."
@@ -114,13 +115,13 @@ class LoopSettings(Component):
         return names
 
     def epochs_over(self, examples: int) -> int:
-        """The epochs that a run over so many examples begins."""
+        """The number of epochs that a run over the given number of examples begins."""
         if self.max_steps is None:
             return self.epochs
         return min(self.epochs, math.ceil(self.max_steps / math.ceil(examples / self.batch_size)))
 
     def training_arguments(self, folder: Path, *, seed: int, examples: int) -> TrainingArguments:
-        """The same settings as the training loop takes them, for epochs of so many examples.
+        """The same settings as arguments of the training loop, for epochs of the given number of examples.
 
         Checkpoints go to ``folder`` by epoch. ``stable_decay`` holds the learning rate and lets it
         fall to zero over the last ``DECAY_SHARE`` of the steps.

@@ -86,7 +86,7 @@ class StopRule(Component):
 
     @property
     def needs(self) -> frozenset[DataNeed]:
-        """What the user has to give for it beside a forget set."""
+        """The data it requires in addition to a forget set."""
         return frozenset({"holdout"} if self.memorised and self.memorised.needs_holdout else ())
 
     def check(self, corpus: Corpus) -> None:
@@ -107,11 +107,11 @@ class StopRule(Component):
 
 
 class StopWhen(TrainerCallback):
-    """Measures the model as a rule asks and ends the run when it says so.
+    """Evaluates the model for a stop rule and ends the run when the rule is met.
 
     ``levels`` are what has to be reached, by name, and ``floor`` is the least utility. ``lost`` is true
     once utility fell through it; ``history`` holds every measurement, those before a run was killed too.
-    The last epoch is always measured, so that a run says how far from its rule it ended.
+    The last epoch is always measured, so that a run records how far from its rule it ended.
     """
 
     def __init__(self, rule: StopRule, model: nn.Module, state: State, *, max_length: int) -> None:
@@ -129,7 +129,7 @@ class StopWhen(TrainerCallback):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the record says of it."""
+        """The facts about it for the record."""
         outcome = StopOutcome(
             ended_by="floor" if self.lost else "levels" if self.forgotten else "epochs",
             last=self.history[-1],
@@ -145,7 +145,7 @@ class StopWhen(TrainerCallback):
         }
 
     def on_train_begin(self, _: TrainingArguments, state: TrainerState, *__: Any, **___: Any) -> None:
-        """Take over what was measured up to the checkpoint that the run goes on from."""
+        """Restore the measurements up to the checkpoint from which the run resumes."""
         if state.global_step and self._file.exists():
             known = read_unfinished(self._file, _HISTORY)
             self.history = [entry for entry in known if entry["epoch"] <= round(state.epoch or 0)]

@@ -74,7 +74,7 @@ class ObjectiveTrainer(Trainer):
         self._steps_before = 0
 
     def train_from(self, checkpoint: Path | None) -> None:
-        """Train from the beginning, or go on from a checkpoint."""
+        """Train from the beginning, or resume from a checkpoint."""
         self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     def restore(self, checkpoint: Path | None) -> bool:
@@ -100,7 +100,7 @@ class ObjectiveTrainer(Trainer):
         return gathered
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
-        """AdamW over what may change, in the precision asked for, with the scope's guard attached."""
+        """AdamW over the weights that may change, in the chosen precision, with the scope's guard."""
         made: Optimizer | None = getattr(self, "optimizer", None)
         if made is None:
             made = self._make_optimizer(model if model is not None else self.model)
@@ -189,7 +189,7 @@ class ObjectiveTrainer(Trainer):
         )
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log the terms of the loss beside their sum, averaged like it since the last time."""
+        """Log the terms of the loss in addition to their sum, averaged since the last log."""
         if "loss" in logs and self._sums:
             steps = max(1, self.state.global_step - self._steps_before)
             logs |= {f"loss_{name}": value / steps for name, value in self._sums.items()}

@@ -10,7 +10,7 @@ from expunge.registry import Registry
 from expunge.train.run.state import Corpus, State
 
 DataNeed = Literal["retain", "holdout", "questions", "spans", "wrong", "pairs", "anchors"]
-"""Data a method cannot work without: a set of its own, or a field of the forget set's examples."""
+"""Data a method requires: another set, or a field of the forget set's examples."""
 
 
 class Stage(Component, ABC):
@@ -23,7 +23,7 @@ class Stage(Component, ABC):
 
     @property
     def needs(self) -> frozenset[DataNeed]:
-        """What the user has to give beside a forget set."""
+        """The data required in addition to a forget set."""
         return frozenset()
 
     @property

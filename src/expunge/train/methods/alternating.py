@@ -90,7 +90,7 @@ class AlternatingLoop:
         return self.epoch * sum(self._steps(aim) for aim in self.aims)
 
     def run(self, folder: Path) -> None:
-        """Train, going on from what ``folder`` holds of an earlier run."""
+        """Train, resuming from the files of an earlier run in ``folder``."""
         path = folder / STATE
         if path.exists():
             self._load(path)

@@ -28,7 +28,7 @@ from expunge.train.run.state import Corpus, State
 from expunge.types import Example
 
 ERASED = "erased_neurons.safetensors"
-"""What stood where the result has zeros; ``expunge.edit.neurons.restore`` puts it back."""
+"""The values that the result has zeroed; ``expunge.edit.neurons.restore`` puts them back."""
 
 
 @stages.register("depn")
@@ -82,12 +82,12 @@ class PrivacyNeurons(Stage):
         if self.rank == "contrast" and not corpus.retain:
             raise DataError(
                 "no retain set",
-                why="rank=contrast subtracts what the neurons do for the retain set.",
+                why="rank=contrast subtracts the attributions on the retain set.",
                 fix="Pass --retain FILE, or set rank=sum.",
             )
 
     def run(self, state: State) -> State:
-        """Attribute, rank, erase. A killed run goes on with the text it was at."""
+        """Attribute, rank, erase. An interrupted run resumes at the current text."""
         model = prepare_weights(state.model, "fp32", device=best_device())
         forget_ELK = self._attributions(model, state, state.corpus.forget, "forget")
         retained = self._contrasted(state) if self.rank == "contrast" else ()
@@ -95,8 +95,8 @@ class PrivacyNeurons(Stage):
         chosen = self._chosen(forget_ELK, retain_ELK)
         if not chosen:
             raise TrainingError(
-                "no neuron to take out",
-                why="no neuron got the votes of enough texts.",
+                "no neuron to erase",
+                why="no neuron was selected by enough texts.",
                 fix="Lower share or threshold, or set rank=sum.",
             )
         before = erase(model, chosen)

@@ -1,4 +1,4 @@
-"""EUL: small unlearning layers beside frozen weights, fused with those of earlier requests."""
+"""EUL: small unlearning layers added to frozen weights, fused with those of earlier requests."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ FROM_BEFORE = frozenset({Need.FORWARD_KL})
 
 @stages.register("eul")
 class UnlearnByLayers(AlternateSettings, Stage):
-    """Learns layers ``y + U D y`` behind every MLP beside frozen weights, which take them in at the end.
+    """Trains layers ``y + U D y`` after every MLP with the weights frozen, and merges them at the end.
 
     With F before and F' with the layers, a forget epoch descends on ``−KL(F ‖ F') + lm_weight · log p``
     of the forget set, each capped per token; a retain epoch on
@@ -98,20 +98,20 @@ class UnlearnByLayers(AlternateSettings, Stage):
         if not corpus.retain:
             raise DataError(
                 "no retain set",
-                why="unlearning layers alternate between forgetting and keeping.",
+                why="training alternates between forgetting and retaining.",
                 fix="Pass --retain FILE.",
             )
         gone = forgotten(self.past)
         again = [example.id for example in corpus.retain if hashes([example]) & gone]
         if again:
             raise DataError(
-                f"the retain set teaches {len(again)} texts again that an earlier request forgot",
+                f"the retain set contains {len(again)} texts that an earlier request forgot",
                 why=f"{again[0]!r} is one of them.",
-                fix="Take out of the retain set what earlier requests asked to forget.",
+                fix="Remove the forget sets of earlier requests from the retain set.",
             )
 
     def run(self, state: State) -> State:
-        """Train the layers, going on from the last epoch of a killed run; fuse; merge."""
+        """Train the layers, resuming from the last epoch of an interrupted run; fuse; merge."""
         torch.manual_seed(state.seed)
         model = prepare_weights(state.model, "fp32", device=best_device()).eval().requires_grad_(False)
         base = hash_model(model)

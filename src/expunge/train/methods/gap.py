@@ -52,10 +52,10 @@ class Gaps:
             )
         if self.new <= self.forget:
             raise TrainingError(
-                "the holdout is no stranger to the model than the forget set",
+                "the holdout is as familiar to the model as the forget set",
                 why=f"learning it moved the model by {self.new:.3g} nats, and learning the forget set by "
                 f"{self.forget:.3g}: aligning the two would make the forget set better known.",
-                fix="Give holdout text of that kind which the model never saw, or raise teaching.epochs.",
+                fix="Use similar holdout text that the model never saw, or raise teaching.epochs.",
             )
 
 
@@ -79,7 +79,7 @@ class GapObjective:
     _sign: Tensor | None = field(default=None, init=False)
 
     def begin(self, model: nn.Module, pieces: Sequence[PairBatch], step: int, steps: int) -> None:  # noqa: ARG002
-        """Find the sign of a step that has several pieces, in a pass of its own."""
+        """Find the sign of a step with several micro-batches, in a separate pass."""
         self._sign = None
         if len(pieces) > 1:
             with torch.no_grad(), eval_mode(model):

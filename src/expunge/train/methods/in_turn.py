@@ -1,4 +1,4 @@
-"""Knowledge unlearning: every step over all there is to forget, at once or part after part."""
+"""Knowledge unlearning: every step uses the whole forget set, or one chunk after another."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class UnlearnInTurn(Unlearn):
         return self
 
     def run(self, state: State) -> State:
-        """Unlearn part after part, going on in the one in which a killed run was."""
+        """Unlearn chunk after chunk, resuming in the one in which an interrupted run was."""
         forget = state.corpus.forget
         size = self.chunk or len(forget)
         chunks = [forget[start : start + size] for start in range(0, len(forget), size)]

@@ -1,4 +1,4 @@
-"""KGA: make the model as strange to the forget set as it is to text that it never saw."""
+"""KGA: align the knowledge gap of the forget set with that of text the model never saw."""
 
 from __future__ import annotations
 
@@ -88,12 +88,12 @@ class KnowledgeGap(TrainingStage):
             if not examples:
                 raise DataError(
                     f"no {option} set",
-                    why="kga makes the forget set as strange as the holdout, and keeps the retain set.",
+                    why="kga aligns the forget set with the holdout, and preserves the retain set.",
                     fix=f"Pass --{option} FILE.",
                 )
 
     def run(self, state: State) -> State:
-        """Teach the small models, then unlearn; each part goes on from where a killed run was."""
+        """Train the auxiliary models, then unlearn; each part resumes where an interrupted run was."""
         model = self.prepare(state)
         forget, retain, new = (
             self.encode(examples, state)
@@ -191,12 +191,12 @@ class KnowledgeGap(TrainingStage):
             pad_id=pad_id,
         )
         if reference is None:
-            raise TypeError("a divergence was asked for, and no reference was made")
+            raise TypeError("a divergence was requested without a reference")
         return reference
 
 
 def _apart(learnt: CachedReference, model: nn.Module, selection: Selection) -> CachedReference:
-    """The reference with a head of its own where the model's may change."""
+    """The reference, with its own copy of the head if the model's may change."""
     head = output_layer(model)
     selected = {id(weight) for name, weight in model.named_parameters() if name in selection.rows}
     if any(id(weight) in selected for weight in head.parameters()):

@@ -1,4 +1,4 @@
-"""Leave-one-out ensembles, first step: what models that never saw a text would say instead of it."""
+"""Leave-one-out ensembles, first step: the predictions of models that never saw a text."""
 
 from __future__ import annotations
 
@@ -82,23 +82,23 @@ class LeaveOneOut(Stage):
         return frozenset({"retain"} if self.shards is None else ())
 
     def check(self, corpus: Corpus) -> None:
-        """Refuse teachers with nothing to learn, and a plan that is not there."""
+        """Refuse teachers without training data, and a plan that does not exist."""
         if self.shards is not None:
             PlanFolder(self.shards)
         elif not corpus.retain:
             raise DataError(
                 "no retain set",
-                why="teachers learn from it what to say instead of the forget set.",
+                why="the teachers are trained on it.",
                 fix="Pass --retain FILE, or the folder of a trained plan: --set stages.0.shards=PLAN",
             )
 
     def run(self, state: State) -> State:
-        """Leave the model as it is and the targets beside it; a killed training of teachers goes on."""
+        """Write the targets and leave the model unchanged; an interrupted training of teachers resumes."""
         plan = PlanFolder(self.shards) if self.shards else self._taught(state)
         if plan.manifest.start.tokenizer != hash_tokenizer(state.tokenizer):
             raise ModelError(
                 f"the shards in {plan.path}",
-                why="they have another tokenizer than the model that is to unlearn.",
+                why="their tokenizer differs from that of the model to unlearn.",
                 fix="Make the plan with the model's own tokenizer.",
             )
         ensemble = open_ensemble(plan)
@@ -171,8 +171,8 @@ def _others(ensemble: Ensemble, owners: set[int], example: Example) -> list[int]
     if not others:
         raise DataError(
             f"example {example.id!r}",
-            why="every shard holds it, its like or a text of its owner: nobody is left to ask.",
-            fix="Make a plan whose owners lie together, with two shards or more.",
+            why="every shard contains it, a near duplicate or a text of its owner, so no teacher is left.",
+            fix="Make a plan that keeps owners together, with two shards or more.",
         )
     return others
 

@@ -95,7 +95,7 @@ class Quark(TrainingStage):
                 )
 
     def run(self, state: State) -> State:
-        """Explore and learn, round by round; a killed run goes on with the round it was in."""
+        """Explore and learn, round by round; an interrupted run resumes with the current round."""
         model = self.prepare(state)
         model.requires_grad_(True)
         names = [TOKEN.format(place=index + 1) for index in range(self.parts)]

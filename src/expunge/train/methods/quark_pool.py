@@ -171,7 +171,7 @@ class QuarkPool(Dataset[int]):
 
     def _sampled(self) -> list[Sample]:
         if self.model is None:
-            raise LookupError("nobody to sample from")
+            raise LookupError("the pool is empty")
         prompts = [
             self.asked.under(index, 0) if self.rounds else prompt.ids
             for index, prompt in enumerate(self.asked.prompts)

@@ -121,7 +121,7 @@ class Relabel(Stage):
             )
 
     def run(self, state: State) -> State:
-        """Leave the source checkpoint as the model and the targets beside it."""
+        """Keep the source checkpoint as the model, and write the targets."""
         anchors = self._anchors()
         aligned = [
             piece

@@ -96,11 +96,15 @@ class SubtractTaskVector(TrainingStage):
     def run(self, state: State) -> State:
         """Learn, resuming from the last whole checkpoint in ``state.workdir``; choose λ; subtract."""
         model = self.prepare(state)
-        gauge = TrainingEvaluator(state, items=self.items, max_length=self.max_length)
-        before = Tried(0.0, gauge.forget(model), gauge.utility(model)) if self.utility_at_least else None
+        evaluator = TrainingEvaluator(state, items=self.items, max_length=self.max_length)
+        before = (
+            Tried(0.0, evaluator.forget(model), evaluator.utility(model)) if self.utility_at_least else None
+        )
         model = self.scope.prepare(model)
         guard, steps, line = self._direction(model, state)
-        tried = [self._measured(model, gauge, line, factor) for factor in self.factors] if before else []
+        tried = (
+            [self._measured(model, evaluator, line, factor) for factor in self.factors] if before else []
+        )
         factor = self._chosen(before, tried)
         line.at(-factor)
         guard.verify()
@@ -131,10 +135,10 @@ class SubtractTaskVector(TrainingStage):
         return guard, trained.state.global_step, WholeInterpolation(model, before, learnt)
 
     def _measured(
-        self, model: nn.Module, gauge: TrainingEvaluator, line: WeightInterpolation, factor: float
+        self, model: nn.Module, evaluator: TrainingEvaluator, line: WeightInterpolation, factor: float
     ) -> Tried:
         line.at(-factor)
-        return Tried(factor, gauge.forget(model), gauge.utility(model))
+        return Tried(factor, evaluator.forget(model), evaluator.utility(model))
 
     def _chosen(self, before: Tried | None, tried: list[Tried]) -> float:
         if before is None or self.utility_at_least is None:

@@ -118,7 +118,7 @@ class Unlearn(TrainingStage):
                 f"{self.precision} weights can hold: use precision fp32, or leave the adversary out"
             )
         for name in self.adversary.formats if self.adversary else ():
-            uncalibrated(name)  # a format nobody knows is refused with the recipe
+            uncalibrated(name)  # unknown formats are refused with the recipe
         return self
 
     @model_validator(mode="after")
@@ -184,13 +184,13 @@ class Unlearn(TrainingStage):
         if self.retain is not None and not corpus.retain:
             raise DataError(
                 "no retain set",
-                why=f"the recipe's retain loss ({retain_losses.name_of(self.retain)}) has nothing to keep.",
+                why=f"the retain loss ({retain_losses.name_of(self.retain)}) needs retain examples.",
                 fix="Pass --retain FILE, or choose a recipe without a retain loss (ga, npo).",
             )
         if self.scope.needs_retain and not corpus.retain:
             raise DataError(
                 "no retain set",
-                why=f"the recipe's scope ({scopes.name_of(self.scope)}) looks at what is to be kept.",
+                why=f"the scope ({scopes.name_of(self.scope)}) needs retain examples.",
                 fix="Pass --retain FILE, or choose another scope.",
             )
 
@@ -229,7 +229,7 @@ class Unlearn(TrainingStage):
         if state.targets is None:
             raise RecipeError(
                 "forget loss 'generic' without targets",
-                why="no stage before this one says what to predict instead of the forget set.",
+                why="no earlier stage provides targets to predict for the forget set.",
                 fix="Put a stage 'relabel' before it, as the recipe whp does.",
             )
         targets = TargetReference(state.targets, vocabulary(model))

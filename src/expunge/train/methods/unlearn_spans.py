@@ -71,13 +71,13 @@ class Selector(Component):
             raise ModelError(
                 f"reference {self.reference}",
                 why="there is no such folder.",
-                fix="Give the folder of a checkpoint that was not trained on the forget set.",
+                fix="Pass the folder of a checkpoint that was not trained on the forget set.",
             )
 
     def __call__(
         self, model: nn.Module, tokenizer: Any, examples: Sequence[Example], *, max_length: int
     ) -> list[SelectedSpans]:
-        """Every example with its spans chosen anew; the reference is in memory only until then.
+        """Every example with newly selected spans; the reference is freed afterwards.
 
         Raises:
             ModelError: the reference has another tokenizer.
@@ -91,8 +91,8 @@ class Selector(Component):
             if _ids(example, tokenizer) != _ids(example, theirs):
                 raise ModelError(
                     f"reference {self.reference}",
-                    why="it cuts texts into other tokens than the model, so theirs cannot be compared.",
-                    fix="Give a checkpoint of the same family, or annotate spans ('expunge annotate').",
+                    why="its tokenizer differs from the model's, so tokens cannot be compared.",
+                    fix="Pass a checkpoint of the same family, or annotate spans ('expunge annotate').",
                 )
         unread = _logps(reference.to(next(model.parameters()).device), tokenizer, bare, max_length)
         selected = [
@@ -101,9 +101,9 @@ class Selector(Component):
         ]
         if not any(choice.chosen for choice in selected):
             raise DataError(
-                "no token was chosen",
-                why=f"the reference gives every token at least {self.below:g}, or the model less.",
-                fix="Raise select.below, lower select.gain, or give a reference that never saw the texts.",
+                "no token was selected",
+                why=f"the reference gives every token at least {self.below:g}, or the model gives it less.",
+                fix="Raise select.below, lower select.gain, or use a reference that never saw the texts.",
             )
         return selected
 
@@ -149,7 +149,7 @@ SELECTION = "selection.jsonl"
 class UnlearnSpans(Unlearn):
     """As ``unlearn``, on the spans of the forget set; texts without a span are left out.
 
-    Source: Wang et al. 2025 (SeUL, arXiv 2402.05813); keeping what stands beside is ours.
+    Source: Wang et al. 2025 (SeUL, arXiv 2402.05813); retaining the text around spans is ours.
     """
 
     select: Selector | None = Field(
@@ -177,8 +177,8 @@ class UnlearnSpans(Unlearn):
         elif not any(example.spans for example in corpus.forget):
             raise DataError(
                 "a forget set without spans",
-                why="selective forgetting takes out marked spans only, and none is marked.",
-                fix="Mark them ('expunge annotate'), or have them chosen: --set select.reference=FOLDER.",
+                why="selective forgetting forgets marked spans only, and none is marked.",
+                fix="Mark them ('expunge annotate'), or have them selected: --set select.reference=FOLDER.",
             )
 
     def run(self, state: State) -> State:
@@ -206,8 +206,8 @@ class UnlearnSpans(Unlearn):
             )
             if not data.retain:
                 raise DataError(
-                    "nothing stands beside the spans",
-                    why="the retain loss has nothing to keep: every text is marked from end to end.",
+                    "no text around the spans",
+                    why="the retain loss has no tokens: every text is marked from start to end.",
                     fix="Pass --retain FILE, or set retain=null.",
                 )
         return data

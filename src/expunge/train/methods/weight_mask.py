@@ -78,7 +78,7 @@ class WeightMask:
         return count
 
     def facts(self) -> dict[str, Any]:
-        """What the record says of the mask."""
+        """The facts about the mask for the record."""
         shares = self.shares()
         return {
             "mean": float(shares.double().mean()),
@@ -138,7 +138,7 @@ class LearnWeightMask(TrainingStage):
     @model_validator(mode="after")
     def _fits(self) -> LearnWeightMask:
         if isinstance(self.scope, LowRankAdapters):
-            raise ValueError("a mask is over weights that are there: use another scope than lora")  # noqa: TRY004
+            raise ValueError("a mask applies to existing weights: use another scope than lora")  # noqa: TRY004
         if self.optimizer != "adamw":
             raise ValueError("the mask is learned by SGD, which keeps no moments: leave optimizer out")
         if self.forget.needs or (self.retain is not None and self.retain.needs):
@@ -156,7 +156,7 @@ class LearnWeightMask(TrainingStage):
         if self.needs and not corpus.retain:
             raise DataError(
                 "no retain set",
-                why="the recipe's retain loss or scope has nothing to look at.",
+                why="the recipe's retain loss or scope needs retain examples.",
                 fix="Pass --retain FILE.",
             )
 

@@ -1,1 +1,1 @@
-"""What a training step minimises: paired losses, the frozen reference, saliency."""
+"""The objective of a training step: paired losses, the frozen reference, saliency."""

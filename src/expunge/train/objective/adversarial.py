@@ -20,7 +20,7 @@ from expunge.forget import ForgetLoss
 from expunge.inference.hidden_states import block_of
 from expunge.inference.reference import Key, Reference
 from expunge.inference.token_view import STATES, Need
-from expunge.train.objective.pair import PairObjective, beside, keys_of
+from expunge.train.objective.pair import PairObjective, alternates, keys_of
 
 
 @dataclass(kw_only=True)
@@ -65,7 +65,7 @@ class AdversarialObjective:
         return block_of(model, forget.reads_layer) if Need.HIDDEN in forget.needs else None
 
     def __call__(self, model: nn.Module, batch: PairBatch) -> dict[str, Tensor]:
-        """The terms of the loss, each a scalar; batches come in the order ``begin`` was told of them."""
+        """The terms of the loss, each a scalar; batches come in the order passed to ``begin``."""
         if self._perturb is None:
             return self.plain(model, batch)
         ready = self._ready.popleft()
@@ -85,7 +85,7 @@ class AdversarialObjective:
 
 
 class _Ready(NamedTuple):
-    """What the reference says of a piece, and the piece."""
+    """The reference's values for a micro-batch, and the micro-batch."""
 
     reference: Reference | None
     piece: AdversaryBatch
@@ -117,14 +117,14 @@ class _Found(torch.autograd.Function):
         return (None, None, *(gradient * scale.to(gradient.dtype) for gradient in ctx.gradients))
 
 
-# What the frozen reference says of one forget batch, asked once and remembered.
+# The frozen reference's values for one forget batch, computed once and cached.
 
 What = Literal["logps", "states", "inner"]
 
 
 @dataclass(frozen=True)
 class MemoizedReference:
-    """A reference that knows its numbers for some batches already; its head is the reference's own."""
+    """A reference with cached values for some batches; its head is that of the reference."""
 
     reference: Reference
     known: Mapping[tuple[What, tuple[Key, ...]], Tensor]
@@ -158,7 +158,7 @@ def memoized_reference(reference: Reference | None, loss: ForgetLoss, batch: Pai
     key = tuple(keys)
     if Need.REFERENCE_LOGPS in loss.needs:
         known["logps", key] = reference.logps(batch.forget, keys)
-        others = beside(batch)
+        others = alternates(batch)
         if Need.ALTERNATE in loss.needs and others is not None:
             known["logps", tuple(others.keys)] = reference.logps(others.batch, others.keys)
     if loss.needs & STATES:

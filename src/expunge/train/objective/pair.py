@@ -20,7 +20,7 @@ from expunge.inference.reference import Key, Reference, Stream
 from expunge.retain import RetainLoss
 
 LOGGED = "retain_weight"
-"""What the weight is called in the history of a run, from which a killed run takes it again."""
+"""The name of the weight in the history of a run, from which an interrupted run restores it."""
 
 
 class Bound(Component):
@@ -57,7 +57,7 @@ class Dual(TrainerCallback):
         return self.weight
 
     def on_train_begin(self, _: TrainingArguments, state: TrainerState, *__: Any, **___: Any) -> None:
-        """Go on with the weight of the checkpoint a run goes on from."""
+        """Restore the weight from the checkpoint a run resumes from."""
         self.weight = next(
             (entry[LOGGED] for entry in reversed(state.log_history) if LOGGED in entry), self.weight
         )
@@ -83,7 +83,7 @@ class Dual(TrainerCallback):
 class PairObjective:
     """``Σ L_forget`` and ``weight · Σ L_retain`` over the examples of a batch, by name.
 
-    Both losses ask the same reference, unless the retain loss has one of its own. The weight is the
+    Both losses use the same reference, unless the retain loss has its own. The weight is the
     retain loss's, or what a dual variable stands at.
 
     Source: Zhang et al. 2025 (arXiv 2410.16454), Eq. 1.
@@ -108,7 +108,7 @@ class PairObjective:
             reference=reference,
             keys=keys_of("forget", batch.forget_ids),
             layer=self.forget.reads_layer,
-            beside=beside(batch),
+            alternates=alternates(batch),
         )
         return self.forget(view).sum()
 
@@ -134,8 +134,8 @@ def keys_of(stream: Stream, ids: Tensor) -> list[Key]:
     return [Key(stream, index) for index in ids.tolist()]
 
 
-def beside(batch: PairBatch) -> AlternateAnswers | None:
-    """The other answers of a batch, if it has any, as a reference knows them."""
+def alternates(batch: PairBatch) -> AlternateAnswers | None:
+    """The alternate answers of a batch, if it has any, with their keys for a reference."""
     if batch.alternate is None:
         return None
     count = len(batch.alternate.input_ids_BT) // len(batch.forget_ids)

@@ -17,7 +17,7 @@ from expunge.scope.selection import Selection
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceRequest:
-    """What the losses of a run ask of the reference, and on which sequences.
+    """The values of the reference that the losses of a run need, and for which sequences.
 
     ``layers`` are the blocks that forget and retain loss read, if they read states inside.
     """

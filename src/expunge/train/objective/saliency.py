@@ -56,7 +56,7 @@ def forget_gradient(
                 batch,
                 needs=loss.needs,
                 layer=loss.reads_layer,
-                beside=AlternateAnswers(collate(others, pad_id=pad_id).to(device)) if others else None,
+                alternates=AlternateAnswers(collate(others, pad_id=pad_id).to(device)) if others else None,
             )
             (loss(view).sum() / len(forget)).backward()
     gradients = {name: w.grad for name, w in model.named_parameters() if w.grad is not None}
@@ -64,7 +64,7 @@ def forget_gradient(
     return gradients
 
 
-# What a scope lets change: shown the forget set, the retain set and where the forget loss would go.
+# Resolving a scope: it can use the forget set, the retain set and the gradient of the forget loss.
 
 
 def resolve_scope(
@@ -77,7 +77,7 @@ def resolve_scope(
     forget: ForgetLoss | None = None,
     alternates: Sequence[Sequence[Encoded]] = (),
 ) -> Selection:
-    """What ``scope`` selects, shown all it may ask for; saliency is that of ``forget``, or of ascent."""
+    """The selection of ``scope``, given all it may need; saliency is that of ``forget``, or of ascent."""
 
     def saliency() -> dict[str, Tensor]:
         return forget_gradient(
@@ -101,11 +101,11 @@ def resolve_scope(
     return chosen_by(scope, model, evidence)
 
 
-# Deployed formats as plain functions of a weight, for adversaries that must not know quantizers.
+# Deployed formats as plain functions of a weight, so that adversaries do not depend on quantizers.
 
 
 def rounding(name: str) -> Rounding:
-    """What a format without calibration makes of a weight [O, I]; itself, if it holds none of that shape.
+    """A weight [O, I] rounded by a format without calibration; unchanged if the format cannot hold it.
 
     Raises:
         RecipeError: see ``uncalibrated``.
@@ -132,7 +132,7 @@ def uncalibrated(name: str) -> Quantizer:
     if quantizer.calibrated:
         raise RecipeError(
             f"quantizer {name!r} as an adversary",
-            why="it is calibrated on text, which cannot be done at every step.",
+            why="it needs calibration on text, which cannot be done at every step.",
             fix="Choose one that rounds weights alone: int4, int4-g128, int8, nf4, fp4.",
         )
     return quantizer

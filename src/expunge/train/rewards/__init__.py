@@ -12,7 +12,7 @@ from expunge.types import Example
 
 
 class SampledAnswer(NamedTuple):
-    """A sampled answer, the example it was asked for, and whether that one is to be forgotten."""
+    """A sampled answer, its example, and whether that one is to be forgotten."""
 
     example: Example
     said: str

@@ -1,4 +1,4 @@
-"""Reward by a text classifier: toxicity, sentiment, or whatever it was trained to tell."""
+"""Reward by a text classifier: toxicity, sentiment, or any other label it was trained on."""
 
 from __future__ import annotations
 
@@ -51,6 +51,6 @@ class Classifier(Reward):
         except (OSError, ValueError) as error:
             raise RecipeError(
                 f"reward.model {self.model!r}",
-                why="it is no text classifier that transformers can load.",
-                fix="Give a folder with config.json, weights and tokenizer, or a name on the Hub.",
+                why="it is not a text classifier that transformers can load.",
+                fix="Pass a folder with config.json, weights and tokenizer, or a name on the Hub.",
             ) from error

@@ -1,4 +1,4 @@
-"""Reward for not saying what is to be forgotten, and for still saying what is to be kept."""
+"""Reward for not generating the forget set, and for still answering the retain set."""
 
 from __future__ import annotations
 

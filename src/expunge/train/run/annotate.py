@@ -31,7 +31,7 @@ class KindCount(NamedTuple):
 
 
 class AnnotationSummary(NamedTuple):
-    """What was marked: by kind, and how many of the examples have a span now."""
+    """The marked spans by kind, and how many examples have a span."""
 
     rows: tuple[KindCount, ...]
     with_spans: int
@@ -40,7 +40,7 @@ class AnnotationSummary(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotateJob:
-    """Marking spans as it is asked for on the command line: by form, by a reference, or by both.
+    """Marking spans by format, by a reference, or by both.
 
     With ``selector`` the tokens that ``model`` knows and the reference does not are marked too.
     """
@@ -78,7 +78,7 @@ class AnnotateJob:
         if self.selector is None or self.model is None:
             raise DataError(
                 "a reference without a model",
-                why="tokens are chosen where a model that knows the text and one that does not differ.",
+                why="tokens are selected where a model that knows the text differs from one that does not.",
                 fix="Pass both --model and --reference.",
             )
         self.selector.check()

@@ -26,7 +26,7 @@ from expunge.types import Example
 
 @dataclass(frozen=True, kw_only=True)
 class UnlearnJob:
-    """An unlearning run as it is asked for on the command line.
+    """An unlearning run.
 
     ``still`` are files of earlier requests of the same model, trained along so that they stay forgotten.
     ``forget_icl`` and ``retain_icl`` are solved questions, as an audit takes them: where the run measures
@@ -57,8 +57,8 @@ class UnlearnJob:
         if any(stage.runs_code for stage in recipe.stages) and not self.trust_remote_code:
             raise RecipeError(
                 f"recipe {recipe.name!r} runs Python code",
-                why="it names a function of its own, which can do anything.",
-                fix="Pass --trust-remote-code if you know that function.",
+                why="it names a Python function, which can execute arbitrary code.",
+                fix="Pass --trust-remote-code if you trust that function.",
             )
         forget = read_examples(self.forget, fields=self.fields)
         retain = read_examples(self.retain, fields=self.fields) if self.retain else []
@@ -105,8 +105,8 @@ class UnlearnJob:
         if all(example.is_document for example in solved):
             raise DataError(
                 f"{option} {source}",
-                why="it has no question, and solved questions are put before those that are asked.",
-                fix=f"Give a file of questions with their answers, or leave {option} out.",
+                why="it has no questions, and few-shot examples are questions with answers.",
+                fix=f"Pass a file of questions with their answers, or leave {option} out.",
             )
         return solved
 
@@ -118,7 +118,7 @@ class UnlearnJob:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneJob:
-    """A training run as it is asked for on the command line: from a checkpoint, or from nothing."""
+    """A training run, from a checkpoint or from random weights."""
 
     data: tuple[str, ...]
     output: Path
@@ -138,7 +138,7 @@ class FinetuneJob:
             raise RecipeError(
                 f"--size with --model {self.model}",
                 why="that model already has its size.",
-                fix="Leave out --size, or leave out --model to train from nothing.",
+                fix="Leave out --size, or leave out --model to start from random weights.",
             )
         recipe = load_recipe("finetune", self.overrides)
         examples = [

@@ -1,8 +1,8 @@
-"""Which requests a checkpoint has been through: an append-only file that lies beside its weights.
+"""The ledger of a checkpoint's forget requests: an append-only file next to its weights.
 
 Every entry holds the hash of the one before, and the newest the hash of the weights. What is changed, taken
 out or cut off is noticed; who rewrites all of it, only by a hash that was noted elsewhere. Of what was
-forgotten it holds hashes, never the text. Whoever guesses a text can confirm it by its hash, so the ledger
+forgotten it holds hashes, never the text. A guessed text can be confirmed by its hash, so the ledger
 of short secrets is no public document.
 """
 
@@ -23,7 +23,7 @@ from expunge.record import hash_json
 
 LEDGER = "ledger.jsonl"
 BEGINNING = "0" * 64
-"""What the first entry holds for the hash of the one before."""
+"""The previous hash of the first entry."""
 
 
 class RequestEntry(Component):
@@ -61,13 +61,13 @@ class RequestEntry(Component):
 
 def following(entries: Sequence[RequestEntry], facts: Mapping[str, Any]) -> RequestEntry:
     """The next entry of a ledger, made now."""
-    told = {
+    facts = {
         **facts,
         "number": len(entries) + 1,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "before": entries[-1].hash if entries else BEGINNING,
     }
-    return RequestEntry.model_validate({**told, "hash": _hash(told)})
+    return RequestEntry.model_validate({**facts, "hash": _hash(facts)})
 
 
 def write_ledger(entries: Sequence[RequestEntry], folder: Path) -> None:
@@ -79,7 +79,7 @@ def read_ledger(folder: Path) -> tuple[RequestEntry, ...]:
     """The requests a checkpoint has been through, in their order; none where it has no ledger.
 
     Raises:
-        DataError: it was tampered with, or is missing beside a record that tells of requests.
+        DataError: it was tampered with, or is missing although the record lists requests.
     """
     path = folder / LEDGER
     if not path.is_file():
@@ -108,7 +108,7 @@ def read_ledger(folder: Path) -> tuple[RequestEntry, ...]:
 
 
 def check_model(entries: Sequence[RequestEntry], folder: Path, model_sha256: str) -> None:
-    """Refuse a ledger that ends with other weights than those it lies beside.
+    """Refuse a ledger that ends with other weights than those in its folder.
 
     Raises:
         DataError: they are not those the newest request left.
@@ -130,11 +130,11 @@ def tampered(path: Path, what: str) -> DataError:
 def _refuse_missing(folder: Path) -> None:
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # no record, or none that could tell of requests
+    except (OSError, ValueError):  # no record, or one without requests
         return
     requests = record.get("requests") if isinstance(record, dict) else None
     if isinstance(requests, list) and requests:  # in the record of a merge it is a number
-        raise tampered(folder / LEDGER, f"it is missing, and {RECORD} tells of {len(requests)} requests")
+        raise tampered(folder / LEDGER, f"it is missing, but {RECORD} lists {len(requests)} requests")
 
 
 def _hash(facts: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ EndedBy = Literal["levels", "floor", "epochs"]
 
 @dataclass(frozen=True, kw_only=True)
 class StopOutcome:
-    """What a stop rule asked for and what was last measured.
+    """The criteria of a stop rule and the last measurements.
 
     ``levels`` are the most that each number may be, ``floor`` the least utility (None: not watched).
     ``last`` holds the newest measurement by the same names and the ``epoch`` after which it was made.
@@ -83,11 +83,11 @@ def _of_one(facts: Mapping[str, Any]) -> str:
 
 def _numbers(facts: Mapping[str, Any]) -> str:
     last = facts["last"]
-    told = [f"{name} {last[name]:.4g} (at most {most:.4g})" for name, most in facts["levels"].items()]
+    values = [f"{name} {last[name]:.4g} (at most {most:.4g})" for name, most in facts["levels"].items()]
     if facts["floor"] is not None:
-        told.append(f"utility {last['utility']:.4g} (at least {facts['floor']:.4g})")
+        values.append(f"utility {last['utility']:.4g} (at least {facts['floor']:.4g})")
     asked = facts.get("asked")
-    return ", ".join(told) + (f"; {_how_asked(asked)}" if asked else "")
+    return ", ".join(values) + (f"; {_how_asked(asked)}" if asked else "")
 
 
 def _how_asked(asked: Mapping[str, Any]) -> str:

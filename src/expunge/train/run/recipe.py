@@ -27,7 +27,7 @@ SHOWN = 80
 class Recipe(Component):
     """A method: where it comes from, what was corrected, what it needs, and the stages it consists of.
 
-    ``needs`` names the data to be given beside the forget set, so that a list of recipes can say it
+    ``needs`` names the data required in addition to the forget set, so that a list of recipes can say it
     without loading a stage; the recipes that ship agree with what their stages declare.
     """
 
@@ -81,21 +81,21 @@ def with_override(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
         raise RecipeError(
             f"--set {override}",
             why="it is not of the form key=value.",
-            fix="For instance --set forget.beta=0.2",
+            fix="Write it as key=value, for instance --set forget.beta=0.2",
         )
     keys = path.split(".")
     if len(keys) > MAX_DEPTH:
         raise RecipeError(
             f"--set {override}",
-            why=f"its path has {len(keys)} parts; no recipe is that deep.",
+            why=f"its path has {len(keys)} parts; recipes are not that deep.",
             fix="Shorten the path before the '='.",
         )
     if keys[0] not in Recipe.model_fields:
         if not isinstance(raw.get("stages"), list) or len(raw["stages"]) != 1:
             raise RecipeError(
                 f"--set {override}",
-                why="the recipe does not have exactly one stage, so the setting has no place of its own.",
-                fix=f"Say which, for instance --set stages.0.{path}={value}",
+                why="the recipe does not have exactly one stage, so the setting is ambiguous.",
+                fix=f"Name the stage, for instance --set stages.0.{path}={value}",
             )
         keys = ["stages", "0", *keys]
     changed = copy.deepcopy(dict(raw))
@@ -106,9 +106,7 @@ def with_override(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
     place: Any = _index(holder, last) if isinstance(holder, list) else last
     if place is None:
         raise _no_settings(last, override)
-    holder[place] = _parsed(
-        value, f"--set {override}", fix=f"Put the value in quotes of its own: --set '{path}=\"...\"'"
-    )
+    holder[place] = _parsed(value, f"--set {override}", fix=f"Quote the value: --set '{path}=\"...\"'")
     return changed
 
 
@@ -122,7 +120,7 @@ def _parsed(text: str, where: str, *, fix: str) -> Any:
     try:
         return load_yaml(text)
     except ParseError as error:
-        raise RecipeError(where, why=f"it is not YAML that can be read: {error}.", fix=fix) from error
+        raise RecipeError(where, why=f"it is not valid YAML: {error}.", fix=fix) from error
 
 
 def _inside(holder: dict[str, Any] | list[Any], key: str, override: str) -> dict[str, Any] | list[Any]:

@@ -1,4 +1,4 @@
-"""Requests that follow one another: what earlier ones forgot is found again, kept out, looked at anew."""
+"""Successive forget requests: earlier forget sets are located, not trained on, and evaluated again."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from expunge.train.run.state import Corpus, State
 from expunge.types import Example
 
 ITEMS, LENGTH = 64, 2048
-"""Of each request so many examples are looked at, read so many tokens at a time."""
+"""Examples evaluated per request, and tokens read at a time."""
 
 
 class PastRequest(NamedTuple):
-    """An earlier request, and what it forgot; ``missing`` says why that cannot be had."""
+    """An earlier request and its forget set; ``missing`` is the reason if that is not available."""
 
     entry: RequestEntry
     examples: tuple[Example, ...] = ()
@@ -42,7 +42,7 @@ class PastRequest(NamedTuple):
 
 
 class RequestStatus(NamedTuple):
-    """What is known of a request's texts, 0-100: before it, right after it, and now."""
+    """Scores on a request's texts, 0-100: before unlearning, right after, and now."""
 
     number: int
     time: str
@@ -92,7 +92,7 @@ class RequestHistory:
             if taught and not allow_overlap:
                 raise DataError(
                     f"the retain set and request {entry.number}",
-                    why=f"{len(taught)} texts forgotten then ({taught[0]!r}) would be learnt again.",
+                    why=f"{len(taught)} texts it forgot ({taught[0]!r}) would be learnt again.",
                     fix="Take them out of the retain set, or allow it (--allow-overlap) if it is meant.",
                 )
 
@@ -106,7 +106,7 @@ class RequestTracker:
         self._before: float | None = None
 
     def begin(self, state: State, source_sha256: str) -> None:
-        """Before the first stage: what is known of what shall go.
+        """Evaluate the forget set before the first stage.
 
         Raises:
             DataError: the ledger is that of other weights.
@@ -167,7 +167,7 @@ def find_requests(
 ) -> RequestHistory:
     """This request and those in the ledger of the model it is asked of.
 
-    What an earlier one forgot is read from ``still``, or from where its file lay then.
+    Earlier forget sets are read from ``still``, or from the paths in the ledger.
 
     Raises:
         DataError: the ledger was tampered with, or a file of ``still`` is not of an earlier request.
@@ -192,7 +192,7 @@ def find_requests(
 
 
 def look_up(entry: RequestEntry) -> PastRequest:
-    """What an earlier request forgot, from where its file lay then."""
+    """The forget set of an earlier request, from its path in the ledger."""
     if not Path(entry.forget_file).exists():
         return PastRequest(
             entry, missing="its file is not there any more; give it with --reforget if you have it"
@@ -222,8 +222,8 @@ def _number(path: str, examples: Sequence[Example], entries: Sequence[RequestEnt
             return entry.number
     raise DataError(
         f"--reforget {path}",
-        why=f"none of the {len(entries)} requests in the model's ledger forgot exactly this.",
-        fix="Give the file as it was then; what is new belongs into --forget.",
+        why=f"none of the {len(entries)} requests in the model's ledger has exactly this forget set.",
+        fix="Pass the unchanged file; new texts belong in --forget.",
     )
 
 
@@ -269,7 +269,7 @@ def _asked_alike(state: State, entry: RequestEntry) -> bool:
 
 
 def _known(state: State, examples: Sequence[Example], solved: tuple[Example, ...]) -> float | None:
-    """What the model knows of some texts, 0-100; None where nothing of them can be scored.
+    """The model's score on some texts, 0-100; None if none of them can be scored.
 
     The sample is the same whatever the seed of the run, or two runs would be compared on other texts.
     """
@@ -301,7 +301,7 @@ class Gathered(NamedTuple):
 
 
 def recorded(model: Path) -> list[dict[str, Any]]:
-    """How every request stood when the newest one was done, as the record of its run says.
+    """The status of every request after the newest one, from the record of its run.
 
     Raises:
         DataError: there is no ledger, or it was tampered with.
@@ -313,7 +313,7 @@ def recorded(model: Path) -> list[dict[str, Any]]:
 
 
 def gathered(model: Path, output: Path) -> Gathered:
-    """Write what the requests forgot, as far as their files are there; ids begin with a request's number.
+    """Write the forget sets of all requests whose files exist; ids begin with a request's number.
 
     Raises:
         OutputError: ``output`` is there already.
@@ -323,16 +323,16 @@ def gathered(model: Path, output: Path) -> Gathered:
     if output.exists():
         raise OutputError(
             f"{output} already exists",
-            why="nothing is written over.",
-            fix="Choose another file, or remove it yourself.",
+            why="existing files are not overwritten.",
+            fix="Choose another file, or remove the existing one.",
         )
     earlier = [look_up(entry) for entry in _entries(model)]
     available = [one for one in earlier if not one.missing]
     if not available:
         raise DataError(
             f"the requests of {model}",
-            why="not one of their files is where it was.",
-            fix="Put them back, or audit with the files you have.",
+            why="none of their files is at its recorded path.",
+            fix="Restore them, or audit with the files you have.",
         )
     examples = [
         replace(example, id=f"{one.entry.number}/{example.id}")
@@ -349,14 +349,14 @@ def _entries(model: Path) -> tuple[RequestEntry, ...]:
     if not entries:
         raise DataError(
             f"{model}",
-            why=f"it has no {LEDGER}: no request was carried out on it.",
-            fix="Give the folder that 'expunge unlearn' wrote.",
+            why=f"it has no {LEDGER}, so it was not unlearned by expunge.",
+            fix="Pass a folder that 'expunge unlearn' wrote.",
         )
     return entries
 
 
 class _Record(BaseModel):
-    """What is read here of the record beside a ledger."""
+    """The part of a checkpoint's record that is read here."""
 
     result_sha256: str
     requests: list[RequestStatus]
@@ -370,6 +370,6 @@ def _record(model: Path) -> _Record:
         why = explain(error) if isinstance(error, ValidationError) else f"{error}."
         raise DataError(
             f"the record {path}",
-            why=f"it does not say how the requests stand: {why}",
+            why=f"it does not contain the status of the requests: {why}",
             fix="Use the folder as the run wrote it.",
         ) from error

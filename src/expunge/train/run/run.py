@@ -46,7 +46,7 @@ from expunge.train.run.unfinished import read_unfinished
 from expunge.types import Example
 
 REQUEST = "request.json"
-"""What an unfinished run was asked to do, in its ``.partial`` folder."""
+"""The file in the ``.partial`` folder with the request of an unfinished run."""
 
 OWN_NAMES = re.compile(rf"{re.escape(REQUEST)}|stage-\d+")
 """What runs call what they leave in a ``.partial`` folder."""
@@ -57,12 +57,12 @@ SMALLER = (
 )
 
 SavedDtype = Literal["source", "float32", "bfloat16", "float16"]
-"""What a result is saved in; ``source`` is what its model was saved in."""
+"""The dtype of a result; ``source`` is that of the source checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
-    """What a run is asked to do. Two runs with the same request give the same bytes."""
+    """The request of a run. Two runs with the same request give the same bytes."""
 
     command: str
     recipe: Recipe
@@ -109,7 +109,7 @@ def carry_out(
         DataError: a stage cannot work on the corpus.
         OutputError: ``output`` exists or cannot be written, or an unfinished run of another request
             is in the way.
-        TrainingError: the run cannot go on.
+        TrainingError: the run cannot continue.
     """
     with claiming(output):
         discard_finished(output)
@@ -121,7 +121,7 @@ def carry_out(
 
 
 def partial_of(output: Path) -> Path:
-    """Where an unfinished run keeps what it needs to go on."""
+    """The folder in which an unfinished run keeps its files for resuming."""
     return output.with_name(output.name + ".partial")
 
 
@@ -139,11 +139,11 @@ def refuse_output(output: Path, *, overwrite: bool) -> None:
 def discard_finished(output: Path) -> None:
     """Remove the ``.partial`` folder of the very run whose result ``output`` is: it was killed doing so."""
     remove_leftovers(partial_of(output))
-    asked, told = partial_of(output) / REQUEST, output / RECORD
-    if not (asked.is_file() and told.is_file()):
+    requested, recorded = partial_of(output) / REQUEST, output / RECORD
+    if not (requested.is_file() and recorded.is_file()):
         return
     try:
-        request, record = (json.loads(path.read_text(encoding="utf-8")) for path in (asked, told))
+        request, record = (json.loads(path.read_text(encoding="utf-8")) for path in (requested, recorded))
     except ValueError:  # not of a run, or edited: no reason to remove anything
         return
     if not (isinstance(request, dict) and isinstance(record, dict)):
@@ -253,8 +253,8 @@ def _claim_partial(output: Path, facts: dict[str, Any], *, overwrite: bool) -> P
     if _foreign(partial):
         raise OutputError(
             f"{partial} is in the way",
-            why="a run keeps there what it needs to go on, and no run wrote what is there now.",
-            fix="Choose another --output, or move it away.",
+            why="a run keeps its unfinished files there, but the existing files are not from a run.",
+            fix="Choose another --output, or move the folder away.",
         )
     if partial.exists():
         discard(partial)

@@ -1,4 +1,4 @@
-"""What stages hand to one another."""
+"""The state that stages pass on."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ class Corpus:
 
 
 def _silent(_: str) -> None:
-    """Nobody is warned."""
+    """Ignore a warning."""
 
 
 def _no_source() -> nn.Module:
-    raise LookupError("this state was made without a way back to the checkpoint it came from")
+    raise LookupError("this state has no access to its source checkpoint")
 
 
 @dataclass(kw_only=True)
 class State:
     """A model on its way through a recipe.
 
-    ``workdir`` holds what a killed run needs to go on. ``facts`` collects what the record should say
+    ``workdir`` has the files for resuming an interrupted run. ``facts`` collects what the record should say
     of each stage: selected weights, reference size, losses. ``source`` loads the checkpoint that the
-    first stage was given once more. ``warn`` is told what the user should know before training.
+    first stage was given once more. ``warn`` is called with warnings before training.
     ``targets`` are what the forget set's tokens shall be predicted as, once a stage has found that out.
     ``extra_outputs`` write into the output folder what belongs to the result beside weights and tokenizer.
     """

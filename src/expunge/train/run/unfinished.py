@@ -1,4 +1,4 @@
-"""What a killed run left for the next one to go on from, read back: it may have been edited since."""
+"""Files of an interrupted run for the next one to resume from, validated as they may have been edited."""
 
 from __future__ import annotations
 
@@ -26,6 +26,6 @@ def read_unfinished(path: Path, kind: TypeAdapter[T]) -> T:
         why = explain(error) if isinstance(error, ValidationError) else f"{error}."
         raise OutputError(
             f"the unfinished run's {path}",
-            why=f"it is not as a run writes it: {why}",
-            fix="Remove the .partial folder that it lies in, and repeat the command: it begins anew.",
+            why=f"it is not in the form a run writes: {why}",
+            fix="Remove its .partial folder and repeat the command to start again.",
         ) from error
