@@ -55,6 +55,16 @@ def test_functions_are_short() -> None:
     assert long == []
 
 
+def test_a_class_name_means_one_thing() -> None:
+    names = [
+        node.name
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    ]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
 def test_public_names_are_documented() -> None:
     bare = [
         f"{name}: {public}" for name in modules() for public in undocumented(importlib.import_module(name))

@@ -93,7 +93,7 @@ IN_WINDOWS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
 }
 
 
-def in_windows(text: str, tokenizer: PreTrainedTokenizerFast) -> windows.Encoded | None:
+def in_windows(text: str, tokenizer: PreTrainedTokenizerFast) -> windows.WindowTokens | None:
     return windows.in_windows(
         text, tokenizer, lambda part: _at_once(part, tokenizer), offsets=True, window=300
     )
@@ -113,7 +113,7 @@ def test_the_tokens_are_those_of_the_whole_text(
     tokenizer, text = IN_WINDOWS[name](), text_of(1500, seed)
     asked: list[int] = []
 
-    def encoded(part: str) -> windows.Encoded:
+    def encoded(part: str) -> windows.WindowTokens:
         asked.append(len(part))
         return _at_once(part, tokenizer)
 
@@ -146,9 +146,9 @@ def test_windows_that_disagree_are_not_put_together(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(windows, "OVERLAP", 60)
     tokenizer, text = made.byte_level(), text_of(1500, 1)
 
-    def fickle(part: str) -> windows.Encoded:
+    def fickle(part: str) -> windows.WindowTokens:
         ids, offsets = _at_once(part, tokenizer)
-        return windows.Encoded([each + len(part) % 2 for each in ids], offsets)
+        return windows.WindowTokens([each + len(part) % 2 for each in ids], offsets)
 
     assert windows.in_windows(text[:1401], tokenizer, fickle, offsets=True, window=301) is None
 

@@ -9,7 +9,7 @@ import torch
 from expunge.corpus.tokenise import Encoded
 from expunge.errors import DataError
 from expunge.inference.observer import Observer
-from expunge.train.methods.finetune import EpochSampler, Finetune, Texts
+from expunge.train.methods.finetune import EpochSampler, Finetune, TextDataset
 from expunge.train.run.state import Corpus, State
 from tests.batches import full_logps, own
 from tests.train.runs import CORPUS, FORGET, RETAIN, TOKENIZER, model
@@ -67,12 +67,12 @@ def test_an_empty_set_is_refused() -> None:
         Finetune(on="retain").check(Corpus(forget=FORGET))
 
 
-def texts(**settings: Any) -> Texts:
+def texts(**settings: Any) -> TextDataset:
     encoded = [
         Encoded([1, *range(10 * i, 10 * i + n)], [False] + [True] * n, str(i))
         for i, n in enumerate((5, 7, 3, 9))
     ]
-    return Texts(encoded, TOKENIZER, Finetune(**settings), seed=3)
+    return TextDataset(encoded, TOKENIZER, Finetune(**settings), seed=3)
 
 
 def test_epochs_are_shuffled_as_functions_of_seed_and_epoch() -> None:

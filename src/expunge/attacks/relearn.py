@@ -21,7 +21,7 @@ from expunge.model.positions import check_lengths
 from expunge.model.resources import best_device
 from expunge.scope.lora import LowRankAdapters
 from expunge.train.loop.trainer import ObjectiveTrainer
-from expunge.train.methods.finetune import EpochSampler, Finetune, Texts, cross_entropy
+from expunge.train.methods.finetune import EpochSampler, Finetune, TextDataset, cross_entropy
 from expunge.train.methods.training_stage import merged
 from expunge.types import Example
 
@@ -103,7 +103,7 @@ class Relearn(Attack):
             model = LowRankAdapters(rank=self.rank, alpha=self.rank).prepare(model)
         arguments = settings.training_arguments(context.workdir, seed=context.seed, examples=len(texts))
         arguments.max_steps = self.steps
-        data = Texts(texts, context.tokenizer, settings, seed=context.seed)
+        data = TextDataset(texts, context.tokenizer, settings, seed=context.seed)
         trainer = ObjectiveTrainer(
             model,
             arguments,

@@ -44,7 +44,7 @@ class Hardware(_Loose):
     accelerator: str = ""
 
 
-class Cost(_Loose):
+class SavedCost(_Loose):
     """The fields that every record of a run has."""
 
     seconds: Amount = 0.0
@@ -53,16 +53,16 @@ class Cost(_Loose):
     hardware: Hardware = Hardware()
 
 
-class Parts(_Loose):
+class SavedParts(_Loose):
     """How many parts an audit measured, and of how many."""
 
     measured: Count = 0
 
 
-class EarlierRun(Cost):
+class EarlierRun(SavedCost):
     """A run that measured a part of the audit before the last one."""
 
-    parts: Parts = Parts()
+    parts: SavedParts = SavedParts()
 
 
 class AuditRecord(EarlierRun):
@@ -79,14 +79,14 @@ class AuditRecord(EarlierRun):
     measured_again: list[str] = []
 
 
-class Texts(_Loose):
+class SavedTexts(_Loose):
     """A set of texts that a run was given."""
 
     examples: Count
     sha256: str
 
 
-class Stage(_Loose):
+class SavedStage(_Loose):
     """One stage of a run that trained."""
 
     steps: Count = 0
@@ -94,23 +94,23 @@ class Stage(_Loose):
     history: list[dict[str, Any]] | None = None
 
 
-class Recipe(_Loose):
+class SavedRecipe(_Loose):
     """The recipe of a run that trained."""
 
     title: str = ""
     stages: list[dict[str, Any]] = []
 
 
-class RunRecord(Cost):
+class RunRecord(SavedCost):
     """The record in a checkpoint's folder."""
 
     command: str
     typed: list[str]
     peak_memory_mib: Amount = 0.0
-    forget: Texts | None = None
-    retain: Texts | None = None
-    recipe: Recipe | None = None
-    stages: list[Stage] = []
+    forget: SavedTexts | None = None
+    retain: SavedTexts | None = None
+    recipe: SavedRecipe | None = None
+    stages: list[SavedStage] = []
 
 
 class ModelOrigin(_Loose):

@@ -10,14 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from expunge.audit.forgetting import (
-    Durability,
-    Forgetting,
-    Forgotten,
-    WordForWord,
-    above_control,
-    assess,
-)
+from expunge.audit.forgetting import Durability, Forgetting, Forgotten, WordForWord, above_control, assess
 from expunge.audit.missing_inputs import MissingInput, SkippedMetric
 from expunge.audit.plan import FULL, Kind, Role
 from expunge.audit.saved import COVERAGE, DIAGNOSIS, CalibrationFacts, invalid

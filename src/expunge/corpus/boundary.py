@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
-from expunge.corpus.windows import LONG, Encoded, in_windows
+from expunge.corpus.windows import LONG, WindowTokens, in_windows
 from expunge.errors import DataError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Tokens:
         return Tokens(self.ids, [(start + characters, end + characters) for start, end in self.offsets])
 
 
-class Parts(NamedTuple):
+class PromptParts(NamedTuple):
     """The tokens of a prompt, and those of what follows it.
 
     ``left``: the end of the prompt that its tokens leave to what follows, most often a space.
@@ -90,7 +90,7 @@ def plain(text: str, tokenizer: PreTrainedTokenizerBase, *, offsets: bool = True
     return Tokens(ids, places if tokenizer.is_fast and offsets else None)
 
 
-def _at_once(text: str, tokenizer: PreTrainedTokenizerBase, *, offsets: bool = True) -> Encoded:
+def _at_once(text: str, tokenizer: PreTrainedTokenizerBase, *, offsets: bool = True) -> WindowTokens:
     with_offsets = offsets and bool(tokenizer.is_fast)
     try:
         encoding = tokenizer(
@@ -106,7 +106,7 @@ def _at_once(text: str, tokenizer: PreTrainedTokenizerBase, *, offsets: bool = T
             fix="Check tokenizer.json (the expressions of its normalizer and pre_tokenizer), or the text.",
         ) from error
     places = encoding["offset_mapping"] if with_offsets else ()
-    return Encoded(list(encoding["input_ids"]), [(start, end) for start, end in places])
+    return WindowTokens(list(encoding["input_ids"]), [(start, end) for start, end in places])
 
 
 def opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -119,7 +119,7 @@ def opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return ids[: next(starts, 0)]
 
 
-def joined(prompt: str, completion: str, tokenizer: PreTrainedTokenizerBase) -> Parts:
+def joined(prompt: str, completion: str, tokenizer: PreTrainedTokenizerBase) -> PromptParts:
     """Prompt and completion as the tokens of one text, cut where the completion begins.
 
     A token with characters of both belongs to the completion.
@@ -137,23 +137,25 @@ def joined(prompt: str, completion: str, tokenizer: PreTrainedTokenizerBase) -> 
     else:
         count = _within(joint.offsets, len(prompt))
         left = prompt[joint.offsets[count - 1][1] if count else 0 :]
-    return Parts(joint.ids[:count], joint.after(count, len(prompt)), left, splits_token=True)
+    return PromptParts(joint.ids[:count], joint.after(count, len(prompt)), left, splits_token=True)
 
 
-def _to_be_continued(prompt: str, tokenizer: PreTrainedTokenizerBase) -> Parts:
+def _to_be_continued(prompt: str, tokenizer: PreTrainedTokenizerBase) -> PromptParts:
     """A prompt whose continuation is not known.
 
     A space at its end is left to the continuation; other white space is cut as before a word.
     """
     nothing = Tokens([], [])
     if not prompt[-1:].isspace():
-        return Parts(plain(prompt, tokenizer).ids, nothing)
+        return PromptParts(plain(prompt, tokenizer).ids, nothing)
     end = len(prompt) - prompt.endswith(" ")
     followed = plain(prompt + WORD, tokenizer)
     if followed.offsets is None:
-        return Parts(plain(prompt[:end], tokenizer).ids, nothing, prompt[end:])
+        return PromptParts(plain(prompt[:end], tokenizer).ids, nothing, prompt[end:])
     count = _within(followed.offsets, end)
-    return Parts(followed.ids[:count], nothing, prompt[followed.offsets[count - 1][1] if count else 0 :])
+    return PromptParts(
+        followed.ids[:count], nothing, prompt[followed.offsets[count - 1][1] if count else 0 :]
+    )
 
 
 def continuation(text: str, tokenizer: PreTrainedTokenizerBase) -> Tokens:

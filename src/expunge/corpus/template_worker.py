@@ -27,7 +27,7 @@ SHOWN = 200
 """Characters shown of an error."""
 
 
-class Generation(Extension):
+class GenerationTag(Extension):
     """``{% generation %}`` marks what the assistant wrote; the text is the same without it."""
 
     tags = {"generation"}  # noqa: RUF012 - declared so by Jinja
@@ -89,7 +89,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
         )
 
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols]
     )
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = raise_exception

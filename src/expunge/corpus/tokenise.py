@@ -38,7 +38,7 @@ class Encoded:
 class _EncodedPair(NamedTuple):
     """A prompt's tokens (with all that opens the text), its completion's, and what ends it.
 
-    ``left`` and ``splits_token``: see ``boundary.Parts``.
+    ``left`` and ``splits_token``: see ``boundary.PromptParts``.
     """
 
     prefix: list[int]

@@ -44,7 +44,7 @@ PRE_TOKENIZERS = frozenset(
 Offsets = list[tuple[int, int]]
 
 
-class Encoded(NamedTuple):
+class WindowTokens(NamedTuple):
     """Token ids, and the characters of each."""
 
     ids: list[int]
@@ -61,11 +61,11 @@ class _Kind(NamedTuple):
 def in_windows(
     text: str,
     tokenizer: PreTrainedTokenizerBase,
-    encode: Callable[[str], Encoded],
+    encode: Callable[[str], WindowTokens],
     *,
     offsets: bool,
     window: int = WINDOW,
-) -> Encoded | None:
+) -> WindowTokens | None:
     """What ``encode`` gives for a whole text, put together from windows of it.
 
     Args:
@@ -90,20 +90,20 @@ def in_windows(
         ids += [known.setdefault(token, token) for token in piece.ids]
         if offsets:
             places += piece.offsets
-    return Encoded(ids, places)
+    return WindowTokens(ids, places)
 
 
 def _pieces(
     text: str,
     tokenizer: PreTrainedTokenizerBase,
-    encode: Callable[[str], Encoded],
+    encode: Callable[[str], WindowTokens],
     kind: _Kind,
     window: int,
-) -> Iterator[Encoded | None]:
+) -> Iterator[WindowTokens | None]:
     """The tokens of consecutive pieces; ``None`` as soon as two windows disagree."""
     begin = start = 0  # of the window, and of what is kept of it
     size = window
-    before = Encoded([], [])  # the end of the piece before, which this window covers as well
+    before = WindowTokens([], [])  # the end of the piece before, which this window covers as well
     while True:
         end = min(begin + size, len(text))
         tokens = _moved(encode(text[begin:end]), begin)
@@ -115,7 +115,7 @@ def _pieces(
             yield None
             return
         if end == len(text):
-            yield Encoded(tokens.ids[first:], tokens.offsets[first:])
+            yield WindowTokens(tokens.ids[first:], tokens.offsets[first:])
             return
         places = _places(kind.place, text, start, end - OVERLAP, cuts)
         cut = next(places, None)
@@ -124,17 +124,17 @@ def _pieces(
             size *= 2
             continue
         last = cuts.token_at(cut)
-        yield Encoded(tokens.ids[first:last], tokens.offsets[first:last])
+        yield WindowTokens(tokens.ids[first:last], tokens.offsets[first:last])
         # The first word of the next window may be read differently: nothing stands before it there.
         shared = bisect_left([begins for begins, _ in tokens.offsets], context + OVERLAP // 2)
-        before = Encoded(tokens.ids[shared:last], tokens.offsets[shared:last])
+        before = WindowTokens(tokens.ids[shared:last], tokens.offsets[shared:last])
         begin, start, size = context, cut, window
 
 
 class _Cuts(NamedTuple):
     """Where a window may be cut: between two tokens, and where its pre-tokenizer cuts."""
 
-    tokens: Encoded
+    tokens: WindowTokens
     begin: int
     boundaries: frozenset[int] | None
 
@@ -156,13 +156,13 @@ def _places(place: re.Pattern[str], text: str, start: int, end: int, cuts: _Cuts
                 yield match.end()
 
 
-def _agree(before: Encoded, tokens: Encoded, first: int) -> bool:
+def _agree(before: WindowTokens, tokens: WindowTokens, first: int) -> bool:
     begin = first - len(before.ids)
-    return begin >= 0 and before == Encoded(tokens.ids[begin:first], tokens.offsets[begin:first])
+    return begin >= 0 and before == WindowTokens(tokens.ids[begin:first], tokens.offsets[begin:first])
 
 
-def _moved(tokens: Encoded, begin: int) -> Encoded:
-    return Encoded(tokens.ids, [(start + begin, end + begin) for start, end in tokens.offsets])
+def _moved(tokens: WindowTokens, begin: int) -> WindowTokens:
+    return WindowTokens(tokens.ids, [(start + begin, end + begin) for start, end in tokens.offsets])
 
 
 def _boundaries(text: str, begin: int, tokenizer: Any) -> frozenset[int]:

@@ -58,7 +58,7 @@ def floats(
         yield name, weight.t().contiguous() if name in transposed else weight
 
 
-class State(NamedTuple):
+class QuantState(NamedTuple):
     """What a 4-bit weight has beside its codes, named as in the library's ``QuantState``."""
 
     absmax: Tensor
@@ -66,20 +66,22 @@ class State(NamedTuple):
     blocksize: int
     shape: tuple[int, ...] = ()
     dtype: torch.dtype = torch.float32
-    state2: State | None = None
+    state2: QuantState | None = None
     offset: float = 0.0
 
 
-def _state(name: str, stated: str, headers: Mapping[str, Header], read: Callable[[str], Tensor]) -> State:
+def _state(
+    name: str, stated: str, headers: Mapping[str, Header], read: Callable[[str], Tensor]
+) -> QuantState:
     facts: dict[str, Any] = json.loads(bytes(read(stated).tolist()))
     nested = f"{name}.nested_absmax" in headers
-    return State(
+    return QuantState(
         absmax=read(f"{name}.absmax"),
         code=read(f"{name}.quant_map"),
         blocksize=facts["blocksize"],
         shape=tuple(facts["shape"]),
         dtype=getattr(torch, facts["dtype"]),
-        state2=State(
+        state2=QuantState(
             absmax=read(f"{name}.nested_absmax"),
             code=read(f"{name}.nested_quant_map"),
             blocksize=facts["nested_blocksize"],

@@ -48,7 +48,7 @@ class Finetune(TrainingStage):
         """Train, resuming from the last whole checkpoint in ``state.workdir`` if there is one."""
         model = self.prepare(state)
         model.requires_grad_(True)
-        texts = Texts(self._encode(state), state.tokenizer, self, seed=state.seed)
+        texts = TextDataset(self._encode(state), state.tokenizer, self, seed=state.seed)
         check_lengths(model, (len(piece.input_ids) for piece in texts.sequences))
         pad_id = state.tokenizer.pad_token_id
         trainer = self.make_trainer(
@@ -83,7 +83,7 @@ class Finetune(TrainingStage):
         ]
 
 
-class Texts(Dataset[Encoded]):
+class TextDataset(Dataset[Encoded]):
     """The sequences of one epoch: the examples themselves, or the packing of that epoch."""
 
     def __init__(
@@ -120,7 +120,7 @@ class Texts(Dataset[Encoded]):
 class EpochSampler(Sampler[int]):
     """A shuffle that is a function of the seed and the epoch alone."""
 
-    def __init__(self, texts: Texts) -> None:
+    def __init__(self, texts: TextDataset) -> None:
         self.texts = texts
         self.epoch = 0
 
