@@ -103,14 +103,14 @@ def test_the_target_is_not_told_of() -> None:
 
 def test_a_sentence_says_what_is_known_at_worst() -> None:
     lines = told(summary())
-    assert "fragile: KnowMem 5 of 100 at full precision, 55 at worst (int4)." in lines
-    assert "robust: KnowMem 6 of 100 at full precision, 8 at worst (int4)." in lines
+    assert "fragile: knows 5 of 100 at full precision, 55 at worst (int4)." in lines
+    assert "robust: knows 6 of 100 at full precision, 8 at worst (int4)." in lines
 
 
 def test_what_came_back_is_red() -> None:
     red, green = "\x1b[31m", "\x1b[32m"
     sentences = {
-        line.split(":")[0][5:]: line[:5] for line in told(summary(), styled=True) if ": KnowMem" in line
+        line.split(":")[0][5:]: line[:5] for line in told(summary(), styled=True) if ": knows" in line
     }
     assert (LOST, KEPT) == ("red", "green")
     assert sentences == {"fragile": red, "robust": green}

@@ -280,7 +280,7 @@ def test_the_command_writes_file_and_record(checkpoint: Path, tmp_path: Path) ->
     result = CliRunner().invoke(app, typed)
     assert result.exit_code == 0, result.output
     assert "12 of 21 tensors rounded to gguf-q4_k" in result.output
-    assert "2 left alone: rows of 48 are no multiple of 32" in result.output
+    assert "2 not quantized: rows of 48 are no multiple of 32" in result.output
     assert sorted(path.name for path in output.parent.iterdir()) == ["model.gguf", "model.record.json"]
     record = json.loads((output.parent / "model.record.json").read_text())
     assert record["result_sha256"] == hash_file(output)
