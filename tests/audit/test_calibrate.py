@@ -40,7 +40,9 @@ def test_without_a_word_every_model_writes_its_own_text() -> None:
 
 def test_nothing_is_read_for_quantizers_that_read_nothing() -> None:
     assert CalibrationChoice().source([RTN()], PROBES, {}) is None
-    with pytest.raises(RecipeError, match=r"--calibrate retain: none of the quantizers needs calibration text"):
+    with pytest.raises(
+        RecipeError, match=r"--calibrate retain: none of the quantizers needs calibration text"
+    ):
         CalibrationChoice(word="retain").source([RTN()], PROBES, {})
 
 

@@ -71,6 +71,8 @@ def test_text_of_the_users_own_is_named(model: str, tmp_path: Path) -> None:
 
 def test_text_that_nobody_would_read_is_refused(model: str, tmp_path: Path) -> None:
     job = QuantizeJob(model=model, to="int4", output=tmp_path / "out", calibrate="self")
-    with pytest.raises(RecipeError, match=r"--calibrate self: none of the quantizers needs calibration text"):
+    with pytest.raises(
+        RecipeError, match=r"--calibrate self: none of the quantizers needs calibration text"
+    ):
         job.run()
     assert written({"model": model, "to": "int4", "output": tmp_path / "plain"})[1]["calibration"] is None
