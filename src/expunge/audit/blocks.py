@@ -104,10 +104,10 @@ DIGITS = {
     "p-value": 4,
 }
 """Decimals shown, for scales where one is not enough."""
-ATTACK_HEADER = ("", "full precision", "under attack", "over control", "recovery")
+ATTACK_HEADER = ("", "full", "under attack", "over control", "recovery %")
 ATTACK_NOTE = (
-    "over control: points above the retrained model under the same attack (a leak). recovery: the same as "
-    "a share of the target's. An attack that leaves less than 90 % of a model's utility is inconclusive."
+    "over control: points above the retrained model under the same attack (a leak). recovery: as a "
+    "percentage of what the target has. An attack that leaves less than 90 % of a model's utility is inconclusive."
 )
 FORGOTTEN = "forgotten?"
 """The heading of full precision in the table of verdicts."""
@@ -271,7 +271,7 @@ def _attack_blocks(summary: AuditSummary, models: Sequence[ModelRow], lookup: Lo
                     shown(cell.baseline, digits=digits),
                     shown(cell.value, digits=digits),
                     shown(cell.excess, digits=digits),
-                    shown(cell.regained, digits=2),
+                    shown(_percent(cell.regained), digits=0),
                 )
                 for model, cell in cells
             )
@@ -279,6 +279,13 @@ def _attack_blocks(summary: AuditSummary, models: Sequence[ModelRow], lookup: Lo
     if tables:
         tables[-1] = replace(tables[-1], note=ATTACK_NOTE)
     return tables
+
+
+def _percent(share: Estimate | None) -> Estimate | None:
+    if share is None or share.value is None:
+        return share
+    low, high = (None if bound is None else 100 * bound for bound in (share.low, share.high))
+    return replace(share, value=100 * share.value, low=low, high=high)
 
 
 def _under(label: str, *, leading: bool) -> str:
