@@ -107,7 +107,8 @@ DIGITS = {
 ATTACK_HEADER = ("", "full", "under attack", "over control", "recovery %")
 ATTACK_NOTE = (
     "over control: points above the retrained model under the same attack (a leak). recovery: as a "
-    "percentage of what the target has. An attack that leaves less than 90 % of a model's utility is inconclusive."
+    "percentage of what the target has. An attack that leaves less than 90 % of a model's utility is "
+    "inconclusive."
 )
 FORGOTTEN = "forgotten?"
 """The heading of full precision in the table of verdicts."""
