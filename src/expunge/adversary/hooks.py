@@ -1,4 +1,4 @@
-"""Random pushes that depend on the run's seed, the step and the sequence alone.
+"""What adversaries share: random starts, gradients, swapped weights, and a guard that leaves no trace.
 
 However a step is cut into pieces, and wherever a run was taken up again, a sequence gets the same one.
 """

@@ -1,4 +1,4 @@
-"""A suffix of tokens after a prompt, and whether it comes back when it is written out and read again.
+"""Greedy coordinate gradient: one suffix after every question that brings the answers back.
 
 Shapes: n tokens of the suffix.
 """

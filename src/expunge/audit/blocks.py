@@ -1,4 +1,4 @@
-"""The notes below an audit's tables: reasons of verdicts, calibration texts, missing inputs."""
+"""An audit as blocks of text: its tables, and the notes below them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many comparisons side by side: p-values that hold for all of them together."""
+"""Significance: permutation tests, many comparisons, detectable differences, intervals over seeds."""
 
 from __future__ import annotations
 

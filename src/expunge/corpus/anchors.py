@@ -1,4 +1,4 @@
-"""Anchored terms proposed from the texts themselves, for their owner to look through."""
+"""Anchored terms of a text and their plain replacements: read from a file, or proposed from texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forget and retain examples side by side, drawn independently of one another.
+"""Batches: padded tensors of encoded examples, and pairs of forget and retain examples.
 
 Pairing forget item i with retain item i would show the same pairs in every epoch, and only the
 first few of a large retain set. Here the retain set is an endless stream of its own shuffles.

@@ -1,4 +1,4 @@
-"""Other answers than the right one, as a row gives them: wrong ones, choices in order, a rewording."""
+"""The columns of a data file as examples: text, questions, chats and other answers."""
 
 from __future__ import annotations
 

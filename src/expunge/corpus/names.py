@@ -1,4 +1,4 @@
-"""Named entities by an installed spaCy model; nothing is ever downloaded."""
+"""Names in texts, by an installed spaCy model or by a rule of capital letters."""
 
 from __future__ import annotations
 

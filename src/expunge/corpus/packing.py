@@ -1,4 +1,4 @@
-"""A byte-level BPE tokenizer trained on a corpus, for models built from scratch."""
+"""Training from scratch: a tokenizer trained on a corpus, and texts packed to full sequences."""
 
 from __future__ import annotations
 

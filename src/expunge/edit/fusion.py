@@ -1,4 +1,4 @@
-"""Gram matrices of what enters each unlearning layer: all that fusing needs to know of a request's texts.
+"""EUL's unlearning layers: learnt, summarised by Gram matrices, and fused in closed form.
 
 Shapes: H hidden units, B sequences, T positions.
 """

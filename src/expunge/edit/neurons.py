@@ -1,4 +1,4 @@
-"""How much each MLP neuron of each block carries of the probability of a text's tokens.
+"""MLP neurons: what each contributes to a text's tokens, erasing them and restoring them.
 
 A neuron is one input of the layer that writes the MLP's result into the residual stream. Shapes:
 L blocks, K neurons of a block, M interpolation steps, T positions.

@@ -1,4 +1,4 @@
-"""The models along a task vector: θ + f Δ for any f, one in memory and θ always exact.
+"""Task vectors: exact float32 differences of two models, and models along such a direction.
 
 A move never adds to a sum already rounded: it starts from θ itself, which lies in a file, or, under
 adapters, in the base weights.

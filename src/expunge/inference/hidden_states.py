@@ -1,4 +1,4 @@
-"""Outputs of one block at the positions that predict counted tokens.
+"""Hidden states at the positions that predict counted tokens, of one block or of the last.
 
 Shapes: B sequences, T positions, H hidden units, N counted tokens of the whole batch; b, t of one part.
 """

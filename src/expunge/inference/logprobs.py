@@ -1,4 +1,4 @@
-"""One number per row of logits, and its gradient, without holding the logits of all rows.
+"""Token log-probabilities and divergences in chunks of rows, without holding all logits.
 
 Shapes: N rows (counted tokens), H hidden units, V vocabulary; n rows of a piece, k of a block.
 

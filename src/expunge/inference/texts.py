@@ -1,4 +1,4 @@
-"""Statistics of each counted token from one forward pass, computed from the logits a few rows at a time.
+"""Texts to statistics of each of their tokens: one forward pass each, batched by length.
 
 Shapes: N counted tokens, H hidden units, V vocabulary; n rows whose logits exist at once, k of them
 worked on at once.

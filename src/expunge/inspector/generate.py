@@ -1,4 +1,4 @@
-"""Tokenising prompts and true answers for a model, truncated to its context with a note."""
+"""Prompts and true answers as tokens within a model's context, and greedy answers to them."""
 
 from __future__ import annotations
 

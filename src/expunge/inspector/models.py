@@ -1,4 +1,4 @@
-"""The registry of models: only those named on the command line, or by the runs named there.
+"""The models that may be opened, and a pool of those in memory under one budget.
 
 A request refers to a model by name; only this registry knows its path.
 """

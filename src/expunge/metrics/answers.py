@@ -1,4 +1,4 @@
-"""How likely a model finds the right answer to a question, its rewording, and the wrong answers."""
+"""How likely a model finds the answers to a question, and what it replies to it."""
 
 from __future__ import annotations
 

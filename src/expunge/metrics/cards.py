@@ -1,4 +1,4 @@
-"""The page for a sceptic, docs/metrics.md, from what the metrics say of themselves.
+"""What each metric says of itself as data, and docs/metrics.md written from it.
 
 ``python -m expunge.metrics.cards`` (or ``make docs``) writes it, and ``cards.json``.
 """

@@ -1,4 +1,4 @@
-"""How many n-grams of what was said occur in what is true."""
+"""Extraction likelihood (EL) and extraction strength: how much of a text the model continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``lm-eval`` run on a model in memory, with the tasks of a folder and nothing from elsewhere."""
+"""General ability by the tasks of ``lm-eval``, from a folder and without a network."""
 
 from __future__ import annotations
 

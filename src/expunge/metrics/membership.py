@@ -1,4 +1,4 @@
-"""What membership attacks make of one text. All are like losses: higher, less like a text trained on.
+"""Membership attacks: whether an outsider can tell the forget set from texts the model never saw.
 
 Shapes: n tokens of the text. Log-probabilities are in nats.
 """

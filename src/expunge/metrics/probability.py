@@ -1,4 +1,4 @@
-"""Probability: how likely does the model find the very words?"""
+"""Probability of a text, and of its first token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two ways of measuring what MUSE measures, where public code disagrees.
+"""ROUGE-1, -2 and -L as ``rouge-score`` computes them, and the two protocols of MUSE's metrics.
 
 ``muse`` is the code released with the paper: words as they are, the truth of a continuation cut at as many
 tokens as are generated, an AUC near 0 when the forget set is memorised, end tokens included.

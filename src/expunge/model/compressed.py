@@ -1,4 +1,4 @@
-"""Small integers laid out densely in 32-bit words: the storage of compressed-tensors' ``pack-quantized``.
+"""Checkpoints of packed integers (compressed-tensors), read as the floats they stand for.
 
 Number i of a row takes the ``bits`` bits from bit ``i * bits`` on, lowest first, as an unsigned number:
 ``2^(bits-1)`` is added to it. Shapes: R rows, N numbers, W words.

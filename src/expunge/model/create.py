@@ -1,4 +1,4 @@
-"""New tokens for a model that is already trained. Shapes: V vocabulary, H hidden units."""
+"""Models with random weights from a configuration, and new tokens for trained models."""
 
 from __future__ import annotations
 

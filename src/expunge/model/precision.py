@@ -1,4 +1,4 @@
-"""Where AdamW keeps its moments between steps: float32, or 8 or 4 bits in containers of ``torchao``.
+"""The precision of weights and optimizer moments during training, and an AdamW that honours it.
 
 Source: Dettmers et al. 2022 (arXiv 2110.02861) for 8 bits, Li et al. 2023 (arXiv 2309.01507) for 4.
 """

@@ -1,4 +1,4 @@
-"""Too little memory, told as something its user can change."""
+"""Memory, disk, device and worker processes, with their failures as refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was done to each parameter of a model, and why the others were left alone."""
+"""The base of quantizers: rounds the linear weights inside blocks, reports coverage, and restores."""
 
 from __future__ import annotations
 

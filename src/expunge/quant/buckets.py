@@ -1,4 +1,4 @@
-"""The numbers of a bucket diagnosis: counts over weights, the shares they make, and what they predict."""
+"""Bucket diagnostics: what a quantizer does to an unlearning update, from the weights alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A weight as a quantized checkpoint stores it: integer codes, one step per group, and nothing else.
+"""Checkpoints of packed integers (compressed-tensors) that transformers and vLLM load.
 
 Shapes: O outputs, I inputs, G groups of a row.
 """

@@ -1,4 +1,4 @@
-"""The forms a quantized checkpoint can be written in: rounded values, or the integers behind them."""
+"""A checkpoint written as it will be once quantized, in each form it can be written in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running llm-compressor on a copy of a model, and reading what it did to the layers.
+"""The quantizers of llm-compressor (RTN, GPTQ, AWQ), run on a copy of the model.
 
 Shapes: O outputs, I inputs, N sequences, T tokens.
 """

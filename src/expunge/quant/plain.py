@@ -1,4 +1,4 @@
-"""Two models whose weights are compared: plain floats, the same tensors."""
+"""Which models may be quantized or compared: plain finite floats, and pairs of the same tensors."""
 
 from __future__ import annotations
 

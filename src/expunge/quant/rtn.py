@@ -1,4 +1,4 @@
-"""What quantizers on a uniform grid share: rounding one weight, and storing it."""
+"""Round to nearest, and what quantizers on a uniform grid share."""
 
 from __future__ import annotations
 

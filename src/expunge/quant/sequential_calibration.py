@@ -1,4 +1,4 @@
-"""A model read block by block on calibration tokens: what its linear layers are given.
+"""Sequential calibration: blocks quantized in order, each on the outputs of the quantized ones before.
 
 Only the hidden states between two blocks and the statistics of one block are in memory. Who reads the
 statistics may change the block's weights before it asks for the next block, which then sees their effect.

@@ -1,4 +1,4 @@
-"""The report for programs: one JSON document with a published schema, and the estimates as CSV."""
+"""The report for programs (JSON, CSV) and for model cards (Markdown)."""
 
 from __future__ import annotations
 

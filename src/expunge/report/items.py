@@ -1,4 +1,4 @@
-"""What a page may show of texts and names: all of it, or nothing but the shape."""
+"""The items of an audit for the page: texts and answers, masked or revealed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words of a report, for those who meet them here first."""
+"""Numbers as people read them, and the glossary of a report."""
 
 from __future__ import annotations
 

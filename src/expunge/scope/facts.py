@@ -1,4 +1,4 @@
-"""What a localiser is shown to find out where a model keeps what is to be forgotten."""
+"""Facts as localisers use them, with clean and corrupt prompts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Only low-rank adapters change; the base weights stay as they are until the adapters are merged."""
+"""Low-rank adapters as a scope, alone or inside another scope."""
 
 from __future__ import annotations
 

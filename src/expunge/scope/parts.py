@@ -1,4 +1,4 @@
-"""What changing one part of a model does to how it tells an answer from another.
+"""The parts of a model a localiser chooses from, and the effect of changing one.
 
 The measure M is the logit difference LD = z[true] − z[false] at the last token of the prompt, scaled so
 that the clean run has 1 and the corrupt run 0. It is scaled by sums over all pairs: single pairs that

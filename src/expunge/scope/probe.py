@@ -1,4 +1,4 @@
-"""Which answers a linear probe reads from the residual stream, block by block.
+"""FLU by probing: the MLPs of the blocks in which a linear probe reads the answer.
 
 Shapes: L blocks, so L + 1 places between them; N facts.
 """

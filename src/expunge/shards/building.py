@@ -1,4 +1,4 @@
-"""Bringing a plan up to date: what was deleted goes, what is missing is trained, all is written down."""
+"""Bringing a plan up to date: training what is missing, and deleting examples."""
 
 from __future__ import annotations
 

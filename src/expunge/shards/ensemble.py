@@ -1,4 +1,4 @@
-"""What an ensemble says of a file of questions: continuations, log-probabilities, votes among choices."""
+"""The shards as one model: joint log-probabilities, votes, and predictions for a file of questions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Making a plan: read the examples, deal them out, write the folder whole."""
+"""Making a plan from the command line's words: read, deal out, write."""
 
 from __future__ import annotations
 

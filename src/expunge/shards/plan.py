@@ -1,4 +1,4 @@
-"""What training costs and what a deletion costs, in examples read: the theory that is checked against.
+"""Which example lies in which slice of which shard, and what training and deletion cost.
 
 Source: Bourtoule et al. 2021, SISA (arXiv 1912.03817); the epochs per slice as in its released code.
 """

@@ -1,4 +1,4 @@
-"""Training on slices. Nothing depends on a place in a list, so an example that is gone leaves no trace.
+"""One shard: training on its slices from the last one whose weights are still valid.
 
 The loop is not ``transformers.Trainer``: weights, moments and random numbers go on from slice to slice
 while the data grows, and the order of an epoch is that of hashes of its items.

@@ -1,4 +1,4 @@
-"""Prompt-lookup drafts: the next tokens of a text, predicted from its earlier ones and verified in batches.
+"""The decoding loop, and prompt-lookup drafts of several tokens that it verifies at once.
 
 Models repeat themselves and their prompt, and one that memorised a text continues it. A draft is cheap to
 verify and does not change the result: only tokens that the model would have generated are kept.

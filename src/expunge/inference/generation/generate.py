@@ -1,4 +1,4 @@
-"""Greedy continuation of many prompts at once: a shared prefix is read once, finished rows leave the batch.
+"""Greedy and sampled continuation of many prompts; a shared prefix is read once.
 
 Shapes: B prompts, S tokens of the longest remainder after the prefix, C places of the cache.
 """

@@ -1,4 +1,4 @@
-"""The bar of a training run: how far it is, and the loss of the last epoch."""
+"""Callbacks of a run: progress bar, heartbeat, checkpoints, kept epochs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain training: how targets and retrained controls come to be."""
+"""Plain training of targets and controls, and learning new answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Updates no smaller than a bin of the deployed grid: each one raised to a bin, or dropped.
+"""Updates no smaller than a bin of the deployed grid, and the stage that enforces it.
 
 Shapes: O outputs, I inputs of a linear layer.
 """

@@ -1,4 +1,4 @@
-"""Knowledge gap alignment: the gaps, the loss, and when it has done enough.
+"""Knowledge gap alignment: gaps, loss and end, and batches of several retain texts.
 
 Shapes: B forget texts of a piece of a step.
 """

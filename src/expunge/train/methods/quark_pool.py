@@ -1,4 +1,4 @@
-"""Sampled answers with their rewards, sorted into equal parts. Written to disk round by round."""
+"""Quark's pool of sampled answers: exploration, rewards, quantiles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who's Harry Potter without the last training: the reinforced model and the source answer as one."""
+"""Who's Harry Potter: generic targets by relabelling, or two models answering as one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tokens are sensitive, without an annotator: those that a model not trained on the text misses."""
+"""Selective forgetting (SeUL): the sensitive spans are unlearned, the rest is kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights that may only be weakened: each stays between 0 and what it was, a mask m = W / W₀ in [0, 1]."""
+"""A mask that only weakens weights, and the stage that learns and applies it."""
 
 from __future__ import annotations
 

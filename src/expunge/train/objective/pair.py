@@ -1,4 +1,4 @@
-"""A retain loss as a bound instead of a term: its weight rises while the bound is broken and falls after.
+"""The loss of a paired batch: forget term plus weighted or bounded retain term.
 
 Shapes: B retain examples of a piece of a step.
 """

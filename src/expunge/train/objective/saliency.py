@@ -1,4 +1,4 @@
-"""The gradient of the forget loss over the whole forget set, once, at the original weights."""
+"""The gradient of the forget loss over the whole forget set, and scopes resolved by it."""
 
 from __future__ import annotations
 
