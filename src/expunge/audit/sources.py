@@ -5,13 +5,13 @@ With these a report needs only the audit's folder, even after the checkpoints we
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expunge.audit.saved import SOURCES
 from expunge.corpus.columns import reading
 from expunge.files import RECORD, write_json
+from expunge.parsing import load_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ def sources_of(
 def record_beside(checkpoint: Path) -> dict[str, Any] | None:
     """The record of the run that wrote a checkpoint; ``None`` if expunge did not."""
     try:
-        record = json.loads((checkpoint / RECORD).read_bytes())
+        record = load_json((checkpoint / RECORD).read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
