@@ -43,8 +43,9 @@ def test_a_p_value_holds_for_all_rises_of_its_table(tmp_path: Path) -> None:
 def test_metrics_and_what_is_above_the_control_are_tables_of_their_own(tmp_path: Path) -> None:
     models = (knowing("eight", 0, 8), knowing("six", 0, 6), knowing("control", 0, 0, Role.RETRAINED))
     summary = audit(plan_of(*models, probes=probes(QUESTIONS)), tmp_path).run()
-    # Rises of three models; excesses of two models under two conditions, two of which are nought.
-    assert summary.cell("eight", "int4", "knowmem_forget").recovery.p_table == pytest.approx(3 * 2 / 256)
+    # Rises of the two models that are judged, without the control's; their excesses under two conditions,
+    # two of which are nought.
+    assert summary.cell("eight", "int4", "knowmem_forget").recovery.p_table == pytest.approx(2 * 2 / 256)
     assert summary.cell("eight", "int4", "knowmem_forget").excess.p_table == pytest.approx(4 * 2 / 256)
     assert summary.cell("six", "int4", "knowmem_forget").excess.p_table == pytest.approx(3 * 8 / 256)
     assert summary.cell("eight", "int4", "utility").recovery.p_table == 1.0

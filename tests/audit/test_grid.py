@@ -50,7 +50,7 @@ def test_values_recovery_and_retention(finished: tuple[AuditSummary, Path, Audit
 @pytest.mark.parametrize(
     ("model", "full", "int4"),
     [
-        ("npo", Outcome.FORGOT_IN_PART, Outcome.CAME_BACK),  # 20 points, the retrained model 10
+        ("npo", Outcome.CANNOT_TELL, Outcome.CAME_BACK),  # 4 of 40 items more than the retrained model
         ("sure", Outcome.FORGOT, Outcome.HELD),
         ("ga", Outcome.UNUSABLE, Outcome.UNUSABLE),
         ("noop", Outcome.DID_NOT_FORGET, Outcome.DID_NOT_FORGET),

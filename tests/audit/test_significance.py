@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from expunge.audit import significance as room
-from expunge.audit.significance import permutation_p, same_distribution_p, swaps
+from expunge.audit.significance import exchanged, permutation_p, same_distribution_p, swaps
 from expunge.metrics.base import Floats, Weights
 
 
@@ -113,3 +113,12 @@ def test_the_same_sample() -> None:
 def test_where_the_exact_ks_distribution_fails_the_limit_answers() -> None:
     # SciPy gives up on its exact count here, and warns; warnings are errors in these tests.
     assert same_distribution_p(np.array([0.0, 0, 0, 0, 1]), np.zeros(5)) == pytest.approx(1.0)
+
+
+def test_few_groups_change_places_item_by_item() -> None:
+    # Nine groups have 512 orders: no p-value of theirs survives a correction for a table of thirty tests.
+    nine, ten = ([f"g{number // 4}" for number in range(4 * groups)] for groups in (9, 10))
+    assert exchanged({"s": ten}) == {"s": ten}
+    assert exchanged({"s": nine}) == {"s": list(range(36))}
+    assert exchanged({"s": ["x"] * 5}) == {"s": [0, 1, 2, 3, 4]}  # five items stay five
+    assert exchanged({"s": ten, "t": nine}) == {"s": list(range(40)), "t": list(range(36))}

@@ -22,7 +22,7 @@ SNAPSHOT = Path(__file__).with_name("table_width_100.txt")
 @pytest.fixture(scope="module")
 def summary(tmp_path_factory: pytest.TempPathFactory) -> AuditSummary:
     models = [
-        source("npo_klr", full=(0.2, 0.9), int4=(0.9, 0.9)),
+        source("npo_klr", full=(0.4, 0.9), int4=(0.9, 0.9)),
         source("npo_klr+sure [e5]", full=(0.1, 0.9), int4=(0.1, 0.9)),
         source("ga", full=(0.0, 0.1), int4=(0.0, 0.1)),
         source("target", Role.TARGET, full=(1.0, 1.0), int4=(0.95, 0.95)),
@@ -73,7 +73,7 @@ def test_verdicts_are_coloured(summary: AuditSummary) -> None:
     lines = capture.get().splitlines()
     row = next(line for line in lines if "npo_klr " in line and "came back" in line)
     assert "\x1b[1;31mcame back" in row
-    assert "\x1b[35mpartly" in row  # 20 points, the retrained model 10
+    assert "\x1b[35mpartly" in row  # 40 points, the retrained model 10
 
 
 def test_markdown_has_one_table_per_block(summary: AuditSummary) -> None:
@@ -82,7 +82,7 @@ def test_markdown_has_one_table_per_block(summary: AuditSummary) -> None:
     assert lines.count("|  | full | int4 |") == 2
     assert "|  | forgotten? | int4 |" in lines
     assert "| npo_klr+sure [e5] | yes | stays forgotten |" in lines
-    assert "| % of target | 20 [8, 32] | 95 [87, 100] |" in lines
+    assert "| % of target | 40 [25, 55] | 95 [87, 100] |" in lines
     assert any(
         line.startswith("- npo_klr · int4: came back: knowmem_forget rose by +70.0") for line in lines
     )

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from expunge.audit.forgetting import Forgotten, assess
 from expunge.audit.stats import Estimate
 from expunge.audit.verdict import AgainstTarget, Outcome, Rule, VerdictEvidence, broken_by, judge
 from expunge.metrics import metrics
@@ -99,8 +100,21 @@ def test_what_a_permutation_test_cannot_confirm_is_said() -> None:
     sure, unsure = (replace(about(60.0), p=0.01, p_table=p) for p in (0.03, 0.0625))
     assert "permutation" not in judge(after(sure), RULE).reason
     verdict = judge(after(unsure), RULE)
-    assert verdict.outcome is Outcome.CAME_BACK
-    assert "(5 count as recovery; a permutation test cannot confirm it, p = 0.062)" in verdict.reason
+    assert verdict.outcome is Outcome.CANNOT_TELL
+    assert verdict.reason == (
+        "knowmem_forget may have risen by +60.0 [+58.0, +62.0] points, which a permutation test does not "
+        "confirm (p = 0.062): 50 items are not enough to tell."
+    )
+
+
+def test_above_the_control_takes_a_confirmed_difference() -> None:
+    for p, answer in ((0.04, Forgotten.PARTLY), (0.06, Forgotten.CANNOT_TELL)):
+        excess = {"knowmem_forget": replace(about(20.0), p=0.01, p_table=p)}
+        evidence = replace(FORGOTTEN, excess=excess)
+        assert assess(evidence, RULE).answer is answer
+        assert outcome(evidence) is (
+            Outcome.FORGOT_IN_PART if answer is Forgotten.PARTLY else Outcome.CANNOT_TELL
+        )
 
 
 def test_not_forgetting_comes_before_coming_back() -> None:

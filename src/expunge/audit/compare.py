@@ -16,6 +16,7 @@ import numpy as np
 
 from expunge.audit.significance import (
     detectable,
+    exchanged,
     over_seeds,
     permutation_p,
     same_distribution_p,
@@ -197,7 +198,7 @@ class ModelComparison:
             found = self.bootstrap.interval(values_S1R[0], clusters)
             if not is_difference or found.value is None:
                 return found
-            p = permutation_p(self._swapping(seeds[0]), clusters, seed=self.bootstrap.seed)
+            p = permutation_p(self._swapping(seeds[0]), exchanged(clusters), seed=self.bootstrap.seed)
         smallest = detectable(
             values_S1R[0, 1:], units(clusters), items=found.n, span=scale_span(self.metric.scale)
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from expunge.audit.significance import scale_span
+from expunge.audit.significance import FEWEST_GROUPS, scale_span
 from expunge.audit.stats import Conclusion
 
 if TYPE_CHECKING:
@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
 CHANCE = 0.05
 """Significance level of the permutation test; the bootstrap alone is too narrow for a few groups."""
+RULE = (
+    "Two scores differ where the 95 % interval of their paired difference excludes 0 and a permutation "
+    f"test, corrected for all comparisons of its table (Holm), gives p of at most {CHANCE:g}. Groups "
+    f"change places as a whole; where there are fewer than {FEWEST_GROUPS}, single items do, and the test "
+    "speaks of these texts alone."
+)
+"""When a difference counts, everywhere in an audit."""
 
 
 def minimal_relevant_difference(metric: Metric, rule: Rule) -> float | None:
@@ -30,8 +37,7 @@ def minimal_relevant_difference(metric: Metric, rule: Rule) -> float | None:
 def conclude(difference: Estimate, points: float | None, rule: Rule) -> Estimate:
     """``difference`` with its conclusion, given that ``points`` are the smallest relevant difference.
 
-    Models differ if the interval excludes 0 and the permutation test agrees, corrected for all cells
-    of the table; with five items or groups it cannot. They are the same if the interval stays within
+    Models differ by ``RULE``; with five items they cannot. They are the same if the interval stays within
     ``rule.doubt`` times ``points``, as in the verdict. If no item differs, the interval has no width and
     the detectable difference decides instead.
     """
@@ -44,8 +50,7 @@ def _conclusion(difference: Estimate, limit: float | None) -> Conclusion:
     low, high = difference.low, difference.high
     if low is None or high is None:
         return Conclusion.CANNOT_TELL
-    p = chance(difference)
-    if (low > 0 or high < 0) and (p is None or p <= CHANCE):
+    if (low > 0 or high < 0) and is_confirmed(difference):
         return Conclusion.DIFFERS
     if limit is None or not (-limit < low and high < limit):
         return Conclusion.CANNOT_TELL
@@ -56,6 +61,12 @@ def _conclusion(difference: Estimate, limit: float | None) -> Conclusion:
 def chance(difference: Estimate) -> float | None:
     """The p-value corrected for all comparisons of the table, if known; else the uncorrected one."""
     return difference.p if difference.p_table is None else difference.p_table
+
+
+def is_confirmed(difference: Estimate) -> bool:
+    """Whether no permutation test speaks against a difference; shares of the target have none."""
+    p = chance(difference)
+    return p is None or p <= CHANCE
 
 
 def disagreement(difference: Estimate) -> str | None:

@@ -152,15 +152,24 @@ class Estimates:
     def _with_conclusions(
         self, name: str, table: Sequence[CellSummary]
     ) -> dict[tuple[str, str, str], CellSummary]:
-        """The cells of a table with a conclusion for each difference, corrected for all of them."""
+        """The cells of a table with a conclusion for each difference, corrected for all of the same kind.
+
+        The models that are judged are one family of tests, the target and the retrained model another.
+        """
         points = minimal_relevant_difference(self.compare[name].metric, self.rule)
-        risen = _together([cell.recovery for cell in table], points, self.rule)
-        above = _together([cell.excess for cell in table], points, self.rule)
+        judged = [cell for cell in table if self._is_unlearned(cell.model)]
+        others = [cell for cell in table if not self._is_unlearned(cell.model)]
         return {
             (cell.model, cell.condition, name): cell.model_copy(
                 update={"recovery": recovery, "excess": excess}
             )
-            for cell, recovery, excess in zip(table, risen, above, strict=True)
+            for cells in (judged, others)
+            for cell, recovery, excess in zip(
+                cells,
+                _together([cell.recovery for cell in cells], points, self.rule),
+                _together([cell.excess for cell in cells], points, self.rule),
+                strict=True,
+            )
         }
 
     def _asked_at_full(self, model: str, label: str, name: str) -> Readings:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from expunge.audit.conclusions import CHANCE, chance
+from expunge.audit.conclusions import chance, is_confirmed
 from expunge.audit.stats import Estimate
 
 if TYPE_CHECKING:
@@ -102,14 +102,14 @@ def assess(evidence: VerdictEvidence, rule: Rule) -> Forgetting:
     """
     if nothing_to_forget(evidence):
         return Forgetting(Forgotten.CANNOT_TELL, nothing_to_forget(evidence))
-    above = _above_control(evidence)
+    above = {name: excess for name, excess in evidence.excess.items() if is_above(excess)}
     if evidence.excess and not above:
         return _at_the_control(evidence, rule)
     kept = _not_forgotten(evidence, rule)
     if kept:
         return Forgetting(Forgotten.NO, kept)
     if above:
-        return Forgetting(Forgotten.PARTLY, f"{'; '.join(above)}.")
+        return _above_control(above)
     return _against_target(evidence, rule)
 
 
@@ -133,13 +133,17 @@ def kept_of_target(evidence: VerdictEvidence) -> tuple[str, Estimate]:
     return "", next(missing, Estimate(None, reason=NOTHING))
 
 
-def _above_control(evidence: VerdictEvidence) -> list[str]:
-    """The metrics whose paired interval lies above the retrained model, with what they show."""
-    return [
-        f"{name} is {signed(excess)} points above the retrained model{doubt(excess)}"
-        for name, excess in evidence.excess.items()
-        if is_above(excess)
-    ]
+def _above_control(above: Mapping[str, Estimate]) -> Forgetting:
+    """Partly forgotten where a difference is confirmed; else the items are not enough to tell."""
+    shown = {
+        name: f"{name} is {signed(excess)} points above the retrained model"
+        for name, excess in above.items()
+    }
+    confirmed = [text for name, text in shown.items() if is_confirmed(above[name])]
+    if confirmed:
+        return Forgetting(Forgotten.PARTLY, f"{'; '.join(confirmed)}.")
+    name, excess = next(iter(above.items()))
+    return _open(f"{shown[name]}{doubt(excess)}", excess)
 
 
 def is_above(excess: Estimate | None) -> bool:
@@ -234,9 +238,10 @@ def signed(estimate: Estimate) -> str:
 
 
 def doubt(difference: Estimate) -> str:
-    """What a permutation test has against a difference whose interval lies above 0."""
-    p = chance(difference)
-    return f"; a permutation test cannot confirm it, p = {p:.2g}" if p is not None and p > CHANCE else ""
+    """What a permutation test has against a difference whose interval lies above 0; empty if nothing."""
+    if is_confirmed(difference) or not is_above(difference):
+        return ""
+    return f", which a permutation test does not confirm (p = {chance(difference):.2g})"
 
 
 def above_control(excess: Mapping[str, Estimate | None]) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from expunge.audit.stats import CHUNK, Clusters, Estimate, numbered
+from expunge.audit.stats import CHUNK, Clusters, Estimate, numbered, units
 from expunge.metrics.base import Floats, Weights
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ Difference = Callable[[Weights, Weights], Floats]
 by split those of the first model's n items, then those of the second's. Shapes [R, 2n] to [R]."""
 
 PERMUTATIONS = 999
+FEWEST_GROUPS = 10
+"""Fewer are too few to change places: with nine there are 512 ways, and a table has dozens of tests."""
 ALIKE = 1e-9
 """Differences this close, relative to the largest, are one: sums in another order differ a little."""
 
@@ -67,6 +69,17 @@ def permutation_p(
         return None
     size_R = np.abs(found_R)
     return float((size_R >= size_R[0] - ALIKE * size_R.max()).mean())
+
+
+def exchanged(clusters: Clusters) -> Clusters:
+    """What changes places in a permutation test: groups, or single items where groups are few.
+
+    With fewer than ``FEWEST_GROUPS`` no difference could pass the test after its correction, however large.
+    Items then change places one by one: the test speaks of these texts, not of other people's.
+    """
+    if units(clusters) >= FEWEST_GROUPS:
+        return clusters
+    return {split: list(range(len(labels))) for split, labels in clusters.items()}
 
 
 def _whose(swap: Weights) -> tuple[Weights, Weights]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from expunge.audit.conclusions import is_confirmed
 from expunge.audit.forgetting import (
     ALL,
     NOTHING,
@@ -15,6 +16,7 @@ from expunge.audit.forgetting import (
     WordForWord,
     assess,
     doubt,
+    is_above,
     kept_of_target,
     may_hide,
     may_matter,
@@ -60,10 +62,10 @@ class Verdict:
 class Rule:
     """The thresholds of the verdict. ``points`` and ``usable`` come from the reproduction of 2410.16454.
 
-    ``points``: a rise over full precision that counts as recovery when its interval lies above 0, by the
-    role of a metric and in percent of its scale. The first metric on which the target has as many also says
-    whether the model forgot at all. Where a condition costs the target itself as many, the rise is also
-    counted against the target.
+    ``points``: a rise over full precision that counts as recovery when it differs from 0 by
+    ``conclusions.RULE``, by the role of a metric and in percent of its scale. The first metric on which the
+    target has as many also says whether the model forgot at all. Where a condition costs the target itself
+    as many, the rise is also counted against the target.
     ``intact``: percent of its utility, and of what it knew, that the target must keep under a condition;
     below it the condition breaks the model itself and nothing can be told there.
     ``kept``: percent of the target's value at full precision from which it did not forget.
@@ -223,8 +225,7 @@ def _did_not_forget(evidence: VerdictEvidence, rule: Rule) -> Verdict | None:
 
 def _came_back(evidence: VerdictEvidence, rule: Rule) -> Verdict | None:  # noqa: ARG001
     plain = {
-        name: f"{name} rose by {signed(rise)} points over full precision "
-        f"({points:g} count as recovery{doubt(rise)})"
+        name: f"{name} rose by {signed(rise)} points over full precision ({points:g} count as recovery)"
         for name, rise in _above_control(evidence)
         if _is_recovery(rise, points := evidence.points[name])
     }
@@ -272,7 +273,7 @@ def _too_few(evidence: VerdictEvidence, rule: Rule) -> Verdict | None:
     rises = _above_control(evidence)
     for name, rise in rises:
         if may_matter(rise, evidence.points[name], rule.doubt):
-            return _open(f"{name} may have risen by {signed(rise)} points", rise)
+            return _open(f"{name} may have risen by {signed(rise)} points{doubt(rise)}", rise)
     for name, named in _against_target(evidence):
         if may_matter(named.rise, evidence.points[name], rule.doubt):
             return _open(_beside_target(name, named, "may have risen"), named.rise)
@@ -332,4 +333,4 @@ def _scored(estimates: Mapping[str, Estimate]) -> list[tuple[str, Estimate]]:
 
 
 def _is_recovery(rise: Estimate, points: float) -> bool:
-    return rise.value is not None and rise.low is not None and rise.value >= points and rise.low > 0
+    return rise.value is not None and rise.value >= points and is_above(rise) and is_confirmed(rise)

@@ -23,6 +23,7 @@ from expunge.audit.summary import AuditSummary
 from expunge.audit.verdict import Outcome
 from expunge.bench.builtin import Builtin
 from expunge.bench.jobs import Job, run_jobs
+from expunge.corpus.synthetic import WorldSize
 from expunge.errors import OutputError
 from expunge.files import write_json
 from expunge.metrics.base import MetricRole
@@ -109,11 +110,11 @@ SMALL_RATE = "learning_rate=3e-5"
 
 ROWS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
     {
-        "npo_klr-bf16": ("npo_klr", ("precision=bf16", SMALL_RATE, "epochs=110", *BLOCKS)),
-        "npo_klr-fp32": ("npo_klr", (SMALL_RATE, "epochs=45", *BLOCKS)),
+        "npo_klr-bf16": ("npo_klr", ("precision=bf16", SMALL_RATE, "batch_size=4", "epochs=50", *BLOCKS)),
+        "npo_klr-fp32": ("npo_klr", (SMALL_RATE, "epochs=25", *BLOCKS)),
         "npo_klr_sure": (
             "npo_klr_sure",
-            ("scope.granularity=sublayer", "scope.percentile=25", "retain.weight=8", "epochs=24"),
+            ("scope.granularity=sublayer", "scope.percentile=25", "retain.weight=8", "epochs=13"),
         ),
     }
 )
@@ -123,6 +124,10 @@ SHARED = ("retain.weight=3", "max_length=256", "append_eos=false", "save_every=1
 
 GRIDS = ("int8", "int4", "int3-tensor", "fp4", "nf4")
 
+WORLD = WorldSize(forget=12, retain=18, holdout=6)
+"""Intervals and tests resample people: with twelve to forget, a permutation test over all comparisons of
+the table can tell a return from chance."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
@@ -130,7 +135,7 @@ class Demo:
 
     output: Path
     workers: int = 2
-    builtin: Builtin = field(default_factory=Builtin)
+    builtin: Builtin = field(default_factory=partial(Builtin, world=WORLD))
 
     def run(self, console: Console) -> AuditSummary:
         """Train, unlearn, audit; returns the audit's summary."""
