@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.compare import RESULTS, Peak, in_own_process, one_thread, wait_until_quiet, write_result
 from benchmarks.curve import draw
-from expunge.corpus.packing import train_tokenizer
+from expunge.corpus.batching import train_tokenizer
 from expunge.inference.observer import Observer
 from expunge.metrics import metrics
 from expunge.metrics.base import Metric

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from expunge.audit.data_sources import DataSources
+from expunge.audit.job import DataSources
 from expunge.audit.missing_inputs import parsed, select_metrics
 from expunge.errors import DataError, RecipeError
 from expunge.metrics.probes import Probes

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from expunge.audit.conclusions import conclude, describe, disagreement, minimal_relevant_difference
+from expunge.audit.significance import conclude, describe, disagreement, minimal_relevant_difference
 from expunge.audit.stats import Conclusion, Estimate
 from expunge.audit.verdict import Rule
 from expunge.metrics import metrics

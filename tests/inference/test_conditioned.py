@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from expunge.inference.conditioned_loss import ConditionedLoss
+from expunge.train.methods.quark import ConditionedLoss
 
 N, H, OLD, ADDED = 5, 6, 9, (9, 10)
 VOCABULARY = OLD + len(ADDED)

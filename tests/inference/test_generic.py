@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from expunge.corpus.batching import collate
 from expunge.corpus.tokenise import Encoded
 from expunge.inference.forward import compute_token_view
-from expunge.inference.reference import Key
-from expunge.inference.target_distributions import Target, TargetReference, as_scores, generic_scores, kept
+from expunge.inference.reference import Key, Target, TargetReference, as_scores, generic_scores, kept
 from expunge.inference.token_view import Need
 from tests.tiny import VOCAB, tiny
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from expunge.corpus.tokenise import encode
-from expunge.inference.gradients import gradient_norms
-from expunge.inference.observer import Observer
+from expunge.inference.observer import Observer, gradient_norms
 from expunge.inference.texts import as_text
 from expunge.types import Example
 from tests.tiny import BYTES_VOCAB, tiny, tiny_tokenizer

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from expunge.inference.leakage import leaked_words, segments, shape
-from expunge.metrics.rouge import rouge_l
+from expunge.metrics.rouge_recall import rouge_l
 
 WORDS = st.lists(st.sampled_from("ada lives in brugg no".split()), max_size=12).map(" ".join)
 

@@ -17,8 +17,8 @@ from expunge.inspector.logit_lens import read_layers
 from expunge.inspector.models import ModelPool, open_registry
 from expunge.inspector.service import GeneratedAnswer, InspectorService, ModelRef, streamed
 from expunge.model.load import load_model, load_tokenizer
+from expunge.quant import parse_quantizer
 from expunge.quant.buckets import diagnose
-from expunge.quant.parse import parse_quantizer
 from tests.inspector.conftest import save
 from tests.report.made import prompt_of, truth_of
 from tests.tiny import ARCHITECTURES, tiny, tiny_tokenizer

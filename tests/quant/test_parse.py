@@ -7,13 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expunge.errors import RecipeError
-from expunge.quant import quantizers
+from expunge.quant import EXAMPLES, FULL_PRECISION, parse_quantizer, quantizers
 from expunge.quant.awq import AWQ
 from expunge.quant.base import Quantizer
 from expunge.quant.bnb import FP4, NF4, BnbInt8
 from expunge.quant.gptq import GPTQ
 from expunge.quant.llmc import LLMCompressorAWQ, LLMCompressorGPTQ, LLMCompressorRTN
-from expunge.quant.parse import EXAMPLES, FULL_PRECISION, parse_quantizer
 from expunge.quant.rtn import RTN
 
 

@@ -5,7 +5,7 @@ from itertools import combinations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from expunge.shards.near_duplicates import Near, clusters, near_duplicates, shingles
+from expunge.shards.plan import Near, clusters, near_duplicates, shingles
 
 WORDS = st.lists(st.sampled_from("abcde"), min_size=0, max_size=9).map(" ".join)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from expunge.train.loop.bf16_underflow import movable_share, warn_of_bf16_underflow
+from expunge.train.loop.callbacks import movable_share, warn_of_bf16_underflow
 from tests.tiny import tiny, with_lora
 from tests.train import runs
 

@@ -13,8 +13,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from torch import Tensor, nn
 
 from expunge.adversary import Adversary, AdversaryBatch, LossWeights, Perturb, Step, adversaries
-from expunge.adversary.hidden_states import MicroBatch, hooked_block
-from expunge.adversary.hooks import gradients, random_init
+from expunge.adversary.hooks import MicroBatch, gradients, hooked_block, random_init
 from expunge.component import StepsOrNone
 from expunge.corpus.batching import Batch
 from expunge.errors import RecipeError

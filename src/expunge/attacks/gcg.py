@@ -15,8 +15,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Generator, Tensor, nn, randint, tensor
 
-from expunge.adversary.hidden_states import MicroBatch, hooked_block
-from expunge.adversary.hooks import gradients
+from expunge.adversary.hooks import MicroBatch, gradients, hooked_block
 from expunge.attacks import Applied, Attack, ConditionContext, Knowledge, Need, attacks
 from expunge.component import StepsOrNone
 from expunge.corpus.batching import collate

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from expunge.audit.conclusions import describe, disagreement
 from expunge.audit.forgetting import Durability
 from expunge.audit.plan import FULL, Kind, Role
+from expunge.audit.significance import describe, disagreement
 from expunge.audit.stats import Conclusion
 from expunge.audit.verdict import Outcome
 

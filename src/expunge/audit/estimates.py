@@ -6,9 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from expunge.audit.compare import Compared, ModelComparison, ScoreTable
-from expunge.audit.conclusions import conclude, minimal_relevant_difference
 from expunge.audit.plan import FULL, Kind, Role
-from expunge.audit.significance import holm
+from expunge.audit.significance import conclude, holm, minimal_relevant_difference
 from expunge.audit.stats import Estimate
 from expunge.audit.summary import CellSummary
 from expunge.metrics.base import MetricRole

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from expunge.audit.conclusions import CHANCE, chance
+from expunge.audit.significance import CHANCE, chance
 from expunge.audit.stats import Estimate
 
 if TYPE_CHECKING:

@@ -9,12 +9,10 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from expunge.audit.cells import DIAGNOSTICS, CellSpec, attack_note, cell_specs, notes_of
-from expunge.audit.control_states import ControlStateCache
-from expunge.audit.loaded import LoadedModel
+from expunge.audit.loaded import ControlStateCache, LoadedModel, write_sources
 from expunge.audit.plan import Role
 from expunge.audit.results import collect, write_results
-from expunge.audit.saved import FILES, SCORES, SUMMARY, file_hashes, last_record
-from expunge.audit.sources import SOURCES, write_sources
+from expunge.audit.saved import FILES, SCORES, SOURCES, SUMMARY, file_hashes, last_record
 from expunge.audit.store import CellScores, CellStore, condense
 from expunge.audit.worker_status import worker_status
 from expunge.condition import Kind, no_report

@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from expunge.audit.cells import DIAGNOSTICS, attack_note
-from expunge.audit.conclusions import minimal_relevant_difference
 from expunge.audit.estimates import Estimates
 from expunge.audit.forgetting import count_word_for_word
 from expunge.audit.judge import judge_all
 from expunge.audit.missing_inputs import missing_inputs
 from expunge.audit.plan import FULL, Kind, Role
+from expunge.audit.significance import minimal_relevant_difference
 from expunge.audit.stats import Bootstrap
 from expunge.audit.store import write_long
 from expunge.audit.summary import (

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import platformdirs
 
-from expunge.corpus.packing import BOS, train_tokenizer
+from expunge.corpus.batching import BOS, train_tokenizer
 from expunge.corpus.synthetic import World, WorldSize
 from expunge.corpus.synthetic.write import write_world
 from expunge.files import anything

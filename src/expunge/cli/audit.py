@@ -162,7 +162,7 @@ def audit(
 
 
 def _compare(job: AuditJob) -> None:
-    from expunge.audit.weights import MEANING, RESULT, WeightsJob, table
+    from expunge.audit.diagnose import MEANING, RESULT, WeightsJob, table
 
     compared = WeightsJob(
         models=list(job.models),

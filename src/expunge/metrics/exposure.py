@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from expunge.metrics import metrics
-from expunge.metrics.base import Metric, not_applicable
+from expunge.metrics.base import Metric, not_applicable, score_of
 from expunge.metrics.memorisation_accuracy import NO_SPANS
-from expunge.metrics.per_text import score_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from expunge.corpus.tokenise import encode_prompt
 from expunge.metrics import metrics
+from expunge.metrics.answers import fits
 from expunge.metrics.base import Metric, MetricRole, not_applicable
-from expunge.metrics.rouge import Protocol, rouge_l, stems, words
-from expunge.model.positions import declared_positions
+from expunge.metrics.rouge_recall import Protocol, rouge_l, stems, words
+from expunge.model.rope import declared_positions
 from expunge.types import Example, Score
 
 if TYPE_CHECKING:
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 
 STOPS = ("\n\n", "\nQuestion", "Question:")
 """Where an answer ends: the model has gone on to write the next question."""
-
-
-SPECIAL = 8
-"""More special tokens than any tokenizer puts around a text."""
 
 
 class KnowMemPrompts(NamedTuple):
@@ -157,14 +153,6 @@ class KnowMem(Metric):
             )
         value = 100 * rouge_l(truth, reply, stemmer=stems(self.protocol, stemmer=self.stemmer)).f1
         return Score(item=question.id, value=value, group=question.group, detail=detail)
-
-
-def fits(asked: Example, room: int, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether an example's prompt has at most ``room`` tokens."""
-    # A token is at least one byte, apart from two or three special ones: most prompts need no count.
-    if not asked.is_chat and len(asked.prompt.encode()) + SPECIAL <= room:
-        return True
-    return len(encode_prompt(asked, tokenizer)) <= room
 
 
 def _unscored(question: Example, reason: str, detail: dict[str, str] | None = None) -> Score:

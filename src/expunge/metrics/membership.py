@@ -14,9 +14,8 @@ import torch
 from pydantic import Field
 
 from expunge.metrics import metrics
-from expunge.metrics.base import Metric, MetricRole, not_applicable
-from expunge.metrics.per_text import NO_TOKEN, score_of
-from expunge.metrics.rouge import READ, Protocol
+from expunge.metrics.base import NO_TOKEN, Metric, MetricRole, not_applicable, score_of
+from expunge.metrics.rouge_recall import READ, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field, PositiveInt
 
 from expunge.metrics import metrics
-from expunge.metrics.base import MetricRole
-from expunge.metrics.per_text import NO_TOKEN, PerText
+from expunge.metrics.base import NO_TOKEN, MetricRole, PerText
 
 if TYPE_CHECKING:
     from expunge.inference.texts import TokenStats

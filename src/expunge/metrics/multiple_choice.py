@@ -8,8 +8,7 @@ from pydantic import Field
 
 from expunge.metrics import metrics
 from expunge.metrics.answers import NO_WRONG, answer_likelihoods
-from expunge.metrics.base import Metric, not_applicable
-from expunge.metrics.per_text import NO_TOKEN, PerText, score_of
+from expunge.metrics.base import NO_TOKEN, Metric, PerText, not_applicable, score_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from expunge.metrics import metrics
 from expunge.metrics.base import Metric, MetricRole, not_applicable
 from expunge.metrics.knowmem import KnowMem, KnowMemForget, Neighbours, ParaphraseQuestions
-from expunge.metrics.rouge import Protocol
+from expunge.metrics.rouge_recall import Protocol
 
 if TYPE_CHECKING:
     from expunge.inference.observer import Observer

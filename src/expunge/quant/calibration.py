@@ -20,7 +20,7 @@ from expunge.corpus.tokenise import encode, first_token
 from expunge.errors import DataError, ModelError, RecipeError
 from expunge.inference.backbone import eval_mode
 from expunge.model.cache import new_cache
-from expunge.model.positions import learned_positions
+from expunge.model.rope import learned_positions
 from expunge.record import hash_json
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from expunge.files import RECORD, claiming, refuse_existing, replaced_by, write_
 from expunge.model.compressed import BITS, METHOD
 from expunge.model.load import hash_model, load_model, load_tokenizer, require_savable, save_model
 from expunge.model.resources import disk_errors
-from expunge.quant import bnb
+from expunge.quant import FULL_PRECISION, bnb, parse_quantizer
 from expunge.quant.bnb import FP4, NF4, BnbInt8
 from expunge.quant.calibration import SELF, CalibrationSource, text_of_file, unread
 from expunge.quant.compressed import (
@@ -28,7 +28,6 @@ from expunge.quant.compressed import (
 from expunge.quant.gguf.export import SUFFIX, export_gguf, gguf_quantizer
 from expunge.quant.gguf.quantizer import GGUF
 from expunge.quant.llmc import LLMCompressorAWQ
-from expunge.quant.parse import FULL_PRECISION, parse_quantizer
 from expunge.quant.rtn import GridQuantizer
 from expunge.record import Stopwatch, make_record
 

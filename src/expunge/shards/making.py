@@ -22,8 +22,7 @@ from expunge.registry import explain
 from expunge.shards.building import Build
 from expunge.shards.ensemble import By, Prediction
 from expunge.shards.executors import ExecutorName, executor_for
-from expunge.shards.folder import START, PlanFolder, write_plan
-from expunge.shards.manifest import Manifest, Start, Training
+from expunge.shards.folder import START, Manifest, PlanFolder, Start, Training, write_plan
 from expunge.shards.plan import SplitSettings, expected_share, plan_rows, spread_owners
 from expunge.types import Example
 

@@ -26,13 +26,12 @@ from expunge.errors import OutputError, TrainingError
 from expunge.files import write_json, writing
 from expunge.inference.forward import compute_token_view
 from expunge.model.load import load_model, load_tokenizer
-from expunge.model.positions import check_lengths
 from expunge.model.precision import prepare_weights
 from expunge.model.resources import best_device
+from expunge.model.rope import check_lengths
 from expunge.record import hash_file
-from expunge.retain.gdr import GDR
-from expunge.shards.folder import LOCK, OPTIMIZER, STATE, WEIGHTS, PlanFolder, locked
-from expunge.shards.manifest import Training
+from expunge.retain.losses import GDR
+from expunge.shards.folder import LOCK, OPTIMIZER, STATE, WEIGHTS, PlanFolder, Training, locked
 from expunge.shards.plan import content_of, epochs_of_slices, number_of
 
 CPU_RANDOM, DEVICE_RANDOM, STEPS = "random", "random_device", "steps"

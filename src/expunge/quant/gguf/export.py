@@ -25,10 +25,9 @@ from expunge.files import (
 from expunge.model.arch import linear_layers, unwrap, weight_oi
 from expunge.model.load import hash_model, load_model, load_tokenizer
 from expunge.model.resources import disk_errors
-from expunge.quant import quantizers
+from expunge.quant import parse_quantizer, quantizers
 from expunge.quant.gguf.metadata import Vocabulary, describe, head_width, interleave, known, vocabulary
 from expunge.quant.gguf.quantizer import GGUF, blocks_of
-from expunge.quant.parse import parse_quantizer
 from expunge.quant.plain import require_plain
 from expunge.record import Stopwatch, hash_file, make_record, versions
 

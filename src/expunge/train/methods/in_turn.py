@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,11 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from pydantic import Field, PositiveInt, TypeAdapter, model_validator
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from expunge.edit.task_vector import every, keep, kept
 from expunge.files import write_json
 from expunge.forget.generic import WHPLoss
-from expunge.model.dropout import without_dropout
 from expunge.model.precision import prepare_weights
 from expunge.model.resources import best_device
 from expunge.train.loop.callbacks import COMPLETE, remove_checkpoints
@@ -24,6 +25,39 @@ from expunge.train.methods.unlearn import Unlearn
 from expunge.train.run.state import State
 from expunge.train.run.unfinished import read_unfinished
 from expunge.types import Example
+
+RATES = ("dropout", "attention_dropout", "attn_dropout", "activation_dropout", "layerdrop")
+"""Attributes in which modules of transformers hold a probability of their own."""
+
+
+class _Rate(NamedTuple):
+    """One probability: where it stands and what it was."""
+
+    holder: nn.Module
+    attribute: str
+    value: float
+
+
+@contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """Every probability of the model's modules is zero inside the block; later modules keep theirs."""
+    rates = [rate for module in model.modules() for rate in _rates(module)]
+    try:
+        for rate in rates:
+            setattr(rate.holder, rate.attribute, 0.0)
+        yield
+    finally:
+        for rate in rates:
+            setattr(rate.holder, rate.attribute, rate.value)
+
+
+def _rates(module: nn.Module) -> Iterator[_Rate]:
+    attributes = ("p",) if isinstance(module, _DropoutNd) else RATES
+    for attribute in attributes:
+        value = getattr(module, attribute, None)
+        if isinstance(value, float):
+            yield _Rate(module, attribute, value)
+
 
 _FACTS = TypeAdapter(dict[str, Any])
 

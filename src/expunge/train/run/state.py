@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from expunge.inference.target_distributions import Target
+from expunge.inference.reference import Target
 from expunge.types import Example
 
 

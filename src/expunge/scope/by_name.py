@@ -1,10 +1,11 @@
-"""The weights by which the MLPs of a few neighbouring blocks write: RMU's scope."""
+"""Scopes that choose parameters by name: all, those that match a pattern, the MLPs' output projections."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from expunge.errors import RecipeError
 from expunge.inference.hidden_states import block_of
@@ -14,6 +15,41 @@ from expunge.scope.selection import Selection
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+@scopes.register("all")
+class AllParameters(Scope):
+    """The whole model, as most papers train it."""
+
+    def select(self, model: nn.Module, saliency: Saliency) -> Selection:  # noqa: ARG002
+        return Selection({name: None for name, _ in model.named_parameters()})
+
+
+@scopes.register("regex")
+class MatchingNames(Scope):
+    r"""Parameters whose name matches a pattern, for instance ``mlp\.down_proj``."""
+
+    pattern: str = Field(description="A regular expression that must be found in a parameter's name.")
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from error
+        return pattern
+
+    def select(self, model: nn.Module, saliency: Saliency) -> Selection:  # noqa: ARG002
+        names = [name for name, _ in model.named_parameters()]
+        matching = [name for name in names if re.search(self.pattern, name)]
+        if not matching:
+            raise RecipeError(
+                f"scope pattern {self.pattern!r}",
+                why="it matches no parameter of this model.",
+                fix=f"Its parameters look like {names[0]!r} and {names[-1]!r}.",
+            )
+        return Selection(dict.fromkeys(matching))
 
 
 @scopes.register("mlp_out")
