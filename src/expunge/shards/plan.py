@@ -115,11 +115,6 @@ def expected_share(slices: int) -> float:
     return 2 / 3 + 1 / (3 * slices)
 
 
-def shards_touched(shards: int, deletions: int) -> float:
-    """How many shards that many deletions at once touch on average, if each lies anywhere."""
-    return shards * (1 - (1 - 1 / shards) ** deletions)
-
-
 # Which example lies in which slice of which shard, fixed before anything is trained.
 
 

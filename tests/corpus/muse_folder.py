@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from expunge.corpus.synthetic.people import LISTS
 from expunge.corpus.synthetic.world import SHOTS, World
-from expunge.corpus.writer import write_examples
 from expunge.errors import DataError
-from expunge.files import MayReplace, nothing, write_text, writing
+from expunge.files import nothing, write_text, writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from expunge.corpus.synthetic.people import Person
 
@@ -91,16 +90,3 @@ def _questions(people: Iterable[Person]) -> Rows:
 
 def _question(person: Person, fact: str) -> dict[str, str]:
     return {"question": person.question(fact), "answer": person.facts[fact], "person": person.name}
-
-
-# The built-in world as files: the same JSONL an owner would bring.
-
-
-def write_world(world: World, folder: Path, *, may_replace: MayReplace = nothing) -> None:
-    """Write every split as ``<split>.jsonl``, and the training texts of target and retrained."""
-    with writing(folder, may_replace=may_replace) as scratch:
-        scratch.mkdir()
-        for name, examples in world.splits().items():
-            write_examples(scratch / f"{name}.jsonl", examples)
-        write_examples(scratch / "target_texts.jsonl", world.target_texts())
-        write_examples(scratch / "retrained_texts.jsonl", world.retrained_texts())
