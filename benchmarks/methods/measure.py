@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.methods.arms import Arm, builtin, place
-from expunge.audit.job import AuditJob
+from expunge.audit.run.job import AuditJob
 from expunge.bench.demo import Job, run_jobs
 
 QUANTIZERS = ("int4",)

@@ -16,11 +16,11 @@ from rich.console import Console
 from torch import nn
 
 from expunge.attacks import parse_attack
-from expunge.audit.grid import Audit
 from expunge.audit.judge import AttackEvidence, judge_attack
-from expunge.audit.plan import AuditPlan, ModelSource, Role, every_condition
+from expunge.audit.run.grid import Audit
+from expunge.audit.run.plan import AuditPlan, ModelSource, Role, every_condition
 from expunge.audit.saved import read_record
-from expunge.audit.stats import Conclusion, Estimate
+from expunge.audit.statistics.bootstrap import Conclusion, Estimate
 from expunge.audit.summary import AuditSummary
 from expunge.audit.table import render
 from expunge.audit.verdict import Outcome

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from expunge.audit.grid import Audit, observe
-from expunge.audit.plan import AuditPlan, ModelSource, Role
+from expunge.audit.run.grid import Audit, observe
+from expunge.audit.run.plan import AuditPlan, ModelSource, Role
 from expunge.errors import RecipeError
 from expunge.metrics import metrics
 from expunge.metrics.probes import Probes

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from expunge.audit import diagnose as module
-from expunge.audit.diagnose import Checkpoint, diagnose
-from expunge.audit.plan import FULL
+from expunge.audit.run import diagnose as module
+from expunge.audit.run.diagnose import Checkpoint, diagnose
+from expunge.audit.run.plan import FULL
 from expunge.errors import ModelError
 from expunge.quant import parse_quantizer
 from expunge.quant.buckets import diagnose as compare_weights

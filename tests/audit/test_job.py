@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from expunge.audit import diagnose as module
-from expunge.audit.diagnose import Checkpoint
-from expunge.audit.grid import Audit
-from expunge.audit.job import SAME, AuditJob
-from expunge.audit.loaded import write_sources
-from expunge.audit.plan import Role
+from expunge.audit.run import diagnose as module
+from expunge.audit.run.diagnose import Checkpoint
+from expunge.audit.run.grid import Audit
+from expunge.audit.run.job import SAME, AuditJob
+from expunge.audit.run.loaded import write_sources
+from expunge.audit.run.plan import Role
 from expunge.errors import DataError, ModelError, OutputError, RecipeError
 from expunge.record import Stopwatch, make_record
 from tests.tiny import tiny, tiny_tokenizer

@@ -6,7 +6,7 @@ import pytest
 from torch import Tensor
 
 from expunge.attacks import parse_attack
-from expunge.audit.plan import ModelSource, Role, every_condition
+from expunge.audit.run.plan import ModelSource, Role, every_condition
 from expunge.condition import FULL, ConditionContext, Kind
 from expunge.errors import RecipeError
 from expunge.metrics import metrics

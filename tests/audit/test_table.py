@@ -8,9 +8,9 @@ from rich.console import Console
 
 from expunge.audit.blocks import DIGITS, NOTHING, blocks, shown
 from expunge.audit.forgetting import Forgotten
-from expunge.audit.missing_inputs import RETRAINED, SkippedMetric
-from expunge.audit.plan import Role
-from expunge.audit.stats import Estimate
+from expunge.audit.run.missing_inputs import RETRAINED, SkippedMetric
+from expunge.audit.run.plan import Role
+from expunge.audit.statistics.bootstrap import Estimate
 from expunge.audit.summary import AuditSummary
 from expunge.audit.table import render
 from expunge.metrics import metrics

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from expunge.audit.stats import Estimate
+from expunge.audit.statistics.bootstrap import Estimate
 from expunge.audit.verdict import AgainstTarget, Outcome, Rule, VerdictEvidence, broken_by, judge
 from expunge.metrics import metrics
 from expunge.metrics.base import Metric

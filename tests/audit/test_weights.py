@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from expunge.audit import diagnose as module
-from expunge.audit.diagnose import COLUMNS, WeightsJob, table
+from expunge.audit.run import diagnose as module
+from expunge.audit.run.diagnose import COLUMNS, WeightsJob, table
 from expunge.errors import OutputError, RecipeError
 from expunge.quant import parse_quantizer
 from expunge.quant.buckets import diagnose

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from expunge.audit import diagnose
+from expunge.audit.run import diagnose
 from expunge.catalogue import recipe_names, recipe_text
 from expunge.train.run.outcome import ForgetLevels
 from tests.cli.conftest import expunge, snapshot

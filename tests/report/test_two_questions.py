@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expunge.audit.forgetting import Durability, Forgotten, is_above
-from expunge.audit.plan import FULL, Role
 from expunge.audit.results import Finished, summarise
+from expunge.audit.run.plan import FULL, Role
 from expunge.audit.store import CellScores
 from expunge.audit.summary import AuditSummary
 from expunge.audit.verdict import Outcome, Verdict

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from expunge.audit.significance import CHANCE, chance
-from expunge.audit.stats import Estimate
+from expunge.audit.statistics.bootstrap import Estimate
+from expunge.audit.statistics.significance import CHANCE, chance
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from expunge.audit.forgetting import above_control, assess
-from expunge.audit.plan import FULL, Kind, Role
-from expunge.audit.stats import Conclusion, Estimate
+from expunge.audit.run.plan import FULL, Kind, Role
+from expunge.audit.statistics.bootstrap import Conclusion, Estimate
 from expunge.audit.summary import ForgettingRow, VerdictRow, forgetting_row
 from expunge.audit.verdict import AgainstTarget, Outcome, Rule, Verdict, VerdictEvidence, durability, judge
 from expunge.metrics.base import MetricRole
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from expunge.audit.forgetting import WordForWord
-    from expunge.audit.plan import AuditPlan
+    from expunge.audit.run.plan import AuditPlan
     from expunge.audit.summary import CellSummary, ConditionColumn
 
     Cells = Mapping[tuple[str, str, str], CellSummary]

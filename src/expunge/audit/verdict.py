@@ -21,8 +21,8 @@ from expunge.audit.forgetting import (
     nothing_to_forget,
     signed,
 )
-from expunge.audit.significance import scale_span
-from expunge.audit.stats import Estimate
+from expunge.audit.statistics.bootstrap import Estimate
+from expunge.audit.statistics.significance import scale_span
 from expunge.metrics.base import MetricRole
 
 if TYPE_CHECKING:

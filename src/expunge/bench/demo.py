@@ -20,9 +20,9 @@ from rich.text import Text
 
 from expunge.audit.blocks import verdict_word
 from expunge.audit.forgetting import Forgotten
-from expunge.audit.job import AuditJob
-from expunge.audit.missing_inputs import ORDER
-from expunge.audit.plan import FULL, Role
+from expunge.audit.run.job import AuditJob
+from expunge.audit.run.missing_inputs import ORDER
+from expunge.audit.run.plan import FULL, Role
 from expunge.audit.summary import AuditSummary
 from expunge.audit.verdict import Outcome
 from expunge.bench.builtin import Builtin

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from expunge.audit.diagnose import Checkpoint, compared, weights_of
-from expunge.audit.plan import FULL, Role
+from expunge.audit.run.diagnose import Checkpoint, compared, weights_of
+from expunge.audit.run.plan import FULL, Role
 from expunge.audit.saved import SCORES
 from expunge.audit.store import read_long
 from expunge.audit.summary import read_summary

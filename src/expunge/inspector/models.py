@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from expunge.audit.loaded import record_beside
-from expunge.audit.plan import Role
+from expunge.audit.run.loaded import record_beside
+from expunge.audit.run.plan import Role
 from expunge.audit.saved import SOURCES, read_sources
 from expunge.errors import DataError, ModelError, did_you_mean
 from expunge.model.checkpoint import local_folder, require_checkpoint

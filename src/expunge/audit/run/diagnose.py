@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from expunge.audit.plan import Loader
+from expunge.audit.run.plan import Loader
 from expunge.condition import Condition
 from expunge.errors import RecipeError
 from expunge.files import RECORD, claiming, refuse_existing, replaced_by, write_json, writing

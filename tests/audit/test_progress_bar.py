@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from expunge.audit.worker_status import progress_bar
+from expunge.audit.run.worker_status import progress_bar
 
 
 def test_the_bar_says_how_far_and_what() -> None:

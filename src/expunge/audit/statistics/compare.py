@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from expunge.audit.significance import (
+from expunge.audit.statistics.bootstrap import Bootstrap, Clusters, Estimate, units
+from expunge.audit.statistics.significance import (
     detectable,
     over_seeds,
     permutation_p,
     same_distribution_p,
     scale_span,
 )
-from expunge.audit.stats import Bootstrap, Clusters, Estimate, units
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping

@@ -67,7 +67,7 @@ from expunge.cli import main
 sys.argv = ["expunge", "--debug", "methods", "--axes"]
 with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
     main.run()
-import expunge.audit.job, expunge.quant.export, expunge.train.run.job
+import expunge.audit.run.job, expunge.quant.export, expunge.train.run.job
 print(*(name for name in {UNUSED!r} if name in sys.modules))
 """
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from expunge.audit.worker_status import worker_status
+from expunge.audit.run.worker_status import worker_status
 
 
 def test_the_last_word_of_every_worker(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from expunge.audit.job import AuditJob
+from expunge.audit.run.job import AuditJob
 from expunge.corpus.writer import write_examples
 from expunge.errors import DataError
 from expunge.inference.observer import Observer

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from expunge.audit.missing_inputs import SkippedMetric
+    from expunge.audit.run.missing_inputs import SkippedMetric
     from expunge.metrics.base import Metric
     from expunge.metrics.probes import Probes
     from expunge.quant.calibration import CalibrationSource

@@ -4,8 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from expunge.audit.significance import conclude, describe, disagreement, minimal_relevant_difference
-from expunge.audit.stats import Conclusion, Estimate
+from expunge.audit.statistics.bootstrap import Conclusion, Estimate
+from expunge.audit.statistics.significance import (
+    conclude,
+    describe,
+    disagreement,
+    minimal_relevant_difference,
+)
 from expunge.audit.verdict import Rule
 from expunge.metrics import metrics
 

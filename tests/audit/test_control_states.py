@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from expunge.audit.grid import Audit
-from expunge.audit.plan import AuditPlan, ModelSource, Role
+from expunge.audit.run.grid import Audit
+from expunge.audit.run.plan import AuditPlan, ModelSource, Role
 from expunge.metrics import metrics
 from expunge.metrics.probes import Probes
 from expunge.quant.rtn import RTN

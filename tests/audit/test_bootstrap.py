@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from expunge.audit import stats as room
-from expunge.audit.stats import Bootstrap, Estimate
+from expunge.audit.statistics import bootstrap as module
+from expunge.audit.statistics.bootstrap import Bootstrap, Estimate
 from expunge.metrics.base import Floats, Weights
 
 ITEMS = {"s": list(range(30))}
@@ -58,7 +58,7 @@ def test_same_seed_same_interval_other_seed_other_interval(sample: Floats) -> No
 def test_chunks_bound_memory_and_cover_every_resample(
     sample: Floats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "CHUNK", 100)
+    monkeypatch.setattr(module, "CHUNK", 100)
     seen: list[int] = []
 
     def statistic(weights: Weights) -> Floats:

@@ -10,8 +10,8 @@ import pytest
 
 from expunge.inference.observer import Observer
 from expunge.metrics.control_relative import PDLP, PerplexityDistance
+from expunge.metrics.knowmem import NeighbourRetention, ParaphraseRetention
 from expunge.metrics.probes import Probes
-from expunge.metrics.retention import NeighbourRetention, ParaphraseRetention
 from tests.metrics.fakes import FakeObserver, document, question
 from tests.tiny import tiny, tiny_tokenizer
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from expunge.audit.stats import CHUNK, Clusters, Conclusion, Estimate, numbered
+from expunge.audit.statistics.bootstrap import CHUNK, Clusters, Conclusion, Estimate, numbered
 from expunge.metrics.base import Floats, Weights
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from expunge.audit.missing_inputs import (
+from expunge.audit.run.missing_inputs import (
     ORDER,
     RETRAINED,
     TARGET,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from expunge.audit.plan import Role
+from expunge.audit.run.plan import Role
 from expunge.audit.store import NotePart
 from expunge.condition import Kind
 from expunge.metrics.control_relative import ControlRelativeMetric
@@ -13,7 +13,7 @@ from expunge.metrics.control_relative import ControlRelativeMetric
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from expunge.audit.plan import AuditPlan, ModelSource
+    from expunge.audit.run.plan import AuditPlan, ModelSource
     from expunge.condition import Condition
     from expunge.metrics.base import Metric
 

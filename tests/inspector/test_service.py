@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from expunge.audit.plan import Role
+from expunge.audit.run.plan import Role
 from expunge.errors import DataError, ModelError
 from expunge.inference.observer import Observer
 from expunge.inspector.generate import TruthTokens, read_prompt, read_truth

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from expunge.audit.job import DataSources
-from expunge.audit.missing_inputs import parsed, select_metrics
+from expunge.audit.run.job import DataSources
+from expunge.audit.run.missing_inputs import parsed, select_metrics
 from expunge.errors import DataError, RecipeError
 from expunge.metrics.probes import Probes
 from expunge.metrics.truth_ratio import TruthRatio

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expunge.attacks import parse_attack
-from expunge.audit.calibrate import CalibrationChoice
-from expunge.audit.diagnose import Checkpoint, diagnose
-from expunge.audit.grid import Audit, no_progress
-from expunge.audit.loaded import record_beside, sources_of
-from expunge.audit.missing_inputs import select_metrics
-from expunge.audit.plan import AuditPlan, ModelSource, Role, every_condition
+from expunge.audit.run.calibrate import CalibrationChoice
+from expunge.audit.run.diagnose import Checkpoint, diagnose
+from expunge.audit.run.grid import Audit, no_progress
+from expunge.audit.run.loaded import record_beside, sources_of
+from expunge.audit.run.missing_inputs import select_metrics
+from expunge.audit.run.plan import AuditPlan, ModelSource, Role, every_condition
 from expunge.audit.summary import AuditSummary
 from expunge.corpus.benchmarks import benchmark
 from expunge.corpus.benchmarks.load import load_splits

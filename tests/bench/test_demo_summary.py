@@ -5,8 +5,8 @@ import io
 from rich.console import Console
 
 from expunge.audit.forgetting import Forgotten
-from expunge.audit.plan import Role
-from expunge.audit.stats import Estimate
+from expunge.audit.run.plan import Role
+from expunge.audit.statistics.bootstrap import Estimate
 from expunge.audit.summary import (
     AuditSummary,
     CellSummary,

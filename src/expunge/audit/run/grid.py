@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from expunge.audit.cells import DIAGNOSTICS, CellSpec, attack_note, cell_specs, notes_of
-from expunge.audit.loaded import ControlStateCache, LoadedModel, write_sources
-from expunge.audit.plan import Role
 from expunge.audit.results import collect, write_results
+from expunge.audit.run.cells import DIAGNOSTICS, CellSpec, attack_note, cell_specs, notes_of
+from expunge.audit.run.loaded import ControlStateCache, LoadedModel, write_sources
+from expunge.audit.run.plan import Role
+from expunge.audit.run.worker_status import worker_status
 from expunge.audit.saved import FILES, SCORES, SOURCES, SUMMARY, file_hashes, last_record
 from expunge.audit.store import CellScores, CellStore, condense
-from expunge.audit.worker_status import worker_status
 from expunge.condition import Kind, no_report
 from expunge.files import RECORD, results_in, write_json
 from expunge.inference.observer import Observer
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from expunge.audit.plan import AuditPlan, Loader
+    from expunge.audit.run.plan import AuditPlan, Loader
     from expunge.audit.store import AnyPart
     from expunge.audit.summary import AuditSummary
     from expunge.condition import Condition

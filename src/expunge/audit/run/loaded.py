@@ -17,8 +17,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from expunge.audit.cells import CONTROL, DIAGNOSTICS, search_facts
-from expunge.audit.plan import Role
+from expunge.audit.run.cells import CONTROL, DIAGNOSTICS, search_facts
+from expunge.audit.run.plan import Role
 from expunge.audit.saved import SOURCES
 from expunge.condition import Applied, Condition, ConditionContext, Kind, no_report
 from expunge.corpus.columns import reading
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from expunge.audit.cells import CellSpec
-    from expunge.audit.plan import AuditPlan, ModelSource
+    from expunge.audit.run.cells import CellSpec
+    from expunge.audit.run.plan import AuditPlan, ModelSource
     from expunge.audit.store import CellStore
     from expunge.inference.observer import Observer
     from expunge.metrics.base import Measured

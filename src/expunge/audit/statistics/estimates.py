@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from expunge.audit.compare import Compared, ModelComparison, ScoreTable
-from expunge.audit.plan import FULL, Kind, Role
-from expunge.audit.significance import conclude, holm, minimal_relevant_difference
-from expunge.audit.stats import Estimate
+from expunge.audit.run.plan import FULL, Kind, Role
+from expunge.audit.statistics.bootstrap import Estimate
+from expunge.audit.statistics.compare import Compared, ModelComparison, ScoreTable
+from expunge.audit.statistics.significance import conclude, holm, minimal_relevant_difference
 from expunge.audit.summary import CellSummary
 from expunge.metrics.base import MetricRole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from expunge.audit.compare import Readings
-    from expunge.audit.plan import AuditPlan
-    from expunge.audit.stats import Bootstrap
+    from expunge.audit.run.plan import AuditPlan
+    from expunge.audit.statistics.bootstrap import Bootstrap
+    from expunge.audit.statistics.compare import Readings
     from expunge.audit.store import CellScores
     from expunge.audit.verdict import Rule
 
