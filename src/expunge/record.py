@@ -10,11 +10,11 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 PACKAGES = (
     "expunge torch transformers tokenizers accelerate peft datasets bitsandbytes numpy scipy "
@@ -111,3 +111,35 @@ def make_record(*, command: str, watch: Stopwatch, **facts: Any) -> dict[str, An
         "cpu_seconds": round(watch.cpu_seconds, 2),
         "peak_memory_mib": round(peak_memory_mib(), 1),
     }
+
+
+# A hash chain: entries of which each holds the hash of the one before, so that a change is noticed.
+
+CHAIN_START = "0" * 64
+"""What the first entry holds for the hash of the one before."""
+
+
+class ChainEntry(Protocol):
+    """An entry of a ledger: its number from 1, the hash before it, its own, and what that should be."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def before(self) -> str: ...
+    @property
+    def hash(self) -> str: ...
+    @property
+    def expected_hash(self) -> str: ...
+
+
+def chain_faults(entries: Iterable[ChainEntry]) -> Iterator[str]:
+    """What is wrong with a chain, in its order and in words; nothing if it is whole."""
+    before = CHAIN_START
+    for number, entry in enumerate(entries, start=1):
+        if entry.before != before:
+            yield f"entry {number} does not follow the one before it"
+        if entry.number != number:
+            yield f"entry {number} has the number {entry.number}"
+        if entry.hash != entry.expected_hash:
+            yield f"entry {number} was changed"
+        before = entry.hash

@@ -128,8 +128,10 @@ def _said(message: str) -> str:
     return message.removeprefix("Value error, ").lower()
 
 
-def explain(error: ValidationError) -> str:
-    """A validation error as one line: which setting, and what is wrong with it."""
+def explain(error: Exception) -> str:
+    """An error as one line; of a validation error, which setting, and what is wrong with it."""
+    if not isinstance(error, ValidationError):
+        return f"{error}."
     return (
         "; ".join(
             f"{'.'.join(str(part) for part in problem['loc']) or 'settings'}: {_said(problem['msg'])}"

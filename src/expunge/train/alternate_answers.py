@@ -20,8 +20,7 @@ from expunge.inference.generation.cache import end_tokens
 from expunge.inference.generation.generate import sample_answers
 from expunge.registry import Registry
 from expunge.train.methods import DataNeed
-from expunge.train.run.state import Corpus, State
-from expunge.train.run.unfinished import read_unfinished
+from expunge.train.run.state import Corpus, State, read_unfinished
 from expunge.types import Example
 
 

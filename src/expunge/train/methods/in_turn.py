@@ -22,8 +22,7 @@ from expunge.model.resources import best_device
 from expunge.train.loop.callbacks import COMPLETE, remove_checkpoints
 from expunge.train.methods import stages
 from expunge.train.methods.unlearn import Unlearn
-from expunge.train.run.state import State
-from expunge.train.run.unfinished import read_unfinished
+from expunge.train.run.state import State, read_unfinished
 from expunge.types import Example
 
 RATES = ("dropout", "attention_dropout", "attn_dropout", "activation_dropout", "layerdrop")

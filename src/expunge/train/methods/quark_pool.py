@@ -25,8 +25,7 @@ from expunge.model.arch import output_head, output_layer
 from expunge.model.precision import prepare_weights
 from expunge.model.resources import best_device
 from expunge.train.rewards import Reward, SampledAnswer
-from expunge.train.run.state import State
-from expunge.train.run.unfinished import read_unfinished
+from expunge.train.run.state import State, read_unfinished
 from expunge.types import Example
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from torch import nn
 
 from expunge.corpus.checks import normalised
@@ -367,9 +367,8 @@ def _record(model: Path) -> _Record:
     try:
         return _Record.model_validate(load_json(path.read_bytes()))
     except (OSError, ValueError) as error:
-        why = explain(error) if isinstance(error, ValidationError) else f"{error}."
         raise DataError(
             f"the record {path}",
-            why=f"it does not contain the status of the requests: {why}",
+            why=f"it does not contain the status of the requests: {explain(error)}",
             fix="Use the folder as the run wrote it.",
         ) from error

@@ -41,8 +41,7 @@ from expunge.scratch import remove_leftovers
 from expunge.train.loop.callbacks import COMPLETE, no_other_bars
 from expunge.train.run.recipe import Recipe
 from expunge.train.run.requests import RequestTracker
-from expunge.train.run.state import Corpus, State
-from expunge.train.run.unfinished import read_unfinished
+from expunge.train.run.state import Corpus, State, read_unfinished
 from expunge.types import Example
 
 REQUEST = "request.json"
