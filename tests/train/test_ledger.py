@@ -13,6 +13,7 @@ from expunge.corpus.writer import write_examples
 from expunge.errors import DataError
 from expunge.files import RECORD
 from expunge.record import CHAIN_START, hash_json
+from expunge.train.loop.evaluator import LABELS, role_of
 from expunge.train.run.ledger import (
     LEDGER,
     RequestEntry,
@@ -27,7 +28,6 @@ from expunge.train.run.requests import (
     RequestHistory,
     find_requests,
     hash_set,
-    metric_of,
     recorded,
 )
 from tests.train.runs import FORGET, RETAIN
@@ -198,8 +198,8 @@ def test_earlier_sets_are_found_where_they_lay_or_where_they_are_now(tmp_path: P
 
 
 def test_a_set_with_questions_is_judged_by_them() -> None:
-    assert metric_of(FORGET) == "KnowMem"
-    assert metric_of([one for one in FORGET if one.is_document]) == "VerMem"
+    assert LABELS[role_of(FORGET)] == "KnowMem"
+    assert LABELS[role_of([one for one in FORGET if one.is_document])] == "VerMem"
 
 
 def test_the_hash_of_the_solved_questions_is_in_the_chain(tmp_path: Path) -> None:
