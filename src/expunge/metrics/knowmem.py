@@ -54,9 +54,7 @@ STEMMED = (
 )
 
 
-class QuestionMetric(Metric):
-    """The settings of a metric that asks questions after solved ones."""
-
+class _Questions(Metric):
     shots: NonNegativeInt = Field(
         default=10, description="The most solved questions put before a question."
     )
@@ -71,7 +69,7 @@ class QuestionMetric(Metric):
     )
 
 
-class KnowMem(QuestionMetric):
+class KnowMem(_Questions):
     """ROUGE-L F1 (x 100) of the greedy answer against the true one, after a few solved questions.
 
     Each solved question is followed by an empty line; the question itself is never among them. Without
@@ -251,7 +249,7 @@ class NeighbourRetention(Neighbours):
 
 
 @metrics.register("paraphrase_retention")
-class ParaphraseRetention(QuestionMetric):
+class ParaphraseRetention(_Questions):
     """100 x the knowledge of the forget set asked in other words over that asked in the known words.
 
     Both are ROUGE-L of greedy answers after solved questions, of one model. Questions of the two splits

@@ -15,7 +15,7 @@ from expunge.inference.observer import Observer
 from expunge.metrics import standard_metric
 from expunge.metrics.base import Metric, MetricRole
 from expunge.metrics.extraction_likelihood import ExtractionLikelihood
-from expunge.metrics.knowmem import QuestionMetric
+from expunge.metrics.knowmem import KnowMem
 from expunge.metrics.memorisation_accuracy import MemorisationAccuracy, SensitiveAccuracy
 from expunge.metrics.probes import Probes
 from expunge.metrics.sensitive_extraction import SensitiveExtraction
@@ -69,7 +69,7 @@ class TrainingEvaluator:
             "metric": LABELS[self.metric.role],
             "items": len(self.probes.questions("forget") if questions else self.probes.forget),
             "of": len(questions or self._all.forget),
-            "solved": min(len(solved), self.metric.shots) if isinstance(self.metric, QuestionMetric) else 0,
+            "solved": min(len(solved), self.metric.shots) if isinstance(self.metric, KnowMem) else 0,
         }
 
     def forget(self, model: nn.Module) -> float:
