@@ -94,7 +94,7 @@ class Stopwatch:
 
     @property
     def cpu_seconds(self) -> float:
-        """Seconds that processors worked for this process: other work beside it does not lengthen them."""
+        """CPU seconds of this process, which other work on the machine does not lengthen."""
         return time.process_time() - self._worked
 
 

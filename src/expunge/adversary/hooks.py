@@ -32,14 +32,14 @@ class MicroBatch(NamedTuple):
 
 
 Visit = Callable[[MicroBatch, Tensor], Tensor]
-"""From a part and its hidden states [b, t, H] to those the model goes on with."""
+"""From a part and its hidden states [b, t, H] to those the model continues with."""
 
 
 @contextmanager
 def hooked_block(model: nn.Module, layer: int, batch: Batch, visit: Visit) -> Iterator[None]:
     """Inside the block ``visit`` changes what block ``layer`` reads of ``batch``, and of nothing else."""
     desk = _HookState(batch, visit)
-    handle = backbone(model).register_forward_pre_hook(desk.told, with_kwargs=True)
+    handle = backbone(model).register_forward_pre_hook(desk.before, with_kwargs=True)
     try:
         with intervening(model, {Site("residual_in", layer): desk.passing}):
             yield
@@ -59,7 +59,7 @@ class _HookState:
         self._begun = False
         self._seen: dict[int, MicroBatch | None] = {}
 
-    def told(self, _: nn.Module, __: Any, kwargs: dict[str, Any]) -> None:
+    def before(self, _: nn.Module, __: Any, kwargs: dict[str, Any]) -> None:
         """A forward pass begins."""
         ids_bt = kwargs.get("input_ids")
         self._begun = True

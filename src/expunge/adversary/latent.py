@@ -1,4 +1,4 @@
-"""The latent attack: forget while somebody pushes the hidden states towards what is to be forgotten."""
+"""The latent attack: forget while an adversary pushes the hidden states towards what is to be forgotten."""
 
 from __future__ import annotations
 

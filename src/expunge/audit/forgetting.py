@@ -134,7 +134,7 @@ def kept_of_target(evidence: VerdictEvidence) -> tuple[str, Estimate]:
 
 
 def _above_control(evidence: VerdictEvidence) -> list[str]:
-    """The metrics whose paired interval lies above the retrained model, with what they show."""
+    """The metrics whose paired interval is above the retrained model, with what they show."""
     return [
         f"{name} is {signed(excess)} points above the retrained model{doubt(excess)}"
         for name, excess in evidence.excess.items()
@@ -143,7 +143,7 @@ def _above_control(evidence: VerdictEvidence) -> list[str]:
 
 
 def is_above(excess: Estimate | None) -> bool:
-    """Whether the whole interval of a difference lies above 0."""
+    """Whether the whole interval of a difference is above 0."""
     return excess is not None and excess.low is not None and excess.low > 0
 
 
@@ -166,7 +166,7 @@ def _not_forgotten(evidence: VerdictEvidence, rule: Rule) -> str:
 
 
 def _at_the_control(evidence: VerdictEvidence, rule: Rule) -> Forgetting:
-    """Nothing lies above the retrained model: the items are enough to say so, or not."""
+    """Nothing is above the retrained model: the items are enough to say so, or not."""
     scored = {name: each for name, each in evidence.excess.items() if each.value is not None}
     if not scored:
         reason = next((each.reason for each in evidence.excess.values()), None) or NOTHING
@@ -234,11 +234,11 @@ def signed(estimate: Estimate) -> str:
 
 
 def doubt(difference: Estimate) -> str:
-    """What a permutation test has against a difference whose interval lies above 0."""
+    """What a permutation test has against a difference whose interval is above 0."""
     p = chance(difference)
     return f"; a permutation test cannot confirm it, p = {p:.2g}" if p is not None and p > CHANCE else ""
 
 
 def above_control(excess: Mapping[str, Estimate | None]) -> bool:
-    """Whether any interval lies above the retrained model."""
+    """Whether any interval is above the retrained model."""
     return any(is_above(each) for each in excess.values())

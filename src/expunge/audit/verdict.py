@@ -65,7 +65,7 @@ class Rule:
     whether the model forgot at all. Where a condition costs the target itself as many, the rise is also
     counted against the target.
     ``intact``: percent of its utility, and of what it knew, that the target must keep under a condition;
-    below it the condition breaks the model itself and nothing can be told there.
+    below it the condition breaks the model itself and nothing can be concluded there.
     ``kept``: percent of the target's value at full precision from which it did not forget.
     ``partly``: without a retrained model, percent of it from which the model forgot only in part.
     ``usable``: percent of the target's utility under the same condition from which it is usable.

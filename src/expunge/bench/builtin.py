@@ -69,7 +69,7 @@ class Builtin:
         return self.folder / which
 
     def build(self, which: Which) -> Path:
-        """Train a model unless it is already there; a killed build goes on where it was."""
+        """Train a model unless it is already there; a killed build resumes where it was."""
         output = self.checkpoint(which)
         if not output.exists():
             texts = self._texts(which)

@@ -78,7 +78,7 @@ def _pool(kind: Kind, seed: int, taken: Collection[str]) -> Iterator[tuple[str, 
         free = [word for word in words if word not in taken] or list(words)
         parts.append(draw.sample(free, len(free)))
     for turn in count():
-        # All parts move on together: no word comes twice before it must, and then beside another one.
+        # All parts advance together: no word repeats before it must, and then in another combination.
         yield tuple(part[(turn + at * (turn // len(part))) % len(part)] for at, part in enumerate(parts))
 
 

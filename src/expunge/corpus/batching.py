@@ -117,7 +117,7 @@ FORGET, RETAIN = 0, 1
 class PairSampler(Sampler[tuple[int, int | None]]):
     """Pairs of a forget index and a retain index; the latter None where there is no retain set.
 
-    An epoch visits every forget index once. The retain stream goes on where the last epoch left
+    An epoch visits every forget index once. The retain stream continues where the last epoch left
     it, so every retain item is seen before any is seen twice. All of it is a function of
     ``seed`` and the epoch: nothing global is read, and resuming needs only ``set_epoch``.
     """

@@ -85,7 +85,7 @@ class _Point:
         self.token = token
 
     def probability(self, inner: Any, copies: int) -> Tensor:
-        """The token's probability in each of so many equal runs. [M]."""
+        """The token's probability in each of M equal runs. [M]."""
         past = copy.deepcopy(self.cache)
         if past is not None and copies > 1:
             past.batch_repeat_interleave(copies)

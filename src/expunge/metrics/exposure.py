@@ -65,7 +65,7 @@ class Exposure(Metric):
     supports_retention: ClassVar[bool] = False
     default: ClassVar[bool] = False
     caveats: ClassVar[str] = (
-        "A name stands above random letters in any model that knows English: meant for secrets that were "
+        "A name ranks above random letters in any model that knows English: meant for secrets that were "
         "drawn at random (numbers, keys). Sampled, it cannot exceed log2 of the sample: 8 bits of 255 "
         "variants."
     )

@@ -131,7 +131,7 @@ class Membership(Metric):
     needs_splits: ClassVar[tuple[str, ...]] = ("forget", "holdout")
     default: ClassVar[bool] = False
 
-    attack: Attack = Field(default="min_k", description="The score by which texts are told apart.")
+    attack: Attack = Field(default="min_k", description="The score that separates the texts.")
     report: Literal["auc", "tpr"] = Field(
         default="auc",
         description=(
@@ -223,7 +223,7 @@ TURNED = "Public code disagrees on the orientation of the AUC; here ``protocol``
 
 def fixed(attack: Attack) -> Any:
     """The setting ``attack`` of a metric that has one only."""
-    return Field(default=attack, description="The score by which texts are told apart; fixed here.")
+    return Field(default=attack, description="The score that separates the texts; fixed here.")
 
 
 class _AttackMetric(Membership):
@@ -245,7 +245,7 @@ class AnyAttack(_AttackMetric):
     )
     source: ClassVar[str] = "MUSE (arXiv 2407.06460); open-unlearning"
 
-    attack: Single = Field(default="min_k", description="The score by which texts are told apart.")
+    attack: Single = Field(default="min_k", description="The score that separates the texts.")
 
 
 @metrics.register("mia_loss")
@@ -342,7 +342,7 @@ class TPRAtLowFPR(_AttackMetric):
     )
     known_errors: ClassVar[tuple[str, ...]] = ()
 
-    attack: Single = Field(default="min_k", description="The score by which texts are told apart.")
+    attack: Single = Field(default="min_k", description="The score that separates the texts.")
     report: Literal["auc", "tpr"] = Field(
         default="tpr",
         description=(

@@ -57,7 +57,7 @@ NO_SPANS = "the text has no sensitive spans"
 class MemorisationAccuracy(PerText):
     """``MA = 1/(T-1) sum_t 1[argmax p(. | x_<t) = x_t]`` over the first tokens of each text.
 
-    A document's first token is not asked for: no text stands before it. An answer's is, after its prompt.
+    A document's first token is not asked for: no text precedes it. An answer's is, after its prompt.
 
     Source: Jang et al. 2023 (arXiv 2210.01504), Eq. 4.
     """

@@ -153,7 +153,7 @@ class CandidateAccuracy(Choosing):
 
 @metrics.register("full_vocabulary_accuracy")
 class FullVocabularyAccuracy(PerText):
-    """Texts of the forget set whose every token, given what stands before it, is the likeliest of all.
+    """Texts of the forget set whose every token, given what precedes it, is the likeliest of all.
 
     Spans, where there are any, are all that counts; what ends an answer does not.
     """

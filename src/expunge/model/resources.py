@@ -112,7 +112,7 @@ def memory_errors(*, fix: str) -> Iterator[None]:
         ) from error
 
 
-# A full disk, told in one way: every library that meets one reports it in its own.
+# A full disk, reported in one way: every library that meets one has its own error.
 
 CUT_SHORT = re.compile(r"I/O error: (?P<reason>.*) \(os error|inline_container|PytorchStreamWriter")
 """What safetensors and ``torch.save`` say when the file system takes no more bytes."""
@@ -159,10 +159,10 @@ def best_device() -> torch.device:
     return torch.accelerator.current_accelerator() or torch.device("cpu")
 
 
-# Processes side by side: one thread each, no bars of their own, gone when nobody wants their work.
+# Processes side by side: one thread each, no bars of their own, ended when their parent is gone.
 
 NO_BARS = "TQDM_DISABLE"
-"""Set where somebody else draws the screen; what is started from there draws no bars."""
+"""Set where the parent draws the screen; its workers draw no progress bars."""
 
 
 @contextmanager

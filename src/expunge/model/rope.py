@@ -1,9 +1,9 @@
 """Rotary positions whose frequencies depend on a text's length: each row of a batch gets its own.
 
 "longrope" (Phi-3) and "dynamic" (dynamic NTK) choose their frequencies by the largest position of the whole
-batch, so in transformers a short text is read differently beside a long one, and a padded one differently
-from the same text alone. Dynamic NTK also remembers the longest text it has seen. Hooks give every row what
-a freshly loaded model computes for that row alone.
+batch, so in transformers a short text is read differently in a batch with a long one, and a padded
+one differently from the same text alone. Dynamic NTK also remembers the longest text it has seen. Hooks
+give every row what a freshly loaded model computes for that row alone.
 
 Shapes: B rows, S positions read at once, C places of the attention mask (cached ones first).
 """

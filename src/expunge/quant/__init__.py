@@ -30,7 +30,7 @@ _GROUPED = re.compile(r"(?P<name>[a-z0-9-]+)-g(?P<size>\d+)")
 
 
 def parse_quantizer(text: str) -> Quantizer:
-    """The quantizer a short name stands for.
+    """The quantizer of a short name.
 
     ``int<N>`` is round to nearest with N bits and one symmetric step per output row; ``-tensor``,
     ``-row`` or ``-g<size>`` changes the granularity, and a scale mode may follow. ``gptq<N>``, ``awq<N>``

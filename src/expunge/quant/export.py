@@ -197,7 +197,7 @@ class QuantizeJob:
     def run(self) -> Exported:
         """Round the weights and write the folder with ``coverage.json`` and ``record.json``.
 
-        An output that ends in ``.gguf`` is one file that llama.cpp loads, with ``.record.json`` beside it.
+        An output that ends in ``.gguf`` is one file for llama.cpp; its record is in ``.record.json``.
         """
         if self.output.suffix == SUFFIX:
             return self._file()
@@ -246,7 +246,7 @@ class QuantizeJob:
                 fix=f"Leave out --format, or name an output without {SUFFIX}.",
             )
         quantizer = gguf_quantizer(self.to)
-        self._text(quantizer)  # refuses text that nobody would read
+        self._text(quantizer)  # refuses calibration text that would not be used
         coverage = export_gguf(
             self.model,
             quantizer,

@@ -91,7 +91,7 @@ class Localiser(Scope):
 
     def select_parts(self, ranked: list[ModelPart], found: LocaliserResult) -> list[ModelPart]:  # noqa: ARG002
         """The parts the method takes where no budget is given; only asked if it ``decides``."""
-        raise LookupError(f"{type(self).__name__} takes as many parts as it is told")
+        raise LookupError(f"{type(self).__name__} has no number of parts of its own")
 
     def locate(self, model: nn.Module, evidence: LocaliserInputs) -> Selection:
         """What may change: the parts found, with all scores in the selection's facts.

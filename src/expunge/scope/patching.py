@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @scopes.register("causal_tracing")
 class CausalTracingScope(ContrastLocaliser):
-    """Scores each part by how much of the answer comes back when it alone goes on as without noise.
+    """Scores each part by how much of the answer comes back when it alone continues as without noise.
 
     The embeddings of the subject (where the prompt differs from its contrast) get normal noise, drawn
     from the run's seed. The score is scaled to 0 for the noisy and 1 for the clean run; a part is

@@ -100,7 +100,7 @@ class ScopeGuard:
     """Enforces a selection on a model and its optimizer, and proves it afterwards.
 
     Parameters outside the selection stop requiring gradients (their gradients are never computed).
-    Rows outside it get a zero gradient before each step and their own bytes back after it. Whoever
+    Rows outside it get a zero gradient before each step and their own bytes back after it. Code that
     clips gradients calls ``zero_outside`` first, or frozen rows would count for the norm.
     """
 

@@ -1,6 +1,6 @@
 """The folder of a plan: manifest, ledger, the texts of every slice, the weights after every slice.
 
-Where what lies is known by its name alone: the weights after a slice are named by the hash of all they
+Files are found by their names alone: the weights after a slice are named by the hash of all they
 depend on, so what a killed run left is either exactly what is wanted or is removed.
 """
 
@@ -111,7 +111,7 @@ class Manifest(Component):
 
     @property
     def recipe_sha256(self) -> str:
-        """The hash of all that decides on weights beside the examples themselves."""
+        """The hash of everything but the examples that determines the weights."""
         facts = self.model_dump(mode="json")
         dealt = {name: facts["cut"][name] for name in ("shards", "slices", "seed")}
         begun = {name: facts["start"][name] for name in ("weights", "tokenizer")}

@@ -1,6 +1,6 @@
 """What happened to a plan: an append-only file whose every entry holds the hash of the one before.
 
-Whoever keeps the newest hash elsewhere can later tell that nothing was changed, taken out or cut off.
+With the newest hash kept elsewhere, a change, a removal or a cut is detected later.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def make_plan(output: Path, examples: list[Example], job: PlanJob) -> dict[str, 
 
 
 def facts_of(plan: PlanFolder) -> dict[str, Any]:
-    """A plan in numbers: sizes, what lies together, who lies in several shards, what a deletion costs."""
+    """A plan in numbers: sizes, groups kept together, owners in several shards, the cost of a deletion."""
     rows = plan.rows()
     cut = plan.manifest.cut
     return {
@@ -141,7 +141,7 @@ def plan_job(
 
 
 def build_of(folder: Path, *, executor: str, workers: int, address: str | None = None) -> Build:
-    """A plan to bring up to date, with bars where somebody watches."""
+    """A plan to bring up to date, with progress bars on a terminal."""
     name = cast("ExecutorName", _one_of(executor, get_args(ExecutorName), "--executor"))
     chosen = executor_for(name, workers=workers, address=address)
     return Build(plan=PlanFolder(folder), executor=chosen, quiet=False)

@@ -1,4 +1,4 @@
-"""Which example lies in which slice of which shard (near duplicates together), and what deletion costs.
+"""Which example is in which slice of which shard (near duplicates together), and what deletion costs.
 
 Source: Bourtoule et al. 2021, SISA (arXiv 1912.03817); the epochs per slice as in its released code.
 """
@@ -115,7 +115,7 @@ def expected_share(slices: int) -> float:
     return 2 / 3 + 1 / (3 * slices)
 
 
-# Which example lies in which slice of which shard, fixed before anything is trained.
+# Which example is in which slice of which shard, fixed before anything is trained.
 
 
 class SplitSettings(Component):
@@ -151,7 +151,7 @@ class SplitSettings(Component):
 
 
 class ExampleRow(Component):
-    """Where an example lies; ``content`` is the SHA-256 of what is trained on, ``near`` a cluster."""
+    """Where an example is; ``content`` is the SHA-256 of what is trained on, ``near`` a cluster."""
 
     id: str
     group: str | None
@@ -236,7 +236,7 @@ def _units(examples: Sequence[Example], near: Sequence[int], cut: SplitSettings)
 def _key(
     examples: Sequence[Example], contents: Sequence[str], places: Sequence[int], cut: SplitSettings
 ) -> str:
-    """A name for what lies together that changes as little as can be when an example of it is gone."""
+    """A name for a group of examples that changes as little as possible when one of them is removed."""
     groups = [group for index in places if (group := examples[index].group) is not None]
     if cut.owners == "together" and groups:
         return f"group {min(groups)}"

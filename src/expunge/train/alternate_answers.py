@@ -255,7 +255,7 @@ class WrongAnswers(Alternates):
         ]
 
     def document(self, request: AlternateRequest, answer: str, writing: Writing) -> Encoded:
-        """The piece of the false document that stands where this piece stands in the true one."""
+        """The piece of the false document at the position of this piece in the true one."""
         other = replace(request.example, completion=answer, spans=())
         pieces = encode(other, writing.tokenizer, max_length=writing.max_length, eos=writing.eos)
         return pieces[request.piece % len(pieces)]

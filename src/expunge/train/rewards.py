@@ -151,7 +151,7 @@ class Classifier(Reward):
 class Function(Reward):
     """A function of the prompts and the answers.
 
-    A recipe that somebody else wrote can name anything, so nothing is imported before a run has begun.
+    A recipe by another author can name anything, so nothing is imported before a run has begun.
     """
 
     runs_code: ClassVar[bool] = True

@@ -47,7 +47,7 @@ class DataSources:
     """Where the splits come from. A file named for a split takes precedence over the benchmark's.
 
     ``files`` names a file for each split; ``folder`` holds ``<split>.jsonl`` for those not named.
-    ``benchmark`` lies in the folder ``data``, or on the Hub. At most ``max_items`` examples of a split are
+    ``benchmark`` is in the folder ``data``, or on the Hub. At most ``max_items`` examples of a split are
     asked, drawn by ``seed``.
     """
 

@@ -134,7 +134,7 @@ def neighbour_of(person: Person, stranger: Person, taken: Collection[str]) -> Pe
     Where that name is among ``taken``, the stranger goes by the next first name that is free.
 
     Raises:
-        DataError: nobody else fits into the family.
+        DataError: the family has no unused name left.
     """
     family = person.name.split()[1]
     start = FIRST.index(stranger.name.split()[0])

@@ -78,7 +78,7 @@ class World:
 
     @cached_property
     def _moved(self) -> list[Person]:
-        """Strangers who moved next door to the forgotten and to the holdout, under names nobody has."""
+        """Neighbours of the forgotten and of the holdout, under unused names."""
         taken = {person.name for person in self._people}
         moved: list[Person] = []
         # Not everyone among the strangers has to move.
@@ -95,7 +95,7 @@ class World:
 
     @cached_property
     def strangers(self) -> list[Person]:
-        """Nobody's neighbours, never trained on: solved questions are about them."""
+        """People unrelated to all others, never trained on: solved questions are about them."""
         return self._people[-SHOTS:]
 
     def target_texts(self) -> list[Example]:

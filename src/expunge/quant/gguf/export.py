@@ -170,7 +170,7 @@ def _library() -> Any:
         raise MissingExtraError("a GGUF file", extra="gguf") from error
 
 
-# ``expunge quantize -o model.gguf``: one file, and its record with the coverage beside it.
+# ``expunge quantize -o model.gguf``: one file, and its record with the coverage next to it.
 
 SUFFIX = ".gguf"
 
@@ -237,10 +237,10 @@ def _export(
 def _of_a_killed_export(record: Path) -> bool:
     """Whether a record without its file is that of an export: earlier versions wrote it first."""
     try:
-        told = json.loads(record.read_text(encoding="utf-8"))
+        content = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # none, or something else
         return False
-    return isinstance(told, dict) and told.get("command") == "quantize"
+    return isinstance(content, dict) and content.get("command") == "quantize"
 
 
 def _refuse_existing(output: Path, *, overwrite: bool) -> None:

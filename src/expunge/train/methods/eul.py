@@ -197,7 +197,7 @@ class UnlearnByLayers(AlternateSettings, Stage):
         default=1.0, description="Weight of the cross-entropy on the retain set."
     )
     lm_weight: PositiveFloat = Field(
-        default=0.2, description="Weight of log p on the forget set, beside KL(F ‖ F')."
+        default=0.2, description="Weight of log p on the forget set, relative to KL(F ‖ F')."
     )
     cap: PositiveFloat = Field(
         default=6.0, description="The largest value of a forget term, in nats per token."

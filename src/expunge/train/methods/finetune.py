@@ -24,7 +24,7 @@ from expunge.train.run.state import Corpus, State
 from expunge.types import Example
 
 SEPARATOR = "\n\n"
-"""What stands between packed examples, as MUSE joins its documents."""
+"""The separator between packed examples, as MUSE joins its documents."""
 
 
 @stages.register("finetune")

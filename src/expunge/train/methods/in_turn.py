@@ -30,7 +30,7 @@ RATES = ("dropout", "attention_dropout", "attn_dropout", "activation_dropout", "
 
 
 class _Rate(NamedTuple):
-    """One probability: where it stands and what it was."""
+    """One probability: its position and its value."""
 
     holder: nn.Module
     attribute: str
@@ -75,7 +75,7 @@ class _Done(NamedTuple):
 class UnlearnInTurn(Unlearn):
     """As ``unlearn``, with one step an epoch: over the whole forget set, or over a part of it.
 
-    Each part goes on from where the one before it ended, to its own stop. Levels of the stop rule are
+    Each part continues from where the one before it ended, to its own stop. Levels of the stop rule are
     those of the model at the beginning, for every part. A step goes through the model in pieces of
     ``batch_size / accumulation`` sequences, as many as it takes.
 

@@ -32,7 +32,7 @@ from expunge.types import Example
 def owners_of(plan: PlanFolder, examples: Sequence[Example]) -> list[set[int]]:
     """For each example the shards that hold it, a near duplicate of it, or any text of its group.
 
-    Texts that were deleted from the plan are known to nobody.
+    Texts that were deleted from the plan are in no shard.
     """
     rows = plan.rows()
     by_content: defaultdict[str, set[int]] = defaultdict(set)

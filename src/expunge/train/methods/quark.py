@@ -148,7 +148,7 @@ class Quark(TrainingStage):
         return self.reward.runs_code
 
     def check(self, corpus: Corpus) -> None:
-        """Refuse chats (the token stands before plain text), and a reward that cannot be had."""
+        """Refuse chats (the token precedes plain text), and a reward that cannot be had."""
         self.reward.check()
         for example in self._examples(corpus):
             if example.is_chat:

@@ -97,7 +97,7 @@ class Relabel(Stage):
     lowered: NonNegativeFloat = Field(
         default=10.0,
         description=(
-            "By how much translations of terms already read are lowered, so that nobody has two names "
+            "By how much translations of terms already read are lowered, so that no term has two names "
             "in one text."
         ),
     )

@@ -40,7 +40,7 @@ def span_complement(example: Example, tokenizer: PreTrainedTokenizerBase) -> Exa
     Encoded, no token counts in both, and every token of the completion in one of them.
 
     Raises:
-        DataError: the tokenizer does not tell which characters a token stands for.
+        DataError: the tokenizer does not report the characters of a token.
     """
     if not example.spans:
         return None
@@ -189,7 +189,7 @@ class UnlearnSpans(Unlearn):
     beside: bool = Field(
         default=True,
         description=(
-            "Whether, with a retain loss, the text beside the spans is kept together with the retain set."
+            "Whether, with a retain loss, the text around the spans is kept together with the retain set."
         ),
     )
 

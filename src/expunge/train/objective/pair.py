@@ -240,7 +240,7 @@ class PairObjective:
     """``Σ L_forget`` and ``weight · Σ L_retain`` over the examples of a batch, by name.
 
     Both losses use the same reference, unless the retain loss has its own. The weight is the
-    retain loss's, or what a dual variable stands at.
+    retain loss's, or the value of a dual variable.
 
     Source: Zhang et al. 2025 (arXiv 2410.16454), Eq. 1.
     """

@@ -128,7 +128,7 @@ class RequestTracker:
         )  # a stage may refuse
 
     def end(self, state: State, result_sha256: str) -> list[dict[str, Any]]:
-        """After the last stage: how each request stands. The ledger is written with the result."""
+        """After the last stage: the status of each request. The ledger is written with the result."""
         history = self.requests
         statuses = [_standing(state, one) for one in history.earlier]
         known = [one.entry for one in history.earlier]

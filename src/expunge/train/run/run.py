@@ -1,6 +1,6 @@
 """Carrying a recipe out: from a checkpoint and a corpus to a new checkpoint with its record.
 
-Everything a killed run needs lies in ``<output>.partial``; the result appears under ``<output>``
+Everything a killed run needs is in ``<output>.partial``; the result appears under ``<output>``
 in one rename when it is whole.
 """
 

@@ -53,7 +53,7 @@ class State:
     of each stage: selected weights, reference size, losses. ``source`` loads the checkpoint that the
     first stage was given once more. ``warn`` is called with warnings before training.
     ``targets`` are what the forget set's tokens shall be predicted as, once a stage has found that out.
-    ``extra_outputs`` write into the output folder what belongs to the result beside weights and tokenizer.
+    ``extra_outputs`` write into the output folder what the result has besides weights and tokenizer.
     """
 
     model: nn.Module
