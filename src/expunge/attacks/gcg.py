@@ -19,6 +19,7 @@ from expunge.adversary.hooks import MicroBatch, gradients, hooked_block
 from expunge.attacks import Applied, Attack, ConditionContext, Knowledge, Need, attacks
 from expunge.component import StepsOrNone
 from expunge.corpus.batching import collate
+from expunge.corpus.sampling import sample
 from expunge.corpus.tokenise import Encoded, encode
 from expunge.errors import DataError
 from expunge.inference.backbone import eval_mode
@@ -298,7 +299,12 @@ class AdversarialSuffix(Attack):
         """The suffix, and the loss after every step."""
         if self.is_noop:
             return None
-        questions = [example for example in context.forget if not example.is_document][: self.prompts]
+        questions = sample(
+            [example for example in context.forget if not example.is_document],
+            self.prompts,
+            seed=context.seed,
+            name="gcg",
+        )
         if not questions:
             raise DataError(
                 "an adversarial suffix",

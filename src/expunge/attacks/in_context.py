@@ -11,6 +11,7 @@ from pydantic import Field, NonNegativeInt
 from torch import nn
 
 from expunge.attacks import Applied, Attack, ConditionContext, Knowledge, Need, attacks
+from expunge.corpus.sampling import sample
 from expunge.errors import DataError
 from expunge.types import Example
 
@@ -64,7 +65,7 @@ class InContext(Attack):
                 why="there is no question with its answer to put into the prompt.",
                 fix="Add questions to the set, or choose another attack.",
             )
-        shown = solved[: self.count]
+        shown = sample(solved, self.count, seed=context.seed, name="in_context")
         before = "".join(example.prompt + example.completion + SEPARATOR for example in shown)
 
         def rewrite_prompt(example: Example) -> Example:

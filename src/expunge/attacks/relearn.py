@@ -16,6 +16,7 @@ from expunge.attacks import Applied, Attack, ConditionContext, Knowledge, Need, 
 from expunge.attacks.material import without_spans
 from expunge.component import StepsOrNone
 from expunge.corpus.batching import collate
+from expunge.corpus.sampling import sample
 from expunge.corpus.tokenise import Encoded, encode_all
 from expunge.model.resources import best_device
 from expunge.model.rope import check_lengths
@@ -87,7 +88,8 @@ class Relearn(Attack):
             examples = context.retain
         else:
             examples = without_spans(context.forget) if self.on == "partial" else context.forget
-        return examples[: self.count]
+        count = len(examples) if self.count is None else self.count
+        return sample(examples, count, seed=context.seed, name="relearn")
 
     def _trained(self, model: nn.Module, texts: list[Encoded], context: ConditionContext) -> nn.Module:
         torch.manual_seed(context.seed)

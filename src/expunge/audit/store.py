@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from expunge.audit.saved import COVERAGE, invalid
 from expunge.errors import DataError
 from expunge.files import write_json, write_with
+from expunge.parsing import load_json
 from expunge.record import hash_file, hash_json
 from expunge.types import Score
 
@@ -131,7 +132,7 @@ class CellStore:
             for row in _rows(path, CELL):
                 scores.setdefault(row.pop("split"), []).append(Score(**row))
             coverage = COVERAGE.validate_json(notes[b"coverage"])
-            if json.loads(notes[b"facts"]) != json.loads(json.dumps(facts)):
+            if load_json(notes[b"facts"]) != json.loads(json.dumps(facts)):
                 raise ValueError("it was measured of something else")
         return CellScores(scores, [each.model_dump(exclude_unset=True) for each in coverage])
 
@@ -174,7 +175,7 @@ class CellStore:
         """
         path = self._note(facts)
         with _refused(path):
-            kept = json.loads(path.read_text(encoding="utf-8"))
+            kept = load_json(path.read_bytes())
             if not isinstance(kept, dict) or "note" not in kept:
                 raise ValueError("it holds no note")
             if kept.get("facts") != json.loads(json.dumps(facts)):
@@ -233,7 +234,7 @@ def _checked(row: dict[str, Any], number: int) -> dict[str, Any]:
         raise ValueError(f"row {number}: {empty[0]!r} is empty")
     if row["value"] is not None and not math.isfinite(row["value"]):
         raise ValueError(f"row {number}: its value is not a finite number")
-    detail = json.loads(row["detail"])
+    detail = load_json(row["detail"])
     if not isinstance(detail, dict) or not all(isinstance(text, str) for text in detail.values()):
         raise ValueError(f"row {number}: 'detail' is not an object of texts")
     return row | {"detail": detail}

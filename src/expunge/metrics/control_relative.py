@@ -17,6 +17,7 @@ from expunge.inference.logprobs import token_jsd
 from expunge.metrics import metrics
 from expunge.metrics.base import NO_TOKEN, Metric, PerText, not_applicable, score_of
 from expunge.model.arch import output_head, output_layer, vocabulary
+from expunge.parsing import load_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +60,7 @@ class ControlStates:
         from safetensors import safe_open
 
         with safe_open(path, framework="pt") as file:
-            count, divisor, softcap = json.loads(file.metadata()["facts"])
+            count, divisor, softcap = load_json(file.metadata()["facts"])
             states = [
                 States(file.get_tensor(f"token {index}"), file.get_tensor(f"hidden {index}"))
                 for index in range(count)

@@ -8,7 +8,6 @@ Shapes: O outputs, I inputs of a linear layer.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from expunge.model.code_books import dequantize_packed
+from expunge.parsing import load_json
 
 if TYPE_CHECKING:
     from expunge.model.weight_files import Header
@@ -73,7 +73,7 @@ class QuantState(NamedTuple):
 def _state(
     name: str, stated: str, headers: Mapping[str, Header], read: Callable[[str], Tensor]
 ) -> QuantState:
-    facts: dict[str, Any] = json.loads(bytes(read(stated).tolist()))
+    facts: dict[str, Any] = load_json(bytes(read(stated).tolist()))
     nested = f"{name}.nested_absmax" in headers
     return QuantState(
         absmax=read(f"{name}.absmax"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 from safetensors import safe_open
 
 from expunge.errors import ModelError
+from expunge.parsing import load_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -90,7 +90,7 @@ def read_json(path: Path) -> Mapping[str, Any]:
     Raises:
         ValueError: it holds something else.
     """
-    value = json.loads(path.read_bytes())
+    value = load_json(path.read_bytes())
     if not isinstance(value, dict):
         raise ValueError(f"{path.name} holds a {type(value).__name__}, not an object")  # noqa: TRY004 - as json
     return value

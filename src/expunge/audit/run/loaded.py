@@ -6,7 +6,6 @@ The control is loaded once to compute them, and freed before the measured model 
 from __future__ import annotations
 
 import gc
-import json
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +24,7 @@ from expunge.corpus.columns import reading
 from expunge.errors import RecipeError
 from expunge.files import RECORD, write_json
 from expunge.metrics.control_relative import ControlRelativeMetric, ControlStates
+from expunge.parsing import load_json
 from expunge.record import hash_json
 from expunge.scratch import remove_leftovers_in
 
@@ -67,7 +67,7 @@ def sources_of(
 def record_beside(checkpoint: Path) -> dict[str, Any] | None:
     """The record of the run that wrote a checkpoint; ``None`` if expunge did not."""
     try:
-        record = json.loads((checkpoint / RECORD).read_bytes())
+        record = load_json((checkpoint / RECORD).read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import re
 from math import prod
 from pathlib import Path
@@ -25,6 +24,7 @@ from expunge.files import (
 from expunge.model.arch import linear_layers, unwrap, weight_oi
 from expunge.model.load import hash_model, load_model, load_tokenizer
 from expunge.model.resources import disk_errors
+from expunge.parsing import load_json
 from expunge.quant import parse_quantizer, quantizers
 from expunge.quant.gguf.metadata import Vocabulary, describe, head_width, interleave, known, vocabulary
 from expunge.quant.gguf.quantizer import GGUF, blocks_of
@@ -237,7 +237,7 @@ def _export(
 def _of_a_killed_export(record: Path) -> bool:
     """Whether a record without its file is that of an export: earlier versions wrote it first."""
     try:
-        content = json.loads(record.read_text(encoding="utf-8"))
+        content = load_json(record.read_bytes())
     except (OSError, ValueError):  # none, or something else
         return False
     return isinstance(content, dict) and content.get("command") == "quantize"

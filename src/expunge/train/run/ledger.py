@@ -8,7 +8,6 @@ of short secrets is no public document.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +18,7 @@ from pydantic import ValidationError
 from expunge.component import Component
 from expunge.errors import DataError
 from expunge.files import RECORD, write_text
+from expunge.parsing import load_json
 from expunge.record import CHAIN_START, chain_faults, hash_json
 
 LEDGER = "ledger.jsonl"
@@ -122,7 +122,7 @@ def tampered(path: Path, what: str) -> DataError:
 
 def _refuse_missing(folder: Path) -> None:
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = load_json((folder / RECORD).read_bytes())
     except (OSError, ValueError):  # no record, or one without requests
         return
     requests = record.get("requests") if isinstance(record, dict) else None

@@ -6,7 +6,6 @@ in one rename when it is whole.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,6 +35,7 @@ from expunge.files import (
 )
 from expunge.model.load import hash_model, require_savable, save_model
 from expunge.model.resources import disk_errors, memory_errors
+from expunge.parsing import load_json
 from expunge.record import Stopwatch, hash_json, make_record
 from expunge.scratch import remove_leftovers
 from expunge.train.loop.callbacks import COMPLETE, no_other_bars
@@ -142,7 +142,7 @@ def discard_finished(output: Path) -> None:
     if not (requested.is_file() and recorded.is_file()):
         return
     try:
-        request, record = (json.loads(path.read_text(encoding="utf-8")) for path in (requested, recorded))
+        request, record = (load_json(path.read_bytes()) for path in (requested, recorded))
     except ValueError:  # not of a run, or edited: no reason to remove anything
         return
     if not (isinstance(request, dict) and isinstance(record, dict)):
