@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from expunge.audit.compare import align
-from expunge.audit.stats import Bootstrap, Estimate
+from expunge.audit.statistics.bootstrap import Bootstrap, Estimate
+from expunge.audit.statistics.compare import align
 from expunge.audit.summary import AuditSummary, read_summary
 from expunge.metrics import metrics
 from expunge.metrics.base import Floats, Measured, Values, Weights

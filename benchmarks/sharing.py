@@ -29,13 +29,12 @@ from typing import Any, NamedTuple
 
 from benchmarks.compare import RESULTS, Peak, in_own_process, one_thread, wait_until_quiet, write_result
 from benchmarks.curve import draw
-from expunge.corpus.packing import train_tokenizer
+from expunge.corpus.batching import train_tokenizer
 from expunge.inference.observer import Observer
 from expunge.metrics import metrics
 from expunge.metrics.base import Metric
-from expunge.metrics.knowmem import KnowMem
+from expunge.metrics.knowmem import KnowMem, ParaphraseRetention
 from expunge.metrics.probes import Probes
-from expunge.metrics.retention import ParaphraseRetention
 from expunge.model.create import ScratchModel
 from expunge.record import Stopwatch
 from expunge.types import Example, Span

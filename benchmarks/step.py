@@ -35,14 +35,13 @@ from expunge.forget.npo import NPO
 from expunge.inference.reference import Key, cache_reference
 from expunge.model.arch import output_layer
 from expunge.record import Stopwatch
-from expunge.retain.klr import KLR
+from expunge.retain.losses import KLR
 from expunge.scope import Scope
-from expunge.scope.all import AllParameters
-from expunge.scope.regex import MatchingNames
+from expunge.scope.by_name import AllParameters, MatchingNames
 from expunge.scope.saliency import SalientModules
 from expunge.scope.selection import ScopeGuard
 from expunge.train.objective.pair import PairObjective
-from expunge.train.objective.saliency import forget_gradient
+from expunge.train.objective.reference import forget_gradient
 
 BLOCKS = r"\.layers\."
 SCOPES: dict[str, Scope] = {

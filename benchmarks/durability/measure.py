@@ -11,9 +11,9 @@ from rich.console import Console
 
 from benchmarks.durability.arms import Arm, Replicate
 from benchmarks.durability.train import at, place
-from expunge.audit.calibrate import CalibrationChoice
-from expunge.audit.job import AuditJob
-from expunge.bench.jobs import Job, run_jobs
+from expunge.audit.run.calibrate import CalibrationChoice
+from expunge.audit.run.job import AuditJob
+from expunge.bench.demo import Job, run_jobs
 
 QUANTIZERS = (
     "int8",

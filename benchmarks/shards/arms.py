@@ -9,7 +9,7 @@ from typing import Literal
 from expunge.corpus.synthetic import World, WorldSize
 from expunge.model.create import ScratchModel
 from expunge.scope.lora import LowRankAdapters
-from expunge.shards.manifest import Training
+from expunge.shards.folder import Training
 
 Start = Literal["random", "base", "adapters"]
 """Random weights; those of a base that read of other people; adapters on that base, which all share."""

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.shards.arms import BASE, MODEL, Arm, elsewhere
-from expunge.corpus.packing import train_tokenizer
+from expunge.corpus.batching import train_tokenizer
 from expunge.corpus.writer import write_examples
 from expunge.files import write_json
-from expunge.metrics.rouge import rouge_l
+from expunge.metrics.rouge_recall import rouge_l
 from expunge.record import Stopwatch
 from expunge.shards.building import Build, Deletion
 from expunge.shards.ensemble import By, open_ensemble, predict

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from expunge.audit.job import AuditJob
+    from expunge.audit.run.job import AuditJob
     from expunge.quant.export import QuantizeJob
     from expunge.train.run.job import FinetuneJob, UnlearnJob
 
@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 __all__ = ["AuditJob", "FinetuneJob", "QuantizeJob", "UnlearnJob", "__version__"]
 
 _HOMES = {
-    "AuditJob": "expunge.audit.job",
+    "AuditJob": "expunge.audit.run.job",
     "FinetuneJob": "expunge.train.run.job",
     "QuantizeJob": "expunge.quant.export",
     "UnlearnJob": "expunge.train.run.job",

@@ -25,7 +25,7 @@ FREE_SPACE_FIX = "Free some space or choose another folder with --output."
 
 
 MayReplace = Callable[[Path], bool]
-"""Whether what lies at a path may be replaced."""
+"""Whether what is at a path may be replaced."""
 
 
 class KeptError(OutputError):
@@ -66,9 +66,9 @@ def writing(
     """A temporary path next to ``target`` that is renamed to ``target`` if the block succeeds.
 
     The temporary path does not exist yet: the block creates a file or a folder there. An error
-    inside the block removes it and leaves whatever ``target`` was as it was. What lies at ``target``
+    inside the block removes it and leaves whatever ``target`` was as it was. What is at ``target``
     is asked about when the block has ended, in the same moment as it is replaced; if it may not be,
-    the finished work goes under another name. ``private`` lets nobody but the user read it. A file named
+    the finished work goes under another name. ``private`` makes it readable by its owner only. A file named
     as ``beside``, which the block writes into the folder of the temporary path, goes with it.
     ``after_work`` says that what the block writes was long in the making: then the block is carried out
     whatever has appeared meanwhile, so that nothing is lost.
@@ -305,7 +305,7 @@ def _free_it(overwrite: bool | None) -> str:
 
 
 def refuse_link(path: Path) -> None:
-    """Refuse a symbolic link: what lies behind it is not the program's to replace or remove.
+    """Refuse a symbolic link: what is behind it is not the program's to replace or remove.
 
     Raises:
         OutputError: it is one.
@@ -321,10 +321,10 @@ def refuse_link(path: Path) -> None:
 def require_writable(target: Path) -> None:
     """Refuse a path that nothing can be written to; nothing is created to find out.
 
-    What killed runs left beside it is removed.
+    Leftovers of killed runs are removed.
 
     Raises:
-        OutputError: a file stands where a folder would have to be, or the folder may not be written to.
+        OutputError: a file is where a folder would have to be, or the folder may not be written to.
     """
     _refuse_unwritable(target)
     remove_leftovers(target)

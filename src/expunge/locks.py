@@ -50,7 +50,7 @@ def unlock(descriptor: int | None) -> None:
 
 @contextmanager
 def lock_file(path: Path, *, shared: bool = False) -> Iterator[None]:
-    """Hold a file that is there only while somebody holds it; ``shared`` allows others that share.
+    """Hold a file that is there only while it is held; ``shared`` allows others that share.
 
     Raises:
         Held: another process holds it.

@@ -142,7 +142,7 @@ def _check_nesting(value: Any, *, most: int | None) -> None:
             elif isinstance(each, list):
                 below.extend(each)
             if most is not None and count + len(below) > most:
-                raise ParseError(f"it stands for more than {most:,} values")
+                raise ParseError(f"it expands to more than {most:,} values")
         level, depth, count = below, depth + 1, count + len(below)
         if depth > MAX_DEPTH + 1:
             raise _too_deep()

@@ -134,7 +134,7 @@ class _LenientLoader(_Loader):
 def _hidden(name: str) -> Iterator[None]:
     """As if a package were not installed."""
     imported = sys.modules.get(name)
-    sys.modules[name] = None  # type: ignore[assignment] # how Python is told that there is none
+    sys.modules[name] = None  # type: ignore[assignment] # marks the module as absent
     try:
         yield
     finally:

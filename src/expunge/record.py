@@ -10,11 +10,11 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 PACKAGES = (
     "expunge torch transformers tokenizers accelerate peft datasets bitsandbytes numpy scipy "
@@ -94,7 +94,7 @@ class Stopwatch:
 
     @property
     def cpu_seconds(self) -> float:
-        """Seconds that processors worked for this process: other work beside it does not lengthen them."""
+        """CPU seconds of this process, which other work on the machine does not lengthen."""
         return time.process_time() - self._worked
 
 
@@ -111,3 +111,42 @@ def make_record(*, command: str, watch: Stopwatch, **facts: Any) -> dict[str, An
         "cpu_seconds": round(watch.cpu_seconds, 2),
         "peak_memory_mib": round(peak_memory_mib(), 1),
     }
+
+
+# A hash chain: entries of which each holds the hash of the one before, so that a change is noticed.
+
+CHAIN_START = "0" * 64
+"""What the first entry holds for the hash of the one before."""
+
+
+class ChainEntry(Protocol):
+    """An entry of a ledger: its number from 1, the hash before it, its own, and what that should be."""
+
+    @property
+    def number(self) -> int:
+        """Its place in the chain, from 1."""
+
+    @property
+    def before(self) -> str:
+        """The hash of the entry before it."""
+
+    @property
+    def hash(self) -> str:
+        """Its own hash, as it was written."""
+
+    @property
+    def expected_hash(self) -> str:
+        """The hash of what it holds."""
+
+
+def chain_faults(entries: Iterable[ChainEntry]) -> Iterator[str]:
+    """What is wrong with a chain, in its order and in words; nothing if it is whole."""
+    before = CHAIN_START
+    for number, entry in enumerate(entries, start=1):
+        if entry.before != before:
+            yield f"entry {number} does not follow the one before it"
+        if entry.number != number:
+            yield f"entry {number} has the number {entry.number}"
+        if entry.hash != entry.expected_hash:
+            yield f"entry {number} was changed"
+        before = entry.hash

@@ -17,7 +17,7 @@ T = TypeVar("T", bound=Component)
 
 
 class Registry(Generic[T]):
-    """Components of one kind, found by importing every module below ``package`` on first use.
+    """Components of one kind, found on first use by importing ``package``, a module or a folder of them.
 
     A third party adds to it through the entry-point group ``<package>`` (for instance
     ``expunge.forget``): each entry point names a module, which registers itself on import.
@@ -91,7 +91,7 @@ class Registry(Generic[T]):
             return
         self._discovered = True
         package = importlib.import_module(self.package)
-        for module in pkgutil.walk_packages(package.__path__, prefix=f"{self.package}."):
+        for module in pkgutil.walk_packages(getattr(package, "__path__", []), prefix=f"{self.package}."):
             importlib.import_module(module.name)
         for plugin in entry_points(group=self.package):
             plugin.load()
@@ -128,8 +128,10 @@ def _said(message: str) -> str:
     return message.removeprefix("Value error, ").lower()
 
 
-def explain(error: ValidationError) -> str:
-    """A validation error as one line: which setting, and what is wrong with it."""
+def explain(error: Exception) -> str:
+    """An error as one line; of a validation error, which setting, and what is wrong with it."""
+    if not isinstance(error, ValidationError):
+        return f"{error}."
     return (
         "; ".join(
             f"{'.'.join(str(part) for part in problem['loc']) or 'settings'}: {_said(problem['msg'])}"

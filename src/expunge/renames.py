@@ -44,8 +44,8 @@ def rename_onto_nothing(source: Path, target: Path) -> None:
 def exchange(source: Path, target: Path) -> None:
     """Let two files or folders change places. What was ``target`` is at ``source`` afterwards.
 
-    Where that takes several renames, an error between them puts ``target`` back; after a kill it lies
-    beside ``source``, under its name with ``ASIDE``.
+    Where that takes several renames, an error between them puts ``target`` back; after a kill it is
+    next to ``source``, under its name with ``ASIDE``.
 
     Raises:
         OSError: they cannot be renamed; both are where they were.

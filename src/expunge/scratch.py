@@ -20,7 +20,7 @@ LEFTOVER = re.compile(rf"\.(?P<name>.+){re.escape(OWN)}[a-z0-9_]{{8}}")
 
 @contextmanager
 def scratch_folder(target: Path) -> Iterator[Path]:
-    """A locked folder beside ``target``, removed at the end."""
+    """A locked folder next to ``target``, removed at the end."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}{OWN}", dir=target.parent))
         try:
@@ -45,9 +45,9 @@ def temporary_folder(name: str) -> Iterator[Path]:
 
 
 def remove_leftovers(target: Path, *, beside: Path | None = None) -> None:
-    """Remove what killed runs left beside ``target``, and put back or complete what they were replacing.
+    """Remove what killed runs left next to ``target``, and put back or complete what they were replacing.
 
-    Folders of runs that go on are locked, and left alone.
+    Folders of active runs are locked, and left alone.
     """
     try:
         folders = [each for each in target.parent.iterdir() if each.name.startswith(f".{target.name}{OWN}")]
@@ -58,9 +58,9 @@ def remove_leftovers(target: Path, *, beside: Path | None = None) -> None:
             continue
         try:
             lock = lock_folder(folder)
-        except (Held, OSError):  # of a run that goes on, of another user, or just removed
+        except (Held, OSError):  # of an active run, of another user, or just removed
             continue
-        if lock is None:  # nobody can tell whether it is in use
+        if lock is None:  # whether it is in use is unknown
             continue
         try:
             _recover(folder, target, beside)
@@ -70,7 +70,7 @@ def remove_leftovers(target: Path, *, beside: Path | None = None) -> None:
 
 
 def remove_leftovers_in(folder: Path) -> None:
-    """Remove what killed runs left beside anything in ``folder``; see ``remove_leftovers``."""
+    """Remove what killed runs left next to anything in ``folder``; see ``remove_leftovers``."""
     if folder.is_dir():
         matches = [LEFTOVER.fullmatch(path.name) for path in folder.iterdir()]
         for name in {match["name"] for match in matches if match is not None}:

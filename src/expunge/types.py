@@ -64,7 +64,7 @@ class Example:
 class Score:
     """What one metric says of one item: a value, or ``None`` with the reason it has none.
 
-    ``detail`` holds what a reader wants beside the number (the truth, what the model said).
+    ``detail`` holds what a reader wants with the number (the truth, what the model said).
     """
 
     item: str

@@ -10,9 +10,9 @@ from expunge.adversary import AdversaryBatch, LossWeights, Step
 from expunge.adversary.fake_quant import FakeQuantized, rounded
 from expunge.adversary.hooks import gradients, swapped
 from expunge.model.arch import linear_layers
-from expunge.quant.parse import parse_quantizer
+from expunge.quant import parse_quantizer
 from expunge.scope.lora import LowRankAdapters
-from expunge.train.objective.saliency import rounding
+from expunge.train.objective.reference import rounding
 from tests.batches import batch_of
 from tests.tiny import tiny
 

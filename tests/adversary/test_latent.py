@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.adversary import AdversaryBatch, LossWeights, Step
-from expunge.adversary.hidden_states import hooked_block
-from expunge.adversary.hooks import gradients, random_init
+from expunge.adversary.hooks import gradients, hooked_block, random_init
 from expunge.adversary.latent import LatentAttack
 from expunge.corpus.batching import Batch
 from expunge.errors import RecipeError

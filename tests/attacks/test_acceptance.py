@@ -12,8 +12,8 @@ from torch import nn
 from expunge.adversary import AdversaryBatch, Step
 from expunge.adversary.latent import LatentAttack
 from expunge.attacks import parse_attack
-from expunge.audit.grid import Audit
-from expunge.audit.plan import AuditPlan, Role
+from expunge.audit.run.grid import Audit
+from expunge.audit.run.plan import AuditPlan, Role
 from expunge.audit.summary import AuditSummary
 from expunge.audit.verdict import Outcome
 from expunge.corpus.batching import collate

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from expunge.audit.plan import ModelSource, Role
+from expunge.audit.run.plan import ModelSource, Role
 from expunge.train.methods.finetune import Finetune
 from expunge.train.methods.unlearn import Unlearn
 from expunge.train.run.state import Corpus, State

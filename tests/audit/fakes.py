@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from expunge.audit.grid import Audit
-from expunge.audit.plan import AuditPlan, ModelSource, Role
+from expunge.audit.run.grid import Audit
+from expunge.audit.run.plan import AuditPlan, ModelSource, Role
 from expunge.condition import Applied, Condition, ConditionContext, Kind
 from expunge.metrics import metrics
 from expunge.metrics.probes import Probes

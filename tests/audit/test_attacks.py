@@ -16,11 +16,11 @@ from rich.console import Console
 from torch import nn
 
 from expunge.attacks import parse_attack
-from expunge.audit.attack_verdict import AttackEvidence, judge_attack
-from expunge.audit.grid import Audit
-from expunge.audit.plan import AuditPlan, ModelSource, Role, every_condition
+from expunge.audit.judge import AttackEvidence, judge_attack
+from expunge.audit.run.grid import Audit
+from expunge.audit.run.plan import AuditPlan, ModelSource, Role, every_condition
 from expunge.audit.saved import read_record
-from expunge.audit.stats import Conclusion, Estimate
+from expunge.audit.statistics.bootstrap import Conclusion, Estimate
 from expunge.audit.summary import AuditSummary
 from expunge.audit.table import render
 from expunge.audit.verdict import Outcome
@@ -30,7 +30,7 @@ from expunge.metrics.memorisation_accuracy import ExactMemorisation
 from expunge.metrics.probability import Probability
 from expunge.metrics.probes import Probes
 from expunge.model.load import hash_model
-from expunge.quant.parse import parse_quantizer
+from expunge.quant import parse_quantizer
 from tests.train.runs import FORGET as ONE_PERSON
 from tests.train.runs import RETAIN, TOKENIZER, model
 

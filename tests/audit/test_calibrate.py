@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from expunge.audit.calibrate import CalibrationChoice, refuse_overlap
+from expunge.audit.run.calibrate import CalibrationChoice, refuse_overlap
 from expunge.errors import DataError, RecipeError
 from expunge.metrics.probes import Probes
 from expunge.quant.awq import AWQ

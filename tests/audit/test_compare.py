@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from expunge.audit.compare import NO_CONTROL, Compared, ModelComparison, ScoreTable, align
-from expunge.audit.stats import Bootstrap
+from expunge.audit.statistics.bootstrap import Bootstrap
+from expunge.audit.statistics.compare import NO_CONTROL, Compared, ModelComparison, ScoreTable, align
 from expunge.metrics import metrics
 from expunge.types import Score
 

@@ -8,14 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from expunge.audit import checkpoint
-from expunge.audit import diagnose as room
-from expunge.audit.checkpoint import Checkpoint
-from expunge.audit.diagnose import diagnose
-from expunge.audit.plan import FULL
+from expunge.audit.run import diagnose as module
+from expunge.audit.run.diagnose import Checkpoint, diagnose
+from expunge.audit.run.plan import FULL
 from expunge.errors import ModelError
+from expunge.quant import parse_quantizer
 from expunge.quant.buckets import diagnose as compare_weights
-from expunge.quant.parse import parse_quantizer
 from expunge.quant.rtn import RTN
 from tests.tiny import tiny
 
@@ -57,7 +55,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         seen.update(training)
         return compare_weights(target, model, quantizer, **training)
 
-    monkeypatch.setattr(room, "compare_weights", spy)
+    monkeypatch.setattr(module, "compare_weights", spy)
     return seen
 
 
@@ -94,7 +92,7 @@ def test_a_target_in_files_is_never_loaded(tmp_path: Path, monkeypatch: pytest.M
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("it was loaded")
 
-    monkeypatch.setattr(checkpoint, "load_model", fail)
+    monkeypatch.setattr(module, "load_model", fail)
     assert diagnose(Checkpoint(str(tmp_path)), model, INT4) == expected
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from expunge.audit.conclusions import Conclusion
-from expunge.audit.plan import AuditPlan, ModelSource, Role
+from expunge.audit.run.plan import AuditPlan, ModelSource, Role
+from expunge.audit.statistics.significance import Conclusion
 from tests.audit.fakes import ITEMS, audit, plan_of, probes, source
 
 QUESTIONS = 8

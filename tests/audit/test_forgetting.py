@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from expunge.audit.forgetting import Durability, Forgotten, WordForWord, assess, count_word_for_word
-from expunge.audit.stats import Estimate
+from expunge.audit.statistics.bootstrap import Estimate
 from expunge.audit.verdict import Outcome, Rule, VerdictEvidence, durability
 from expunge.types import Score
 

@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from expunge.audit.grid import Audit
-from expunge.audit.plan import AuditPlan, Role
+from expunge.audit.run.grid import Audit
+from expunge.audit.run.plan import AuditPlan, Role
 from expunge.audit.summary import AuditSummary, read_summary
 from expunge.audit.verdict import Outcome
 from expunge.metrics import metrics

@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from expunge.audit import checkpoint as room
-from expunge.audit.checkpoint import Checkpoint
-from expunge.audit.grid import Audit
-from expunge.audit.job import SAME, AuditJob
-from expunge.audit.plan import Role
-from expunge.audit.sources import write_sources
+from expunge.audit.run import diagnose as module
+from expunge.audit.run.diagnose import Checkpoint
+from expunge.audit.run.grid import Audit
+from expunge.audit.run.job import SAME, AuditJob
+from expunge.audit.run.loaded import write_sources
+from expunge.audit.run.plan import Role
 from expunge.errors import DataError, ModelError, OutputError, RecipeError
 from expunge.record import Stopwatch, make_record
 from tests.tiny import tiny, tiny_tokenizer
@@ -215,7 +215,7 @@ def test_a_model_is_loaded_with_its_tokenizer_on_the_best_device(
 ) -> None:
     tiny("llama").save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
-    monkeypatch.setattr(room, "best_device", lambda: "meta")
+    monkeypatch.setattr(module, "best_device", lambda: "meta")
     model, tokenizer = Checkpoint(str(tmp_path))()
     assert next(model.parameters()).device.type == "meta"
     assert len(tokenizer) == model.config.vocab_size

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from expunge.audit.significance import holm
+from expunge.audit.statistics.significance import holm
 
 CHANCES = st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=12)
 

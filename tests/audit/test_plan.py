@@ -6,13 +6,12 @@ import pytest
 from torch import Tensor
 
 from expunge.attacks import parse_attack
-from expunge.audit.plan import ModelSource, Role, every_condition
+from expunge.audit.run.plan import ModelSource, Role, every_condition
 from expunge.condition import FULL, ConditionContext, Kind
 from expunge.errors import RecipeError
 from expunge.metrics import metrics
-from expunge.quant import quantizers
+from expunge.quant import parse_quantizer, quantizers
 from expunge.quant.base import Quantized, Quantizer
-from expunge.quant.parse import parse_quantizer
 from tests.audit.fakes import Knower, Rounding, audit, plan_of, source
 
 ONE = source("one", full=(0.0, 1.0))

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from expunge.audit.significance import detectable, unseen
-from expunge.audit.stats import Bootstrap
+from expunge.audit.statistics.bootstrap import Bootstrap
+from expunge.audit.statistics.significance import detectable, unseen
 
 
 def test_hand_worked() -> None:

@@ -94,7 +94,7 @@ def test_a_cell_under_another_s_name_is_measured_again(tmp_path: Path) -> None:
 
 
 def test_a_damaged_note_is_made_again(tmp_path: Path) -> None:
-    from expunge.audit.plan import Role
+    from expunge.audit.run.plan import Role
 
     def diagnose(*_: Any) -> dict[str, Any]:
         return {"prediction": "holds"}

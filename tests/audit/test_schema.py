@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from expunge.audit.plan import Role
+from expunge.audit.run.plan import Role
 from expunge.audit.summary import SCHEMA, VERSION, AuditSummary, read_summary, schema
 from tests.audit.fakes import audit, plan_of, source
 

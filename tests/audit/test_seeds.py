@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from expunge.audit.significance import over_seeds, spread_over_seeds
+from expunge.audit.statistics.significance import over_seeds, spread_over_seeds
 from expunge.metrics.base import Floats
 
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from expunge.audit import significance as room
-from expunge.audit.significance import exchanged, permutation_p, same_distribution_p, swaps
+from expunge.audit.statistics import significance as module
+from expunge.audit.statistics.significance import exchanged, permutation_p, same_distribution_p, swaps
 from expunge.metrics.base import Floats, Weights
 
 
@@ -75,7 +75,7 @@ def test_undefined_differences_have_no_p() -> None:
 
 
 def test_every_order_is_there_once_in_whatever_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "CHUNK", 24)
+    monkeypatch.setattr(module, "CHUNK", 24)
     turns = list(swaps({"b": [0, 1], "a": ["x", "x", "y"]}, permutations=99, seed=0))
     assert len(turns) > 1
     rows = np.concatenate([np.hstack([turn["a"], turn["b"]]) for turn in turns])

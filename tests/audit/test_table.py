@@ -8,13 +8,14 @@ from rich.console import Console
 
 from expunge.audit.blocks import DIGITS, NOTHING, blocks, shown
 from expunge.audit.forgetting import Forgotten
-from expunge.audit.missing_inputs import RETRAINED, SkippedMetric
-from expunge.audit.plan import Role
-from expunge.audit.stats import Estimate
+from expunge.audit.run.missing_inputs import RETRAINED, SkippedMetric
+from expunge.audit.run.plan import Role
+from expunge.audit.statistics.bootstrap import Estimate
 from expunge.audit.summary import AuditSummary
-from expunge.audit.table import render, to_markdown, to_text
+from expunge.audit.table import render
 from expunge.metrics import metrics
 from tests.audit.fakes import audit, plan_of, probes, source
+from tests.audit.printed import to_text
 
 SNAPSHOT = Path(__file__).with_name("table_width_100.txt")
 
@@ -74,19 +75,6 @@ def test_verdicts_are_coloured(summary: AuditSummary) -> None:
     row = next(line for line in lines if "npo_klr " in line and "came back" in line)
     assert "\x1b[1;31mcame back" in row
     assert "\x1b[35mpartly" in row  # 40 points, the retrained model 10
-
-
-def test_markdown_has_one_table_per_block(summary: AuditSummary) -> None:
-    text = to_markdown(summary)
-    lines = text.splitlines()
-    assert lines.count("|  | full | int4 |") == 2
-    assert "|  | forgotten? | int4 |" in lines
-    assert "| npo_klr+sure [e5] | yes | stays forgotten |" in lines
-    assert "| % of target | 40 [25, 55] | 95 [87, 100] |" in lines
-    assert any(
-        line.startswith("- npo_klr · int4: came back: knowmem_forget rose by +70.0") for line in lines
-    )
-    assert "**Verbatim memory of the forget set: not measured, the forget split has no documents**" in lines
 
 
 @pytest.mark.parametrize(
@@ -168,7 +156,6 @@ def test_without_a_target_no_verdict_is_shown_but_what_more_would_tell(tmp_path:
     assert "--target MODEL the model before unlearning: how much there was to forget" in text
     assert "Skipped without it: privleak." in text
     assert [want.name for want in summary.missing_inputs] == ["target", "retrained", "holdout"]
-    assert "- Inputs that would add information: `--holdout FILE`" in to_markdown(summary)
 
 
 def test_a_forget_set_alone_says_what_is_certain(tmp_path: Path) -> None:

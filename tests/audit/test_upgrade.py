@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from expunge.audit.forgetting import Durability, Forgotten
-from expunge.audit.stats import Conclusion
+from expunge.audit.statistics.bootstrap import Conclusion
 from expunge.audit.store import LONG, read_long
 from expunge.audit.summary import read_summary
 from expunge.audit.upgrade import ROLES, upgraded

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from expunge.audit.forgetting import Forgotten, assess
-from expunge.audit.stats import Estimate
+from expunge.audit.statistics.bootstrap import Estimate
 from expunge.audit.verdict import AgainstTarget, Outcome, Rule, VerdictEvidence, broken_by, judge
 from expunge.metrics import metrics
 from expunge.metrics.base import Metric

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from expunge.audit import checkpoint
-from expunge.audit.weights import COLUMNS, WeightsJob, table
+from expunge.audit.run import diagnose as module
+from expunge.audit.run.diagnose import COLUMNS, WeightsJob, table
 from expunge.errors import OutputError, RecipeError
+from expunge.quant import parse_quantizer
 from expunge.quant.buckets import diagnose
-from expunge.quant.parse import parse_quantizer
 from tests.tiny import tiny
 
 
@@ -39,7 +39,7 @@ def job(tmp_path: Path) -> dict[str, Any]:
 def test_it_says_what_a_comparison_of_the_models_says(
     job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(checkpoint, "load_model")  # no model is loaded
+    monkeypatch.delattr(module, "load_model")  # no model is loaded
     told: list[str] = []
     found = WeightsJob(**job).run(told.append)
     assert [line.rpartition(" · ")[2] for line in told] == ["int4", "int8-tensor"]

@@ -12,8 +12,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
-from expunge.audit.grid import Audit
-from expunge.audit.plan import AuditPlan, ModelSource, Role
+from expunge.audit.run.grid import Audit
+from expunge.audit.run.plan import AuditPlan, ModelSource, Role
 from expunge.audit.summary import AuditSummary
 from expunge.audit.verdict import Outcome
 from expunge.inference.observer import Observer

@@ -12,7 +12,7 @@ from benchmarks.durability.arms import METHODS, RETAINING, SEEDS, Arm, arms
 from benchmarks.durability.tables import markdown
 from benchmarks.pooling import RETRAINED, Pool, World
 
-from expunge.audit.stats import Bootstrap
+from expunge.audit.statistics.bootstrap import Bootstrap
 from expunge.train.run.recipe import load_recipe
 from expunge.types import Score
 

@@ -17,7 +17,7 @@ from expunge.model.create import ScratchModel
 from expunge.scope.lora import LowRankAdapters
 from expunge.shards.building import Build
 from expunge.shards.executors import InProcessExecutor
-from expunge.shards.manifest import Training
+from expunge.shards.folder import Training
 from tests.shards.plans import delete, plan, train
 
 

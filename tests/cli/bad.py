@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from expunge.corpus.packing import train_tokenizer
+from expunge.corpus.batching import train_tokenizer
 from tests.cli.conftest import fact, write_rows
 from tests.tiny import tiny, tiny_tokenizer
 

@@ -35,7 +35,7 @@ def test_models_are_attacked_and_compared_with_the_control(
     record = json.loads((owner / "out" / "record.json").read_text())
     assert record["parts"] == {"all": 18, "measured": 18}
 
-    monkeypatch.setattr("expunge.audit.checkpoint.Checkpoint.__call__", None)
+    monkeypatch.setattr("expunge.audit.run.diagnose.Checkpoint.__call__", None)
     again = expunge(*line)
     assert again.code == 0, again.err
     assert again.out == said.out

@@ -9,8 +9,8 @@ import pytest
 
 from expunge.audit.summary import read_summary
 from expunge.corpus.synthetic import World, WorldSize
-from expunge.corpus.synthetic.write import write_muse
 from tests.cli.conftest import NAMES, TOWNS, expunge, write_rows
+from tests.corpus.muse_folder import write_muse
 
 SIZE = WorldSize(forget=4, retain=8, holdout=4)
 MODELS = ("audit", "target", "--retrained", "retrained", "--output", "audit", "--max-length", "128")

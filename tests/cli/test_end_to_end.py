@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from expunge.audit import checkpoint as audit_checkpoint
+from expunge.audit.run import diagnose
 from expunge.catalogue import recipe_names, recipe_text
 from expunge.train.run.outcome import ForgetLevels
 from tests.cli.conftest import expunge, snapshot
@@ -145,7 +145,7 @@ def test_an_audit_again_loads_nothing(
     def fail(path: str, **_: object) -> None:
         raise AssertionError(f"{path} was loaded")
 
-    monkeypatch.setattr(audit_checkpoint, "load_model", fail)
+    monkeypatch.setattr(diagnose, "load_model", fail)
     again = expunge(*command)
     assert (again.code, again.out) == (0, first.out)
     another = expunge(*command, "-q", "int3")

@@ -146,7 +146,7 @@ def changed(text: str) -> str:
 @pytest.mark.parametrize(
     ("tamper", "complaint"),
     [
-        (changed, "line 1 was changed"),
+        (changed, "entry 1 was changed"),
         (lambda text: text.splitlines()[0] + "\n", "the weights are not those its newest entry left"),
     ],
     ids=["changed", "cut off"],

@@ -9,7 +9,7 @@ import pytest
 
 from expunge.cli.shards import shards
 from tests.cli.conftest import expunge, write_rows
-from tests.cli.test_light import imported_by
+from tests.cli.test_lazy_imports import imported_by
 from tests.shards.plans import EXAMPLES, start
 
 SETTINGS = ["--set", "epochs=2", "--set", "learning_rate=1e-2", "--set", "max_length=64"]

@@ -14,8 +14,8 @@ from expunge.corpus.benchmarks import BENCHMARKS, benchmark, load
 from expunge.corpus.benchmarks.base import Benchmark, BenchmarkSplit
 from expunge.corpus.benchmarks.load import load_corpora, load_splits
 from expunge.corpus.synthetic import World, WorldSize
-from expunge.corpus.synthetic.write import FOLDS, muse_rows, write_muse
 from expunge.errors import DataError, RecipeError
+from tests.corpus.muse_folder import FOLDS, muse_rows, write_muse
 from tests.documents import TOFU
 
 QA = {

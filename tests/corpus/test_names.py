@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from expunge.corpus.anchors import FIRST, LAST, PLACES, TRADES, pseudonyms
 from expunge.corpus.names import Name, names_by_language, names_by_rule
-from expunge.corpus.pseudonyms import FIRST, LAST, PLACES, TRADES, pseudonyms
 from expunge.errors import DataError
 
 

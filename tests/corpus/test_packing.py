@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from expunge.corpus.packing import pack
+from expunge.corpus.batching import pack
 from expunge.corpus.tokenise import Encoded
 
 BOS, SEPARATOR = 1, [2, 3]

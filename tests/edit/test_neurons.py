@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from expunge.corpus.tokenise import Encoded
@@ -11,7 +12,6 @@ from expunge.edit.neurons import (
     Neuron,
     attribution,
     erase,
-    load_neurons,
     restore,
     save_neurons,
     summed,
@@ -140,7 +140,7 @@ def test_erasing_is_silencing_and_can_be_undone_bit_for_bit(arch: str, tmp_path:
         hook.remove()
     save_neurons(erase(model, neurons), tmp_path / "neurons.safetensors")
     assert torch.equal(model(torch.tensor([IDS])).logits, expected)
-    restore(model, load_neurons(tmp_path / "neurons.safetensors"))
+    restore(model, load_file(tmp_path / "neurons.safetensors"))
     assert all(torch.equal(tensor, original[name]) for name, tensor in model.state_dict().items())
 
 

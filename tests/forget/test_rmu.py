@@ -9,9 +9,9 @@ from expunge.forget import forget_losses
 from expunge.forget.rmu import RMU, direction
 from expunge.inference.token_view import Need, TokenView
 from expunge.retain import retain_losses
-from expunge.retain.states import HiddenStateMSE
+from expunge.retain.losses import HiddenStateMSE
 from expunge.scope import scopes
-from expunge.scope.mlp_out import MLPOut
+from expunge.scope.by_name import MLPOut
 from tests.tiny import tiny
 from tests.views import view_of
 

@@ -8,8 +8,8 @@ import torch
 from expunge.model.arch import linear_layers, weight_oi
 from expunge.model.load import hash_model
 from expunge.model.resources import best_device
+from expunge.quant import parse_quantizer
 from expunge.quant.calibration import Calibration, CalibrationSource
-from expunge.quant.parse import parse_quantizer
 from expunge.quant.sequential_calibration import sequential_inputs
 from tests.tiny import tiny, tiny_tokenizer
 

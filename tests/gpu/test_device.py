@@ -10,7 +10,7 @@ import torch
 from expunge.inference.observer import Observer
 from expunge.model.precision import has_native_bf16, prepare_weights
 from expunge.model.resources import best_device
-from expunge.quant.parse import parse_quantizer
+from expunge.quant import parse_quantizer
 from expunge.train.run.recipe import load_recipe
 from expunge.train.run.run import RunRequest, carry_out
 from expunge.train.run.state import Corpus

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from expunge.corpus.batching import PairBatch, collate
 from expunge.forget.npo import NPO
 from expunge.inference.reference import CachedReference, Key, LiveReference, Reference, cache_reference
-from expunge.retain.klr import KLR
+from expunge.retain.losses import KLR
 from expunge.train.objective.pair import PairObjective
 from tests.batches import encoded, full_logps, own
 from tests.tiny import PAD, VOCAB, tiny, with_lora

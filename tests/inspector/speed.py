@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from expunge.audit.plan import Role
+from expunge.audit.run.plan import Role
 from expunge.inspector.server import cookie_of
 from tests.inspector.serving import KEY, desk_of, serving
 

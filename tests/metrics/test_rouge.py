@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from expunge.metrics.rouge import Kind, Rouge, rouge, rouge_l, words
+from expunge.metrics.rouge_recall import Kind, Rouge, rouge, rouge_l, words
 
 VOCABULARY = (
     "the a running runs ran City cities İstanbul naïve 42 4-bit don't Straße ½ 東京 e.g. x_y".split()

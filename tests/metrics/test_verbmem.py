@@ -4,7 +4,7 @@ import pytest
 
 from expunge.errors import ModelError
 from expunge.metrics.probes import Probes
-from expunge.metrics.rouge import rouge_l
+from expunge.metrics.rouge_recall import rouge_l
 from expunge.metrics.verbmem import VerMem, first_tokens, token_ends
 from expunge.types import Example
 from tests.metrics.fakes import FakeObserver, document, question

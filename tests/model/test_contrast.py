@@ -12,11 +12,11 @@ from expunge.corpus.tokenise import Encoded
 from expunge.errors import ModelError
 from expunge.inference.forward import compute_token_view
 from expunge.inference.observer import Observer
-from expunge.inference.target_distributions import as_scores, generic_scores
+from expunge.inference.reference import as_scores, generic_scores
 from expunge.model.arch import blocks
 from expunge.model.contrast import ContrastModel, contrasted
 from expunge.model.load import hash_model, load_model, load_tokenizer, save_model
-from expunge.quant.parse import parse_quantizer
+from expunge.quant import parse_quantizer
 from expunge.types import Example
 from tests.tiny import BYTES_VOCAB, tiny, tiny_tokenizer
 

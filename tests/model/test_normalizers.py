@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Regex, normalizers
 
 from expunge.errors import ModelError
-from expunge.model.normalizers import check_normalizer
+from expunge.model.load import check_normalizer
 from tests.tiny import tiny_tokenizer
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from expunge.errors import ModelError
-from expunge.model.positions import check_lengths, learned_positions
+from expunge.model.rope import check_lengths, learned_positions
 from tests.tiny import ARCHITECTURES, tiny
 
 LEARNED = {"gpt2"}

@@ -13,11 +13,11 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from expunge.quant import parse_quantizer
 from expunge.quant.base import Quantizer
 from expunge.quant.bnb import FP4, NF4, BnbInt8
 from expunge.quant.grid import ScaleMode
 from expunge.quant.llmc import LLMCompressorRTN
-from expunge.quant.parse import parse_quantizer
 from expunge.quant.rtn import RTN
 from expunge.quant.torchao import TorchAOInt4, TorchAOInt8
 

@@ -9,8 +9,8 @@ from torch import nn
 from expunge.errors import ModelError
 from expunge.model.arch import linear_layers, weight_oi
 from expunge.model.load import hash_model
+from expunge.quant import parse_quantizer
 from expunge.quant.base import Quantized, Quantizer
-from expunge.quant.parse import parse_quantizer
 from expunge.quant.rtn import RTN
 from tests.pairs import each_with_one
 from tests.tiny import ARCHITECTURES, LAYERS, tiny, with_lora

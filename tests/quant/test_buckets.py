@@ -11,8 +11,8 @@ from torch import Tensor
 from expunge.errors import ModelError
 from expunge.model.arch import linear_layers
 from expunge.model.load import hash_model
+from expunge.quant import parse_quantizer
 from expunge.quant.buckets import SHIFT_EDGES, BucketCounts, compare, diagnose, predict
-from expunge.quant.parse import parse_quantizer
 from expunge.quant.rtn import RTN
 from tests.tiny import tiny, with_lora
 

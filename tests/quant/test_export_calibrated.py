@@ -12,9 +12,9 @@ import torch
 from expunge.errors import DataError, RecipeError
 from expunge.model.arch import linear_layers, weight_oi
 from expunge.model.load import load_model, load_tokenizer, save_model
+from expunge.quant import parse_quantizer
 from expunge.quant.calibration import CalibrationSource
 from expunge.quant.export import QuantizeJob
-from expunge.quant.parse import parse_quantizer
 from tests.tiny import BYTES_VOCAB, tiny, tiny_tokenizer
 
 

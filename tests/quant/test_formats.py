@@ -15,10 +15,10 @@ from expunge.errors import ExpungeError, ModelError, RecipeError
 from expunge.model.arch import linear_layers, weight_oi
 from expunge.model.compressed import pack, unpack
 from expunge.model.load import hash_model, load_model, load_tokenizer, save_model
+from expunge.quant import parse_quantizer
 from expunge.quant.calibration import CalibrationSource
 from expunge.quant.compressed import deploy, packed_state
 from expunge.quant.export import QuantizeJob
-from expunge.quant.parse import parse_quantizer
 from expunge.quant.plain import require_plain
 from expunge.quant.rtn import RTN
 from tests.tiny import BYTES_VOCAB, tiny, tiny_tokenizer

@@ -8,11 +8,10 @@ import torch
 from expunge.errors import ModelError, RecipeError
 from expunge.model.arch import linear_layers, weight_oi
 from expunge.model.load import hash_model
-from expunge.quant import quantizers
+from expunge.quant import parse_quantizer, quantizers
 from expunge.quant.buckets import diagnose
 from expunge.quant.gguf.formats import FORMATS
 from expunge.quant.gguf.quantizer import GGUF, Q4K, blocks_of
-from expunge.quant.parse import parse_quantizer
 from tests.pairs import each_with_one
 from tests.tiny import ARCHITECTURES, tiny
 

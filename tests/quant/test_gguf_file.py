@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 from expunge.cli.main import app
 from expunge.errors import MissingExtraError, ModelError, OutputError, RecipeError
 from expunge.model.load import hash_model, save_model
+from expunge.quant import parse_quantizer
 from expunge.quant.export import QuantizeJob
 from expunge.quant.gguf.export import write_gguf
 from expunge.quant.gguf.metadata import _REST, _WORDS, vocabulary
-from expunge.quant.parse import parse_quantizer
 from expunge.record import hash_file
 from tests.quant.shaken import shaken
 from tests.tiny import BYTES_VOCAB, EOS, tiny, tiny_tokenizer, with_lora

@@ -21,10 +21,10 @@ from expunge.bench.builtin import Builtin
 from expunge.corpus.synthetic import World
 from expunge.corpus.tokenise import encode_prompt
 from expunge.model.load import load_model, load_tokenizer
+from expunge.quant import parse_quantizer
 from expunge.quant.gguf.export import write_gguf
 from expunge.quant.gguf.fit import encode
 from expunge.quant.gguf.formats import FORMATS, format_for
-from expunge.quant.parse import parse_quantizer
 from tests.quant.shaken import shaken
 from tests.tiny import BOS, BYTES_VOCAB, tiny, tiny_tokenizer
 

@@ -9,12 +9,12 @@ from torch import nn
 from expunge.errors import ModelError, RecipeError
 from expunge.model.arch import linear_layers, weight_oi
 from expunge.model.load import hash_model
+from expunge.quant import parse_quantizer
 from expunge.quant.awq import AWQ, factors, row_errors
 from expunge.quant.base import Quantizer
 from expunge.quant.calibration import Calibration
 from expunge.quant.folding import folds
 from expunge.quant.gptq import GPTQ
-from expunge.quant.parse import parse_quantizer
 from expunge.quant.rtn import RTN
 from expunge.quant.sequential_calibration import CalibratedQuantizer, sequential_inputs
 from tests.pairs import each_with_one

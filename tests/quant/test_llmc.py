@@ -8,12 +8,12 @@ import torch
 from expunge.errors import ModelError
 from expunge.model.arch import linear_layers, weight_oi
 from expunge.model.load import hash_model
+from expunge.quant import parse_quantizer
 from expunge.quant.awq import AWQ
 from expunge.quant.base import Quantizer
 from expunge.quant.calibration import Calibration
 from expunge.quant.gptq import GPTQ
 from expunge.quant.llmc import LLMCompressorAWQ, LLMCompressorGPTQ, LLMCompressorRTN, compress
-from expunge.quant.parse import parse_quantizer
 from expunge.quant.rtn import RTN
 from expunge.quant.sequential_calibration import sequential_inputs
 from tests.tiny import tiny

@@ -11,8 +11,8 @@ import torch
 from expunge.errors import MissingExtraError, RecipeError
 from expunge.model.arch import linear_layers, weight_oi
 from expunge.model.load import hash_model
+from expunge.quant import parse_quantizer
 from expunge.quant.base import Quantizer
-from expunge.quant.parse import parse_quantizer
 from expunge.quant.torchao import TorchAOInt4, TorchAOInt8
 from tests.tiny import tiny
 

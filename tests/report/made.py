@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from expunge.audit.forgetting import Forgotten
-from expunge.audit.plan import Kind, Role
-from expunge.audit.stats import Estimate
+from expunge.audit.run.plan import Kind, Role
+from expunge.audit.statistics.bootstrap import Estimate
 from expunge.audit.store import write_long
 from expunge.audit.summary import (
     VERSION,

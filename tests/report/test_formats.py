@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from expunge.audit.missing_inputs import MissingInput, SkippedMetric
-from expunge.audit.plan import Kind
-from expunge.audit.stats import Conclusion, Estimate
+from expunge.audit.run.missing_inputs import MissingInput, SkippedMetric
+from expunge.audit.run.plan import Kind
+from expunge.audit.statistics.bootstrap import Conclusion, Estimate
 from expunge.audit.summary import ConditionColumn
 from expunge.audit.verdict import Rule, broken_by
 from expunge.report.document import COLUMNS, Document, document, plain, schema, to_csv, to_markdown

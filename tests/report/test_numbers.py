@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from expunge.audit.stats import Estimate
+from expunge.audit.statistics.bootstrap import Estimate
 from expunge.report import numbers
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from expunge.audit.plan import Role
+from expunge.audit.run.plan import Role
 from expunge.audit.saved import file_hashes
 from expunge.errors import DataError
 from expunge.report.document import document, to_csv, to_markdown

@@ -11,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expunge.audit.forgetting import Durability, Forgotten, is_above
-from expunge.audit.plan import FULL, Role
 from expunge.audit.results import Finished, summarise
+from expunge.audit.run.plan import FULL, Role
 from expunge.audit.store import CellScores
 from expunge.audit.summary import AuditSummary
-from expunge.audit.table import to_text
 from expunge.audit.verdict import Outcome, Verdict
 from expunge.metrics import metrics
 from expunge.report.document import document, to_markdown
@@ -24,6 +23,7 @@ from expunge.report.run import AuditRun
 from expunge.report.verdicts import headline
 from expunge.types import Score
 from tests.audit.fakes import Rounding, plan_of, source
+from tests.audit.printed import to_text
 
 LABELS = ("full", "int8", "int4")
 ROLES = {"target": Role.TARGET, "retrained": Role.RETRAINED, "unlearned": Role.UNLEARNED}

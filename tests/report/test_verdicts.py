@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from expunge.audit.plan import Kind
-from expunge.audit.stats import Estimate
+from expunge.audit.run.plan import Kind
+from expunge.audit.statistics.bootstrap import Estimate
 from expunge.audit.verdict import Outcome
 from expunge.report.run import AuditRun
 from expunge.report.verdicts import SEVERITY, WORDS, headline

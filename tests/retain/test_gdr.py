@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from expunge.retain import retain_losses
-from expunge.retain.gdr import GDR
+from expunge.retain.losses import GDR
 from tests.views import view_of, view_of_logits
 
 LABELS = torch.tensor([[1, 3, 0], [2, -100, -100]])

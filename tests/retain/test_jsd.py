@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from expunge.inference.token_view import Need
 from expunge.retain import retain_losses
-from expunge.retain.jsd import JSDRetain
+from expunge.retain.losses import JSDRetain
 from tests.views import view_of_logits
 
 LABELS = torch.tensor([[1, 0, 1], [1, 1, -100]])

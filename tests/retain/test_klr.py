@@ -14,7 +14,7 @@ from expunge.inference.forward import compute_token_view
 from expunge.inference.reference import LiveReference
 from expunge.inference.token_view import Need
 from expunge.retain import retain_losses
-from expunge.retain.klr import KLR
+from expunge.retain.losses import KLR
 from expunge.train.methods.unlearn import Unlearn
 from expunge.train.run.state import Corpus, State
 from tests.train.runs import FORGET, RETAIN, TOKENIZER, model, unlearn

@@ -5,7 +5,7 @@ from torch import nn
 
 from expunge.errors import RecipeError
 from expunge.scope import scopes
-from expunge.scope.all import AllParameters
+from expunge.scope.by_name import AllParameters
 from tests.tiny import tiny
 
 

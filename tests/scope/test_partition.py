@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from expunge.scope.partition import agreement, lowest
+from expunge.scope.selection import agreement, lowest
 
 
 def gradients(read: nn.Linear, write: nn.Linear, x: Tensor, row: int) -> dict[str, Tensor]:

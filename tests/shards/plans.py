@@ -12,9 +12,8 @@ from torch import Tensor
 from expunge.model.load import save_model
 from expunge.shards.building import Build, Built, Deleted, Deletion
 from expunge.shards.executors import InProcessExecutor
-from expunge.shards.folder import OPTIMIZER, WEIGHTS, PlanFolder, write_plan
+from expunge.shards.folder import OPTIMIZER, WEIGHTS, PlanFolder, Training, write_plan
 from expunge.shards.making import PlanJob, make_plan
-from expunge.shards.manifest import Training
 from expunge.shards.plan import SplitSettings
 from expunge.types import Example
 from tests.tiny import BYTES_VOCAB, tiny, tiny_tokenizer

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import random
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from expunge.errors import RecipeError
-from expunge.shards.plan import epochs_of_slices, expected_share, shards_touched, work
+from expunge.shards.plan import epochs_of_slices, expected_share, work
 
 
 def test_epochs_by_hand() -> None:
@@ -47,10 +45,3 @@ def test_the_expected_share_is_that_of_counting(slices: int, share: float) -> No
     counted = [work([1] * slices, slices + 1, begin=piece) / whole for piece in range(slices)]
     assert sum(counted) / slices == pytest.approx(expected_share(slices))
     assert expected_share(slices) == pytest.approx(share, abs=1e-4)
-
-
-def test_shards_touched_by_several_deletions() -> None:
-    draw = random.Random(0)
-    drawn = [len({draw.randrange(5) for _ in range(7)}) for _ in range(20_000)]
-    assert shards_touched(5, 7) == pytest.approx(sum(drawn) / len(drawn), abs=0.02)
-    assert shards_touched(5, 1) == pytest.approx(1)

@@ -10,11 +10,10 @@ from torch import Tensor
 from expunge.corpus.tokenise import encode, encode_prompt
 from expunge.errors import ModelError
 from expunge.shards.ensemble import Ensemble, Prediction, chosen_tokens, mean_logps, open_ensemble, predict
-from expunge.shards.folder import PlanFolder
-from expunge.shards.manifest import Training
-from expunge.shards.owners import owners_of
+from expunge.shards.folder import PlanFolder, Training
 from expunge.shards.plan import SplitSettings
 from expunge.shards.shard import put_weights, start_model
+from expunge.train.methods.loo import owners_of
 from expunge.types import Example
 from tests.shards.plans import EXAMPLES, TRAINING, delete, plan, train
 

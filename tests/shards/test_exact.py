@@ -11,8 +11,7 @@ from expunge.errors import DataError, RecipeError
 from expunge.record import hash_folder
 from expunge.shards.building import sizes_of
 from expunge.shards.ensemble import open_ensemble
-from expunge.shards.folder import PlanFolder
-from expunge.shards.manifest import Training
+from expunge.shards.folder import PlanFolder, Training
 from expunge.shards.plan import SplitSettings, work
 from expunge.types import Example
 from tests.shards.plans import CUT, EXAMPLES, TRAINING, delete, plan, same, tensors, train, without

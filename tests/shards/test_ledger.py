@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from expunge.errors import OutputError
-from expunge.shards.ledger import BEGINNING, Ledger, broken_links
+from expunge.record import CHAIN_START
+from expunge.shards.ledger import Ledger, broken_links
 
 SLICE = {"shard": 0, "slice": 0, "weights": "0", "examples": 1}
 
@@ -25,7 +26,7 @@ def ledger(tmp_path: Path) -> Ledger:
 def test_a_chain_of_events_is_read_as_it_was_written(ledger: Ledger) -> None:
     events = ledger.events()
     assert [event.number for event in events] == [1, 2, 3]
-    assert events[0].before == BEGINNING
+    assert events[0].before == CHAIN_START
     assert events[1].before == events[0].hash
     assert events[1].facts == {"ids": ["é", "b"], "touched": [[0, 1]]}
     assert ledger.head == events[2].hash
@@ -46,7 +47,7 @@ def test_what_was_done_to_it_on_purpose_is_found(ledger: Ledger) -> None:
     first, second, third = ledger.events()
     changed = replace(second, facts={"ids": ["b"], "touched": [[0, 1]]})
     assert broken_links([first, changed, third]) == ["ledger: entry 2 was changed"]
-    forged = replace(changed, hash=changed.expected_hash())
+    forged = replace(changed, hash=changed.expected_hash)
     assert broken_links([first, forged, third]) == ["ledger: entry 3 does not follow the one before it"]
     assert len(broken_links([first, third])) == 2
     assert broken_links([first, second]) == []
@@ -78,7 +79,7 @@ def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
 def test_without_a_file_nothing_happened(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "none.sqlite")
     assert ledger.events() == []
-    assert ledger.head == BEGINNING
+    assert ledger.head == CHAIN_START
 
 
 @pytest.mark.parametrize(

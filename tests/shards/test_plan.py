@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from expunge.errors import DataError
-from expunge.shards.manifest import Manifest
+from expunge.shards.folder import Manifest
 from expunge.shards.plan import ExampleRow, SplitSettings, content_of, number_of, plan_rows, spread_owners
 from expunge.types import Example
 

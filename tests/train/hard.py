@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from expunge.adversary import Adversary, LossWeights
 from expunge.adversary.fake_quant import FakeQuantized
 from expunge.adversary.sam import SharpnessAware
-from expunge.train.objective.adversarial import AdversarialObjective
-from expunge.train.objective.saliency import rounding
+from expunge.train.objective.pair import AdversarialObjective
+from expunge.train.objective.reference import rounding
 from tests.batches import full_logps, own
 from tests.tiny import tiny
 from tests.train.trainers import (

@@ -18,7 +18,7 @@ from expunge.forget.npo import NPO
 from expunge.inference.reference import LiveReference
 from expunge.model import precision
 from expunge.quant.grid import Grid
-from expunge.retain.gdr import GDR
+from expunge.retain.losses import GDR
 from expunge.train.loop import settings
 from expunge.train.objective.pair import PairObjective
 from tests.tiny import PAD, tiny

@@ -16,7 +16,7 @@ from expunge.adversary.sam import SharpnessAware
 from expunge.errors import MissingExtraError, RecipeError
 from expunge.scope.selection import ScopeGuard, Selection
 from expunge.train.methods.unlearn import Unlearn
-from expunge.train.objective import saliency as rounding_module
+from expunge.train.objective import reference as rounding_module
 from expunge.train.run.recipe import load_recipe
 from tests.tiny import tiny
 from tests.train.hard import (

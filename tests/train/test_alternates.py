@@ -7,14 +7,17 @@ import pytest
 
 from expunge.corpus.tokenise import Encoded, encode
 from expunge.errors import DataError, RecipeError
-from expunge.train.alternate_answers import Alternates, Writing, alternates, other_answers
-from expunge.train.alternate_answers.sources import (
+from expunge.train.alternate_answers import (
     FILE,
     REFUSALS,
+    Alternates,
     RandomAnswers,
     Refusals,
     SampledAnswers,
+    Writing,
     WrongAnswers,
+    alternates,
+    other_answers,
 )
 from expunge.train.methods.unlearn import Unlearn
 from expunge.train.run.recipe import load_recipe
@@ -152,7 +155,7 @@ def test_what_holds_the_right_answer_is_drawn_again(
         text = " A  Baker, it is" if len(rounds) == 1 else " a mason"
         return [TOKENIZER(text, add_special_tokens=False)["input_ids"]] * len(prompts)
 
-    monkeypatch.setattr("expunge.train.alternate_answers.sources.sample_answers", sample)
+    monkeypatch.setattr("expunge.train.alternate_answers.sample_answers", sample)
     found = made(SampledAnswers(count=1), tmp_path, forget=(QUESTION,))
     assert said(found[0][0])[1] == " a mason"
     assert rounds == [1, 1]
@@ -161,7 +164,7 @@ def test_what_holds_the_right_answer_is_drawn_again(
 def test_a_model_that_says_nothing_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = TOKENIZER(" a baker", add_special_tokens=False)["input_ids"]
     monkeypatch.setattr(
-        "expunge.train.alternate_answers.sources.sample_answers",
+        "expunge.train.alternate_answers.sample_answers",
         lambda _, prompts, **__: [ids] * len(prompts),
     )
     with pytest.raises(DataError, match=r"in 3 tries .* no answer .* Raise alternate\.temperature"):

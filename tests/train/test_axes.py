@@ -14,9 +14,8 @@ from expunge.corpus.synthetic.world import WorldSize
 from expunge.errors import RecipeError
 from expunge.metrics import metrics
 from expunge.model.create import ScratchModel
-from expunge.quant import quantizers
-from expunge.quant.parse import parse_quantizer
-from expunge.shards.manifest import Training
+from expunge.quant import parse_quantizer, quantizers
+from expunge.shards.folder import Training
 from expunge.shards.plan import SplitSettings
 from expunge.train.alternate_answers import alternates
 from expunge.train.axes import AXES, Setting, find_members, members, quantizer_members

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file
 
 from expunge.corpus.tokenise import Encoded
-from expunge.edit.neurons import load_neurons, restore, writers
+from expunge.edit.neurons import restore, writers
 from expunge.errors import DataError, TrainingError
 from expunge.model.arch import weight_oi
 from expunge.model.load import load_model
@@ -37,7 +38,7 @@ def test_exactly_so_many_neurons_are_gone_and_everything_else_is_as_it_was(tmp_p
     result, source = load_model(tmp_path / "out"), model()
     silent = sum(int((weight_oi(layer) == 0).all(0).sum()) for layer in writers(result).values())
     assert silent == record["stages"][0]["neurons"] == 5
-    restore(result, load_neurons(tmp_path / "out" / ERASED))
+    restore(result, load_file(tmp_path / "out" / ERASED))
     after, before = result.state_dict(), source.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 

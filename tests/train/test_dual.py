@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from expunge.retain.gdr import GDR
+from expunge.retain.losses import GDR
 from expunge.train.objective.pair import LOGGED, Bound, Dual, PairObjective
 from tests.train.runs import run, unlearn
 from tests.train.test_every_loss import forget_loss

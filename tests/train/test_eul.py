@@ -15,8 +15,7 @@ from expunge.errors import DataError, ModelError, TrainingError
 from expunge.inference.forward import compute_token_view
 from expunge.inference.token_view import TokenView
 from expunge.model.load import load_model
-from expunge.train.methods.alternating import AlternateSettings, AlternatingLoop, Phase
-from expunge.train.methods.eul import UnlearnByLayers
+from expunge.train.methods.eul import AlternateSettings, AlternatingLoop, Phase, UnlearnByLayers
 from expunge.train.run.state import Corpus
 from tests.train.runs import CORPUS, FORGET, RETAIN, TOKENIZER, model, recipe, run
 

@@ -18,11 +18,10 @@ from expunge.forget.ga import GA
 from expunge.inference.reference import LiveReference, Reference
 from expunge.inference.token_view import OF_REFERENCE, Need
 from expunge.retain import RetainLoss, retain_losses
-from expunge.retain.gdr import GDR
+from expunge.retain.losses import GDR
 from expunge.scope.selection import Selection
 from expunge.train.objective.pair import PairObjective
-from expunge.train.objective.reference import ReferenceRequest, frozen_reference
-from expunge.train.objective.saliency import forget_gradient
+from expunge.train.objective.reference import ReferenceRequest, forget_gradient, frozen_reference
 from tests.batches import encoded
 from tests.tiny import PAD, tiny, with_lora
 from tests.train.hard import slope, under

@@ -12,8 +12,8 @@ from torch import Tensor
 from expunge.errors import RecipeError, TrainingError
 from expunge.model.arch import linear_layers
 from expunge.model.load import load_model
+from expunge.quant import parse_quantizer
 from expunge.quant.grid import Grid
-from expunge.quant.parse import parse_quantizer
 from expunge.train.methods import stages
 from expunge.train.methods.floor import FlooredUpdate, floored
 from expunge.train.run.run import RunRequest, carry_out

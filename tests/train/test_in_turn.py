@@ -10,11 +10,10 @@ from torch import nn
 
 from expunge.errors import DataError, RecipeError
 from expunge.forget.ga import GA
-from expunge.model.dropout import without_dropout
 from expunge.train.loop import evaluator as by_heart
 from expunge.train.loop.callbacks import Heartbeat
 from expunge.train.loop.evaluator import MemorizationEvaluator, MemorizationLevels
-from expunge.train.methods.in_turn import UnlearnInTurn
+from expunge.train.methods.in_turn import UnlearnInTurn, without_dropout
 from expunge.train.run.recipe import load_recipe
 from expunge.train.run.run import RunRequest, carry_out
 from expunge.train.run.state import Corpus

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from expunge.corpus.writer import write_examples
 from expunge.errors import DataError
 from expunge.files import RECORD
-from expunge.record import hash_json
+from expunge.record import CHAIN_START, hash_json
+from expunge.train.loop.evaluator import LABELS, role_of
 from expunge.train.run.ledger import (
-    BEGINNING,
     LEDGER,
     RequestEntry,
     check_model,
@@ -28,7 +28,6 @@ from expunge.train.run.requests import (
     RequestHistory,
     find_requests,
     hash_set,
-    metric_of,
     recorded,
 )
 from tests.train.runs import FORGET, RETAIN
@@ -66,7 +65,7 @@ def test_a_ledger_comes_back_as_it_was(tmp_path: Path) -> None:
     write_ledger(entries, tmp_path)
     assert read_ledger(tmp_path) == tuple(entries)
     assert [one.number for one in entries] == [1, 2, 3]
-    assert entries[0].before == BEGINNING
+    assert entries[0].before == CHAIN_START
     assert [one.before for one in entries[1:]] == [one.hash for one in entries[:-1]]
     assert "Mira" not in (tmp_path / LEDGER).read_text()
     assert read_ledger(tmp_path / "other") == ()
@@ -90,16 +89,16 @@ def edited(**changed: Any) -> Callable[[list[str]], list[str]]:
 @pytest.mark.parametrize(
     ("tamper", "complaint"),
     [
-        (edited(known_before=1.0), "line 2 was changed"),
-        (edited(forget_file="else.jsonl"), "line 2 was changed"),
-        (edited(examples=[]), "line 2 was changed"),
-        (edited(number=7), "line 2 does not follow"),
-        (edited(extra=1), "line 2 is not an entry"),
-        (lambda lines: lines[1:], "line 1 does not follow"),
-        (lambda lines: [lines[0], lines[2]], "line 2 does not follow"),
-        (lambda lines: [lines[1], lines[0], lines[2]], "line 1 does not follow"),
-        (lambda lines: [*lines, lines[2]], "line 4 does not follow"),
-        (lambda lines: [*lines, "{"], "line 4 is not an entry"),
+        (edited(known_before=1.0), "entry 2 was changed"),
+        (edited(forget_file="else.jsonl"), "entry 2 was changed"),
+        (edited(examples=[]), "entry 2 was changed"),
+        (edited(number=7), "entry 2 has the number 7"),
+        (edited(extra=1), "entry 2 cannot be read"),
+        (lambda lines: lines[1:], "entry 1 does not follow"),
+        (lambda lines: [lines[0], lines[2]], "entry 2 does not follow"),
+        (lambda lines: [lines[1], lines[0], lines[2]], "entry 1 does not follow"),
+        (lambda lines: [*lines, lines[2]], "entry 4 does not follow"),
+        (lambda lines: [*lines, "{"], "entry 4 cannot be read"),
         (lambda _: [], "it is empty"),
     ],
 )
@@ -199,8 +198,8 @@ def test_earlier_sets_are_found_where_they_lay_or_where_they_are_now(tmp_path: P
 
 
 def test_a_set_with_questions_is_judged_by_them() -> None:
-    assert metric_of(FORGET) == "KnowMem"
-    assert metric_of([one for one in FORGET if one.is_document]) == "VerMem"
+    assert LABELS[role_of(FORGET)] == "KnowMem"
+    assert LABELS[role_of([one for one in FORGET if one.is_document])] == "VerMem"
 
 
 def test_the_hash_of_the_solved_questions_is_in_the_chain(tmp_path: Path) -> None:
@@ -211,7 +210,7 @@ def test_the_hash_of_the_solved_questions_is_in_the_chain(tmp_path: Path) -> Non
     assert read_ledger(tmp_path) == tuple(entries)
     path = tmp_path / LEDGER
     path.write_text(path.read_text().replace('"solved"', '"others"'))
-    with pytest.raises(DataError, match="line 2 was changed"):
+    with pytest.raises(DataError, match="entry 2 was changed"):
         read_ledger(tmp_path)
 
 
@@ -226,9 +225,9 @@ def test_an_entry_from_before_there_were_solved_questions_is_still_valid(tmp_pat
     ("content", "complaint"),
     [
         (b"\xff\xfe{}", "not UTF-8"),
-        (b"[" * 5000 + b"]" * 5000 + b"\n", "line 1 is not an entry"),
-        (b"{}\r{}\n", "line 1 is not an entry"),
-        (b"\n", "line 1 is not an entry"),
+        (b"[" * 5000 + b"]" * 5000 + b"\n", "entry 1 cannot be read"),
+        (b"{}\r{}\n", "entry 1 cannot be read"),
+        (b"\n", "entry 1 cannot be read"),
     ],
 )
 def test_a_ledger_that_is_no_list_of_entries_is_refused(

@@ -11,8 +11,7 @@ from expunge.errors import DataError, ModelError
 from expunge.forget.generic import WHPLoss
 from expunge.inference.backbone import predictions
 from expunge.inference.forward import compute_token_view
-from expunge.inference.reference import Key
-from expunge.inference.target_distributions import TargetReference
+from expunge.inference.reference import Key, TargetReference
 from expunge.inference.token_view import Need
 from expunge.model.load import load_model, load_tokenizer
 from expunge.shards.folder import PlanFolder

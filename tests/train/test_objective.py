@@ -10,8 +10,7 @@ from expunge.forget.npo import NPO
 from expunge.inference.reference import LiveReference
 from expunge.inference.token_view import TokenView
 from expunge.retain import RetainLoss
-from expunge.retain.gdr import GDR
-from expunge.retain.klr import KLR
+from expunge.retain.losses import GDR, KLR
 from expunge.train.objective.pair import PairObjective
 from tests.tiny import PAD, tiny
 from tests.train.trainers import FORGET, RETAIN, assert_close

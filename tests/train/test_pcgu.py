@@ -130,7 +130,7 @@ FAVOURED = {
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_bias_is_unlearned_also_for_occupations_it_was_not_shown(seed: int, tmp_path: Path) -> None:
     """P(favoured) = .9 for 12 occupations, pairs of 8 of them; gap and mass of the others are gated."""
-    from expunge.corpus.packing import train_tokenizer
+    from expunge.corpus.batching import train_tokenizer
     from expunge.model.create import ScratchModel
 
     rng = random.Random(seed)

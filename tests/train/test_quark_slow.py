@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from expunge.corpus.packing import train_tokenizer
+from expunge.corpus.batching import train_tokenizer
 from expunge.corpus.tokenise import encode_prompt
 from expunge.inference.generation.cache import end_tokens
 from expunge.inference.generation.generate import sample_answers
-from expunge.metrics.rouge import words
+from expunge.metrics.rouge_recall import words
 from expunge.model.create import ScratchModel
 from expunge.model.load import load_model, load_tokenizer
 from expunge.train.run.run import RunRequest, carry_out

@@ -11,7 +11,7 @@ import yaml
 from expunge.catalogue import recipe_names
 from expunge.errors import RecipeError
 from expunge.forget.npo import NPO
-from expunge.retain.gdr import GDR
+from expunge.retain.losses import GDR
 from expunge.scope.lora import LowRankAdapters
 from expunge.train.loop.settings import LoopSettings
 from expunge.train.methods import stages

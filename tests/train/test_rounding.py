@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 
 from expunge.errors import RecipeError
-from expunge.quant.parse import parse_quantizer
+from expunge.quant import parse_quantizer
 from expunge.quant.rtn import RTN
-from expunge.train.objective import saliency as module
-from expunge.train.objective.saliency import rounding, uncalibrated
+from expunge.train.objective import reference as module
+from expunge.train.objective.reference import rounding, uncalibrated
 
 WEIGHT = torch.randn(6, 64, generator=torch.Generator().manual_seed(0))
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from expunge.forget.ga import GA
 from expunge.forget.npo import NPO
-from expunge.train.objective.saliency import forget_gradient
+from expunge.train.objective.reference import forget_gradient
 from tests.batches import full_logps, own
 from tests.tiny import PAD, tiny
 from tests.train.trainers import FORGET, assert_close

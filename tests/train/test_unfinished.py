@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from expunge.errors import OutputError
 from expunge.train.loop.callbacks import FILE, HeartbeatStatus, last_beat
 from expunge.train.methods.quark_pool import Sample, read_samples, write_samples
-from expunge.train.run.unfinished import read_unfinished
+from expunge.train.run.state import read_unfinished
 
 
 def test_samples_come_back(tmp_path: Path) -> None:

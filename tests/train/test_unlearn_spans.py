@@ -12,12 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from expunge.corpus.span_complement import span_complement, spans_of
 from expunge.corpus.tokenise import completion_tokens, encode
 from expunge.errors import DataError, ModelError
 from expunge.files import write_json
 from expunge.model.load import save_model
-from expunge.train.methods.unlearn_spans import SELECTION, Selector, UnlearnSpans
+from expunge.train.methods.unlearn_spans import SELECTION, Selector, UnlearnSpans, span_complement, spans_of
 from expunge.train.run.recipe import load_recipe
 from expunge.train.run.state import Corpus, State
 from expunge.types import Example, Span

@@ -19,7 +19,7 @@ from expunge.corpus.batching import (
     collate_pairs,
 )
 from expunge.forget.ga import GA
-from expunge.retain.gdr import GDR
+from expunge.retain.losses import GDR
 from expunge.scope.selection import ScopeGuard
 from expunge.train.loop.settings import LoopSettings
 from expunge.train.loop.trainer import Begin, Objective, ObjectiveTrainer

@@ -3,7 +3,7 @@
 A member changes the model inside a ``with`` block around the forget loss: its weights (rounding, a
 worst direction) or its hidden states (a latent attack). Forward and backward pass both happen inside
 the block, so a member may change whatever the loss reads; the gradient found there is the one the
-undisturbed weights are stepped with. Whoever enters the block keeps gradients, random numbers and
+undisturbed weights are stepped with. The caller keeps gradients, random numbers and
 training mode as they were (``untouched``); the member puts back what it changed, bit for bit.
 """
 

@@ -68,7 +68,7 @@ class FakeQuantized(Adversary):
 def rounded(model: nn.Module, rounding: Rounding) -> dict[nn.Parameter, Tensor]:
     """The values with which the linear layers inside blocks compute what the deployed model computes.
 
-    Under adapters the deployed weight is Q(W + ΔW), and ΔW is still added beside it: W is Q(W + ΔW) − ΔW.
+    Under adapters the deployed weight is Q(W + ΔW), and ΔW is still added to it: W is Q(W + ΔW) − ΔW.
     """
     adapters = _adapters(model)
     values: dict[nn.Parameter, Tensor] = {}

@@ -1,4 +1,4 @@
-"""The latent attack: forget while somebody pushes the hidden states towards what is to be forgotten."""
+"""The latent attack: forget while an adversary pushes the hidden states towards what is to be forgotten."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from torch import Tensor, nn
 
 from expunge.adversary import Adversary, AdversaryBatch, LossWeights, Perturb, Step, adversaries
-from expunge.adversary.hidden_states import MicroBatch, hooked_block
-from expunge.adversary.hooks import gradients, random_init
+from expunge.adversary.hooks import MicroBatch, gradients, hooked_block, random_init
 from expunge.component import StepsOrNone
 from expunge.corpus.batching import Batch
 from expunge.errors import RecipeError

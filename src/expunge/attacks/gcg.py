@@ -15,8 +15,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Generator, Tensor, nn, randint, tensor
 
-from expunge.adversary.hidden_states import MicroBatch, hooked_block
-from expunge.adversary.hooks import gradients
+from expunge.adversary.hooks import MicroBatch, gradients, hooked_block
 from expunge.attacks import Applied, Attack, ConditionContext, Knowledge, Need, attacks
 from expunge.component import StepsOrNone
 from expunge.corpus.batching import collate
@@ -39,7 +38,7 @@ UNREADABLE = "\N{REPLACEMENT CHARACTER}"
 
 
 class SuffixPosition(NamedTuple):
-    """A question in tokens: what stands before the suffix, between it and the answer, and the answer."""
+    """A question in tokens: what comes before the suffix, between it and the answer, and the answer."""
 
     before: list[int]
     between: list[int]
@@ -69,7 +68,7 @@ class Suffixes:
 
     @cached_property
     def places(self) -> list[SuffixPosition]:
-        """Where the suffix stands in each question."""
+        """The position of the suffix in each question."""
         return [self._place(example) for example in self.questions]
 
     @cached_property
@@ -86,7 +85,7 @@ class Suffixes:
         return tensor(plain)
 
     def text(self, suffix: Sequence[int]) -> str:
-        """The suffix as somebody would type it."""
+        """The suffix as a user would type it."""
         written: str = self.tokenizer.decode(list(suffix), clean_up_tokenization_spaces=False)
         return written
 
@@ -150,7 +149,7 @@ AT_ONCE = 8
 class Likelihood:
     """``−Σ log p(answer | question, suffix)`` over all questions, in nats.
 
-    What stands before the suffix is read once for each question, and its keys and values serve every
+    What comes before the suffix is read once for each question, and its keys and values serve every
     suffix; a model with a sliding window shorter than the text reads it whole.
     """
 

@@ -18,7 +18,7 @@ from expunge.errors import DataError
 from expunge.forget.ga import GA
 from expunge.inference.observer import Observer
 from expunge.model.arch import linear_layers
-from expunge.train.objective.saliency import forget_gradient
+from expunge.train.objective.reference import forget_gradient
 from expunge.types import Example
 
 BATCH = 8

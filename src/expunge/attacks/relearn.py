@@ -18,8 +18,8 @@ from expunge.component import StepsOrNone
 from expunge.corpus.batching import collate
 from expunge.corpus.sampling import sample
 from expunge.corpus.tokenise import Encoded, encode_all
-from expunge.model.positions import check_lengths
 from expunge.model.resources import best_device
+from expunge.model.rope import check_lengths
 from expunge.scope.lora import LowRankAdapters
 from expunge.train.loop.trainer import ObjectiveTrainer
 from expunge.train.methods.finetune import EpochSampler, Finetune, TextDataset, cross_entropy

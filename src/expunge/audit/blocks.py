@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from expunge.audit.conclusions import describe, disagreement
 from expunge.audit.forgetting import Durability
-from expunge.audit.plan import FULL, Kind, Role
-from expunge.audit.stats import Conclusion
+from expunge.audit.run.plan import FULL, Kind, Role
+from expunge.audit.statistics.bootstrap import Conclusion
+from expunge.audit.statistics.significance import describe, disagreement
 from expunge.audit.verdict import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from expunge.audit.stats import Estimate
+    from expunge.audit.statistics.bootstrap import Estimate
     from expunge.audit.summary import AuditSummary, CellSummary, MetricBlock, ModelRow, VerdictRow
 
     Lookup = Callable[[str, str, str], CellSummary]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from expunge.audit.conclusions import chance, is_confirmed
-from expunge.audit.stats import Estimate
+from expunge.audit.statistics.bootstrap import Estimate
+from expunge.audit.statistics.significance import chance, is_confirmed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -147,7 +147,7 @@ def _above_control(above: Mapping[str, Estimate]) -> Forgetting:
 
 
 def is_above(excess: Estimate | None) -> bool:
-    """Whether the whole interval of a difference lies above 0."""
+    """Whether the whole interval of a difference is above 0."""
     return excess is not None and excess.low is not None and excess.low > 0
 
 
@@ -170,7 +170,7 @@ def _not_forgotten(evidence: VerdictEvidence, rule: Rule) -> str:
 
 
 def _at_the_control(evidence: VerdictEvidence, rule: Rule) -> Forgetting:
-    """Nothing lies above the retrained model: the items are enough to say so, or not."""
+    """Nothing is above the retrained model: the items are enough to say so, or not."""
     scored = {name: each for name, each in evidence.excess.items() if each.value is not None}
     if not scored:
         reason = next((each.reason for each in evidence.excess.values()), None) or NOTHING
@@ -245,5 +245,5 @@ def doubt(difference: Estimate) -> str:
 
 
 def above_control(excess: Mapping[str, Estimate | None]) -> bool:
-    """Whether any interval lies above the retrained model."""
+    """Whether any interval is above the retrained model."""
     return any(is_above(each) for each in excess.values())

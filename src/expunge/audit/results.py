@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from expunge.audit.cells import DIAGNOSTICS, attack_note
-from expunge.audit.conclusions import minimal_relevant_difference
-from expunge.audit.estimates import Estimates
 from expunge.audit.forgetting import count_word_for_word
 from expunge.audit.judge import judge_all
-from expunge.audit.missing_inputs import missing_inputs
-from expunge.audit.plan import FULL, Kind, Role
-from expunge.audit.stats import Bootstrap
+from expunge.audit.run.cells import DIAGNOSTICS, attack_note
+from expunge.audit.run.missing_inputs import missing_inputs
+from expunge.audit.run.plan import FULL, Kind, Role
+from expunge.audit.statistics.bootstrap import Bootstrap
+from expunge.audit.statistics.estimates import Estimates
+from expunge.audit.statistics.significance import minimal_relevant_difference
 from expunge.audit.store import write_long
 from expunge.audit.summary import (
     VERSION,
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from expunge.audit.cells import CellSpec
     from expunge.audit.forgetting import WordForWord
-    from expunge.audit.plan import AuditPlan
+    from expunge.audit.run.cells import CellSpec
+    from expunge.audit.run.plan import AuditPlan
     from expunge.audit.store import CellScores, CellStore
     from expunge.condition import Condition
     from expunge.metrics.base import Metric

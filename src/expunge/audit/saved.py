@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from expunge.audit.plan import Role
+from expunge.audit.run.plan import Role
 from expunge.errors import DataError
 from expunge.files import RECORD
 from expunge.record import hash_file

@@ -11,10 +11,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from expunge.audit.forgetting import Durability, Forgetting, Forgotten, WordForWord, above_control, assess
-from expunge.audit.missing_inputs import MissingInput, SkippedMetric
-from expunge.audit.plan import FULL, Kind, Role
+from expunge.audit.run.missing_inputs import MissingInput, SkippedMetric
+from expunge.audit.run.plan import FULL, Kind, Role
 from expunge.audit.saved import COVERAGE, DIAGNOSIS, CalibrationFacts, invalid
-from expunge.audit.stats import Estimate
+from expunge.audit.statistics.bootstrap import Estimate
 from expunge.audit.upgrade import upgraded
 from expunge.audit.verdict import Outcome, Rule, Verdict, VerdictEvidence, durability
 from expunge.files import write_json

@@ -1,4 +1,4 @@
-"""An audit's tables for a terminal, as plain text and as Markdown."""
+"""An audit's tables for a terminal."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from expunge.audit.blocks import NO_WORSE, SHARE, Block, advice, blocks, notes, reasons, warnings
+from expunge.audit.blocks import NO_WORSE, SHARE, Block, advice, blocks, notes, warnings
 from expunge.audit.forgetting import Durability, Forgotten
 from expunge.audit.verdict import Outcome
-from expunge.terminal import Terminal
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -49,28 +48,6 @@ def render(summary: AuditSummary, *, width: int = 100) -> RenderableType:
     read = [Text(line, style="dim") for line in notes(summary)]
     reasons = [Text(reason, style=STYLES[outcome]) for outcome, reason in warnings(summary)]
     return Group(*tables, *read, *reasons, *_advice(summary))
-
-
-def to_text(summary: AuditSummary, *, width: int = 100) -> str:
-    """The audit as plain text for a log."""
-    console = Terminal(width=width, is_plain=True)
-    with console.capture() as capture:
-        console.print(render(summary, width=width))
-    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
-
-
-def to_markdown(summary: AuditSummary) -> str:
-    """The audit as Markdown tables."""
-    lines: list[str] = []
-    for block in blocks(summary, columns=_most(summary)):
-        lines += [f"**{block.title}**", ""]
-        if block.header:
-            lines += [_pipes(block.header), _pipes(("---",) * len(block.header))]
-            lines += [*(_pipes(row) for row in block.rows), ""]
-        lines += [f"*{block.note}*", ""] if block.note else []
-    lines += [f"- {line}" for line in (*notes(summary), *(reason for _, reason in reasons(summary)))]
-    lines += [f"- {MORE}: `{each.option}`, {each.text}" for each in advice(summary)]
-    return "\n".join(lines).rstrip() + "\n"
 
 
 def _table(block: Block) -> RenderableType:
@@ -126,7 +103,3 @@ def _wide(block: Block) -> int:
         return 0
     columns = zip(*(block.header, *block.rows), strict=True)
     return sum(max(map(len, column)) + GAP for column in columns)
-
-
-def _pipes(cells: tuple[str, ...]) -> str:
-    return f"| {' | '.join(cell.strip() for cell in cells)} |"

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from expunge.audit.conclusions import is_confirmed
 from expunge.audit.forgetting import (
     ALL,
     NOTHING,
@@ -23,8 +22,8 @@ from expunge.audit.forgetting import (
     nothing_to_forget,
     signed,
 )
-from expunge.audit.significance import scale_span
-from expunge.audit.stats import Estimate
+from expunge.audit.statistics.bootstrap import Estimate
+from expunge.audit.statistics.significance import is_confirmed, scale_span
 from expunge.metrics.base import MetricRole
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ class Rule:
     target has as many also says whether the model forgot at all. Where a condition costs the target itself
     as many, the rise is also counted against the target.
     ``intact``: percent of its utility, and of what it knew, that the target must keep under a condition;
-    below it the condition breaks the model itself and nothing can be told there.
+    below it the condition breaks the model itself and nothing can be concluded there.
     ``kept``: percent of the target's value at full precision from which it did not forget.
     ``partly``: without a retrained model, percent of it from which the model forgot only in part.
     ``usable``: percent of the target's utility under the same condition from which it is usable.

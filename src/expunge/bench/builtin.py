@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 import platformdirs
 
-from expunge.corpus.packing import BOS, train_tokenizer
+from expunge.corpus.batching import BOS, train_tokenizer
 from expunge.corpus.synthetic import World, WorldSize
-from expunge.corpus.synthetic.write import write_world
+from expunge.corpus.synthetic.world import write_world
 from expunge.files import anything
 from expunge.model.create import ScratchModel
 from expunge.record import hash_json, versions
@@ -69,7 +69,7 @@ class Builtin:
         return self.folder / which
 
     def build(self, which: Which) -> Path:
-        """Train a model unless it is already there; a killed build goes on where it was."""
+        """Train a model unless it is already there; a killed build resumes where it was."""
         output = self.checkpoint(which)
         if not output.exists():
             texts = self._texts(which)

@@ -55,7 +55,7 @@ def attack(
     Example:  expunge attack ./unlearned --target ./model --retrained ./control --forget f.jsonl
     --retain r.jsonl --attack relearn --attack gcg:steps=50
     """
-    from expunge.audit.job import AuditJob
+    from expunge.audit.run.job import AuditJob
 
     if not attacks:
         raise RecipeError(

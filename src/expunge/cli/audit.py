@@ -21,8 +21,8 @@ from expunge.cli.options import (
 from expunge.terminal import Terminal, echo
 
 if TYPE_CHECKING:
-    from expunge.audit.calibrate import CalibrationChoice
-    from expunge.audit.job import AuditJob
+    from expunge.audit.run.calibrate import CalibrationChoice
+    from expunge.audit.run.job import AuditJob
 
 Models = Annotated[list[str] | None, typer.Argument(help="Folders of the unlearned checkpoints.")]
 SeedsOf = Annotated[
@@ -135,7 +135,7 @@ def audit(
 
     Example:  expunge audit ./unlearned --target ./model --forget f.jsonl --retain r.jsonl -q int4 -q nf4
     """
-    from expunge.audit.job import AuditJob
+    from expunge.audit.run.job import AuditJob
 
     job = AuditJob(
         models=tuple(models or ()),
@@ -162,7 +162,7 @@ def audit(
 
 
 def _compare(job: AuditJob) -> None:
-    from expunge.audit.weights import MEANING, RESULT, WeightsJob, table
+    from expunge.audit.run.diagnose import MEANING, RESULT, WeightsJob, table
 
     compared = WeightsJob(
         models=list(job.models),
@@ -186,16 +186,16 @@ def _splits(*sources: str | None) -> dict[str, str]:
 
 
 def _calibration(word: str | None, samples: int, length: int, allow_overlap: bool) -> CalibrationChoice:
-    from expunge.audit.calibrate import CalibrationChoice
+    from expunge.audit.run.calibrate import CalibrationChoice
 
     return CalibrationChoice(word=word, samples=samples, length=length, allow_overlap=allow_overlap)
 
 
 def print_audit(job: AuditJob) -> None:
     """Run an audit with a progress bar, print its tables and write its report."""
+    from expunge.audit.run.worker_status import progress_bar
     from expunge.audit.saved import read_record
     from expunge.audit.table import render
-    from expunge.audit.worker_status import progress_bar
     from expunge.files import RECORD
     from expunge.report.job import write_page
 

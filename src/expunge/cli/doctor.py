@@ -11,7 +11,7 @@ from expunge.terminal import Terminal, echo
 
 def doctor() -> None:
     """Show versions, devices, memory and optional backends, and how to install missing ones."""
-    from expunge.model.health import examine
+    from expunge.model.resources import examine
 
     console = Terminal()
     report = examine()

@@ -1,4 +1,4 @@
-"""A text beside its translation, token by token: where both make the same prediction."""
+"""A text and its translation, aligned by token: where both make the same prediction."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class AlignedTokens:
     """A sequence and its translation.
 
     ``original.mask`` marks the tokens that have a partner; ``partners`` holds, for each of them in
-    order, the position in ``translated`` of the token that stands in its place, and ``seen`` the
+    order, the position in ``translated`` of the token in its place, and ``seen`` the
     anchored terms that begin before it.
     """
 
@@ -37,7 +37,7 @@ class AlignedTokens:
 def align(
     example: Example, anchors: Anchors, tokenizer: PreTrainedTokenizerBase, *, max_length: int
 ) -> list[AlignedTokens]:
-    """An example as sequences of at most ``max_length`` tokens, each beside its translation.
+    """An example as sequences of at most ``max_length`` tokens, each with its translation.
 
     The first token of an anchored term is the partner of the first token of its replacement, other
     tokens of a term have none. From the second occurrence of a term in a sequence on, none has.

@@ -155,7 +155,7 @@ def _presidio() -> Any:
 
 
 def _recogniser(name: str) -> Any:
-    """A recogniser of Presidio that asks nobody outside."""
+    """A recogniser of Presidio that uses no network."""
     offered = _presidio()
     if name != "EmailRecognizer":
         return getattr(offered, name)()
@@ -170,7 +170,7 @@ def _recogniser(name: str) -> Any:
 
 
 def _without_stop(text: str, start: int, end: int) -> Span:
-    """The range without the punctuation of the sentence it stands in."""
+    """The range without the punctuation of its sentence."""
     return Span(start, start + len(text[start:end].rstrip(".,;:!?")))
 
 

@@ -56,7 +56,7 @@ class Tokens:
         return Tokens(self.ids[:count], None if self.offsets is None else self.offsets[:count])
 
     def moved(self, characters: int | None) -> Tokens:
-        """The same tokens, offsets counted from so many characters further left; unknown with ``None``."""
+        """The same tokens, offsets moved left by so many characters; unknown with ``None``."""
         if self.offsets is None or characters is None:
             return Tokens(self.ids, None)
         return Tokens(self.ids, [(start + characters, end + characters) for start, end in self.offsets])

@@ -37,7 +37,7 @@ class Frame(NamedTuple):
 
 
 def chat_frame(example: Example, tokenizer: PreTrainedTokenizerBase) -> Frame:
-    """The text of a chat around its last answer, and the answer as it stands there.
+    """The text of a chat around its last answer, and the answer as it appears there.
 
     Raises:
         DataError: the tokenizer has no chat template, or the template refuses these messages, fails, or

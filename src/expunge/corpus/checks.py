@@ -62,7 +62,7 @@ def check_sets(
 def reading_warnings(
     sets: Mapping[str, Sequence[Example]], tokenizer: PreTrainedTokenizerBase
 ) -> list[str]:
-    """What of the sets is read otherwise than it stands there, one warning each.
+    """What of the sets is read otherwise than written, one warning each.
 
     That is where a prompt and its completion meet inside a token (not looked for in chats: templates put a
     special token or a line break before an answer), and where a chat template drops an answer's reasoning.

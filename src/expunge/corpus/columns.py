@@ -28,7 +28,7 @@ class Answers(NamedTuple):
 
 
 def answers(reader: RowReader, right: str) -> Answers:
-    """The ``right`` answer and what stands beside it: ``wrong`` answers, its ``place``, a ``paraphrase``.
+    """The ``right`` answer and what comes with it: ``wrong`` answers, its ``place``, a ``paraphrase``.
 
     Without a ``place`` it is the alphabetical one. So the same options are in the same order in every row
     of every file, and the place tells which of them is right; with the right one always first it would
@@ -52,12 +52,12 @@ def answers(reader: RowReader, right: str) -> Answers:
 
 
 def chosen(reader: RowReader, choices: tuple[str, ...], *, lettered: bool) -> Answers:
-    """The answer among ``choices``: told by its text, or by its place counted from 0.
+    """The answer among ``choices``: given as its text, or as its index from 0.
 
-    ``lettered`` stands for them by " A", " B", ... because the prompt lists them.
+    ``lettered`` replaces them by " A", " B", ... because the prompt lists them.
 
     Raises:
-        DataError: the row's answer is none of the choices, or they cannot be told apart by it.
+        DataError: the row's answer is none of the choices, or they cannot be distinguished by it.
     """
     answer = reader.value("answer")
     correct_index = (

@@ -184,7 +184,7 @@ def _decoded(raw: bytes, where: str) -> str:
 
 
 def _table(text: str, path: Path) -> list[dict[str, str | None]]:
-    # Cells are whole documents here, and csv refuses long ones unless told.
+    # Cells are whole documents here, and csv refuses long ones by default.
     limit = csv.field_size_limit(sys.maxsize)
     table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:

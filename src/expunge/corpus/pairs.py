@@ -23,7 +23,7 @@ class Blank:
     """A text in tokens, the place whose prediction is looked at, and the tokens that might be predicted.
 
     A causal model has read up to that place and says what comes next; for a masked one the place holds
-    the mask, and the text goes on after it.
+    the mask, and the text continues after it.
     """
 
     ids: tuple[int, ...]
@@ -70,7 +70,7 @@ def blanked(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Blank |
 
 
 def sentences(example: Example, count: int) -> list[str]:
-    """An example's prompt with its completion, then with its wrong ones: so many sentences."""
+    """An example's prompt with its completion, then with its wrong ones: ``count`` sentences."""
     return [example.prompt + text for text in (example.completion, *example.wrong)[:count]]
 
 

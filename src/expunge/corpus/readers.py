@@ -32,7 +32,7 @@ def read_examples(
     Files are JSONL, JSON, CSV, Parquet, or text (one document each). A folder holds such files, or
     was written by ``datasets.save_to_disk``. Columns are recognised by name (text; prompt and
     completion or response; question and answer; instruction, input and output, read as question and
-    answer; messages or conversations; and beside them id, spans, and group, person, author or document,
+    answer; messages or conversations; and optionally id, spans, and group, person, author or document,
     wrong or perturbed_answer, paraphrase or paraphrased_answer); ``fields`` maps a field to a column of
     another name. A question becomes a prompt by ``template``, or by what ``fields`` has under that name.
     ``split`` and ``config`` choose among the parts of a folder or Hub dataset.

@@ -29,7 +29,7 @@ INVISIBLE = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})
 
 
 class DataRow(NamedTuple):
-    """One row as read: where it stands (for errors), the id it gets by default, its values."""
+    """One row as read: its location (for errors), the id it gets by default, its values."""
 
     where: str
     name: str
@@ -64,7 +64,7 @@ class RowReader:
         return self.column(field) in self._values
 
     def value(self, field: str) -> object:
-        """What the field's column holds; None where a column that nobody asked for is absent."""
+        """What the field's column holds; None where an optional column is absent."""
         column = self.column(field)
         if field in self.fields and column not in self._values:
             raise DataError(

@@ -30,7 +30,7 @@ def check_spans(spans: Sequence[Span], completion: str, *, where: str) -> None:
 
 
 def check_disjoint(spans: Sequence[Span], *, where: str) -> None:
-    """Refuse spans that overlap: one of the two was miscounted, and which one nobody can tell.
+    """Refuse spans that overlap: one of the two was miscounted, and it is unclear which.
 
     Raises:
         DataError: naming ``where`` and the two spans.

@@ -20,7 +20,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MEMORY = 1 << 30
-"""Bytes of address space that a template may take, beside what its messages need."""
+"""Bytes of address space that a template may take, in addition to what its messages need."""
 PER_BYTE = 64
 """Bytes of memory granted for each byte of a request."""
 SHOWN = 200

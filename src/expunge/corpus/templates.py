@@ -25,7 +25,7 @@ SECONDS = 5.0
 BYTES_PER_SECOND = 10_000_000
 """How fast messages are read at least, which gives long ones more time."""
 CHARACTERS = 1_000_000
-"""How much a template may write beside ``TIMES`` what its messages hold."""
+"""Characters a template may write in addition to ``TIMES`` those of its messages."""
 TIMES = 16
 STARTING = 60.0
 """Seconds for the process that renders to start."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Encoded:
     """Token ids, and for each whether it counts as a target; ``example`` is the id it comes from.
 
-    The first token never counts: nothing stands before it to predict it from.
+    The first token never counts: nothing precedes it to predict it from.
     """
 
     input_ids: list[int]
@@ -31,7 +31,7 @@ class Encoded:
 
     @property
     def all_counted(self) -> Encoded:
-        """The same tokens, all of which count that something stands before."""
+        """The same tokens, all of which count that something precedes."""
         return replace(self, mask=[place > 0 for place in range(len(self.input_ids))])
 
 
@@ -61,7 +61,7 @@ def encode(
     ends an answer.
 
     Raises:
-        DataError: nothing of the example would count, a span lies outside the completion, a pair
+        DataError: nothing of the example would count, a span is outside the completion, a pair
             is longer than ``max_length``, or the tokenizer cannot do what is asked.
     """
     check_spans(example.spans, example.completion, where=f"example {example.id!r}")
@@ -100,7 +100,7 @@ def left_to_say(example: Example, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def first_token(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What stands for a text without a token where something must be read: BOS, else EOS, if it has one."""
+    """What replaces a text without a token where something must be read: BOS, else EOS, if it has one."""
     ids = (tokenizer.bos_token_id, tokenizer.eos_token_id)
     return next(([token] for token in ids if token is not None), [])
 
@@ -115,7 +115,7 @@ def splits_token(example: Example, tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def completion_tokens(example: Example, tokenizer: PreTrainedTokenizerBase) -> Tokens:
-    """The tokens of an example's completion, with the characters of it that each stands for.
+    """The tokens of an example's completion, with the characters of it that each covers.
 
     Raises:
         DataError: the tokenizer does not tell which characters they are.

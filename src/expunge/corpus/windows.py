@@ -6,11 +6,11 @@ and ends between a letter and a space or line break. The tokens are those of the
 
 - no token crosses such a place: no entry of the vocabulary holds a letter followed by a space;
 - the pre-tokenizer cuts there in both windows, and both see the same text for ``OVERLAP`` characters
-  around it, so that it goes on in step (where a BPE model has no pre-tokenizer that cuts, its merges
+  around it, so that it stays in step (where a BPE model has no pre-tokenizer that cuts, its merges
   cannot cross the place either, and those on one side do not depend on the other);
 - the two windows are compared where they overlap.
 
-Where one of these does not hold for a tokenizer, or cannot be told, the text is tokenised at once.
+Where one of these does not hold for a tokenizer, or is unknown, the text is tokenised at once.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _pieces(
             continue
         last = cuts.token_at(cut)
         yield WindowTokens(tokens.ids[first:last], tokens.offsets[first:last])
-        # The first word of the next window may be read differently: nothing stands before it there.
+        # The first word of the next window may be read differently: nothing precedes it there.
         shared = bisect_left([begins for begins, _ in tokens.offsets], context + OVERLAP // 2)
         before = WindowTokens(tokens.ids[shared:last], tokens.offsets[shared:last])
         begin, start, size = context, cut, window
@@ -207,14 +207,14 @@ def _letters(backend: Any, *, byte_level: bool) -> str | None:
 
 @cache
 def _byte_of() -> Mapping[str, int]:
-    """The byte that each character of a byte-level vocabulary stands for (GPT-2's table)."""
+    """The byte of each character of a byte-level vocabulary (GPT-2's table)."""
     shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(256) if byte not in set(shown)]
     return {chr(byte): byte for byte in shown} | {chr(256 + at): byte for at, byte in enumerate(hidden)}
 
 
 def _written(token: str) -> str:
-    """What a token of a byte-level vocabulary stands for; bytes of broken characters as surrogates."""
+    """The text of a token of a byte-level vocabulary; bytes of broken characters as surrogates."""
     table = _byte_of()
     raw = b"".join(bytes([table[each]]) if each in table else each.encode() for each in token)
     return raw.decode("utf-8", "surrogateescape")

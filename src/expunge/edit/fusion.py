@@ -134,7 +134,7 @@ def _retained(layers: Sequence[PostLayerLinear]) -> Tensor:
     return kept_HH * share
 
 
-# Unlearning layers: a small map behind each block's MLP, learnt beside frozen weights, merged in the end.
+# Unlearning layers: a small map behind each block's MLP, trained on frozen weights, merged in the end.
 #
 # Shapes: H hidden units, R of the bottleneck, n tokens, O outputs and I inputs of a linear layer.
 
@@ -167,7 +167,7 @@ class UnlearningLayers(nn.Module):
 
     @contextmanager
     def on(self, model: nn.Module, seen: Seen | None = None) -> Iterator[None]:
-        """The layers act on ``model`` inside the block; ``seen`` is told what enters each of them."""
+        """The layers act on ``model`` inside the block; ``seen`` is called with the input of each."""
         hooks = [
             layer.register_forward_hook(partial(self._behind, index, seen))
             for index, layer in enumerate(writers(model).values())

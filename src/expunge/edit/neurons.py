@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from expunge.corpus.tokenise import Encoded
@@ -85,7 +85,7 @@ class _Point:
         self.token = token
 
     def probability(self, inner: Any, copies: int) -> Tensor:
-        """The token's probability in each of so many equal runs. [M]."""
+        """The token's probability in each of M equal runs. [M]."""
         past = copy.deepcopy(self.cache)
         if past is not None and copies > 1:
             past.batch_repeat_interleave(copies)
@@ -223,11 +223,6 @@ def restore(model: nn.Module, before: Mapping[str, Tensor]) -> None:
 def save_neurons(before: Mapping[str, Tensor], path: Path) -> None:
     """Write what ``erase`` returned as safetensors."""
     save_file({name: tensor.cpu().contiguous() for name, tensor in before.items()}, path)
-
-
-def load_neurons(path: Path) -> dict[str, Tensor]:
-    """Read what ``save_neurons`` wrote."""
-    return load_file(path)
 
 
 def _ranked(score_LK: Tensor) -> list[Neuron]:

@@ -27,7 +27,7 @@ from expunge.types import Example
 
 REQUESTS = "requests"
 ABOUT = "expunge"
-"""The key of a file's metadata under which all that is no tensor stands."""
+"""The key of a file's metadata that holds everything but tensors."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Task vectors: exact float32 differences of two models, and models along such a direction.
 
-A move never adds to a sum already rounded: it starts from θ itself, which lies in a file, or, under
+A move never adds to a sum already rounded: it starts from θ itself, which is in a file, or, under
 adapters, in the base weights.
 """
 

@@ -45,7 +45,7 @@ PAIRS: dict[Divergence, DivergencePair] = {
 class FLAT(ForgetLoss):
     """``−g*(P(other answer)) + f*(g*(P(forget answer)))``, P the mean probability of an answer's tokens.
 
-    Bounded, since P lies between 0 and 1, and slow where both answers are improbable: the slope is in
+    Bounded, since P is between 0 and 1, and slow where both answers are improbable: the slope is in
     probabilities, not in their logarithms. A mean over K other answers.
 
     Source: Wang et al. 2024 (arXiv 2410.11143), Eq. 4 and Tab. 1.

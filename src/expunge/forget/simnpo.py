@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class SimNPO(ForgetLoss):
     """``(2/β) softplus(β (log π(y|x) / |y| + δ))``: it fades where a token costs more than δ nats.
 
-    The paper's margin γ stands outside β: γ = β δ.
+    The paper's margin γ is outside β: γ = β δ.
 
     Source: Fan et al. 2024 (arXiv 2410.07163); δ as in open-unlearning.
     """

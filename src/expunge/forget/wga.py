@@ -19,7 +19,7 @@ class WGA(ForgetLoss):
     """Mean over counted tokens of ``p^β log p``, the weight ``p^β`` held constant in the gradient.
 
     Gradient ascent for β = 0. For β = 1 the gradient is that of p itself, so it fades with p. The
-    value has no such meaning: it rises again towards 0 below p = exp(−1/β) while p goes on falling.
+    value has no such meaning: it rises again towards 0 below p = exp(−1/β) while p keeps falling.
 
     Source: Wang et al. 2025 (arXiv 2502.19301).
     """

@@ -20,18 +20,6 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def is_main() -> bool:
-    """Whether this process is the one that writes and prints."""
-    return processes() == 1 or int(os.environ.get("RANK", "0")) == 0
-
-
-def wait_for_all() -> None:
-    """Barrier: return once every process has reached this point."""
-    if processes() > 1:
-        _join()
-        distributed.barrier()
-
-
 def map_across_ranks(items: Sequence[Item], compute: Callable[[list[Item]], list[Value]]) -> list[Value]:
     """``compute(items)``, with the items divided among the processes and the full result in each."""
     count = processes()

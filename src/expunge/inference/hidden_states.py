@@ -21,7 +21,7 @@ from expunge.inference.batches import Batches
 from expunge.inference.texts import ScoredText
 from expunge.model.arch import architecture, blocks, output_layer
 from expunge.model.intervention import Site, intervening
-from expunge.model.positions import check_lengths
+from expunge.model.rope import check_lengths
 
 if TYPE_CHECKING:
     from expunge.corpus.batching import Batch

@@ -43,7 +43,7 @@ def segments(truth: str, reply: str) -> list[str]:
     parts, at, ends = [""], 0, False
     for word in leaked_words(truth, reply):
         if word.leaked != ends:
-            # What stands between two leaked words belongs to the mark; before the first it does not.
+            # The text between two leaked words belongs to the mark; before the first it does not.
             cut = word.start if word.leaked else at
             parts[-1] += reply[at:cut]
             parts.append("")

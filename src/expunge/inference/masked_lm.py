@@ -16,7 +16,7 @@ from expunge.inference.backbone import eval_mode
 from expunge.inference.batches import Batches
 from expunge.model.arch import backbone, output_head
 from expunge.model.masked import is_masked
-from expunge.model.positions import check_lengths
+from expunge.model.rope import check_lengths
 
 
 def fill_mask_logits(model: nn.Module, batch: Sequence[Blank]) -> Tensor:

@@ -24,7 +24,7 @@ from expunge.inference.batches import Batches
 from expunge.inference.generation.generate import Group, Prefix, groups, must_read_whole
 from expunge.inference.logprobs import BLOCK_ELEMENTS, CHUNK_ELEMENTS, Head, in_pieces
 from expunge.model.arch import backbone, output_head, vocabulary
-from expunge.model.positions import check_lengths
+from expunge.model.rope import check_lengths
 from expunge.types import Example
 
 IMPOSSIBLE = -1e4

@@ -10,7 +10,7 @@ from expunge.inference.backbone import eval_mode
 from expunge.inference.generation.cache import cut, end_tokens
 from expunge.inference.generation.generate import greedy
 from expunge.metrics.knowmem import STOPS
-from expunge.model.positions import declared_positions
+from expunge.model.rope import declared_positions
 from expunge.types import Example
 
 if TYPE_CHECKING:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from expunge.audit.checkpoint import Checkpoint
-from expunge.audit.diagnose import compared, weights_of
-from expunge.audit.plan import FULL, Role
+from expunge.audit.run.diagnose import Checkpoint, compared, weights_of
+from expunge.audit.run.plan import FULL, Role
 from expunge.audit.saved import SCORES
 from expunge.audit.store import read_long
 from expunge.audit.summary import read_summary
 from expunge.errors import ModelError
 from expunge.inspector.models import SUMMARY
-from expunge.quant.parse import parse_quantizer
+from expunge.quant import parse_quantizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from expunge.audit.plan import Role
+from expunge.audit.run.loaded import record_beside
+from expunge.audit.run.plan import Role
 from expunge.audit.saved import SOURCES, read_sources
-from expunge.audit.sources import record_beside
 from expunge.errors import DataError, ModelError, did_you_mean
 from expunge.model.checkpoint import local_folder, require_checkpoint
 from expunge.model.load import check_vocabulary, load_model, load_tokenizer
 from expunge.model.resources import best_device
-from expunge.quant.parse import parse_quantizer
+from expunge.quant import parse_quantizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -15,7 +15,7 @@ from expunge.inspector.items import Erased, InspectorItem, erased, measured, rea
 from expunge.inspector.logit_lens import LensReading, read_layers
 from expunge.inspector.models import FULL, SUMMARY, ModelPool, ModelRegistry, PooledModel
 from expunge.model.resources import memory_errors
-from expunge.quant.parse import parse_quantizer
+from expunge.quant import parse_quantizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

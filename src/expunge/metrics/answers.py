@@ -5,17 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from expunge.metrics.knowmem import fits
-from expunge.model.positions import declared_positions
+from expunge.corpus.tokenise import encode_prompt
+from expunge.model.rope import declared_positions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from transformers import PreTrainedTokenizerBase
 
     from expunge.inference.observer import Observer
     from expunge.inference.texts import TokenStats
     from expunge.types import Example
 
 NO_WRONG = "the question has no wrong answers to compare with"
+
+
+SPECIAL = 8
+"""More special tokens than any tokenizer puts around a text."""
 
 
 class AnswerLikelihoods(NamedTuple):
@@ -98,3 +104,11 @@ def no_room(observed: Observer, max_new_tokens: int) -> str:
     """Why there is no reply."""
     context = declared_positions(observed.model)
     return f"prompt and {max_new_tokens} new tokens do not fit into the model's {context} tokens"
+
+
+def fits(asked: Example, room: int, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether an example's prompt has at most ``room`` tokens."""
+    # A token is at least one byte, apart from two or three special ones: most prompts need no count.
+    if not asked.is_chat and len(asked.prompt.encode()) + SPECIAL <= room:
+        return True
+    return len(encode_prompt(asked, tokenizer)) <= room

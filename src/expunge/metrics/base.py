@@ -6,6 +6,7 @@ drawn. The plain value of a metric is its statistic under weights that are all o
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -19,7 +20,10 @@ from expunge.types import Score
 
 if TYPE_CHECKING:
     from expunge.inference.observer import Observer
+    from expunge.inference.texts import TokenStats
     from expunge.metrics.probes import Probes
+    from expunge.types import Example
+
 
 Floats = NDArray[np.float64]
 Measured = Mapping[str, Sequence[Score]]
@@ -125,3 +129,40 @@ def scored(measured: Measured) -> dict[str, Floats]:
 def not_applicable(split: str, reason: str) -> dict[str, list[Score]]:
     """What a metric returns of a split it can say nothing of: one row that gives the reason."""
     return {split: [Score(item="(none)", value=None, unscored=reason)]}
+
+
+NO_TOKEN = "the text has no token to score"  # noqa: S105
+NOT_FINITE = "the model gives a token no finite log-probability"
+
+
+def score_of(example: Example, value: float | str) -> Score:
+    """The score of an example: a finite number, or the reason why there is none."""
+    if not isinstance(value, str) and not math.isfinite(value):
+        value = NOT_FINITE
+    if isinstance(value, str):
+        return Score(item=example.id, value=None, group=example.group, unscored=value)
+    return Score(item=example.id, value=value, group=example.group)
+
+
+class PerText(Metric):
+    """Base of the metrics that are a function of one text's ``TokenStats``."""
+
+    split: ClassVar[str] = "forget"
+
+    def measure(self, observed: Observer, probes: Probes) -> Measured:
+        """Look at every text of the split once."""
+        examples = probes.split(self.split)
+        if not examples:
+            return not_applicable(self.split, f"the {self.split} split is empty")
+        return {self.split: self.scores(examples, observed.facts(examples))}
+
+    def scores(self, examples: Sequence[Example], facts: Sequence[TokenStats]) -> list[Score]:
+        """The score of every text."""
+        return [
+            score_of(example, self.value(example, stats))
+            for example, stats in zip(examples, facts, strict=True)
+        ]
+
+    @abstractmethod
+    def value(self, example: Example, facts: TokenStats) -> float | str:
+        """The number of one text, or the reason why it has none."""

@@ -15,8 +15,7 @@ from expunge.files import write_with
 from expunge.inference.hidden_states import Head, States
 from expunge.inference.logprobs import token_jsd
 from expunge.metrics import metrics
-from expunge.metrics.base import Metric, not_applicable
-from expunge.metrics.per_text import NO_TOKEN, PerText, score_of
+from expunge.metrics.base import NO_TOKEN, Metric, PerText, not_applicable, score_of
 from expunge.model.arch import output_head, output_layer, vocabulary
 from expunge.parsing import load_json
 

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from expunge.metrics import metrics
-from expunge.metrics.base import Metric, not_applicable
+from expunge.metrics.base import Metric, not_applicable, score_of
 from expunge.metrics.memorisation_accuracy import NO_SPANS
-from expunge.metrics.per_text import score_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,7 +65,7 @@ class Exposure(Metric):
     supports_retention: ClassVar[bool] = False
     default: ClassVar[bool] = False
     caveats: ClassVar[str] = (
-        "A name stands above random letters in any model that knows English: meant for secrets that were "
+        "A name ranks above random letters in any model that knows English: meant for secrets that were "
         "drawn at random (numbers, keys). Sampled, it cannot exceed log2 of the sample: 8 bits of 255 "
         "variants."
     )

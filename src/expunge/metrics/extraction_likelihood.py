@@ -10,8 +10,7 @@ from pydantic import Field, PositiveInt
 
 from expunge.inference.generation.branch import BranchPoint
 from expunge.metrics import metrics
-from expunge.metrics.base import Metric, MetricRole, not_applicable
-from expunge.metrics.per_text import NO_TOKEN, PerText, score_of
+from expunge.metrics.base import NO_TOKEN, Metric, MetricRole, PerText, not_applicable, score_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

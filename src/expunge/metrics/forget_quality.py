@@ -14,8 +14,7 @@ from pydantic import Field
 
 from expunge.metrics import metrics
 from expunge.metrics.answers import NO_WRONG, answer_likelihoods
-from expunge.metrics.base import Metric, not_applicable
-from expunge.metrics.per_text import score_of
+from expunge.metrics.base import Metric, not_applicable, score_of
 from expunge.metrics.truth_ratio import DEFINITIONS, FLOOR, TOO_SMALL, Floor, Mean, wrong_over_right
 
 if TYPE_CHECKING:

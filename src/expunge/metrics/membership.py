@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import zlib
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 
 from expunge.metrics import metrics
-from expunge.metrics.base import Metric, MetricRole, not_applicable
-from expunge.metrics.per_text import NO_TOKEN, score_of
-from expunge.metrics.rouge import READ, Protocol
+from expunge.metrics.base import NO_TOKEN, Metric, MetricRole, not_applicable, score_of
+from expunge.metrics.rouge_recall import READ, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,7 +131,7 @@ class Membership(Metric):
     needs_splits: ClassVar[tuple[str, ...]] = ("forget", "holdout")
     default: ClassVar[bool] = False
 
-    attack: Attack = Field(default="min_k", description="The score by which texts are told apart.")
+    attack: Attack = Field(default="min_k", description="The score that separates the texts.")
     report: Literal["auc", "tpr"] = Field(
         default="auc",
         description=(
@@ -222,6 +221,11 @@ SHIFTED = (
 TURNED = "Public code disagrees on the orientation of the AUC; here ``protocol`` sets it."
 
 
+def fixed(attack: Attack) -> Any:
+    """The setting ``attack`` of a metric that has one only."""
+    return Field(default=attack, description="The score that separates the texts; fixed here.")
+
+
 class _AttackMetric(Membership):
     caveats: ClassVar[str] = SHIFTED
     known_errors: ClassVar[tuple[str, ...]] = (TURNED,)
@@ -241,7 +245,7 @@ class AnyAttack(_AttackMetric):
     )
     source: ClassVar[str] = "MUSE (arXiv 2407.06460); open-unlearning"
 
-    attack: Single = Field(default="min_k", description="The score by which texts are told apart.")
+    attack: Single = Field(default="min_k", description="The score that separates the texts.")
 
 
 @metrics.register("mia_loss")
@@ -252,9 +256,7 @@ class LossAttack(_AttackMetric):
     definition: ClassVar[str] = f"AUC of holdout against forget texts by mean loss: {ORIENTATION}"
     source: ClassVar[str] = "Yeom et al. 2018 (arXiv 1709.01604): LOSS"
 
-    attack: Literal["loss"] = Field(
-        default="loss", description="The score by which texts are told apart; fixed here."
-    )
+    attack: Literal["loss"] = fixed("loss")
 
 
 @metrics.register("mia_zlib")
@@ -267,9 +269,7 @@ class ZlibAttack(_AttackMetric):
     )
     source: ClassVar[str] = "Carlini et al. 2021 (arXiv 2012.07805): zlib"
 
-    attack: Literal["zlib"] = Field(
-        default="zlib", description="The score by which texts are told apart; fixed here."
-    )
+    attack: Literal["zlib"] = fixed("zlib")
 
 
 @metrics.register("mia_min_k_pp")
@@ -280,9 +280,7 @@ class MinKPlusPlusAttack(_AttackMetric):
     definition: ClassVar[str] = f"AUC of holdout against forget texts by Min-40%++: {ORIENTATION}"
     source: ClassVar[str] = "Zhang et al. 2024 (arXiv 2404.02936): Min-K%++"
 
-    attack: Literal["min_k_pp"] = Field(
-        default="min_k_pp", description="The score by which texts are told apart; fixed here."
-    )
+    attack: Literal["min_k_pp"] = fixed("min_k_pp")
 
 
 @metrics.register("mia_gradnorm")
@@ -303,9 +301,7 @@ class GradNormAttack(_AttackMetric):
         "open-unlearning takes gradients in training mode, with the adapters' dropout on.",
     )
 
-    attack: Literal["gradnorm"] = Field(
-        default="gradnorm", description="The score by which texts are told apart; fixed here."
-    )
+    attack: Literal["gradnorm"] = fixed("gradnorm")
 
 
 @metrics.register("mia_reference")
@@ -326,9 +322,7 @@ class ReferenceAttack(_AttackMetric):
         "attacks, and also detects the control's own training noise."
     )
 
-    attack: Literal["reference"] = Field(
-        default="reference", description="The score by which texts are told apart; fixed here."
-    )
+    attack: Literal["reference"] = fixed("reference")
 
 
 @metrics.register("mia_tpr")
@@ -348,7 +342,7 @@ class TPRAtLowFPR(_AttackMetric):
     )
     known_errors: ClassVar[tuple[str, ...]] = ()
 
-    attack: Single = Field(default="min_k", description="The score by which texts are told apart.")
+    attack: Single = Field(default="min_k", description="The score that separates the texts.")
     report: Literal["auc", "tpr"] = Field(
         default="tpr",
         description=(

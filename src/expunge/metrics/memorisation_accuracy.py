@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field, PositiveInt
 
 from expunge.metrics import metrics
-from expunge.metrics.base import MetricRole
-from expunge.metrics.per_text import NO_TOKEN, PerText
+from expunge.metrics.base import NO_TOKEN, MetricRole, PerText
 
 if TYPE_CHECKING:
     from expunge.inference.texts import TokenStats
@@ -58,7 +57,7 @@ NO_SPANS = "the text has no sensitive spans"
 class MemorisationAccuracy(PerText):
     """``MA = 1/(T-1) sum_t 1[argmax p(. | x_<t) = x_t]`` over the first tokens of each text.
 
-    A document's first token is not asked for: no text stands before it. An answer's is, after its prompt.
+    A document's first token is not asked for: no text precedes it. An answer's is, after its prompt.
 
     Source: Jang et al. 2023 (arXiv 2210.01504), Eq. 4.
     """

@@ -18,10 +18,8 @@ from expunge.metrics.answers import (
     prefetch_replies,
     replies,
 )
-from expunge.metrics.base import Metric, not_applicable
-from expunge.metrics.per_text import NOT_FINITE, score_of
-from expunge.metrics.rouge import rouge, words
-from expunge.metrics.rouge_recall import NO_WORDS
+from expunge.metrics.base import NOT_FINITE, Metric, not_applicable, score_of
+from expunge.metrics.rouge_recall import NO_WORDS, rouge, words
 from expunge.metrics.truth_ratio import (
     DEFINITIONS,
     FLOOR,

@@ -8,8 +8,7 @@ from pydantic import Field
 
 from expunge.metrics import metrics
 from expunge.metrics.answers import NO_WRONG, answer_likelihoods
-from expunge.metrics.base import Metric, not_applicable
-from expunge.metrics.per_text import NO_TOKEN, PerText, score_of
+from expunge.metrics.base import NO_TOKEN, Metric, PerText, not_applicable, score_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -154,7 +153,7 @@ class CandidateAccuracy(Choosing):
 
 @metrics.register("full_vocabulary_accuracy")
 class FullVocabularyAccuracy(PerText):
-    """Texts of the forget set whose every token, given what stands before it, is the likeliest of all.
+    """Texts of the forget set whose every token, given what precedes it, is the likeliest of all.
 
     Spans, where there are any, are all that counts; what ends an answer does not.
     """

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from expunge.metrics import metrics
-from expunge.metrics.membership import ORIENTATION, SHIFTED, TURNED, Membership
+from expunge.metrics.membership import ORIENTATION, SHIFTED, TURNED, Membership, fixed
 
 if TYPE_CHECKING:
     from expunge.metrics.base import Floats, Values, Weights
@@ -36,9 +36,7 @@ class LeakageAUC(Membership):
         ),
     )
 
-    attack: Literal["min_k"] = Field(
-        default="min_k", description="The score by which texts are told apart; fixed here."
-    )
+    attack: Literal["min_k"] = fixed("min_k")
 
 
 @metrics.register("privleak")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from expunge.metrics import metrics
-from expunge.metrics.per_text import NO_TOKEN, PerText
+from expunge.metrics.base import NO_TOKEN, PerText
 
 if TYPE_CHECKING:
     from torch import Tensor

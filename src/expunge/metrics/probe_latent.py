@@ -9,8 +9,7 @@ from pydantic import Field
 
 from expunge.inference.linear_probe import fit
 from expunge.metrics import metrics
-from expunge.metrics.base import Metric, not_applicable
-from expunge.metrics.per_text import score_of
+from expunge.metrics.base import Metric, not_applicable, score_of
 from expunge.scope.facts import Fact, read_facts
 from expunge.scope.probe import FOLDS, At, by_relation, can_look, cross_readable, labels, states_of
 

@@ -21,7 +21,7 @@ class Probes:
     set whose answers must stay. ``paraphrase_questions`` asks what ``forget`` asks in other words. The
     ``*_icl`` splits are the solved questions put before a question to show the form of an answer.
     ``verbatim`` are beginnings of forget documents (prompts) and their continuations. ``real_authors`` and
-    ``world_facts`` are what everybody knows (TOFU's); ``choices`` are questions with choices about what is
+    ``world_facts`` are common knowledge (TOFU's); ``choices`` are questions with choices about what is
     to be forgotten, ``ability`` such about all else. ``cloze`` and ``adversarial`` ask of the forget set
     with a blank, and by tricks; ``neighbours_fill_in`` has blanks in what is to stay.
     """

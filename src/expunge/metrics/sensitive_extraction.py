@@ -8,10 +8,9 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from expunge.inference.generation.branch import BranchPoint
 from expunge.metrics import metrics
-from expunge.metrics.base import Metric, MetricRole, not_applicable
+from expunge.metrics.base import Metric, MetricRole, not_applicable, score_of
 from expunge.metrics.extraction_likelihood import overlap
 from expunge.metrics.memorisation_accuracy import NO_SPANS
-from expunge.metrics.per_text import score_of
 
 if TYPE_CHECKING:
     from expunge.inference.observer import Observer

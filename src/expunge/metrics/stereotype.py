@@ -10,9 +10,8 @@ from pydantic import Field
 from expunge.corpus.pairs import BLANK, blanked, sentences
 from expunge.metrics import metrics
 from expunge.metrics.answers import NO_WRONG, answer_likelihoods
-from expunge.metrics.base import Metric, not_applicable
+from expunge.metrics.base import NO_TOKEN, Metric, not_applicable, score_of
 from expunge.metrics.multiple_choice import Per, weight
-from expunge.metrics.per_text import NO_TOKEN, score_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

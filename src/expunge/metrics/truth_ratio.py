@@ -10,8 +10,7 @@ from pydantic import Field
 
 from expunge.metrics import metrics
 from expunge.metrics.answers import NO_WRONG, answer_likelihoods, mean_logp
-from expunge.metrics.base import Metric, not_applicable
-from expunge.metrics.per_text import score_of
+from expunge.metrics.base import Metric, not_applicable, score_of
 
 if TYPE_CHECKING:
     from expunge.inference.observer import Observer

@@ -11,7 +11,7 @@ from expunge.errors import ModelError
 from expunge.metrics import metrics
 from expunge.metrics.base import Metric, MetricRole, not_applicable
 from expunge.metrics.knowmem import SAMPLED, STEMMED
-from expunge.metrics.rouge import READ, Protocol, rouge_l, stems, words
+from expunge.metrics.rouge_recall import READ, Protocol, rouge_l, stems, words
 from expunge.types import Score
 
 if TYPE_CHECKING:

@@ -191,7 +191,7 @@ def _is_adapter(name: str) -> bool:
 
 
 def unmerged_adapters(model: nn.Module) -> list[str]:
-    """Names of the layers whose adapter is still a separate branch beside the weight."""
+    """Names of the layers whose adapter is still a separate branch, not merged into the weight."""
     return [
         name
         for name, module in model.named_modules()

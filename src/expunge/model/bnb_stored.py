@@ -59,7 +59,7 @@ def floats(
 
 
 class QuantState(NamedTuple):
-    """What a 4-bit weight has beside its codes, named as in the library's ``QuantState``."""
+    """What a 4-bit weight has in addition to its codes, named as in the library's ``QuantState``."""
 
     absmax: Tensor
     code: Tensor

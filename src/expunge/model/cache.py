@@ -1,4 +1,4 @@
-"""A cache of keys and values with room ahead: what is new is written beside what is held.
+"""A cache of keys and values with preallocated room: new entries are written without copying the old.
 
 The library's own copies all that it holds for every token: half of what decoding costs on a processor.
 
@@ -49,7 +49,7 @@ class GrowingLayer(DynamicLayer):
         return self._written
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Every row so many times; of one row no copy is made until something is added."""
+        """Every row ``repeats`` times; of one row no copy is made until something is added."""
         if not self.get_seq_length() or len(self.keys) > 1:
             super().batch_repeat_interleave(repeats)
             return
@@ -63,7 +63,7 @@ class GrowingLayer(DynamicLayer):
             self._written = (self.keys, self.values)
 
     def _has_room(self, places: int) -> tuple[Tensor, Tensor] | None:
-        """The larger tensors, if what is held lies in them still and so many places are there."""
+        """The larger tensors, if they still hold the entries and have enough room."""
         if self._room is None or self._written is None or self._room[0].shape[-2] < places:
             return None
         untouched = self.keys is self._written[0] and self.values is self._written[1]

@@ -1,4 +1,4 @@
-"""What lies in a checkpoint folder, found without loading it, and the refusals when it is not enough."""
+"""What is in a checkpoint folder, found without loading it, and the refusals when it is not enough."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Nothing of a model is rewritten: hooks come with a ``with`` block and go with it. A change returns a
 new tensor and never writes into the one it was given, which others still read.
 Shapes: B sequences, T positions, H hidden units, K neurons of an MLP, A heads of D numbers each; S
-stands for whatever a site holds behind [B, T].
+is whatever a site holds behind [B, T].
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Site(NamedTuple):
 
 
 Change = Callable[[Tensor], Tensor]
-"""From what a site holds to what the model goes on with instead."""
+"""From what a site holds to what the model continues with instead."""
 
 
 @contextmanager
 def intervening(model: nn.Module, changes: Mapping[Site, Change]) -> Iterator[None]:
-    """Inside the block the model goes on with what the changes make of what their sites hold.
+    """Inside the block the model continues with what the changes return for their sites.
 
     Changes of several sites see one another's effects. Blocks may be nested; the inner one changes
     what the outer one has made.
@@ -82,7 +82,7 @@ def replaced(by: Tensor, where_BT: Tensor | None = None) -> Change:
 
 
 def without(direction: Tensor, where_BT: Tensor | None = None) -> Change:
-    """Takes out what lies along a direction r of the last dimension: ``h − (h · r̂) r̂``.
+    """Removes the component along a direction r of the last dimension: ``h − (h · r̂) r̂``.
 
     A direction of length 0 changes nothing.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,9 +20,7 @@ from expunge.errors import ModelError
 from expunge.files import MayReplace, nothing, write_json, writing
 from expunge.model.arch import unmerged_adapters
 from expunge.model.checkpoint import local_folder, reading, require_checkpoint, source_dtype
-from expunge.model.downloaded import downloaded
 from expunge.model.masked import auto_class, declares_masked, is_masked, refuse_masked
-from expunge.model.normalizers import check_normalizer
 from expunge.model.quantized import (
     declared,
     forget_quantization,
@@ -31,13 +30,75 @@ from expunge.model.quantized import (
 )
 from expunge.model.rope import separate_rope_lengths
 from expunge.model.sizes import require_fitting
-from expunge.model.weight_files import read_headers, read_json, weight_files
+from expunge.model.weight_files import INDEX, SINGLE, index_names, read_headers, read_json, weight_files
 from expunge.model.written import require_same
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["check_vocabulary", "hash_model", "load_model", "load_tokenizer", "save_model", "source_dtype"]
+
+
+MOST = 64
+"""How many times longer a text may get. SentencePiece's and BERT's make it a few times longer at most."""
+PREPENDED = 1_000
+"""Characters that may be put before a text."""
+
+
+def check_normalizer(tokenizer: Any) -> None:
+    """Refuse a fast tokenizer whose replacements could make a text too long to be held in memory.
+
+    Raises:
+        ModelError: saying how much longer.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    normalizer = getattr(backend, "normalizer", None)
+    if normalizer is None:
+        return
+    times, before = growth(json.loads(normalizer.__getstate__()))
+    if times > MOST or before > PREPENDED:
+        longer = f"up to {times:,.0f} times longer" if times > MOST else f"{before:,} characters longer"
+        raise ModelError(
+            "the tokenizer's normalizer",
+            why=f"its replacements make a text {longer}, which no tokenizer of a language model does.",
+            fix="Get tokenizer.json from where the model was published.",
+        )
+
+
+def growth(described: Mapping[str, Any]) -> tuple[float, int]:
+    """How many times longer replacements can make a text, and how many characters are put before it."""
+    times, before = 1.0, 0
+    for step in described.get("normalizers") or ():
+        factor, added = growth(step)
+        times, before = times * factor, before * max(1, int(factor)) + added
+    content = len(described.get("content") or "")
+    pattern = described.get("pattern") or {}
+    if "Regex" in pattern:
+        times *= 1 + content  # it may match nothing, between any two characters
+    elif "String" in pattern:
+        times *= max(1.0, content / max(1, len(pattern["String"])))
+    return times, before + len(described.get("prepend") or "")
+
+
+WORDS = ("*.json", "*.jinja", "*.model", "*.txt", "*.py")
+"""Everything but weights."""
+
+
+def downloaded(name: str) -> Path:
+    """The folder of the Hub's cache that holds a model's files, which are fetched if they are not there.
+
+    Weights are fetched by the names that its index lists, so that pickles stay where they are.
+
+    Raises:
+        ModelError: the index lists something other than safetensors files.
+        OSError: there is no such model, or no way to it.
+    """
+    from huggingface_hub import snapshot_download
+
+    folder = Path(snapshot_download(name, allow_patterns=list(WORDS)))
+    weights = index_names(folder) if (folder / INDEX).is_file() else [SINGLE]
+    return Path(snapshot_download(name, revision=folder.name, allow_patterns=[*WORDS, *weights]))
+
 
 LoadDtype = Literal["auto", "float32", "bfloat16"]
 

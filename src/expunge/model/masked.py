@@ -16,7 +16,7 @@ MASKED = "ForMaskedLM"
 
 
 def is_masked(model: nn.Module) -> bool:
-    """Whether a model fills in blanks, and cannot go on with a text."""
+    """Whether a model is a masked language model, which fills in blanks and cannot continue a text."""
     return type(unwrap(model)).__name__.endswith(MASKED)
 
 

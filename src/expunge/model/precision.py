@@ -80,7 +80,7 @@ def repack(moment: Tensor, numbers: Tensor) -> None:
 def least_square(moment: Tensor, mean: Tensor, beta1: float, beta2: float) -> Tensor | None:
     """What the second moment is at least, given the first; ``None`` where nothing was lost.
 
-    8 bits round a small second moment to zero beside a large one. An embedding row that a batch does
+    8 bits round a small second moment to zero next to a large one. An embedding row that a batch does
     not use then divides its first moment by epsilon and flies off. But ``m² ≤ v (1 − β1)² /
     ((1 − β2) (1 − β1² / β2))`` for any gradients (Cauchy-Schwarz), so v is not below what m shows.
     """
@@ -95,7 +95,7 @@ def _is_packed(moment: Tensor) -> bool:
 # The precision weights are kept in while they train, and an AdamW that honours it.
 #
 # In bf16 a weight moves only if the step is at least half the distance to its neighbour: at learning
-# rate 1e-5 every weight above 2^-8 stands still, and what still moves lies in the zero bucket of a
+# rate 1e-5 no weight above 2^-8 moves, and what still moves is in the zero bucket of a
 # 4-bit grid. Weights are therefore kept in fp32, or in bf16 with stochastic rounding, unless the
 # literature's plain bf16 is asked for. Source: docs/why-it-comes-back.md.
 

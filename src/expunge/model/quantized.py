@@ -37,7 +37,7 @@ _PARTS = re.compile(
     r"|\.qzeros|\.scales|_blocks|_scales|\.W_q|\.codebooks?|\.codes|\._data|\.weight_qdata|\.tile_\w+)$"
     r"|\.quant_state\."
 )
-"""What quantized weights have beside them, in the formats that are in use."""
+"""Suffixes of the tensors that come with quantized weights, in the formats in use."""
 
 
 def declared(config: Mapping[str, Any]) -> Mapping[str, Any] | None:

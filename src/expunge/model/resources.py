@@ -1,7 +1,8 @@
-"""Memory, disk, device and worker processes, with their failures as refusals."""
+"""Memory, disk, device and worker processes, with their failures as refusals; what this machine can run."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 import shutil
@@ -9,15 +10,85 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing import active_children, get_context
 from pathlib import Path
 
+import platformdirs
+import psutil
 import torch
 from safetensors import SafetensorError
 
 from expunge.errors import ModelError, OutputError
 from expunge.files import FREE_SPACE_FIX
+from expunge.model.precision import has_native_bf16
 from expunge.quiet import quiet_loggers, start_light
+from expunge.record import hardware, versions
+
+GIB = 1 << 30
+
+BACKENDS = (
+    ("peft", "lora", "LoRA scope (recipes with scope: lora)"),
+    ("datasets", "hub", "forget and retain sets from the Hub"),
+    ("bitsandbytes", "bnb", "FP4, NF4 and LLM.int8 quantizers"),
+    ("llmcompressor", "compress", "llm-compressor's own GPTQ and round to nearest"),
+    ("compressed-tensors", "compress", "quantized folders that transformers and vLLM load"),
+    ("torchao", "torchao", "torchao quantizers, 8-bit and 4-bit optimizer states"),
+    ("gguf", "gguf", "files for llama.cpp"),
+    ("llama-cpp-python", "llamacpp", "asking such a file (compiles for minutes)"),
+    ("matplotlib", "figures", "figures of a report as PNG and SVG"),
+    ("uvicorn", "inspect", "the inspector"),
+    ("lm-eval", "general", "general ability on local tasks"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend:
+    """An optional package, what it is for, and the version found (``None``: missing)."""
+
+    package: str
+    extra: str
+    purpose: str
+    version: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    """Everything ``doctor`` shows."""
+
+    facts: dict[str, str]
+    backends: tuple[Backend, ...]
+
+
+def examine() -> Health:
+    """Look at this machine."""
+    facts = {name: str(value) for name, value in (versions() | hardware()).items()}
+    facts.setdefault("accelerator", "none: everything runs on the processor")
+    facts["memory free / all"] = _memory()
+    facts["native bfloat16"] = (
+        "yes" if has_native_bf16(torch.device("cpu")) else "no: kept on the grid in fp32"
+    )
+    cache = platformdirs.user_cache_path("expunge")
+    home = next(parent for parent in (cache, *cache.parents) if parent.exists())
+    facts["cache"] = f"{cache} ({shutil.disk_usage(home).free / GIB:.0f} GiB free)"
+    backends = tuple(
+        Backend(package=package, extra=extra, purpose=purpose, version=_version(package))
+        for package, extra, purpose in BACKENDS
+    )
+    return Health(facts=facts, backends=backends)
+
+
+def _memory() -> str:
+    memory = psutil.virtual_memory()
+    return f"{memory.available / GIB:.1f} / {memory.total / GIB:.1f} GiB"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
 
 NO_ROOM = "can't allocate memory"
 """What torch says of the processor's memory, in an error that has no class of its own."""
@@ -41,7 +112,7 @@ def memory_errors(*, fix: str) -> Iterator[None]:
         ) from error
 
 
-# A full disk, told in one way: every library that meets one reports it in its own.
+# A full disk, reported in one way: every library that meets one has its own error.
 
 CUT_SHORT = re.compile(r"I/O error: (?P<reason>.*) \(os error|inline_container|PytorchStreamWriter")
 """What safetensors and ``torch.save`` say when the file system takes no more bytes."""
@@ -88,10 +159,10 @@ def best_device() -> torch.device:
     return torch.accelerator.current_accelerator() or torch.device("cpu")
 
 
-# Processes side by side: one thread each, no bars of their own, gone when nobody wants their work.
+# Processes side by side: one thread each, no bars of their own, ended when their parent is gone.
 
 NO_BARS = "TQDM_DISABLE"
-"""Set where somebody else draws the screen; what is started from there draws no bars."""
+"""Set where the parent draws the screen; its workers draw no progress bars."""
 
 
 @contextmanager

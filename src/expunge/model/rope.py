@@ -1,16 +1,16 @@
 """Rotary positions whose frequencies depend on a text's length: each row of a batch gets its own.
 
 "longrope" (Phi-3) and "dynamic" (dynamic NTK) choose their frequencies by the largest position of the whole
-batch, so in transformers a short text is read differently beside a long one, and a padded one differently
-from the same text alone. Dynamic NTK also remembers the longest text it has seen. Hooks give every row what
-a freshly loaded model computes for that row alone.
+batch, so in transformers a short text is read differently in a batch with a long one, and a padded
+one differently from the same text alone. Dynamic NTK also remembers the longest text it has seen. Hooks
+give every row what a freshly loaded model computes for that row alone.
 
 Shapes: B rows, S positions read at once, C places of the attention mask (cached ones first).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -18,6 +18,43 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from expunge.errors import ModelError
+
+SPARE = 2
+"""Rows before the first position in some tables (OPT)."""
+
+
+def learned_positions(model: nn.Module) -> int | None:
+    """The number of positions a model has embeddings for; ``None`` for one that computes them."""
+    declared = declared_positions(model)
+    if declared is None:
+        return None
+    words = getattr(model, "get_input_embeddings", lambda: None)()
+    tables = (module for module in model.modules() if isinstance(module, nn.Embedding))
+    rows = {table.num_embeddings for table in tables if table is not words}
+    return declared if rows & set(range(declared, declared + SPARE + 1)) else None
+
+
+def declared_positions(model: nn.Module) -> int | None:
+    """The number of tokens a model was made to read at once, learned or not; ``None``: it does not say."""
+    declared: int | None = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    return declared
+
+
+def check_lengths(model: nn.Module, lengths: Iterable[int]) -> None:
+    """Refuse sequences that a model with learned positions cannot read.
+
+    Raises:
+        ModelError: one of ``lengths``, in tokens, is more than the model has positions.
+    """
+    room, longest = learned_positions(model), max(lengths, default=0)
+    if room is not None and longest > room:
+        raise ModelError(
+            f"a text of {longest} tokens",
+            why=f"the model has learned {room} positions and can read no more tokens at once.",
+            fix=f"Lower max_length to {room} (--set max_length={room}; in an audit --max-length {room}), "
+            "or shorten prompts.",
+        )
+
 
 Kind = Literal["longrope", "dynamic"]
 

@@ -60,7 +60,7 @@ def index_names(folder: Path) -> list[str]:
     """
     listed = read_json(folder / INDEX).get("weight_map")
     if not isinstance(listed, dict) or not listed:
-        raise _bad_index(folder, "it has no weight_map, which says where each tensor lies")
+        raise _bad_index(folder, "it has no weight_map, which says where each tensor is")
     names = list(dict.fromkeys(listed.values()))
     for name in names:
         if not isinstance(name, str) or not is_plain(name):

@@ -176,7 +176,7 @@ class Quantizer(Condition, ABC):
         """The model with its weights quantized inside the block, and restored bit for bit after it.
 
         The parameters point to new storage meanwhile and get their own back at the end, whatever
-        happened in between; only the originals of touched tensors are kept beside the model.
+        happened in between; only the originals of touched tensors are kept in addition to the model.
         ``calibration`` is read by a calibrated quantizer only.
 
         Raises:
@@ -197,7 +197,7 @@ class Quantizer(Condition, ABC):
         """Every quantized weight as a checkpoint stores it, by the name of its layer.
 
         Dequantized they equal what ``applied`` puts in the model, bit for bit; the model itself is as it
-        was afterwards. A weight that layers share stands under the name of the first. ``None`` if the
+        was afterwards. A weight that layers share has the name of the first. ``None`` if the
         format is not integers on a uniform grid. Raises what ``applied`` does.
         """
         packed_by_layer: dict[str, Packed | None] = {}

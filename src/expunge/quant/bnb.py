@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 BlockSize = Literal[32, 64, 128, 256, 512, 1024, 2048, 4096]
 NEGATIVE_ZERO = {"fp4": 8, "nf4": -1}
-"""The code that is given as 0 because it stands for 0 as well: which of the two a weight gets is chance."""
+"""The second code of the value 0, mapped to code 0: which of the two a weight gets is arbitrary."""
 
 
 class _CodeBook(Quantizer):
     """Blocks of consecutive weights, each divided by its largest magnitude, then looked up.
 
-    Blocks run through the rows of the flattened [O, I] weight; a shorter last block stands alone.
+    Blocks run through the rows of the flattened [O, I] weight; a shorter last block has its own scale.
     """
 
     family: ClassVar[str] = "bitsandbytes"

@@ -28,7 +28,7 @@ SHIFT_EDGES = (1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 0.5, 1.0)
 COMES_BACK_BELOW = 0.5
 """Less than this share of the update surviving predicts a return.
 
-In simulations of AdamW on normal weights the share is below 0.03 when the movable range lies inside
+In simulations of AdamW on normal weights the share is below 0.03 when the movable range is inside
 the zero bucket, and 0.9 to 1.4 when the weights are float32 or the range reaches well beyond it; only
 grids whose bucket ends just where the movable range does (FP4 at lr 1e-5, say) fall in between.
 """
@@ -127,7 +127,7 @@ class BucketCounts:
 class BucketReport:
     """One quantizer's effect on one update: pooled over the tensors it touches, and tensor by tensor.
 
-    ``untouched``: the share of ‖Δ‖² that lies in parameters the quantizer leaves alone (embeddings,
+    ``untouched``: the share of ‖Δ‖² that is in parameters the quantizer leaves alone (embeddings,
     norms); the shares of ``total`` say nothing about that part. ``calibrated``: the quantizer reads text
     before it rounds, which this report does not: it rounds to nearest on the same grid, and predicts
     nothing from that.
@@ -178,7 +178,7 @@ def _ratio(part: float | None, total: float) -> float | None:
 # bucket vanish. Rounding to nearest does not do that by itself: a weight uniform in its bucket of width
 # D crosses over with odds |u|/D and then moves by a whole D, so the mean effect survives. What destroys
 # it is a *correlation* between "may move" and "is tiny": bf16 weights move only below
-# 2^(floor(log2 lr) + 9), and when that lies inside the zero bucket every change is erased. The surviving
+# 2^(floor(log2 lr) + 9), and when that is inside the zero bucket every change is erased. The surviving
 # share tells the two apart; the share of erased changes alone does not.
 #
 # Shapes: O outputs, I inputs of a linear layer.

@@ -20,7 +20,7 @@ from expunge.corpus.tokenise import encode, first_token
 from expunge.errors import DataError, ModelError, RecipeError
 from expunge.inference.backbone import eval_mode
 from expunge.model.cache import new_cache
-from expunge.model.positions import learned_positions
+from expunge.model.rope import learned_positions
 from expunge.record import hash_json
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ AT_ONCE = 32
 
 @torch.no_grad()
 def sample_texts(model: nn.Module, opening: Sequence[int], *, count: int, length: int, seed: int) -> Tensor:
-    """``count`` sequences [count, length] that begin with ``opening`` and go on at temperature 1.
+    """``count`` sequences [count, length] that begin with ``opening`` and continue at temperature 1.
 
     An end token does not end a sequence: another text follows it, as in pretraining. The same seed
     gives the same sequences. Without an ``opening`` the first token is drawn evenly from the vocabulary.
@@ -134,7 +134,7 @@ class CalibrationSource:
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """What the outcome depends on beside the model: name, amount, seed and a hash of the texts."""
+        """What the result depends on apart from the model: name, amount, seed and a hash of the texts."""
         facts = {"name": self.name, "samples": self.samples, "length": self.length, "seed": self.seed}
         return facts | {"texts_sha256": hash_json([asdict(text) for text in self.texts])}
 

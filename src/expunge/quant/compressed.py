@@ -103,7 +103,7 @@ def require_layers(quantizer: Quantizer, model: nn.Module) -> None:
     """Refuse a model whose layers the format cannot hold.
 
     Raises:
-        ModelError: they are of a kind nobody would unpack, or are not whole groups wide.
+        ModelError: no reader could unpack them, or are not whole groups wide.
     """
     if architecture(model).transposed:
         raise ModelError(

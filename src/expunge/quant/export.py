@@ -13,7 +13,7 @@ from expunge.files import RECORD, claiming, refuse_existing, replaced_by, write_
 from expunge.model.compressed import BITS, METHOD
 from expunge.model.load import hash_model, load_model, load_tokenizer, require_savable, save_model
 from expunge.model.resources import disk_errors
-from expunge.quant import bnb
+from expunge.quant import FULL_PRECISION, bnb, parse_quantizer
 from expunge.quant.bnb import FP4, NF4, BnbInt8
 from expunge.quant.calibration import SELF, CalibrationSource, text_of_file, unread
 from expunge.quant.compressed import (
@@ -28,7 +28,6 @@ from expunge.quant.compressed import (
 from expunge.quant.gguf.export import SUFFIX, export_gguf, gguf_quantizer
 from expunge.quant.gguf.quantizer import GGUF
 from expunge.quant.llmc import LLMCompressorAWQ
-from expunge.quant.parse import FULL_PRECISION, parse_quantizer
 from expunge.quant.rtn import GridQuantizer
 from expunge.record import Stopwatch, make_record
 
@@ -198,7 +197,7 @@ class QuantizeJob:
     def run(self) -> Exported:
         """Round the weights and write the folder with ``coverage.json`` and ``record.json``.
 
-        An output that ends in ``.gguf`` is one file that llama.cpp loads, with ``.record.json`` beside it.
+        An output that ends in ``.gguf`` is one file for llama.cpp; its record is in ``.record.json``.
         """
         if self.output.suffix == SUFFIX:
             return self._file()
@@ -247,7 +246,7 @@ class QuantizeJob:
                 fix=f"Leave out --format, or name an output without {SUFFIX}.",
             )
         quantizer = gguf_quantizer(self.to)
-        self._text(quantizer)  # refuses text that nobody would read
+        self._text(quantizer)  # refuses calibration text that would not be used
         coverage = export_gguf(
             self.model,
             quantizer,

@@ -32,7 +32,7 @@ class Fit(NamedTuple):
         return self.span / self.levels
 
     def stored(self, dtype: torch.dtype) -> Fit:
-        """The same fit with every step rounded to ``dtype``, as a checkpoint stores it beside the codes."""
+        """The same fit with every step rounded to ``dtype``, as a checkpoint stores it with the codes."""
         # Exact in float64: a step of 24 bits times at most 255.
         return self._replace(span=self.step.to(dtype).to(self.span.dtype) * self.levels)
 

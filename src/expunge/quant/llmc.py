@@ -37,7 +37,7 @@ MODIFIERS = {
     "RTN": "quantization.QuantizationModifier",
     "AWQ": "awq.AWQModifier",
 }
-"""Where each algorithm stands under ``llmcompressor.modifiers``."""
+"""The module of each algorithm under ``llmcompressor.modifiers``."""
 
 
 def require_layers(label: str, model: nn.Module, group_size: int | None) -> None:
@@ -234,8 +234,8 @@ class LLMCompressorGPTQ(LLMCompressor):
 class LLMCompressorAWQ(LLMCompressor):
     """AWQ by llm-compressor with its own settings, asymmetric.
 
-    It changes norms beside weights. Here the norms stay and the weights take up the difference, which is
-    the same function, so what it gives has no codes to export.
+    It changes norms as well as weights. Here the norms stay and the weights take up the difference, which
+    is the same function, so what it gives has no codes to export.
     """
 
     calibrated: ClassVar[bool] = True

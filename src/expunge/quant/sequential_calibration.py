@@ -49,7 +49,7 @@ class Inputs:
 
 
 class BlockInputs(NamedTuple):
-    """What a block is given beside the hidden states: masks, positions."""
+    """What a block gets in addition to the hidden states: masks, positions."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -107,8 +107,8 @@ def _observed(
                 why="the model's activations overflow on the calibration text.",
                 fix="Check the checkpoint, or load it in bf16 or fp32.",
             )
-    heard = {name for inputs in groups for name in inputs.layers}
-    return groups + [_unread(name, layer) for name, layer in layers.items() if name not in heard]
+    read = {name for inputs in groups for name in inputs.layers}
+    return groups + [_unread(name, layer) for name, layer in layers.items() if name not in read]
 
 
 class _Reader:

@@ -22,7 +22,7 @@ from expunge.report.verdicts import headline
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from expunge.audit.stats import Estimate
+    from expunge.audit.statistics.bootstrap import Estimate
     from expunge.report.heat import HeatCell, HeatMap
     from expunge.report.run import AuditRun
     from expunge.report.verdicts import VerdictCard

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from expunge.audit.plan import Role
+from expunge.audit.run.plan import Role
 from expunge.report.numbers import duration, memory, plural, short, thousands
 
 if TYPE_CHECKING:

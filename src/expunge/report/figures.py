@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from expunge.audit.plan import Role
+from expunge.audit.run.plan import Role
 from expunge.errors import MissingExtraError
 from expunge.report.charts.arrows import arrows, landmarks
 from expunge.report.charts.scatter import points

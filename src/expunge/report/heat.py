@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from expunge.audit.blocks import items_in_words
-from expunge.audit.stats import Conclusion
+from expunge.audit.statistics.bootstrap import Conclusion
 from expunge.report.charts.arrows import landmarks
 from expunge.report.numbers import interval, number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from expunge.audit.plan import Role
-    from expunge.audit.stats import Estimate
+    from expunge.audit.run.plan import Role
+    from expunge.audit.statistics.bootstrap import Estimate
     from expunge.audit.summary import CellSummary, MetricBlock, ModelRow
     from expunge.report.run import AuditRun
 

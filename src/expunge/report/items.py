@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from markupsafe import Markup
 
-from expunge.audit.plan import FULL
+from expunge.audit.run.plan import FULL
 from expunge.audit.saved import SCORES, invalid
 from expunge.audit.store import read_long
 from expunge.inference.leakage import segments, shape

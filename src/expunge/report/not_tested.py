@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from expunge.audit.plan import Role
+from expunge.audit.run.plan import Role
 from expunge.metrics.base import MetricRole
 from expunge.report.numbers import plural
 

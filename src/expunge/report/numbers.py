@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from expunge.audit.blocks import DIGITS
 
 if TYPE_CHECKING:
-    from expunge.audit.stats import Estimate
+    from expunge.audit.statistics.bootstrap import Estimate
 
 GLOSSARY = (
     ("Forget set", "The texts that were to be forgotten."),

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 import expunge
 from expunge.audit.blocks import calibrations
-from expunge.audit.plan import FULL
+from expunge.audit.run.plan import FULL
 from expunge.report import facts
 from expunge.report.charts.arrows import Landmarks, arrows, landmarks, strip
 from expunge.report.charts.buckets import buckets, histogram

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from expunge.audit.plan import FULL, Kind, Role
+from expunge.audit.run.plan import FULL, Kind, Role
 from expunge.audit.saved import (
     SCORES,
     SOURCES,
@@ -16,7 +16,7 @@ from expunge.audit.saved import (
     read_record,
     read_sources,
 )
-from expunge.audit.stats import Estimate
+from expunge.audit.statistics.bootstrap import Estimate
 from expunge.audit.summary import AuditSummary, CellSummary, MetricBlock, ModelRow, read_summary
 from expunge.errors import DataError
 from expunge.files import RECORD

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from expunge.audit.forgetting import Durability, Forgotten
-from expunge.audit.plan import FULL, Role
+from expunge.audit.run.plan import FULL, Role
 from expunge.audit.saved import SCORES, SOURCES, SUMMARY
 from expunge.audit.verdict import Outcome
 from expunge.report.numbers import NOTHING, interval, number, plural
 
 if TYPE_CHECKING:
-    from expunge.audit.stats import Estimate
+    from expunge.audit.statistics.bootstrap import Estimate
     from expunge.audit.summary import CellSummary
     from expunge.report.run import AuditRun
 

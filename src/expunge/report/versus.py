@@ -12,7 +12,7 @@ from expunge.report.verdicts import headline
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from expunge.audit.stats import Estimate
+    from expunge.audit.statistics.bootstrap import Estimate
     from expunge.audit.summary import MetricBlock
     from expunge.report.run import AuditRun
 

@@ -15,7 +15,9 @@ from expunge.registry import Registry
 class RetainLoss(Component, ABC):
     """A loss on the retain set, added to the forget loss times its weight. Per example [B]."""
 
-    weight: float = Field(default=1.0, description="The factor of the retain loss beside the forget loss.")
+    weight: float = Field(
+        default=1.0, description="The factor of the retain loss; that of the forget loss is 1."
+    )
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -31,7 +31,7 @@ class LocaliserInputs:
     batch_size: int = 8
 
 
-# Clean and corrupt prompts side by side: what the model is asked, and the same of somebody else.
+# Pairs of clean and corrupt prompts: a question, and the same question about another subject.
 #
 # Shapes: B pairs of a batch, T positions.
 
@@ -66,7 +66,7 @@ class Contrasts(NamedTuple):
 def contrasts(evidence: LocaliserInputs, *, items: int, file: Path | None = None) -> list[ContrastPair]:
     """Contrasts for the facts of the forget set that have one, of at most ``items`` facts spread over it.
 
-    Without a file the corrupt prompt is that of somebody else in the same template: the most alike one
+    Without a file the corrupt prompt is that of another subject in the same template: the most alike one
     of the forget set, or of the retain set where the forget set has none (``facts.partner``). A file
     holds examples with the id of a forget example, a prompt of as many tokens, and its answer.
 
@@ -140,7 +140,7 @@ def _refuse_misfits(pairs: Sequence[tuple[Fact, Fact | None]], file: Path) -> No
 # Facts as localisers see them: a prompt, whom it is about, and its answer.
 
 ALIKE = 0.5
-"""Two prompts are of one template if at least this share of their tokens stands in both."""
+"""Two prompts are of one template if at least this share of their tokens is in both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ class Fact:
 
     @property
     def relation(self) -> tuple[int, ...]:
-        """The prompt without its subject: what is asked, whoever it is asked of."""
+        """The prompt without its subject."""
         return tuple(token for place, token in enumerate(self.prompt) if place not in self.subject)
 
     @property
@@ -187,7 +187,7 @@ def read_facts(examples: Sequence[Example], tokenizer: Any, *, max_length: int) 
 
 
 def partner(fact: Fact, others: Sequence[Fact]) -> Fact | None:
-    """The prompt of the same template about somebody else, or ``None`` if there is none.
+    """The prompt of the same template about another subject, or ``None`` if there is none.
 
     Its answer begins with another token, since the first one tells what patching does. It has as many
     tokens, so that places correspond, and at least half of them are the same at the same place. It

@@ -1,8 +1,9 @@
-"""Scopes that find out where a model keeps what is to be forgotten, within a budget."""
+"""Scopes that find out where a model keeps what is to be forgotten; random parts as their control."""
 
 from __future__ import annotations
 
 import os
+import random
 import sys
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -90,7 +91,7 @@ class Localiser(Scope):
 
     def select_parts(self, ranked: list[ModelPart], found: LocaliserResult) -> list[ModelPart]:  # noqa: ARG002
         """The parts the method takes where no budget is given; only asked if it ``decides``."""
-        raise LookupError(f"{type(self).__name__} takes as many parts as it is told")
+        raise LookupError(f"{type(self).__name__} has no number of parts of its own")
 
     def locate(self, model: nn.Module, evidence: LocaliserInputs) -> Selection:
         """What may change: the parts found, with all scores in the selection's facts.
@@ -156,3 +157,17 @@ def chosen_by(scope: Scope, model: nn.Module, evidence: LocaliserInputs) -> Sele
 def bar(items: Iterable[Item], *, what: str, total: int) -> Iterator[Item]:
     """The items, with a bar on a terminal that says how far the search is."""
     yield from tqdm(items, desc=what, total=total, disable=not sys.stderr.isatty() or NO_BARS in os.environ)
+
+
+@scopes.register("random")
+class RandomPartsScope(Localiser):
+    """The control at a matched budget: any parts, with as many weights as another scope selects.
+
+    Drawn anew with every seed of a run.
+
+    Source: Guo et al. 2025 (arXiv 2410.12949), its baselines "random" and "random MLPs".
+    """
+
+    def find(self, model: nn.Module, parts: list[ModelPart], evidence: LocaliserInputs) -> LocaliserResult:  # noqa: ARG002
+        rng = random.Random(evidence.seed)
+        return LocaliserResult({part.name: rng.random() for part in parts})

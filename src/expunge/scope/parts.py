@@ -50,7 +50,7 @@ def changed(model: nn.Module, batch: Contrasts, ids_BT: Tensor, changes: Mapping
 
 
 def restored(part: ModelPart, held: States) -> Change:
-    """A part goes on with what it held in another run; the other heads of its block do not."""
+    """A part continues with its activation of another run; the other heads of its block do not."""
     state = held[part.site]
     if part.head is None:
         return lambda _: state
@@ -101,7 +101,7 @@ def parts_of(model: nn.Module, modules: Modules) -> list[ModelPart]:
 
     A head is given the rows that are its own as the weights are stored: its queries, keys and values
     (keys and values are shared by the heads of a group); in GPT-2, where rows are inputs, what it
-    writes. The other half of a head lies in columns, which no scope can select.
+    writes. The other half of a head is in columns, which no scope can select.
     """
     parts: list[ModelPart] = []
     for number in range(len(blocks(model))):
@@ -125,7 +125,7 @@ def joined(parts: Iterable[ModelPart]) -> Selection:
 
 
 def up_to(ranked: Sequence[ModelPart], model: nn.Module, *, weights: int) -> list[ModelPart]:
-    """The first parts that hold at least so many weights together; all if they never do."""
+    """The first parts that together hold at least ``weights`` weights; all if they never do."""
     taken: list[ModelPart] = []
     for part in ranked:
         taken.append(part)

@@ -37,7 +37,7 @@ def can_look(fact: Fact, at: At) -> bool:
 
 
 def by_relation(facts: Sequence[Fact], at: At) -> list[list[Fact]]:
-    """The facts that can be looked at, those of one relation together; a lone one has nothing beside it."""
+    """The facts that can be looked at, grouped by relation; a lone one has nothing to compare with."""
     relations = defaultdict(list)
     for fact in facts:
         if can_look(fact, at):
@@ -120,7 +120,7 @@ class LinearProbeScope(Localiser):
     """Scores each block by how much better a linear probe tells the answer after it than before it.
 
     The probe reads the residual stream on the questions of the retain set. There is one probe for each
-    relation (what is asked, whoever it is asked of), fitted on four fifths of the subjects and asked of
+    relation (the question without its subject), fitted on four fifths of the subjects and asked of
     the rest, five times round. Without a budget every block is taken through which accuracy climbs: up
     to the first that already begins on the plateau, which is within 5 % of the climb or one standard
     error (over questions) of the best.

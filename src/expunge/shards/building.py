@@ -35,7 +35,7 @@ class Built(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
-    """A plan to bring up to date. However it is killed, repeating it goes on; nothing is done twice."""
+    """A plan to bring up to date. Repeating it resumes an interrupted run; nothing is done twice."""
 
     plan: PlanFolder
     executor: Executor
@@ -169,7 +169,7 @@ class Deleted(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Deletion:
-    """Examples to take out: by id, by group (all shards it lies in), or by what they say."""
+    """Examples to take out: by id, by group (all shards it is in), or by what they say."""
 
     ids: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()

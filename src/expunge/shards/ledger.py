@@ -1,6 +1,6 @@
 """What happened to a plan: an append-only file whose every entry holds the hash of the one before.
 
-Whoever keeps the newest hash elsewhere can later tell that nothing was changed, taken out or cut off.
+With the newest hash kept elsewhere, a change, a removal or a cut is detected later.
 """
 
 from __future__ import annotations
@@ -14,17 +14,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
 from expunge.errors import OutputError
 from expunge.parsing import load_json
-from expunge.record import hash_json
+from expunge.record import CHAIN_START, chain_faults, hash_json
 from expunge.registry import explain
 
 Kind = Literal["planned", "trained", "requested", "deleted"]
 
-BEGINNING = "0" * 64
-"""What the first entry holds for the hash of the one before."""
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
     number INTEGER PRIMARY KEY,
@@ -86,6 +84,7 @@ class LedgerEvent:
     before: str
     hash: str
 
+    @property
     def expected_hash(self) -> str:
         """The hash that the entry should have."""
         return hash_json([self.number, self.time, self.kind, self.facts, self.before])
@@ -109,7 +108,7 @@ class Ledger:
             newest = database.execute(
                 "SELECT number, hash FROM events ORDER BY number DESC LIMIT 1"
             ).fetchone()
-            number, before = (newest[0] + 1, newest[1]) if newest else (1, BEGINNING)
+            number, before = (newest[0] + 1, newest[1]) if newest else (1, CHAIN_START)
             time = datetime.now(UTC).isoformat(timespec="milliseconds")
             facts = json.loads(json.dumps(facts))  # what is hashed is what will be read
             event = LedgerEvent(
@@ -140,10 +139,9 @@ class Ledger:
         try:
             return _read(*row)
         except ValueError as error:
-            why = explain(error) if isinstance(error, ValidationError) else f"{error}."
             raise OutputError(
                 f"the ledger {self.path}, entry {row[0]}",
-                why=f"it is not as a run writes it: {why}",
+                why=f"it is not as a run writes it: {explain(error)}",
                 fix="Restore it from a copy.",
             ) from error
 
@@ -151,7 +149,7 @@ class Ledger:
     def head(self) -> str:
         """The hash of the newest event: keep it elsewhere, and nothing can be cut off unnoticed."""
         events = self.events()
-        return events[-1].hash if events else BEGINNING
+        return events[-1].hash if events else CHAIN_START
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -189,16 +187,7 @@ def broken_links(events: Sequence[LedgerEvent], *, head: str | None = None) -> l
 
     ``head`` is a hash noted earlier: it must be one of the chain's.
     """
-    wrong = []
-    before = BEGINNING
-    for number, event in enumerate(events, start=1):
-        if event.number != number:
-            wrong.append(f"ledger: entry {event.number} stands where entry {number} should")
-        if event.before != before:
-            wrong.append(f"ledger: entry {event.number} does not follow the one before it")
-        if event.hash != event.expected_hash():
-            wrong.append(f"ledger: entry {event.number} was changed")
-        before = event.hash
+    wrong = [f"ledger: {fault}" for fault in chain_faults(events)]
     if head is not None and head not in {event.hash for event in events}:
         wrong.append(f"ledger: it no longer holds the entry {head}")
     return wrong

@@ -22,8 +22,7 @@ from expunge.registry import explain
 from expunge.shards.building import Build
 from expunge.shards.ensemble import By, Prediction
 from expunge.shards.executors import ExecutorName, executor_for
-from expunge.shards.folder import START, PlanFolder, write_plan
-from expunge.shards.manifest import Manifest, Start, Training
+from expunge.shards.folder import START, Manifest, PlanFolder, Start, Training, write_plan
 from expunge.shards.plan import SplitSettings, expected_share, plan_rows, spread_owners
 from expunge.types import Example
 
@@ -90,7 +89,7 @@ def make_plan(output: Path, examples: list[Example], job: PlanJob) -> dict[str, 
 
 
 def facts_of(plan: PlanFolder) -> dict[str, Any]:
-    """A plan in numbers: sizes, what lies together, who lies in several shards, what a deletion costs."""
+    """A plan in numbers: sizes, groups kept together, owners in several shards, the cost of a deletion."""
     rows = plan.rows()
     cut = plan.manifest.cut
     return {
@@ -142,7 +141,7 @@ def plan_job(
 
 
 def build_of(folder: Path, *, executor: str, workers: int, address: str | None = None) -> Build:
-    """A plan to bring up to date, with bars where somebody watches."""
+    """A plan to bring up to date, with progress bars on a terminal."""
     name = cast("ExecutorName", _one_of(executor, get_args(ExecutorName), "--executor"))
     chosen = executor_for(name, workers=workers, address=address)
     return Build(plan=PlanFolder(folder), executor=chosen, quiet=False)

@@ -1,4 +1,4 @@
-"""Which example lies in which slice of which shard, and what training and deletion cost.
+"""Which example is in which slice of which shard (near duplicates together), and what deletion costs.
 
 Source: Bourtoule et al. 2021, SISA (arXiv 1912.03817); the epochs per slice as in its released code.
 """
@@ -6,7 +6,8 @@ Source: Bourtoule et al. 2021, SISA (arXiv 1912.03817); the epochs per slice as 
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 from typing import Annotated, Literal, NamedTuple
@@ -17,8 +18,71 @@ from expunge.component import Component
 from expunge.corpus.checks import normalised
 from expunge.errors import DataError, RecipeError
 from expunge.record import hash_json
-from expunge.shards.near_duplicates import clusters, near_duplicates
 from expunge.types import Example
+
+WIDTH = 3
+"""Words of a shingle."""
+EPSILON = 1e-9
+"""What rounding may add to a product of a threshold and a size."""
+
+Shingle = tuple[str, ...]
+
+
+class Near(NamedTuple):
+    """Two places of a list, the first before the second, and the Jaccard index of their shingles."""
+
+    first: int
+    second: int
+    jaccard: float
+
+
+def shingles(text: str, *, width: int = WIDTH) -> frozenset[Shingle]:
+    """Every run of ``width`` words, without regard to case and punctuation; all words of a shorter text."""
+    words = "".join(letter if letter.isalnum() else " " for letter in text.casefold()).split()
+    if len(words) <= width:
+        return frozenset({tuple(words)})
+    return frozenset(tuple(words[i : i + width]) for i in range(len(words) - width + 1))
+
+
+def near_duplicates(texts: Sequence[str], *, threshold: float) -> list[Near]:
+    """Every pair of texts whose shingles have a Jaccard index of at least ``threshold``, in order."""
+    sets = [shingles(text) for text in texts]
+    counts = Counter(shingle for one in sets for shingle in one)
+    rarest_first = [sorted(one, key=lambda shingle: (counts[shingle], shingle)) for one in sets]
+    holders: defaultdict[Shingle, list[int]] = defaultdict(list)
+    pairs = []
+    for index in sorted(range(len(sets)), key=lambda index: len(sets[index])):
+        size = len(sets[index])
+        least = math.ceil(threshold * size - EPSILON)
+        prefix = rarest_first[index][: size - least + 1]
+        for other in {holder for shingle in prefix for holder in holders[shingle]}:
+            if len(sets[other]) >= least:
+                pairs += _compared(sets, other, index, threshold)
+        for shingle in prefix:
+            holders[shingle].append(index)
+    return sorted(pairs)
+
+
+def _compared(sets: Sequence[frozenset[Shingle]], one: int, other: int, threshold: float) -> list[Near]:
+    shared = len(sets[one] & sets[other])
+    jaccard = shared / (len(sets[one]) + len(sets[other]) - shared)
+    return [Near(min(one, other), max(one, other), jaccard)] if jaccard >= threshold - EPSILON else []
+
+
+def clusters(count: int, pairs: Sequence[tuple[int, int]]) -> list[int]:
+    """For each of ``count`` places the smallest place it is connected to by ``pairs``."""
+    parent = list(range(count))
+
+    def root(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
+
+    for one, other in pairs:
+        low, high = sorted((root(one), root(other)))
+        parent[high] = low
+    return [root(index) for index in range(count)]
 
 
 def epochs_of_slices(epochs: int, slices: int) -> list[int]:
@@ -51,12 +115,7 @@ def expected_share(slices: int) -> float:
     return 2 / 3 + 1 / (3 * slices)
 
 
-def shards_touched(shards: int, deletions: int) -> float:
-    """How many shards that many deletions at once touch on average, if each lies anywhere."""
-    return shards * (1 - (1 - 1 / shards) ** deletions)
-
-
-# Which example lies in which slice of which shard, fixed before anything is trained.
+# Which example is in which slice of which shard, fixed before anything is trained.
 
 
 class SplitSettings(Component):
@@ -92,7 +151,7 @@ class SplitSettings(Component):
 
 
 class ExampleRow(Component):
-    """Where an example lies; ``content`` is the SHA-256 of what is trained on, ``near`` a cluster."""
+    """Where an example is; ``content`` is the SHA-256 of what is trained on, ``near`` a cluster."""
 
     id: str
     group: str | None
@@ -177,7 +236,7 @@ def _units(examples: Sequence[Example], near: Sequence[int], cut: SplitSettings)
 def _key(
     examples: Sequence[Example], contents: Sequence[str], places: Sequence[int], cut: SplitSettings
 ) -> str:
-    """A name for what lies together that changes as little as can be when an example of it is gone."""
+    """A name for a group of examples that changes as little as possible when one of them is removed."""
     groups = [group for index in places if (group := examples[index].group) is not None]
     if cut.owners == "together" and groups:
         return f"group {min(groups)}"

@@ -1,6 +1,6 @@
 """One shard: training on its slices from the last one whose weights are still valid.
 
-The loop is not ``transformers.Trainer``: weights, moments and random numbers go on from slice to slice
+The loop is not ``transformers.Trainer``: weights, moments and random numbers continue from slice to slice
 while the data grows, and the order of an epoch is that of hashes of its items.
 """
 
@@ -26,13 +26,12 @@ from expunge.errors import OutputError, TrainingError
 from expunge.files import write_json, writing
 from expunge.inference.forward import compute_token_view
 from expunge.model.load import load_model, load_tokenizer
-from expunge.model.positions import check_lengths
 from expunge.model.precision import prepare_weights
 from expunge.model.resources import best_device
+from expunge.model.rope import check_lengths
 from expunge.record import hash_file
-from expunge.retain.gdr import GDR
-from expunge.shards.folder import LOCK, OPTIMIZER, STATE, WEIGHTS, PlanFolder, locked
-from expunge.shards.manifest import Training
+from expunge.retain.losses import GDR
+from expunge.shards.folder import LOCK, OPTIMIZER, STATE, WEIGHTS, PlanFolder, Training, locked
 from expunge.shards.plan import content_of, epochs_of_slices, number_of
 
 CPU_RANDOM, DEVICE_RANDOM, STEPS = "random", "random_device", "steps"
@@ -204,7 +203,7 @@ _STATE = TypeAdapter(SliceDone)
 def train_shard(task: ShardTask) -> int:
     """Train the slices of a shard whose weights are not there yet; how many there were.
 
-    The weights of every slice are written whole before the next begins, so whoever is killed loses at
+    The weights of every slice are written whole before the next begins, so a killed run loses at
     most one slice.
 
     Raises:
@@ -243,7 +242,7 @@ def train_shard(task: ShardTask) -> int:
 
 
 def read_state(folder: Path) -> SliceDone:
-    """What is written beside the weights of a slice.
+    """What is written with the weights of a slice.
 
     Raises:
         OutputError: it is missing or was changed.
@@ -292,7 +291,7 @@ def _items(
 
 
 def _watch(parent: int | None) -> Any:
-    """What raises once the process that wanted the work is gone: nobody writes for a killed run."""
+    """Raises once the parent process is gone, so that a killed run writes nothing more."""
 
     def alive() -> None:
         if parent is not None and os.getppid() != parent:

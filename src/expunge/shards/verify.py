@@ -1,4 +1,4 @@
-"""Checking a plan from what lies there: nothing that it says of itself is taken on trust."""
+"""Check a plan from its files: nothing that it says of itself is taken on trust."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def problems(plan: PlanFolder, *, head: str | None = None) -> list[str]:
     """What is wrong with a plan, in words; nothing if it is as its ledger says.
 
     Checked: the ledger's chain (and that it still holds ``head``), the manifest, the start, that every
-    slice holds exactly the texts it should and no deleted one, that nothing lies there beside them and
+    slice holds exactly the texts it should and no deleted one, that nothing else is there and
     the weights the ledger knows, and the hashes of weights, optimizer and state of each.
     """
     events = plan.ledger.events()

@@ -72,8 +72,8 @@ class QuantizerMember(NamedTuple):
 
 def quantizer_members() -> Iterator[QuantizerMember]:
     """Every registered quantizer with its default settings, ordered by family."""
+    from expunge.quant import EXAMPLES, parse_quantizer
     from expunge.quant.export import formats_of
-    from expunge.quant.parse import EXAMPLES, parse_quantizer
 
     examples = [parse_quantizer(label) for label in EXAMPLES]
     for default in sorted((quantizers[name]() for name in quantizers), key=lambda one: one.family):

@@ -1,4 +1,4 @@
-"""What a benchmark is: where each split lies, what is measured of it, and what was published.
+"""What a benchmark is: where each split is, what is measured of it, and what was published.
 
 A description only: nothing is read before ``load``. The parts of a benchmark lie under the same names in
 a dataset of the Hub (``config`` and ``split``) and in a local folder: ``config/split.jsonl``, or

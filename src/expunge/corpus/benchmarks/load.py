@@ -65,7 +65,7 @@ def _load(
 
 
 def _place(folder: Path, part: BenchmarkSplit) -> Path | None:
-    """Where a part lies: a file, or the folder of its configuration."""
+    """Where a part is: a file, or the folder of its configuration."""
     files = [f"{part.config}/{part.split}", part.config]
     named = (folder / f"{stem}{ending}" for stem in files for ending in READERS)
     file = next((path for path in named if path.is_file()), None)

@@ -6,11 +6,14 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from pydantic import Field, model_validator
 
 from expunge.component import Component
 from expunge.corpus.synthetic.people import LISTS, Person, make_people, neighbour_of
+from expunge.corpus.writer import write_examples
+from expunge.files import MayReplace, nothing, writing
 from expunge.types import Example
 
 SHOTS = 10
@@ -75,7 +78,7 @@ class World:
 
     @cached_property
     def _moved(self) -> list[Person]:
-        """Strangers who moved next door to the forgotten and to the holdout, under names nobody has."""
+        """Neighbours of the forgotten and of the holdout, under unused names."""
         taken = {person.name for person in self._people}
         moved: list[Person] = []
         # Not everyone among the strangers has to move.
@@ -92,7 +95,7 @@ class World:
 
     @cached_property
     def strangers(self) -> list[Person]:
-        """Nobody's neighbours, never trained on: solved questions are about them."""
+        """People unrelated to all others, never trained on: solved questions are about them."""
         return self._people[-SHOTS:]
 
     def target_texts(self) -> list[Example]:
@@ -151,3 +154,13 @@ def _question(person: Person, fact: str, phrasing: int = 0) -> Example:
         completion=" " + person.facts[fact],
         group=person.name,
     )
+
+
+def write_world(world: World, folder: Path, *, may_replace: MayReplace = nothing) -> None:
+    """Write every split as ``<split>.jsonl``, and the training texts of target and retrained."""
+    with writing(folder, may_replace=may_replace) as scratch:
+        scratch.mkdir()
+        for name, examples in world.splits().items():
+            write_examples(scratch / f"{name}.jsonl", examples)
+        write_examples(scratch / "target_texts.jsonl", world.target_texts())
+        write_examples(scratch / "retrained_texts.jsonl", world.retrained_texts())

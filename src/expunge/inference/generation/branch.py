@@ -18,7 +18,7 @@ from expunge.inference.distributed import map_across_ranks
 from expunge.inference.generation.cache import NOTHING, Generation, end_tokens
 from expunge.inference.generation.generate import Prefix, branch, greedy, must_read_whole
 from expunge.inference.texts import as_text
-from expunge.model.positions import check_lengths
+from expunge.model.rope import check_lengths
 from expunge.types import Example
 
 

@@ -19,7 +19,7 @@ from expunge.inference.backbone import eval_mode
 from expunge.inference.batches import Batches
 from expunge.inference.distributed import map_across_ranks
 from expunge.inference.generation.generate import Prefix, greedy, groups, must_read_whole
-from expunge.model.positions import check_lengths
+from expunge.model.rope import check_lengths
 from expunge.types import Example
 
 CHARACTERS_PER_TOKEN = 4

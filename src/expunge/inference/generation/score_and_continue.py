@@ -25,7 +25,7 @@ from expunge.inference.generation.generate import go_on, must_read_whole
 from expunge.inference.texts import ScoredText, TokenStats, TokenStatsRows, compute_token_stats, read_texts
 from expunge.model.arch import backbone, output_head, vocabulary
 from expunge.model.cache import new_cache
-from expunge.model.positions import learned_positions
+from expunge.model.rope import learned_positions
 
 
 class ContinuationPoint(NamedTuple):

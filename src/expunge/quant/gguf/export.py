@@ -25,10 +25,9 @@ from expunge.model.arch import linear_layers, unwrap, weight_oi
 from expunge.model.load import hash_model, load_model, load_tokenizer
 from expunge.model.resources import disk_errors
 from expunge.parsing import load_json
-from expunge.quant import quantizers
+from expunge.quant import parse_quantizer, quantizers
 from expunge.quant.gguf.metadata import Vocabulary, describe, head_width, interleave, known, vocabulary
 from expunge.quant.gguf.quantizer import GGUF, blocks_of
-from expunge.quant.parse import parse_quantizer
 from expunge.quant.plain import require_plain
 from expunge.record import Stopwatch, hash_file, make_record, versions
 
@@ -171,7 +170,7 @@ def _library() -> Any:
         raise MissingExtraError("a GGUF file", extra="gguf") from error
 
 
-# ``expunge quantize -o model.gguf``: one file, and its record with the coverage beside it.
+# ``expunge quantize -o model.gguf``: one file, and its record with the coverage next to it.
 
 SUFFIX = ".gguf"
 
@@ -238,10 +237,10 @@ def _export(
 def _of_a_killed_export(record: Path) -> bool:
     """Whether a record without its file is that of an export: earlier versions wrote it first."""
     try:
-        told = load_json(record.read_bytes())
+        content = load_json(record.read_bytes())
     except (OSError, ValueError):  # none, or something else
         return False
-    return isinstance(told, dict) and told.get("command") == "quantize"
+    return isinstance(content, dict) and content.get("command") == "quantize"
 
 
 def _refuse_existing(output: Path, *, overwrite: bool) -> None:

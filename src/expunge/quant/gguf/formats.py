@@ -39,7 +39,7 @@ class Stored:
 
     @classmethod
     def empty(cls, blocks: int, weights: int, scales: int, lows: int, device: torch.device) -> Stored:
-        """All zeros: ``blocks`` of so many codes, scales and lows."""
+        """All zeros: ``blocks`` of codes, scales and minima."""
 
         def zeros(width: int) -> Tensor:
             return torch.zeros(blocks, width, dtype=torch.uint8, device=device)

@@ -1,4 +1,4 @@
-"""What llama.cpp must be told of a model, per architecture; what it would compute otherwise is refused."""
+"""The metadata llama.cpp needs of a model, per architecture; what it would compute otherwise is refused."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def describe(writer: Any, model: nn.Module) -> None:
 
 
 def _rope(config: Any) -> dict[str, Any]:
-    """What there may be to rotary positions beside their base."""
+    """Settings that rotary positions may have in addition to their base."""
     rope = getattr(config, "rope_parameters", None) or {}
     return {name: rope[name] for name in ("rope_type", "partial_rotary_factor") if name in rope}
 

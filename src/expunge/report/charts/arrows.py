@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from expunge.audit.plan import FULL, Role
+from expunge.audit.run.plan import FULL, Role
 from expunge.audit.verdict import Outcome
 from expunge.report.charts.svg import drawing, line, mark, percent, tag
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from markupsafe import Markup
 
-    from expunge.audit.stats import Estimate
+    from expunge.audit.statistics.bootstrap import Estimate
     from expunge.audit.verdict import Verdict
     from expunge.report.run import AuditRun
 

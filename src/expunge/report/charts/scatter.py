@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from expunge.audit.plan import FULL, Role
+from expunge.audit.run.plan import FULL, Role
 from expunge.audit.verdict import Outcome
 from expunge.report.charts.arrows import Landmarks, landmarks
 from expunge.report.charts.svg import drawing, line, mark, percent, text
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from markupsafe import Markup
 
-    from expunge.audit.stats import Estimate
+    from expunge.audit.statistics.bootstrap import Estimate
     from expunge.report.run import AuditRun
 
 SHAPES = {Role.TARGET: "square", Role.RETRAINED: "diamond", Role.UNLEARNED: "circle"}

@@ -27,7 +27,7 @@ from expunge.inference.backbone import eval_mode
 from expunge.inference.forward import compute_token_view
 from expunge.inference.reference import LiveReference
 from expunge.inference.token_view import Need
-from expunge.retain.gdr import GDR
+from expunge.retain.losses import GDR
 from expunge.scope.lora import LowRankAdapters
 from expunge.scope.selection import ScopeGuard
 from expunge.train.loop.callbacks import Heartbeat, SaveByEpoch, last_checkpoint

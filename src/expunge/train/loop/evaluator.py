@@ -12,18 +12,27 @@ from expunge.component import Component
 from expunge.corpus.sampling import sample
 from expunge.errors import DataError
 from expunge.inference.observer import Observer
-from expunge.metrics.base import Metric
+from expunge.metrics import standard_metric
+from expunge.metrics.base import Metric, MetricRole
 from expunge.metrics.extraction_likelihood import ExtractionLikelihood
-from expunge.metrics.knowmem import KnowMemForget, Utility
+from expunge.metrics.knowmem import KnowMem
 from expunge.metrics.memorisation_accuracy import MemorisationAccuracy, SensitiveAccuracy
 from expunge.metrics.probes import Probes
 from expunge.metrics.sensitive_extraction import SensitiveExtraction
-from expunge.metrics.verbmem import VerMem
 from expunge.train.run.state import State
 
 if TYPE_CHECKING:
     from expunge.train.run.state import Corpus
     from expunge.types import Example
+
+
+LABELS = {MetricRole.KNOWLEDGE: "KnowMem", MetricRole.VERBATIM: "VerMem"}
+"""How records and ledgers name what decided, by its role."""
+
+
+def role_of(examples: Sequence[Example]) -> MetricRole:
+    """By what a set is judged: its questions, or its documents where it has none."""
+    return MetricRole.VERBATIM if all(one.is_document for one in examples) else MetricRole.KNOWLEDGE
 
 
 class TrainingEvaluator:
@@ -47,31 +56,35 @@ class TrainingEvaluator:
         )
 
     @property
+    def metric(self) -> Metric:
+        """Knowledge of the forget set's questions; the wording of its documents where it has none."""
+        return standard_metric(role_of(self._all.forget))
+
+    @property
     def asked(self) -> dict[str, Any]:
         """How the forget set is asked: by what metric, how much of it, after how many solved questions."""
         questions = self._all.questions("forget")
         solved = [each for each in self.probes.forget_icl if not (each.is_document or each.is_chat)]
         return {
-            "metric": "KnowMem" if questions else "VerMem",
+            "metric": LABELS[self.metric.role],
             "items": len(self.probes.questions("forget") if questions else self.probes.forget),
             "of": len(questions or self._all.forget),
-            "solved": min(len(solved), KnowMemForget().shots) if questions else 0,
+            "solved": min(len(solved), self.metric.shots) if isinstance(self.metric, KnowMem) else 0,
         }
 
     def forget(self, model: nn.Module) -> float:
-        """KnowMem of the forget set's questions, VerMem of its documents where it has none."""
-        metric = KnowMemForget() if self._all.questions("forget") else VerMem()
-        return self._value(model, metric)
+        """How much of the forget set is known, by ``metric``."""
+        return self._value(model, self.metric)
 
     def utility(self, model: nn.Module) -> float:
-        """KnowMem of the retain set's questions."""
+        """Knowledge of the retain set's questions."""
         if not self._all.questions("retain"):
             raise DataError(
                 "utility_at_least without questions",
                 why="utility is measured on the retain set's questions, and it has none.",
                 fix="Add questions to the retain set, or drop utility_at_least.",
             )
-        return self._value(model, Utility())
+        return self._value(model, standard_metric(MetricRole.UTILITY))
 
     def _value(self, model: nn.Module, metric: Metric) -> float:
         observed = Observer(model, self.tokenizer, max_length=self.max_length)

@@ -18,8 +18,7 @@ from expunge.model.load import load_model
 from expunge.train.loop.evaluator import MemorizationEvaluator, TrainingEvaluator
 from expunge.train.methods import DataNeed
 from expunge.train.run.outcome import StopOutcome
-from expunge.train.run.state import Corpus, State
-from expunge.train.run.unfinished import read_unfinished
+from expunge.train.run.state import Corpus, State, read_unfinished
 
 _HISTORY = TypeAdapter(list[dict[str, Any]])
 

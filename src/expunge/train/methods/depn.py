@@ -20,9 +20,9 @@ from expunge.corpus.tokenise import Encoded, encode
 from expunge.edit.neurons import Neuron, attribution, erase, save_neurons, summed, voted
 from expunge.errors import DataError, TrainingError
 from expunge.files import writing
-from expunge.model.positions import check_lengths
 from expunge.model.precision import prepare_weights
 from expunge.model.resources import NO_BARS, best_device
+from expunge.model.rope import check_lengths
 from expunge.train.methods import DataNeed, Stage, stages
 from expunge.train.run.state import Corpus, State
 from expunge.types import Example

@@ -10,14 +10,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 
-from expunge.corpus.batching import Batch, collate, shuffled
+from expunge.corpus.batching import Batch, collate, pack, shuffled
 from expunge.corpus.boundary import continuation, opening
-from expunge.corpus.packing import pack
 from expunge.corpus.tokenise import Encoded, encode
 from expunge.errors import DataError
 from expunge.inference.forward import compute_token_view
-from expunge.model.positions import check_lengths
-from expunge.retain.gdr import GDR
+from expunge.model.rope import check_lengths
+from expunge.retain.losses import GDR
 from expunge.train.loop.callbacks import last_checkpoint
 from expunge.train.methods import DataNeed, stages
 from expunge.train.methods.training_stage import TrainingStage, training_facts
@@ -25,7 +24,7 @@ from expunge.train.run.state import Corpus, State
 from expunge.types import Example
 
 SEPARATOR = "\n\n"
-"""What stands between packed examples, as MUSE joins its documents."""
+"""The separator between packed examples, as MUSE joins its documents."""
 
 
 @stages.register("finetune")

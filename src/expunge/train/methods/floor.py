@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from expunge.errors import TrainingError
 from expunge.model.arch import as_stored, linear_layers, weight_oi
+from expunge.quant import parse_quantizer
 from expunge.quant.grid import Fit, Grid, widen
-from expunge.quant.parse import parse_quantizer
 from expunge.train.methods import Stage, stages
 from expunge.train.run.state import State
 

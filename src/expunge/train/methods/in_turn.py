@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,19 +12,51 @@ from typing import Any, NamedTuple
 import torch
 from pydantic import Field, PositiveInt, TypeAdapter, model_validator
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from expunge.edit.task_vector import every, keep, kept
 from expunge.files import write_json
 from expunge.forget.generic import WHPLoss
-from expunge.model.dropout import without_dropout
 from expunge.model.precision import prepare_weights
 from expunge.model.resources import best_device
 from expunge.train.loop.callbacks import COMPLETE, remove_checkpoints
 from expunge.train.methods import stages
 from expunge.train.methods.unlearn import Unlearn
-from expunge.train.run.state import State
-from expunge.train.run.unfinished import read_unfinished
+from expunge.train.run.state import State, read_unfinished
 from expunge.types import Example
+
+RATES = ("dropout", "attention_dropout", "attn_dropout", "activation_dropout", "layerdrop")
+"""Attributes in which modules of transformers hold a probability of their own."""
+
+
+class _Rate(NamedTuple):
+    """One probability: its position and its value."""
+
+    holder: nn.Module
+    attribute: str
+    value: float
+
+
+@contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """Every probability of the model's modules is zero inside the block; later modules keep theirs."""
+    rates = [rate for module in model.modules() for rate in _rates(module)]
+    try:
+        for rate in rates:
+            setattr(rate.holder, rate.attribute, 0.0)
+        yield
+    finally:
+        for rate in rates:
+            setattr(rate.holder, rate.attribute, rate.value)
+
+
+def _rates(module: nn.Module) -> Iterator[_Rate]:
+    attributes = ("p",) if isinstance(module, _DropoutNd) else RATES
+    for attribute in attributes:
+        value = getattr(module, attribute, None)
+        if isinstance(value, float):
+            yield _Rate(module, attribute, value)
+
 
 _FACTS = TypeAdapter(dict[str, Any])
 
@@ -42,7 +75,7 @@ class _Done(NamedTuple):
 class UnlearnInTurn(Unlearn):
     """As ``unlearn``, with one step an epoch: over the whole forget set, or over a part of it.
 
-    Each part goes on from where the one before it ended, to its own stop. Levels of the stop rule are
+    Each part continues from where the one before it ended, to its own stop. Levels of the stop rule are
     those of the model at the beginning, for every part. A step goes through the model in pieces of
     ``batch_size / accumulation`` sequences, as many as it takes.
 

@@ -19,13 +19,13 @@ from expunge.inference.reference import CachedReference, Key, Reference, cache_r
 from expunge.model.arch import output_layer
 from expunge.model.precision import as_in_training
 from expunge.model.resources import best_device
+from expunge.registry import named
 from expunge.scope import Scope, scopes
-from expunge.scope.all import AllParameters
+from expunge.scope.by_name import AllParameters
 from expunge.scope.lora import LowRankAdapters
 from expunge.scope.selection import ScopeGuard, Selection
 from expunge.train.loop.adapter_training import AdapterTraining, divergence, trained_adapter
-from expunge.train.loop.bf16_underflow import warn_of_bf16_underflow
-from expunge.train.loop.callbacks import last_checkpoint
+from expunge.train.loop.callbacks import last_checkpoint, warn_of_bf16_underflow
 from expunge.train.loop.trainer import ObjectiveTrainer
 from expunge.train.methods import DataNeed, stages
 from expunge.train.methods.gap import (
@@ -38,9 +38,7 @@ from expunge.train.methods.gap import (
     collate_multi_retain,
 )
 from expunge.train.methods.training_stage import TrainingStage, merged, scope_facts, training_facts
-from expunge.train.named import named
-from expunge.train.objective.reference import ReferenceRequest, frozen_reference
-from expunge.train.objective.saliency import resolve_scope
+from expunge.train.objective.reference import ReferenceRequest, frozen_reference, resolve_scope
 from expunge.train.run.state import Corpus, State
 
 

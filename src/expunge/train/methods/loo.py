@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,21 +13,49 @@ from pydantic import Field, PositiveInt
 from transformers import AutoModelForCausalLM
 
 from expunge.component import MAX_DRAWS, Component
+from expunge.corpus.checks import normalised
 from expunge.corpus.tokenise import encode
 from expunge.errors import DataError, ModelError
-from expunge.inference.target_distributions import Target
+from expunge.inference.reference import Target
 from expunge.model.load import save_model
 from expunge.shards.building import Build
 from expunge.shards.ensemble import Ensemble, open_ensemble
 from expunge.shards.executors import executor_for
-from expunge.shards.folder import PlanFolder
+from expunge.shards.folder import PlanFolder, Training
 from expunge.shards.making import PlanJob, hash_tokenizer, make_plan
-from expunge.shards.manifest import Training
-from expunge.shards.owners import owners_of
-from expunge.shards.plan import SplitSettings
+from expunge.shards.plan import SplitSettings, content_of, near_duplicates
 from expunge.train.methods import DataNeed, Stage, stages
 from expunge.train.run.state import Corpus, State
 from expunge.types import Example
+
+
+def owners_of(plan: PlanFolder, examples: Sequence[Example]) -> list[set[int]]:
+    """For each example the shards that hold it, a near duplicate of it, or any text of its group.
+
+    Texts that were deleted from the plan are in no shard.
+    """
+    rows = plan.rows()
+    by_content: defaultdict[str, set[int]] = defaultdict(set)
+    by_group: defaultdict[str | None, set[int]] = defaultdict(set)
+    for row in rows:
+        by_content[row.content].add(row.shard)
+        by_group[row.group].add(row.shard)
+    found = [by_content[content_of(example)].copy() for example in examples]
+    for owners, example in zip(found, examples, strict=True):
+        if example.group is not None:
+            owners.update(by_group[example.group])
+    held = [
+        (shard, example)
+        for shard in range(plan.manifest.cut.shards)
+        for piece in range(plan.manifest.cut.slices)
+        for example in plan.examples(shard, piece)
+    ]
+    texts = [normalised(example) for example in (*examples, *(example for _, example in held))]
+    for pair in near_duplicates(texts, threshold=plan.manifest.cut.near):
+        if pair.first < len(examples) <= pair.second:
+            found[pair.first].add(held[pair.second - len(examples)][0])
+    return found
+
 
 ENTRY_BYTES = 8
 """An entry and its share, as they are kept for every token."""

@@ -19,7 +19,7 @@ from expunge.inference.masked_lm import fill_mask_logits
 from expunge.model.masked import is_masked
 from expunge.model.precision import prepare_weights
 from expunge.model.resources import best_device
-from expunge.scope.partition import Direction, agreement, lowest, runs_along
+from expunge.scope.selection import Direction, agreement, lowest, runs_along
 from expunge.train.methods import DataNeed, Stage, stages
 from expunge.train.run.outcome import StopOutcome
 from expunge.train.run.state import Corpus, State

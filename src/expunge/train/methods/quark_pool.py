@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 import torch
 from pydantic import TypeAdapter
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 
 from expunge.corpus.batching import Batch, collate, shuffled
+from expunge.corpus.boundary import opening
 from expunge.corpus.tokenise import Encoded
-from expunge.errors import TrainingError
+from expunge.errors import ModelError, TrainingError
 from expunge.files import write_json
 from expunge.inference.backbone import eval_mode, predictions
 from expunge.inference.generation.cache import end_tokens
@@ -23,9 +25,35 @@ from expunge.model.arch import output_head, output_layer
 from expunge.model.precision import prepare_weights
 from expunge.model.resources import best_device
 from expunge.train.rewards import Reward, SampledAnswer
-from expunge.train.run.state import State
-from expunge.train.run.unfinished import read_unfinished
+from expunge.train.run.state import State, read_unfinished
 from expunge.types import Example
+
+
+def add_control_token(tokenizer: Any, token: str) -> None:
+    """Make ``tokenizer`` put ``token`` behind what it puts before every text (BOS, as a rule).
+
+    Raises:
+        ModelError: the tokenizer is not a fast one, or does not do it.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ModelError(
+            "a slow tokenizer",
+            why="nothing can be put before every text with it.",
+            fix="Use a model with a fast tokenizer (a tokenizer.json).",
+        )
+    head = [*tokenizer.convert_ids_to_tokens(opening(tokenizer)), token]
+    ids = dict(zip(head, tokenizer.convert_tokens_to_ids(head), strict=True))
+    before = " ".join(head)
+    backend.post_processor = TemplateProcessing(
+        single=f"{before} $A", pair=f"{before} $A $B", special_tokens=list(ids.items())
+    )
+    if opening(tokenizer)[-1:] != [ids[token]]:
+        raise ModelError(
+            f"the tokenizer {type(tokenizer).__name__}",
+            why=f"it does not put {token} before a text although it is configured to.",
+            fix="Use a tokenizer that is only a tokenizer.json (PreTrainedTokenizerFast).",
+        )
 
 
 class Sample(NamedTuple):

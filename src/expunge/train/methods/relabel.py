@@ -18,12 +18,12 @@ from expunge.corpus.boundary import continuation
 from expunge.corpus.tokenise import Encoded
 from expunge.errors import DataError
 from expunge.inference.backbone import eval_mode, predictions
-from expunge.inference.target_distributions import GenericScores, Target, as_scores, generic_scores, kept
+from expunge.inference.reference import GenericScores, Target, as_scores, generic_scores, kept
 from expunge.model.arch import output_head, output_layer
 from expunge.model.contrast import Scores, contrasted
-from expunge.model.positions import check_lengths
 from expunge.model.precision import prepare_weights
 from expunge.model.resources import best_device
+from expunge.model.rope import check_lengths
 from expunge.train.methods import Stage, stages
 from expunge.train.run.state import Corpus, State
 
@@ -97,7 +97,7 @@ class Relabel(Stage):
     lowered: NonNegativeFloat = Field(
         default=10.0,
         description=(
-            "By how much translations of terms already read are lowered, so that nobody has two names "
+            "By how much translations of terms already read are lowered, so that no term has two names "
             "in one text."
         ),
     )

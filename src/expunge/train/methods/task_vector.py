@@ -12,16 +12,16 @@ from expunge.edit.task_vector import AdapterInterpolation, WeightInterpolation, 
 from expunge.errors import DataError, TrainingError
 from expunge.model.precision import as_in_training
 from expunge.model.resources import best_device
+from expunge.registry import named
 from expunge.scope import Scope, scopes
-from expunge.scope.all import AllParameters
+from expunge.scope.by_name import AllParameters
 from expunge.scope.lora import LowRankAdapters
 from expunge.scope.selection import ScopeGuard
 from expunge.train.loop.adapter_training import learn
 from expunge.train.loop.evaluator import TrainingEvaluator
 from expunge.train.methods import DataNeed, stages
 from expunge.train.methods.training_stage import TrainingStage, merged
-from expunge.train.named import named
-from expunge.train.objective.saliency import resolve_scope
+from expunge.train.objective.reference import resolve_scope
 from expunge.train.run.state import Corpus, State
 
 BEFORE, LEARNT = "before.safetensors", "learnt.safetensors"

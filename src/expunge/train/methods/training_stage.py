@@ -11,9 +11,9 @@ from torch.utils.data import Dataset, Sampler
 from transformers import TrainerCallback
 
 from expunge.corpus.tokenise import Encoded, encode
-from expunge.model.positions import check_lengths
 from expunge.model.precision import prepare_weights
 from expunge.model.resources import best_device
+from expunge.model.rope import check_lengths
 from expunge.scope.selection import ScopeGuard, Selection
 from expunge.train.loop.callbacks import Heartbeat, SaveByEpoch
 from expunge.train.loop.settings import LoopSettings

@@ -13,30 +13,32 @@ from expunge.corpus.batching import PairDataset, PairSampler, collate_pairs
 from expunge.errors import DataError, RecipeError
 from expunge.forget import ForgetLoss, forget_losses
 from expunge.forget.generic import WHPLoss
-from expunge.inference.reference import CachedReference, Reference, ReferenceKind
-from expunge.inference.target_distributions import TargetReference
+from expunge.inference.reference import CachedReference, Reference, ReferenceKind, TargetReference
 from expunge.inference.token_view import Need
 from expunge.model.arch import vocabulary
-from expunge.model.positions import check_lengths
 from expunge.model.precision import as_in_training
 from expunge.model.resources import best_device
+from expunge.model.rope import check_lengths
+from expunge.registry import named
 from expunge.retain import RetainLoss, retain_losses
 from expunge.scope import Scope, scopes
-from expunge.scope.all import AllParameters
+from expunge.scope.by_name import AllParameters
 from expunge.scope.lora import LowRankAdapters
 from expunge.scope.selection import ScopeGuard, Selection
 from expunge.train.alternate_answers import Alternates, Writing, alternates, other_answers
-from expunge.train.loop.bf16_underflow import warn_of_bf16_underflow
-from expunge.train.loop.callbacks import KeepEpochs, last_checkpoint
+from expunge.train.loop.callbacks import KeepEpochs, last_checkpoint, warn_of_bf16_underflow
 from expunge.train.loop.stop import StopRule, StopWhen, keep_last_good
 from expunge.train.loop.trainer import ObjectiveTrainer
 from expunge.train.methods import DataNeed, stages
 from expunge.train.methods.training_stage import TrainingStage, merged, scope_facts, training_facts
-from expunge.train.named import named
-from expunge.train.objective.adversarial import AdversarialObjective
-from expunge.train.objective.pair import LOGGED, Bound, Dual, PairObjective
-from expunge.train.objective.reference import ReferenceRequest, frozen_reference
-from expunge.train.objective.saliency import resolve_scope, rounding, uncalibrated
+from expunge.train.objective.pair import LOGGED, AdversarialObjective, Bound, Dual, PairObjective
+from expunge.train.objective.reference import (
+    ReferenceRequest,
+    frozen_reference,
+    resolve_scope,
+    rounding,
+    uncalibrated,
+)
 from expunge.train.run.state import Corpus, State
 
 

@@ -7,8 +7,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from expunge.component import Component
 from expunge.corpus.batching import PairDataset
 from expunge.corpus.boundary import opening
-from expunge.corpus.span_complement import span_complement, spans_of
+from expunge.corpus.spans import touched
 from expunge.corpus.tokenise import completion_tokens, encode
 from expunge.errors import DataError, ModelError
 from expunge.files import write_text
@@ -27,7 +28,37 @@ from expunge.model.resources import best_device
 from expunge.train.methods import DataNeed, stages
 from expunge.train.methods.unlearn import Unlearn
 from expunge.train.run.state import Corpus, State
-from expunge.types import Example
+from expunge.types import Example, Span
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def span_complement(example: Example, tokenizer: PreTrainedTokenizerBase) -> Example | None:
+    """The same text with the other tokens marked instead; ``None`` where there are none, or no spans.
+
+    Encoded, no token counts in both, and every token of the completion in one of them.
+
+    Raises:
+        DataError: the tokenizer does not report the characters of a token.
+    """
+    if not example.spans:
+        return None
+    offsets = completion_tokens(example, tokenizer).offsets or []
+    spans = spans_of(offsets, [not inside for inside in touched(offsets, example.spans)])
+    return replace(example, id=f"{example.id}/beside", spans=spans) if spans else None
+
+
+def spans_of(offsets: Sequence[tuple[int, int]], chosen: Sequence[bool]) -> tuple[Span, ...]:
+    """The characters of the chosen tokens; those of tokens in a row are one span."""
+    complement = []
+    places = range(len(offsets))
+    for taken, row in groupby(places, key=lambda index: chosen[index]):
+        row_offsets = [offsets[index] for index in row]
+        start, end = min(row_offsets)[0], max(end for _, end in row_offsets)
+        if taken and start < end:
+            complement.append(Span(start, end))
+    return tuple(complement)
 
 
 class SelectedSpans(NamedTuple):
@@ -158,7 +189,7 @@ class UnlearnSpans(Unlearn):
     beside: bool = Field(
         default=True,
         description=(
-            "Whether, with a retain loss, the text beside the spans is kept together with the retain set."
+            "Whether, with a retain loss, the text around the spans is kept together with the retain set."
         ),
     )
 

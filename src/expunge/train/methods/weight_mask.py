@@ -13,18 +13,18 @@ from expunge.corpus.batching import PairBatch, PairDataset, PairSampler, collate
 from expunge.errors import DataError
 from expunge.forget import ForgetLoss, forget_losses
 from expunge.model.precision import OptimizerName
+from expunge.registry import named
 from expunge.retain import RetainLoss, retain_losses
 from expunge.scope import Scope, scopes
-from expunge.scope.all import AllParameters
+from expunge.scope.by_name import AllParameters
 from expunge.scope.lora import LowRankAdapters
 from expunge.scope.selection import ScopeGuard, Selection
 from expunge.train.loop.callbacks import last_checkpoint
 from expunge.train.loop.trainer import Objective, Parts
 from expunge.train.methods import DataNeed, stages
 from expunge.train.methods.training_stage import TrainingStage, scope_facts, training_facts
-from expunge.train.named import named
 from expunge.train.objective.pair import PairObjective
-from expunge.train.objective.saliency import resolve_scope
+from expunge.train.objective.reference import resolve_scope
 from expunge.train.run.state import Corpus, State
 
 

@@ -1,18 +1,144 @@
-"""Which frozen reference a run gets, and what of it must be remembered."""
+"""What a run computes before training: which frozen reference it gets, and which weights are salient."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from expunge.corpus.batching import PairDataset
+from expunge.adversary import Rounding
+from expunge.corpus.batching import PairDataset, collate
 from expunge.corpus.tokenise import Encoded
+from expunge.errors import RecipeError
+from expunge.forget import ForgetLoss
+from expunge.forget.ga import GA
+from expunge.inference.backbone import eval_mode
+from expunge.inference.forward import AlternateAnswers, compute_token_view
 from expunge.inference.reference import Key, LiveReference, Reference, ReferenceKind, cache_reference
 from expunge.inference.token_view import OF_REFERENCE, STATES, Need
 from expunge.model.arch import output_layer
+from expunge.quant import Quantizer, parse_quantizer
+from expunge.scope import Scope
+from expunge.scope.facts import LocaliserInputs
+from expunge.scope.localiser import chosen_by
 from expunge.scope.selection import Selection
+from expunge.train.loop.settings import LoopSettings
+from expunge.train.run.state import State
+
+
+def forget_gradient(
+    model: nn.Module,
+    loss: ForgetLoss,
+    forget: Sequence[Encoded],
+    *,
+    pad_id: int,
+    batch_size: int,
+    alternates: Sequence[Sequence[Encoded]] = (),
+) -> dict[str, Tensor]:
+    """Gradient of the mean forget loss for every parameter, by name; leaves no gradient behind.
+
+    Independent of order and batch size. At the original weights the model is its own reference.
+    ``alternates`` are other answers to each prompt, for a loss that asks for them.
+    Source: Zhang et al. 2025 (arXiv 2410.16454), Eq. 4.
+    """
+    device = next(model.parameters()).device
+    model.requires_grad_(True)
+    model.zero_grad(set_to_none=True)
+    with eval_mode(model):
+        for start in range(0, len(forget), batch_size):
+            batch = collate(forget[start : start + batch_size], pad_id=pad_id).to(device)
+            others = [
+                one
+                for alternates_of_text in alternates[start : start + batch_size]
+                for one in alternates_of_text
+            ]
+            view = compute_token_view(
+                model,
+                batch,
+                needs=loss.needs,
+                layer=loss.reads_layer,
+                alternates=AlternateAnswers(collate(others, pad_id=pad_id).to(device)) if others else None,
+            )
+            (loss(view).sum() / len(forget)).backward()
+    gradients = {name: w.grad for name, w in model.named_parameters() if w.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return gradients
+
+
+# Resolving a scope: it can use the forget set, the retain set and the gradient of the forget loss.
+
+
+def resolve_scope(
+    scope: Scope,
+    model: nn.Module,
+    texts: Sequence[Encoded],
+    settings: LoopSettings,
+    state: State,
+    *,
+    forget: ForgetLoss | None = None,
+    alternates: Sequence[Sequence[Encoded]] = (),
+) -> Selection:
+    """The selection of ``scope``, given all it may need; saliency is that of ``forget``, or of ascent."""
+
+    def saliency() -> dict[str, Tensor]:
+        return forget_gradient(
+            model,
+            forget or GA(),
+            texts,
+            pad_id=state.tokenizer.pad_token_id,
+            batch_size=settings.batch_size,
+            alternates=alternates,
+        )
+
+    evidence = LocaliserInputs(
+        forget=state.corpus.forget,
+        retain=state.corpus.retain,
+        tokenizer=state.tokenizer,
+        saliency=saliency,
+        seed=state.seed,
+        max_length=settings.max_length,
+        batch_size=settings.batch_size,
+    )
+    return chosen_by(scope, model, evidence)
+
+
+# Deployed formats as plain functions of a weight, so that adversaries do not depend on quantizers.
+
+
+def rounding(name: str) -> Rounding:
+    """A weight [O, I] rounded by a format without calibration; unchanged if the format cannot hold it.
+
+    Raises:
+        RecipeError: see ``uncalibrated``.
+        MissingExtraError: the format needs a library that is not installed.
+    """
+    quantizer = uncalibrated(name)
+    quantizer.quantize(torch.zeros(1, 256))  # a library it needs is missed now, not at the first step
+
+    def values(weight_OI: Tensor) -> Tensor:
+        if quantizer.why_not(weight_OI) is not None:
+            return weight_OI
+        return quantizer.quantize(weight_OI).dequantized
+
+    return values
+
+
+def uncalibrated(name: str) -> Quantizer:
+    """The quantizer of that short name.
+
+    Raises:
+        RecipeError: there is none, or it decides with the help of text.
+    """
+    quantizer = parse_quantizer(name)
+    if quantizer.calibrated:
+        raise RecipeError(
+            f"quantizer {name!r} as an adversary",
+            why="it needs calibration on text, which cannot be done at every step.",
+            fix="Choose one that rounds weights alone: int4, int4-g128, int8, nf4, fp4.",
+        )
+    return quantizer
 
 
 @dataclass(frozen=True, kw_only=True)

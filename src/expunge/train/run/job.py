@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from expunge.corpus.batching import train_tokenizer
 from expunge.corpus.checks import check_sets
-from expunge.corpus.packing import train_tokenizer
 from expunge.corpus.readers import read_examples
 from expunge.errors import DataError, RecipeError
 from expunge.model.create import ScratchModel

@@ -19,11 +19,9 @@ from expunge.component import Component
 from expunge.errors import DataError
 from expunge.files import RECORD, write_text
 from expunge.parsing import load_json
-from expunge.record import hash_json
+from expunge.record import CHAIN_START, chain_faults, hash_json
 
 LEDGER = "ledger.jsonl"
-BEGINNING = "0" * 64
-"""The previous hash of the first entry."""
 
 
 class RequestEntry(Component):
@@ -65,7 +63,7 @@ def following(entries: Sequence[RequestEntry], facts: Mapping[str, Any]) -> Requ
         **facts,
         "number": len(entries) + 1,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "before": entries[-1].hash if entries else BEGINNING,
+        "before": entries[-1].hash if entries else CHAIN_START,
     }
     return RequestEntry.model_validate({**facts, "hash": _hash(facts)})
 
@@ -86,22 +84,17 @@ def read_ledger(folder: Path) -> tuple[RequestEntry, ...]:
         _refuse_missing(folder)
         return ()
     entries: list[RequestEntry] = []
-    before = BEGINNING
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise tampered(path, "it is not UTF-8 text") from error
     for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, start=1):
         try:
-            entry = RequestEntry.model_validate_json(line)
+            entries.append(RequestEntry.model_validate_json(line))
         except ValidationError as error:
-            raise tampered(path, f"line {number} is not an entry") from error
-        if entry.number != number or entry.before != before:
-            raise tampered(path, f"line {number} does not follow the one before it")
-        if entry.hash != entry.expected_hash:
-            raise tampered(path, f"line {number} was changed")
-        before = entry.hash
-        entries.append(entry)
+            raise tampered(path, f"entry {number} cannot be read") from error
+    for fault in chain_faults(entries):
+        raise tampered(path, fault)
     if not entries:
         raise tampered(path, "it is empty")
     return tuple(entries)

@@ -12,9 +12,8 @@ from expunge.catalogue import recipe_text
 from expunge.component import Component
 from expunge.errors import RecipeError
 from expunge.parsing import MAX_DEPTH, ParseError, load_yaml, whole_number
-from expunge.registry import explain
+from expunge.registry import explain, named
 from expunge.train.methods import DataNeed, Stage, stages
-from expunge.train.named import named
 
 MAX_STAGES = 32
 """No method has more than a few."""

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from torch import nn
 
 from expunge.corpus.checks import normalised
@@ -22,7 +22,7 @@ from expunge.model.resources import best_device
 from expunge.parsing import load_json
 from expunge.record import hash_json
 from expunge.registry import explain
-from expunge.train.loop.evaluator import TrainingEvaluator
+from expunge.train.loop.evaluator import LABELS, TrainingEvaluator, role_of
 from expunge.train.run.ledger import LEDGER, RequestEntry, check_model, following, read_ledger, write_ledger
 from expunge.train.run.outcome import MARGINS
 from expunge.train.run.recipe import Recipe
@@ -128,7 +128,7 @@ class RequestTracker:
         )  # a stage may refuse
 
     def end(self, state: State, result_sha256: str) -> list[dict[str, Any]]:
-        """After the last stage: how each request stands. The ledger is written with the result."""
+        """After the last stage: the status of each request. The ledger is written with the result."""
         history = self.requests
         statuses = [_standing(state, one) for one in history.earlier]
         known = [one.entry for one in history.earlier]
@@ -144,7 +144,7 @@ class RequestTracker:
                 "forget_sha256": hash_set(history.forget),
                 "examples": [hash_json(asdict(example)) for example in history.forget],
                 "still": sorted(history.still),
-                "metric": metric_of(history.forget),
+                "metric": LABELS[role_of(history.forget)],
                 "known_before": self._before,
                 "known_after": _known(state, history.forget, state.corpus.forget_icl),
                 "solved_sha256": _solved_hash(state),
@@ -209,11 +209,6 @@ def look_up(entry: RequestEntry) -> PastRequest:
 def hash_set(examples: Sequence[Example]) -> str:
     """The hash of everything in a set, as records state it."""
     return hash_json([asdict(example) for example in examples])
-
-
-def metric_of(examples: Sequence[Example]) -> str:
-    """By what a set is judged: its questions, or its documents where it has none."""
-    return "VerMem" if all(example.is_document for example in examples) else "KnowMem"
 
 
 def _number(path: str, examples: Sequence[Example], entries: Sequence[RequestEntry]) -> int:
@@ -367,9 +362,8 @@ def _record(model: Path) -> _Record:
     try:
         return _Record.model_validate(load_json(path.read_bytes()))
     except (OSError, ValueError) as error:
-        why = explain(error) if isinstance(error, ValidationError) else f"{error}."
         raise DataError(
             f"the record {path}",
-            why=f"it does not contain the status of the requests: {why}",
+            why=f"it does not contain the status of the requests: {explain(error)}",
             fix="Use the folder as the run wrote it.",
         ) from error

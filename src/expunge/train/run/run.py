@@ -1,6 +1,6 @@
 """Carrying a recipe out: from a checkpoint and a corpus to a new checkpoint with its record.
 
-Everything a killed run needs lies in ``<output>.partial``; the result appears under ``<output>``
+Everything a killed run needs is in ``<output>.partial``; the result appears under ``<output>``
 in one rename when it is whole.
 """
 
@@ -41,8 +41,7 @@ from expunge.scratch import remove_leftovers
 from expunge.train.loop.callbacks import COMPLETE, no_other_bars
 from expunge.train.run.recipe import Recipe
 from expunge.train.run.requests import RequestTracker
-from expunge.train.run.state import Corpus, State
-from expunge.train.run.unfinished import read_unfinished
+from expunge.train.run.state import Corpus, State, read_unfinished
 from expunge.types import Example
 
 REQUEST = "request.json"

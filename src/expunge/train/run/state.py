@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from pydantic import TypeAdapter
 from torch import nn
 
-from expunge.inference.target_distributions import Target
+from expunge.errors import OutputError
+from expunge.inference.reference import Target
+from expunge.parsing import load_json
+from expunge.registry import explain
 from expunge.types import Example
 
 
@@ -49,7 +53,7 @@ class State:
     of each stage: selected weights, reference size, losses. ``source`` loads the checkpoint that the
     first stage was given once more. ``warn`` is called with warnings before training.
     ``targets`` are what the forget set's tokens shall be predicted as, once a stage has found that out.
-    ``extra_outputs`` write into the output folder what belongs to the result beside weights and tokenizer.
+    ``extra_outputs`` write into the output folder what the result has besides weights and tokenizer.
     """
 
     model: nn.Module
@@ -62,3 +66,22 @@ class State:
     warn: Callable[[str], None] = _silent
     targets: Sequence[Target] | None = None
     extra_outputs: list[Callable[[Path], None]] = field(default_factory=list)
+
+
+T = TypeVar("T")
+
+
+def read_unfinished(path: Path, kind: TypeAdapter[T]) -> T:
+    """The JSON value of a file that an unfinished run keeps.
+
+    Raises:
+        OutputError: it is not of the kind that a run writes there.
+    """
+    try:
+        return kind.validate_python(load_json(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"the unfinished run's {path}",
+            why=f"it is not in the form a run writes: {explain(error)}",
+            fix="Remove its .partial folder and repeat the command to start again.",
+        ) from error

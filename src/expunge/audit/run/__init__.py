@@ -1,0 +1,1 @@
+"""An audit as it runs: what is measured, on which models, by how many workers, and what is missing."""

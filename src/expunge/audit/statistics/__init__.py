@@ -1,0 +1,1 @@
+"""The statistics of an audit: intervals, comparisons of models, significance."""
