@@ -75,7 +75,7 @@ def test_everybody_can_read_it(visit: Open, address: str) -> None:
     assert violations(page, only=["color-contrast"]) == []
 
 
-def test_what_it_shows_is_what_the_engine_says(
+def test_the_page_shows_the_answers_of_the_service(
     visit: Open, address: str, service: InspectorService
 ) -> None:
     page = visit(address).page

@@ -246,7 +246,7 @@ def test_what_no_audit_looked_at_is_read_from_the_weights(service: InspectorServ
     assert sum(each.share for each in service.erased(ModelRef("fragile", "int3"))) > 0
 
 
-def test_what_the_audit_saw_is_not_read_again(
+def test_tensors_of_an_audit_are_not_read_again(
     service: InspectorService, audit: Path, tmp_path: Path
 ) -> None:
     summary = json.loads((audit / "summary.json").read_text())
