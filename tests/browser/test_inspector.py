@@ -27,13 +27,13 @@ def audit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def desk(audit: Path) -> InspectorService:
+def service(audit: Path) -> InspectorService:
     return desk_of(audit)
 
 
 @pytest.fixture(scope="module")
-def address(desk: InspectorService) -> Iterator[str]:
-    with serving(desk) as found:
+def address(service: InspectorService) -> Iterator[str]:
+    with serving(service) as found:
         yield f"{found}/?key={KEY}"
 
 
@@ -75,12 +75,14 @@ def test_everybody_can_read_it(visit: Open, address: str) -> None:
     assert violations(page, only=["color-contrast"]) == []
 
 
-def test_what_it_shows_is_what_the_engine_says(visit: Open, address: str, desk: InspectorService) -> None:
+def test_the_page_shows_the_answers_of_the_service(
+    visit: Open, address: str, service: InspectorService
+) -> None:
     page = visit(address).page
     page.locator("#list button", has_text="witness 3 ").click()
     answered(page)
     assert page.locator("#prompt").input_value() == prompt_of(3)
-    row = list(desk.answers(prompt_of(3), ALL, truth=truth_of(3)))[-1]
+    row = list(service.answers(prompt_of(3), ALL, truth=truth_of(3)))[-1]
     assert said(page) == words(row)
     looks = [each.look for each in row if each.look]
     shown = [
@@ -104,8 +106,8 @@ def test_what_it_shows_is_what_the_engine_says(visit: Open, address: str, desk: 
     assert last == percent(looks[0].reading.strip[0].probability)
 
 
-def test_leaked_words_are_marked(visit: Open, address: str, desk: InspectorService) -> None:
-    text = list(desk.answers("who", [ModelRef("target")]))[-1][0].text
+def test_leaked_words_are_marked(visit: Open, address: str, service: InspectorService) -> None:
+    text = list(service.answers("who", [ModelRef("target")]))[-1][0].text
     page = visit(address).page
     ask(page, "who", text)
     first = page.locator(".card").first
@@ -132,7 +134,7 @@ def test_the_items_are_those_of_the_parquet_file(visit: Open, address: str, audi
 
 
 def test_what_the_grid_erased_is_what_the_engine_says(
-    visit: Open, address: str, desk: InspectorService
+    visit: Open, address: str, service: InspectorService
 ) -> None:
     page = visit(address).page
     page.locator("#precisions label").first.wait_for()
@@ -141,13 +143,13 @@ def test_what_the_grid_erased_is_what_the_engine_says(
     shown = [line.locator("th, td.n").all_inner_texts() for line in page.locator("#tensors tbody tr").all()]
     assert shown[1:] == [
         [each.name, f"{each.weights:,}", f"{each.changed:,}", f"{each.undone:,}", percent(each.share)]
-        for each in desk.erased(ModelRef("fragile", "int4"))
+        for each in service.erased(ModelRef("fragile", "int4"))
     ]
     page.get_by_label("full", exact=True).check(force=True)
     page.get_by_text("Nothing is rounded at full precision").wait_for()
 
 
-def test_it_is_worked_by_keyboard(visit: Open, address: str, desk: InspectorService) -> None:
+def test_it_is_worked_by_keyboard(visit: Open, address: str, service: InspectorService) -> None:
     page = visit(address).page
     page.locator("#list button").first.wait_for()
     page.keyboard.press("Tab")
@@ -163,7 +165,7 @@ def test_it_is_worked_by_keyboard(visit: Open, address: str, desk: InspectorServ
     page.locator(".card .role", has_text="int3").wait_for()
     page.locator(".growing").first.wait_for(state="detached")
     assert page.evaluate("document.activeElement.value") == "int3"
-    row = list(desk.answers("the cat", [*ALL[:3], ModelRef("fragile", "int3")]))[-1]
+    row = list(service.answers("the cat", [*ALL[:3], ModelRef("fragile", "int3")]))[-1]
     assert said(page) == words(row)
 
 
@@ -211,7 +213,7 @@ def test_hostile_names_and_items_break_nothing(visit: Open, tmp_path: Path) -> N
         assert page.evaluate("document.documentElement.scrollWidth") == 360
 
 
-def test_two_browsers_do_not_mix(visit: Open, address: str, desk: InspectorService) -> None:
+def test_two_browsers_do_not_mix(visit: Open, address: str, service: InspectorService) -> None:
     one, two = (visit(address).page for _ in range(2))
     for page, prompt, precision in ((one, "the cat", "int3"), (two, "a dog", "int8")):
         page.get_by_label(precision, exact=True).check(force=True)
@@ -220,7 +222,7 @@ def test_two_browsers_do_not_mix(visit: Open, address: str, desk: InspectorServi
         page.get_by_role("button", name="Ask the models").click()
     for page, prompt, precision in ((one, "the cat", "int3"), (two, "a dog", "int8")):
         answered(page)
-        row = list(desk.answers(prompt, [*ALL[:3], ModelRef("fragile", precision)]))[-1]
+        row = list(service.answers(prompt, [*ALL[:3], ModelRef("fragile", precision)]))[-1]
         assert said(page) == words(row)
 
 
@@ -243,8 +245,8 @@ def test_epochs_that_were_kept_are_slid_through(visit: Open, tmp_path: Path) -> 
     run = save(tmp_path / "run", seed=0)
     for epoch in (1, 2):
         save(run / f"epoch-{epoch}", seed=epoch)
-    desk = desk_of(run)
-    with serving(desk) as found:
+    service = desk_of(run)
+    with serving(service) as found:
         page = visit(f"{found}/?key={KEY}").page
         ask(page, "the cat")
         slider = page.get_by_role("slider", name="Epoch")
@@ -252,7 +254,7 @@ def test_epochs_that_were_kept_are_slid_through(visit: Open, tmp_path: Path) -> 
         slider.press("ArrowLeft")
         page.locator(".card .role", has_text="epoch 2").first.wait_for()
         page.locator(".growing").first.wait_for(state="detached")
-        row = list(desk.answers("the cat", [ModelRef("run", "full", 2), ModelRef("run", "int4", 2)]))[-1]
+        row = list(service.answers("the cat", [ModelRef("run", "full", 2), ModelRef("run", "int4", 2)]))[-1]
         assert said(page) == words(row)
 
 

@@ -24,10 +24,10 @@ def desk_of(*paths: Path, max_tokens: int = TOKENS) -> InspectorService:
 
 
 @contextmanager
-def serving(desk: InspectorService) -> Iterator[str]:
+def serving(service: InspectorService) -> Iterator[str]:
     """Its address, without the key."""
     with bound("127.0.0.1", 0) as own:
-        app = application(desk, key=KEY)
+        app = application(service, key=KEY)
         server = uvicorn.Server(
             uvicorn.Config(app, log_config=None, log_level="error", lifespan="off", ws="none")
         )

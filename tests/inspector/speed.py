@@ -25,12 +25,12 @@ TOKENS = 48
 
 def main(run: Path) -> None:
     """Print the middle and the longest of some rounds, for a question and for the beginning of a text."""
-    desk = desk_of(run, max_tokens=TOKENS)
-    asked = [{"model": desk.shelf.of(role)[0].name} for role in Role]
+    service = desk_of(run, max_tokens=TOKENS)
+    asked = [{"model": service.registry.of(role)[0].name} for role in Role]
     asked.append(asked[-1] | {"precision": "int4"})
-    with serving(desk) as address:
-        for metric in dict.fromkeys(item.metric for item in desk.items):
-            item = next(each for each in desk.items if each.metric == metric)
+    with serving(service) as address:
+        for metric in dict.fromkeys(item.metric for item in service.items):
+            item = next(each for each in service.items if each.metric == metric)
             question = {"prompt": item.prompt, "truth": item.truth, "asked": asked}
             took = list(rounds(address, question))
             print(f"{metric}: {statistics.median(took):.2f} s, at most {max(took):.2f} s")

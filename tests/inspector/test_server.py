@@ -65,13 +65,13 @@ class Caller(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def desk(audit: Path) -> InspectorService:
+def service(audit: Path) -> InspectorService:
     return desk_of(audit)
 
 
 @pytest.fixture(scope="module")
-def call(desk: InspectorService) -> Iterator[Caller]:
-    with serving(desk) as address:
+def call(service: InspectorService) -> Iterator[Caller]:
+    with serving(service) as address:
         yield Caller(address)
 
 
@@ -91,7 +91,7 @@ def test_the_key_opens_the_page_and_stays_as_a_cookie(call: Caller) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/shelf", "/items", "/style.css", "/page.js", "/?key=wrong", "/?key=%C3%A9"]
+    "path", ["/", "/registry", "/items", "/style.css", "/page.js", "/?key=wrong", "/?key=%C3%A9"]
 )
 def test_without_the_key_nothing_is_told(call: Caller, path: str) -> None:
     for key in (None, "", "wrong"):
@@ -101,7 +101,7 @@ def test_without_the_key_nothing_is_told(call: Caller, path: str) -> None:
 
 
 def test_every_answer_forbids_everything_but_ourselves(call: Caller) -> None:
-    for path, key in (("/", KEY), ("/shelf", KEY), ("/", None), ("/nowhere", KEY)):
+    for path, key in (("/", KEY), ("/registry", KEY), ("/", None), ("/nowhere", KEY)):
         headers = call(path, key=key).headers
         assert {name: headers[name] for name in HEADERS} == HEADERS
 
@@ -143,9 +143,9 @@ def test_no_path_leads_to_a_file(call: Caller, tmp_path: Path, path: str) -> Non
 
 
 def test_a_model_that_was_not_given_is_not_opened(
-    call: Caller, desk: InspectorService, tmp_path: Path
+    call: Caller, service: InspectorService, tmp_path: Path
 ) -> None:
-    held = desk.pool.held
+    held = service.pool.held
     for name in (str(tmp_path), "../target", "", "/"):
         got = call("/ask", {"prompt": "who", "asked": [{"model": name}]})
         assert ["not named on the command line" in each.get("note", "") for each in got.lines] == [
@@ -153,23 +153,23 @@ def test_a_model_that_was_not_given_is_not_opened(
             True,
             False,
         ]
-    assert desk.pool.held == held
+    assert service.pool.held == held
 
 
 def test_no_path_of_this_machine_is_told(call: Caller, audit: Path) -> None:
-    for path in ("/", "/shelf", "/items?metric=knowmem_forget", "/item?at=0", "/nowhere"):
+    for path in ("/", "/registry", "/items?metric=knowmem_forget", "/item?at=0", "/nowhere"):
         assert str(audit.parent).encode() not in call(path).body
 
 
-def test_the_shelf_is_told(call: Caller, desk: InspectorService) -> None:
-    shelf = call("/shelf").json
-    assert [(each["name"], each["role"]) for each in shelf["models"]] == [
+def test_the_shelf_is_told(call: Caller, service: InspectorService) -> None:
+    registry = call("/registry").json
+    assert [(each["name"], each["role"]) for each in registry["models"]] == [
         ("target", "target"),
         ("retrained", "retrained"),
         ("fragile", "unlearned"),
     ]
-    assert shelf["precisions"] == desk.precisions
-    assert [each["name"] for each in shelf["metrics"]] == ["knowmem_forget"]
+    assert registry["precisions"] == service.precisions
+    assert [each["name"] for each in registry["metrics"]] == ["knowmem_forget"]
 
 
 def test_the_items_are_those_of_the_parquet_file(call: Caller, audit: Path) -> None:
@@ -193,13 +193,13 @@ def test_items_are_found_by_their_text(call: Caller) -> None:
     assert call("/items?metric=other").json["items"] == []
 
 
-def test_answers_and_readings_are_the_engines(call: Caller, desk: InspectorService) -> None:
+def test_answers_and_readings_are_the_engines(call: Caller, service: InspectorService) -> None:
     who = [ModelRef("target"), ModelRef("fragile", "int4")]
     asked = [{"model": "target"}, {"model": "fragile", "precision": "int4"}]
     lines = call("/ask", {"prompt": prompt_of(1), "asked": asked}).lines
     assert lines[0] == {"truth": truth_of(1), "words": 6}  # an item's prompt brings its true answer
     assert lines[-1] == {"over": True}
-    row = list(desk.answers(prompt_of(1), who, truth=truth_of(1)))[-1]
+    row = list(service.answers(prompt_of(1), who, truth=truth_of(1)))[-1]
     assert whole(lines) == {place: each.text for place, each in enumerate(row)}
     told = {each["place"]: each["look"] for each in lines if each.get("look")}
     for place, each in enumerate(row):
@@ -211,8 +211,8 @@ def test_answers_and_readings_are_the_engines(call: Caller, desk: InspectorServi
         ]
 
 
-def test_leaked_words_are_marked(call: Caller, desk: InspectorService) -> None:
-    (said,) = list(desk.answers("who", [ModelRef("target")]))[-1]
+def test_leaked_words_are_marked(call: Caller, service: InspectorService) -> None:
+    (said,) = list(service.answers("who", [ModelRef("target")]))[-1]
     lines = call("/ask", {"prompt": "who", "truth": said.text, "asked": [{"model": "target"}]}).lines
     last = next(each for each in lines if each.get("whole"))
     parts, words = last["said"], len(re.findall(r"\w+", said.text))
@@ -246,7 +246,7 @@ def test_a_question_that_is_none_is_refused(call: Caller, body: bytes) -> None:
 
 def test_only_what_there_is_can_be_done(call: Caller) -> None:
     assert call("/ask").status == 405
-    assert call("/shelf", b"", method="DELETE").status == 405
+    assert call("/registry", b"", method="DELETE").status == 405
     assert call("/item?at=99999").status == 400
     assert call("/items?start=-1").status == 400
 

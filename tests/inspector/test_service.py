@@ -27,12 +27,12 @@ GIB = 2**30
 
 
 @pytest.fixture
-def desk(audit: Path) -> InspectorService:
+def service(audit: Path) -> InspectorService:
     return InspectorService(open_registry([audit]), ModelPool(GIB), max_tokens=8)
 
 
-def last(desk: InspectorService, prompt: str, *asked: ModelRef) -> list[GeneratedAnswer]:
-    return list(desk.answers(prompt, asked))[-1]
+def last(service: InspectorService, prompt: str, *asked: ModelRef) -> list[GeneratedAnswer]:
+    return list(service.answers(prompt, asked))[-1]
 
 
 def expected(path: Path, prompt: str, precision: str) -> str:
@@ -44,27 +44,27 @@ def expected(path: Path, prompt: str, precision: str) -> str:
 
 
 @pytest.mark.parametrize("precision", ["full", "int3", "int4"])
-def test_answers_are_those_of_the_observer(desk: InspectorService, precision: str) -> None:
-    path = desk.shelf.find("fragile").path
-    (said,) = last(desk, "who is there", ModelRef("fragile", precision))
+def test_answers_are_those_of_the_observer(service: InspectorService, precision: str) -> None:
+    path = service.registry.find("fragile").path
+    (said,) = last(service, "who is there", ModelRef("fragile", precision))
     assert said.text == expected(path, "who is there", precision)
     assert said.over
 
 
-def test_answers_grow_token_by_token(desk: InspectorService) -> None:
-    rows = list(desk.answers("who", [ModelRef("target"), ModelRef("fragile")]))
+def test_answers_grow_token_by_token(service: InspectorService) -> None:
+    rows = list(service.answers("who", [ModelRef("target"), ModelRef("fragile")]))
     assert len({row[0].text for row in rows}) > 2
     assert not rows[0][1].text  # one model after the other
 
 
-def test_two_browsers_do_not_mix(desk: InspectorService) -> None:
+def test_two_browsers_do_not_mix(service: InspectorService) -> None:
     precisions = ["full", "int3", "int4", "int8"]
-    alone = {each: expected(desk.shelf.find("fragile").path, "the cat", each) for each in precisions}
+    alone = {each: expected(service.registry.find("fragile").path, "the cat", each) for each in precisions}
     assert len(set(alone.values())) > 1
     found: dict[int, list[GeneratedAnswer]] = {}
 
     def ask(number: int) -> None:
-        found[number] = last(desk, "the cat", ModelRef("fragile", precisions[number % 4]))
+        found[number] = last(service, "the cat", ModelRef("fragile", precisions[number % 4]))
 
     browsers = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
     for each in browsers:
@@ -74,50 +74,50 @@ def test_two_browsers_do_not_mix(desk: InspectorService) -> None:
     assert [found[n][0].text for n in range(8)] == [alone[precisions[n % 4]] for n in range(8)]
 
 
-def test_a_path_is_no_name(desk: InspectorService, audit: Path, tmp_path: Path) -> None:
+def test_a_path_is_no_name(service: InspectorService, audit: Path, tmp_path: Path) -> None:
     other = save(tmp_path / "secret", seed=5)
     for name in (str(other), "../secret", str(audit), ""):
-        (said,) = last(desk, "hello", ModelRef(name))
+        (said,) = last(service, "hello", ModelRef(name))
         assert "not named on the command line" in said.note
         assert not said.text
-    assert desk.pool.held == []
+    assert service.pool.held == []
 
 
-def test_an_epoch_that_was_not_kept_is_refused(desk: InspectorService) -> None:
-    (said,) = last(desk, "hello", ModelRef("fragile", epoch=3))
+def test_an_epoch_that_was_not_kept_is_refused(service: InspectorService) -> None:
+    (said,) = last(service, "hello", ModelRef("fragile", epoch=3))
     assert "it was not kept" in said.note
 
 
 def test_kept_epochs_are_opened(tmp_path: Path) -> None:
     run = save(tmp_path / "run", seed=0)
     save(run / "epoch-2", seed=7)
-    shelf = open_registry([run])
-    (model,) = shelf.models
+    registry = open_registry([run])
+    (model,) = registry.models
     assert sorted(model.epochs) == [2]
-    desk = InspectorService(shelf, ModelPool(GIB), max_tokens=8)
-    (said,) = last(desk, "hello", ModelRef("run", epoch=2))
+    service = InspectorService(registry, ModelPool(GIB), max_tokens=8)
+    (said,) = last(service, "hello", ModelRef("run", epoch=2))
     assert said.text == expected(run / "epoch-2", "hello", "full")
 
 
-def test_one_model_that_fails_leaves_the_others(desk: InspectorService) -> None:
-    bad, good = last(desk, "hello", ModelRef("target", "int99"), ModelRef("target"))
+def test_one_model_that_fails_leaves_the_others(service: InspectorService) -> None:
+    bad, good = last(service, "hello", ModelRef("target", "int99"), ModelRef("target"))
     assert "int99" in bad.note or "bits" in bad.note
     assert good.text
 
 
-def test_too_little_memory_is_told(desk: InspectorService, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_is_told(service: InspectorService, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(_: Path) -> None:
         raise torch.OutOfMemoryError("no room for 7 GiB")
 
-    monkeypatch.setattr(desk.pool, "load", load)
-    (said,) = last(desk, "hello", ModelRef("target"))
+    monkeypatch.setattr(service.pool, "load", load)
+    (said,) = last(service, "hello", ModelRef("target"))
     assert "no room for 7 GiB" in said.note
     assert "--budget" in said.note
 
 
 def test_the_least_recently_used_is_let_go(audit: Path) -> None:
-    shelf = open_registry([audit])
-    target, retrained, fragile = (model.path for model in shelf.models)
+    registry = open_registry([audit])
+    target, retrained, fragile = (model.path for model in registry.models)
     pool = ModelPool(GIB)
     with pool.borrow(target) as lent:
         size = lent.bytes
@@ -137,12 +137,12 @@ def test_what_does_not_fit_is_refused(audit: Path) -> None:
         pass
 
 
-def test_a_view_leaves_no_trace(desk: InspectorService) -> None:
-    path = desk.shelf.find("target").path
-    with desk.pool.borrow(path) as lent:
+def test_a_view_leaves_no_trace(service: InspectorService) -> None:
+    path = service.registry.find("target").path
+    with service.pool.borrow(path) as lent:
         before = {name: each.clone() for name, each in lent.model.named_parameters()}
-    last(desk, "hello", ModelRef("target", "int3"))
-    with desk.pool.borrow(path) as lent:
+    last(service, "hello", ModelRef("target", "int3"))
+    with service.pool.borrow(path) as lent:
         assert all(torch.equal(each, before[name]) for name, each in lent.model.named_parameters())
 
 
@@ -175,8 +175,8 @@ def test_a_layer_is_what_a_model_that_ends_there_says(arch: str) -> None:
     assert [seen.probability for seen in first] == pytest.approx(own, abs=1e-5)
 
 
-def test_long_prompts_are_cut_and_say_so(desk: InspectorService) -> None:
-    (said,) = last(desk, "word " * 20_000, ModelRef("target"))
+def test_long_prompts_are_cut_and_say_so(service: InspectorService) -> None:
+    (said,) = last(service, "word " * 20_000, ModelRef("target"))
     assert said.text
     assert "tokens of the prompt were left out" in said.note
     tokenizer = tiny_tokenizer(all_bytes=True)
@@ -193,34 +193,34 @@ def test_a_truth_keeps_its_tokens_when_the_prompt_is_cut() -> None:
     assert tokenizer.decode(read.ids[read.begins :]) == " cat"
 
 
-def test_items_come_by_how_much_came_back(desk: InspectorService) -> None:
-    assert desk.items
-    rises = [item.rise for item in desk.items]
+def test_items_come_by_how_much_came_back(service: InspectorService) -> None:
+    assert service.items
+    rises = [item.rise for item in service.items]
     assert rises == sorted(rises, reverse=True)
-    top = desk.items[0]
+    top = service.items[0]
     assert (top.model, top.precision, top.full, top.rise) == ("fragile", "int4", 0.0, 100.0)
-    assert desk.truth_of(prompt_of(1)) == truth_of(1)
-    assert desk.truth_of("something else") is None
+    assert service.truth_of(prompt_of(1)) == truth_of(1)
+    assert service.truth_of("something else") is None
 
 
-def test_a_truth_is_read_token_by_token(desk: InspectorService) -> None:
-    (said,) = list(desk.answers("the cat", [ModelRef("target", "int4")], truth=" is in"))[-1]
+def test_a_truth_is_read_token_by_token(service: InspectorService) -> None:
+    (said,) = list(service.answers("the cat", [ModelRef("target", "int4")], truth=" is in"))[-1]
     assert said.look is not None
     assert "".join(said.look.tokens) == " is in"
     assert len(said.look.reading.layers) == len(said.look.best) == 2
-    path = desk.shelf.find("target").path
+    path = service.registry.find("target").path
     model, tokenizer = load_model(path), load_tokenizer(path)
     with parse_quantizer("int4").applied(model):
         assert said.look.reading == read_layers(model, read_truth("the cat", " is in", tokenizer, room=64))
 
 
-def test_what_the_audit_used_can_be_chosen(desk: InspectorService) -> None:
-    assert desk.precisions[0] == "full"
-    assert {"int8", "int4", "int3", "nf4", "fp4"} <= set(desk.precisions)
+def test_what_the_audit_used_can_be_chosen(service: InspectorService) -> None:
+    assert service.precisions[0] == "full"
+    assert {"int8", "int4", "int3", "nf4", "fp4"} <= set(service.precisions)
 
 
-def test_a_shelf_knows_roles(desk: InspectorService) -> None:
-    assert [model.name for model in desk.shelf.of(Role.UNLEARNED)] == ["fragile"]
+def test_a_shelf_knows_roles(service: InspectorService) -> None:
+    assert [model.name for model in service.registry.of(Role.UNLEARNED)] == ["fragile"]
 
 
 def test_a_folder_of_nothing_is_refused(tmp_path: Path) -> None:
@@ -238,15 +238,17 @@ def test_no_diagnostics_no_weights(audit: Path) -> None:
     assert erased([audit], "fragile", "nothing") == []
 
 
-def test_what_no_audit_looked_at_is_read_from_the_weights(desk: InspectorService) -> None:
-    target, fragile = (load_model(desk.shelf.find(name).path) for name in ("target", "fragile"))
+def test_what_no_audit_looked_at_is_read_from_the_weights(service: InspectorService) -> None:
+    target, fragile = (load_model(service.registry.find(name).path) for name in ("target", "fragile"))
     report = diagnose(target, fragile, parse_quantizer("int3"))
     wanted = [(each.name, each.weights, each.changed, each.erased) for each in report.tensors]
-    assert [tuple(each) for each in desk.erased(ModelRef("fragile", "int3"))] == wanted
-    assert sum(each.share for each in desk.erased(ModelRef("fragile", "int3"))) > 0
+    assert [tuple(each) for each in service.erased(ModelRef("fragile", "int3"))] == wanted
+    assert sum(each.share for each in service.erased(ModelRef("fragile", "int3"))) > 0
 
 
-def test_what_the_audit_saw_is_not_read_again(desk: InspectorService, audit: Path, tmp_path: Path) -> None:
+def test_tensors_of_an_audit_are_not_read_again(
+    service: InspectorService, audit: Path, tmp_path: Path
+) -> None:
     summary = json.loads((audit / "summary.json").read_text())
     tensor = {"name": "a", "weights": 9, "changed": 4, "erased": 3}
     summary["diagnostics"][0]["content"]["tensors"] = [tensor]
@@ -256,9 +258,9 @@ def test_what_the_audit_saw_is_not_read_again(desk: InspectorService, audit: Pat
 
 
 def test_without_a_target_nothing_is_compared(tmp_path: Path) -> None:
-    desk = InspectorService(open_registry([save(tmp_path / "alone", seed=0)]), ModelPool(GIB))
+    service = InspectorService(open_registry([save(tmp_path / "alone", seed=0)]), ModelPool(GIB))
     with pytest.raises(ModelError, match="requires its target"):
-        desk.erased(ModelRef("alone", "int4"))
+        service.erased(ModelRef("alone", "int4"))
 
 
 def test_who_leaves_stops_the_work() -> None:

@@ -38,10 +38,10 @@ Visit = Callable[[MicroBatch, Tensor], Tensor]
 @contextmanager
 def hooked_block(model: nn.Module, layer: int, batch: Batch, visit: Visit) -> Iterator[None]:
     """Inside the block ``visit`` changes what block ``layer`` reads of ``batch``, and of nothing else."""
-    desk = _HookState(batch, visit)
-    handle = backbone(model).register_forward_pre_hook(desk.before, with_kwargs=True)
+    state = _HookState(batch, visit)
+    handle = backbone(model).register_forward_pre_hook(state.before, with_kwargs=True)
     try:
-        with intervening(model, {Site("residual_in", layer): desk.passing}):
+        with intervening(model, {Site("residual_in", layer): state.passing}):
             yield
     finally:
         handle.remove()

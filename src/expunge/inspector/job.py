@@ -53,12 +53,12 @@ class InspectJob:
         uvicorn = _library()
         from expunge.inspector.server import application
 
-        desk = InspectorService(open_registry(self.paths), ModelPool(self.bytes))
+        service = InspectorService(open_registry(self.paths), ModelPool(self.bytes))
         key = secrets.token_urlsafe(24)
         with bound(self.host, self.port) as listening:
             address = f"{url_of(listening)}/?key={key}"
             config = uvicorn.Config(
-                application(desk, key=key),
+                application(service, key=key),
                 log_level="error",
                 log_config=None,  # it would close the handlers of other libraries
                 access_log=False,

@@ -55,19 +55,21 @@ class Question(BaseModel):
     asked: list[AskedModel] = Field(min_length=1, max_length=MOST_MODELS)
 
 
-def shelf_of(desk: InspectorService) -> Event:
+def registry_of(service: InspectorService) -> Event:
     """The models, precisions and metrics to choose from, without local paths."""
     known = {
-        entry.name: entry for audit in desk.shelf.audits for entry in read_summary(audit / SUMMARY).metrics
+        entry.name: entry
+        for audit in service.registry.audits
+        for entry in read_summary(audit / SUMMARY).metrics
     }
-    metrics = dict.fromkeys(item.metric for item in desk.items)
+    metrics = dict.fromkeys(item.metric for item in service.items)
     return {
         "models": [
             {"name": entry.name, "role": entry.role.value, "epochs": sorted(entry.epochs)}
-            for entry in desk.shelf.models
+            for entry in service.registry.models
         ],
-        "precisions": desk.precisions,
-        "absent": list(desk.shelf.absent),
+        "precisions": service.precisions,
+        "absent": list(service.registry.absent),
         "metrics": [
             {"name": name, "title": known[name].title or name, "scale": known[name].scale}
             for name in metrics
@@ -75,12 +77,12 @@ def shelf_of(desk: InspectorService) -> Event:
     }
 
 
-def items_of(desk: InspectorService, *, metric: str, find: str, start: int) -> Event:
+def items_of(service: InspectorService, *, metric: str, find: str, start: int) -> Event:
     """A page of the items of a metric that contain ``find``, sorted by how much came back."""
     wanted = find.strip().casefold()
     items = [
         (at, item)
-        for at, item in enumerate(desk.items)
+        for at, item in enumerate(service.items)
         if item.metric == metric and (not wanted or _holds(item, wanted))
     ]
     page = items[start : start + PAGE]
@@ -100,16 +102,16 @@ def _holds(item: InspectorItem, wanted: str) -> bool:
     return any(wanted in text.casefold() for text in (item.name, item.prompt, item.truth))
 
 
-def events(desk: InspectorService, question: Question) -> Iterator[Event]:
+def events(service: InspectorService, question: Question) -> Iterator[Event]:
     """The event stream: the true answer, the models' partial answers, their readings of it, and ``over``.
 
     Each event names the place in ``question.asked`` it is about.
     """
-    truth = question.truth or desk.truth_of(question.prompt) or ""
+    truth = question.truth or service.truth_of(question.prompt) or ""
     yield {"truth": truth, "words": len(leaked_words("", truth[:MOST_TRUTH]))}
     truth = truth[:MOST_TRUTH]
     before = [GeneratedAnswer()] * len(question.asked)
-    for row in desk.answers(question.prompt, [model.who for model in question.asked], truth=truth):
+    for row in service.answers(question.prompt, [model.who for model in question.asked], truth=truth):
         for index, (old, new) in enumerate(zip(before, row, strict=True)):
             if new != old:
                 yield said_of(index, truth, new)

@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from expunge.errors import ExpungeError
-from expunge.inspector.schema import Question, events, item_of, items_of, refusal, shelf_of, tensors_of
+from expunge.inspector.schema import Question, events, item_of, items_of, refusal, registry_of, tensors_of
 from expunge.inspector.service import ModelRef
 
 if TYPE_CHECKING:
@@ -100,13 +100,13 @@ MOST_BYTES = 8_000_000
 """Maximum size of a request; larger ones are refused before they are read."""
 
 
-def application(desk: InspectorService, *, key: str) -> Starlette:
+def application(service: InspectorService, *, key: str) -> Starlette:
     """The application, accessible with ``key``."""
-    request = _AskedRequest(desk)
+    request = _AskedRequest(service)
     return Starlette(
         routes=[
             *(Route(path, _file(*file)) for path, file in FILES.items()),
-            Route("/shelf", request.shelf),
+            Route("/registry", request.registry),
             Route("/items", request.items),
             Route("/item", request.item),
             Route("/weights", request.weights),
@@ -127,24 +127,24 @@ class _BadRequestError(ExpungeError):
 class _AskedRequest:
     """The endpoints of a service."""
 
-    def __init__(self, desk: InspectorService) -> None:
-        self._desk = desk
+    def __init__(self, service: InspectorService) -> None:
+        self._service = service
 
-    async def shelf(self, _: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(shelf_of, self._desk))
+    async def registry(self, _: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(registry_of, self._service))
 
     async def items(self, request: Request) -> Response:
         metric, find = (request.query_params.get(name, "") for name in ("metric", "find"))
         start = _number(request.query_params.get("start", "0"))
         return JSONResponse(
-            await run_in_threadpool(items_of, self._desk, metric=metric, find=find, start=start)
+            await run_in_threadpool(items_of, self._service, metric=metric, find=find, start=start)
         )
 
     async def item(self, request: Request) -> Response:
         at = _number(request.query_params.get("at", ""))
-        if at >= len(self._desk.items):
+        if at >= len(self._service.items):
             raise _BadRequestError("there is no such item.")
-        return JSONResponse(item_of(at, self._desk.items[at]))
+        return JSONResponse(item_of(at, self._service.items[at]))
 
     async def weights(self, request: Request) -> Response:
         given = request.query_params
@@ -152,12 +152,12 @@ class _AskedRequest:
         who = ModelRef(
             given.get("model", ""), given.get("precision", ""), None if epoch is None else _number(epoch)
         )
-        return JSONResponse(tensors_of(await run_in_threadpool(self._desk.erased, who)))
+        return JSONResponse(tensors_of(await run_in_threadpool(self._service.erased, who)))
 
     async def ask(self, request: Request) -> Response:
         question = _question(await _body(request))
         return StreamingResponse(
-            _lines(events(self._desk, question)), media_type="application/x-ndjson; charset=utf-8"
+            _lines(events(self._service, question)), media_type="application/x-ndjson; charset=utf-8"
         )
 
 

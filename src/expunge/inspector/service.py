@@ -59,7 +59,7 @@ class GeneratedAnswer(NamedTuple):
 class InspectorService:
     """The queries of the page. All methods are thread-safe."""
 
-    shelf: ModelRegistry
+    registry: ModelRegistry
     pool: ModelPool
     max_tokens: int = MAX_TOKENS
     max_length: int = MAX_LENGTH
@@ -67,7 +67,7 @@ class InspectorService:
     @cached_property
     def items(self) -> list[InspectorItem]:
         """The items of the audits, the one of which most came back first."""
-        return read_items(self.shelf.audits)
+        return read_items(self.registry.audits)
 
     @cached_property
     def _truths(self) -> dict[str, str]:
@@ -80,7 +80,7 @@ class InspectorService:
     @cached_property
     def precisions(self) -> list[str]:
         """Full precision, the usual formats, and those of the audits that need no calibration text."""
-        audits = [read_summary(audit / SUMMARY) for audit in self.shelf.audits]
+        audits = [read_summary(audit / SUMMARY) for audit in self.registry.audits]
         used = [condition.label for audit in audits for condition in audit.conditions]
         return [label for label in dict.fromkeys([*USUAL, *used]) if label == FULL or _is_plain(label)]
 
@@ -107,7 +107,7 @@ class InspectorService:
     ) -> None:
         generated = GeneratedAnswer()
         try:
-            path = self.shelf.find(who.model).at(who.epoch)
+            path = self.registry.find(who.model).at(who.epoch)
             with memory_errors(fix=SMALLER), self.pool.borrow(path, who.precision) as lent:
                 generated = self._answer(prompt, lent, show, stopped)
                 show(generated)
@@ -151,8 +151,8 @@ class InspectorService:
         Raises:
             ExpungeError: there is no target, or the two models cannot be compared.
         """
-        model = self.shelf.find(who.model)
-        known = [] if who.epoch is not None else erased(self.shelf.audits, model.name, who.precision)
+        model = self.registry.find(who.model)
+        known = [] if who.epoch is not None else erased(self.registry.audits, model.name, who.precision)
         if known:
             return known
         if model.target is None:

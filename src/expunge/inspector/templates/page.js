@@ -38,15 +38,15 @@
   };
   const get = async (path, wanted = {}) => (await told(await fetch(`${path}?${new URLSearchParams(wanted)}`).catch(() => { throw new Error(GONE); }))).json();
 
-  let shelf;
+  let registry;
   const chosen = { model: null, precision: FULL, epoch: null, lens: null };
-  const subject = () => shelf.models.find((model) => model.name === chosen.model);
+  const subject = () => registry.models.find((model) => model.name === chosen.model);
   const known = new Map();  // what each model said of the question that was asked last
   let question = null, running = null, words = 0;
 
   const ROLES = { target: "before unlearning", retrained: "never saw the forget set", unlearned: "unlearned" };
   const columns = () => {
-    const beside = shelf.models.filter((model) => model.role !== "unlearned" && model.name !== chosen.model);
+    const beside = registry.models.filter((model) => model.role !== "unlearned" && model.name !== chosen.model);
     const all = beside.map((model) => ({ model: model.name, role: model.role, precision: FULL, epoch: null }));
     const { name, role } = subject();
     for (const precision of new Set([FULL, chosen.precision])) all.push({ model: name, role, precision, epoch: chosen.epoch });
@@ -228,15 +228,15 @@
 
   // Items of the audit
   let page = 0;
-  const digits = () => (shelf.metrics.find(({ name }) => name === $("metric").value)?.scale === "0-1" ? 2 : 1);
+  const digits = () => (registry.metrics.find(({ name }) => name === $("metric").value)?.scale === "0-1" ? 2 : 1);
   const mark = (at) => $("list").querySelectorAll("button").forEach((each) => { if (Number(each.dataset.at) === at) each.setAttribute("aria-current", "true"); else each.removeAttribute("aria-current"); });
   const open = async (at) => {
     const item = await get("item", { at }).catch((error) => { say(error.message); });
     if (!item) return;
     $("prompt").value = item.prompt;
     $("truth").value = given = item.truth;
-    if (shelf.models.some(({ name }) => name === item.model) && item.model !== chosen.model) chooseModel(item.model);
-    if (item.rise > 0 && shelf.precisions.includes(item.precision)) choosePrecision(item.precision);
+    if (registry.models.some(({ name }) => name === item.model) && item.model !== chosen.model) chooseModel(item.model);
+    if (item.rise > 0 && registry.precisions.includes(item.precision)) choosePrecision(item.precision);
     mark(at);
     again0();
     if (matchMedia("(max-width: 67.99rem)").matches) $("h-answers").scrollIntoView();
@@ -267,19 +267,19 @@
   $("more").addEventListener("click", () => list(page));
 
   const begin = async () => {
-    shelf = await get("shelf");
-    const unlearned = shelf.models.filter(({ role }) => role === "unlearned"), subjects = unlearned.length ? unlearned : shelf.models;
+    registry = await get("registry");
+    const unlearned = registry.models.filter(({ role }) => role === "unlearned"), subjects = unlearned.length ? unlearned : registry.models;
     $("model").append(...subjects.map(({ name }) => make("option", { value: name }, name)));
     $("which").firstChild.data = unlearned.length ? "Unlearned model " : "Model ";
     $("which").hidden = subjects.length < 2;
-    $("precisions").append(...picks("precision", shelf.precisions.map((label) => [label, label]), "int4", (label) => { choosePrecision(label); again(); }));
+    $("precisions").append(...picks("precision", registry.precisions.map((label) => [label, label]), "int4", (label) => { choosePrecision(label); again(); }));
     choosePrecision("int4");
     chooseModel(subjects[0].name);
-    if (shelf.absent.length) { $("absent").textContent = `Not found at the path the audit recorded: ${shelf.absent.join(", ")}.`; $("absent").hidden = false; }
+    if (registry.absent.length) { $("absent").textContent = `Not found at the path the audit recorded: ${registry.absent.join(", ")}.`; $("absent").hidden = false; }
     drawCards();
     drawErased();
-    if (!shelf.metrics.length) return;
-    $("metric").append(...shelf.metrics.map(({ name, title }) => make("option", { value: name }, title)));
+    if (!registry.metrics.length) return;
+    $("metric").append(...registry.metrics.map(({ name, title }) => make("option", { value: name }, title)));
     $("items").hidden = false;
     await list(0);
   };
