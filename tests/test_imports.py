@@ -52,5 +52,10 @@ def test_the_package_imports_light() -> None:
     assert loaded_by("import expunge, expunge.types, expunge.registry, expunge.record") == set()
 
 
+def test_what_reads_results_imports_light() -> None:
+    modules = "expunge.report.listing, expunge.report.job, expunge.train.run.ledger, expunge.audit.summary"
+    assert loaded_by(f"import {modules}") == set()
+
+
 def test_a_heavy_import_would_be_seen() -> None:
     assert loaded_by("import scipy") == {"scipy"}

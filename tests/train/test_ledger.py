@@ -20,16 +20,11 @@ from expunge.train.run.ledger import (
     check_model,
     following,
     read_ledger,
+    recorded,
     write_ledger,
 )
 from expunge.train.run.recipe import load_recipe
-from expunge.train.run.requests import (
-    PastRequest,
-    RequestHistory,
-    find_requests,
-    hash_set,
-    recorded,
-)
+from expunge.train.run.requests import PastRequest, RequestHistory, find_requests, hash_set
 from tests.train.runs import FORGET, RETAIN
 
 RECIPE = load_recipe("ga")

@@ -53,7 +53,7 @@ def ledger(
 
     Example:  expunge ledger ./unlearned --gather all.jsonl
     """
-    from expunge.train.run.requests import gathered, recorded
+    from expunge.train.run.ledger import gathered, recorded
 
     show_standing(recorded(model))
     if gather is None:

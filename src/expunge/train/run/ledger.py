@@ -9,17 +9,22 @@ of short secrets is no public document.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from expunge.component import Component
-from expunge.errors import DataError
-from expunge.files import RECORD, write_text
+from expunge.corpus.readers import read_examples
+from expunge.corpus.writer import write_examples
+from expunge.errors import DataError, OutputError
+from expunge.files import RECORD, nothing, require_writable, write_text
 from expunge.parsing import load_json
 from expunge.record import CHAIN_START, chain_faults, hash_json
+from expunge.registry import explain
+from expunge.types import Example
 
 LEDGER = "ledger.jsonl"
 
@@ -55,6 +60,28 @@ class RequestEntry(Component):
     def expected_hash(self) -> str:
         """The hash that the entry should have."""
         return _hash(self.model_dump(mode="json", exclude={"hash"}))
+
+
+class PastRequest(NamedTuple):
+    """An earlier request and its forget set; ``missing`` is the reason if that is not available."""
+
+    entry: RequestEntry
+    examples: tuple[Example, ...] = ()
+    missing: str | None = None
+
+
+class RequestStatus(NamedTuple):
+    """Scores on a request's texts, 0-100: before unlearning, right after, and now."""
+
+    number: int
+    time: str
+    forget_file: str
+    examples: int
+    metric: str
+    before: float | None
+    then: float | None
+    now: float | None
+    verdict: str
 
 
 def following(entries: Sequence[RequestEntry], facts: Mapping[str, Any]) -> RequestEntry:
@@ -135,3 +162,108 @@ def _hash(facts: Mapping[str, Any]) -> str:
     return hash_json(
         {key: value for key, value in sorted(facts.items()) if (key, value) != ("solved_sha256", None)}
     )
+
+
+def look_up(entry: RequestEntry) -> PastRequest:
+    """The forget set of an earlier request, from its path in the ledger."""
+    if not Path(entry.forget_file).exists():
+        return PastRequest(
+            entry, missing="its file is not there any more; give it with --reforget if you have it"
+        )
+    try:
+        examples = tuple(read_examples(entry.forget_file, fields=entry.fields))
+    except DataError as error:
+        return PastRequest(entry, missing=f"its file cannot be read ({error.why.rstrip('.')})")
+    if hash_set(examples) != entry.forget_sha256:
+        return PastRequest(entry, missing="its file holds something else now")
+    return PastRequest(entry, examples)
+
+
+def hash_set(examples: Sequence[Example]) -> str:
+    """The hash of everything in a set, as records state it."""
+    return hash_json([asdict(example) for example in examples])
+
+
+# All that the requests of a checkpoint forgot, in one file, so that an audit can ask for all of it.
+
+
+class Gathered(NamedTuple):
+    """How much was written, and what could not be."""
+
+    requests: int
+    examples: int
+    missing: tuple[str, ...]
+
+
+def recorded(model: Path) -> list[dict[str, Any]]:
+    """The status of every request after the newest one, from the record of its run.
+
+    Raises:
+        DataError: there is no ledger, or it was tampered with.
+    """
+    entries = _entries(model)
+    record = _record(model)
+    check_model(entries, model, record.result_sha256)
+    return [request._asdict() for request in record.requests]
+
+
+def gathered(model: Path, output: Path) -> Gathered:
+    """Write the forget sets of all requests whose files exist; ids begin with a request's number.
+
+    Raises:
+        OutputError: ``output`` is there already.
+        DataError: none of the files is there any more.
+    """
+    require_writable(output)
+    if output.exists():
+        raise OutputError(
+            f"{output} already exists",
+            why="existing files are not overwritten.",
+            fix="Choose another file, or remove the existing one.",
+        )
+    earlier = [look_up(entry) for entry in _entries(model)]
+    available = [one for one in earlier if not one.missing]
+    if not available:
+        raise DataError(
+            f"the requests of {model}",
+            why="none of their files is at its recorded path.",
+            fix="Restore them, or audit with the files you have.",
+        )
+    examples = [
+        replace(example, id=f"{one.entry.number}/{example.id}")
+        for one in available
+        for example in one.examples
+    ]
+    write_examples(output, examples, may_replace=nothing, private=True)
+    missing = (f"request {one.entry.number} is left out: {one.missing}." for one in earlier if one.missing)
+    return Gathered(len(available), len(examples), tuple(missing))
+
+
+def _entries(model: Path) -> tuple[RequestEntry, ...]:
+    entries = read_ledger(model)
+    if not entries:
+        raise DataError(
+            f"{model}",
+            why=f"it has no {LEDGER}, so it was not unlearned by expunge.",
+            fix="Pass a folder that 'expunge unlearn' wrote.",
+        )
+    return entries
+
+
+class _Record(BaseModel):
+    """The part of a checkpoint's record that is read here."""
+
+    result_sha256: str
+    requests: list[RequestStatus]
+
+
+def _record(model: Path) -> _Record:
+    path = model / RECORD
+    try:
+        return _Record.model_validate(load_json(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"the record {path}",
+            why=f"it does not contain the status of the requests: {explain(error)}",
+            fix="Use the folder as the run wrote it.",
+        ) from error

@@ -6,24 +6,29 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from pydantic import BaseModel
 from torch import nn
 
 from expunge.corpus.checks import normalised
 from expunge.corpus.readers import read_examples
-from expunge.corpus.writer import write_examples
-from expunge.errors import DataError, ModelError, OutputError
-from expunge.files import RECORD, nothing, require_writable
+from expunge.errors import DataError, ModelError
 from expunge.model.checkpoint import local_folder
 from expunge.model.masked import is_masked
 from expunge.model.resources import best_device
-from expunge.parsing import load_json
 from expunge.record import hash_json
-from expunge.registry import explain
 from expunge.train.loop.evaluator import LABELS, TrainingEvaluator, role_of
-from expunge.train.run.ledger import LEDGER, RequestEntry, check_model, following, read_ledger, write_ledger
+from expunge.train.run.ledger import (
+    PastRequest,
+    RequestEntry,
+    RequestStatus,
+    check_model,
+    following,
+    hash_set,
+    look_up,
+    read_ledger,
+    write_ledger,
+)
 from expunge.train.run.outcome import MARGINS
 from expunge.train.run.recipe import Recipe
 from expunge.train.run.state import Corpus, State
@@ -31,28 +36,6 @@ from expunge.types import Example
 
 ITEMS, LENGTH = 64, 2048
 """Examples evaluated per request, and tokens read at a time."""
-
-
-class PastRequest(NamedTuple):
-    """An earlier request and its forget set; ``missing`` is the reason if that is not available."""
-
-    entry: RequestEntry
-    examples: tuple[Example, ...] = ()
-    missing: str | None = None
-
-
-class RequestStatus(NamedTuple):
-    """Scores on a request's texts, 0-100: before unlearning, right after, and now."""
-
-    number: int
-    time: str
-    forget_file: str
-    examples: int
-    metric: str
-    before: float | None
-    then: float | None
-    now: float | None
-    verdict: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,26 +174,6 @@ def find_requests(
     )
 
 
-def look_up(entry: RequestEntry) -> PastRequest:
-    """The forget set of an earlier request, from its path in the ledger."""
-    if not Path(entry.forget_file).exists():
-        return PastRequest(
-            entry, missing="its file is not there any more; give it with --reforget if you have it"
-        )
-    try:
-        examples = tuple(read_examples(entry.forget_file, fields=entry.fields))
-    except DataError as error:
-        return PastRequest(entry, missing=f"its file cannot be read ({error.why.rstrip('.')})")
-    if hash_set(examples) != entry.forget_sha256:
-        return PastRequest(entry, missing="its file holds something else now")
-    return PastRequest(entry, examples)
-
-
-def hash_set(examples: Sequence[Example]) -> str:
-    """The hash of everything in a set, as records state it."""
-    return hash_json([asdict(example) for example in examples])
-
-
 def _number(path: str, examples: Sequence[Example], entries: Sequence[RequestEntry]) -> int:
     for entry in entries:
         if entry.forget_sha256 == hash_set(examples):
@@ -282,88 +245,3 @@ def _known(state: State, examples: Sequence[Example], solved: tuple[Example, ...
 
 def _context(model: nn.Module) -> int:
     return int(getattr(model.config, "max_position_embeddings", LENGTH))
-
-
-# All that the requests of a checkpoint forgot, in one file, so that an audit can ask for all of it.
-
-
-class Gathered(NamedTuple):
-    """How much was written, and what could not be."""
-
-    requests: int
-    examples: int
-    missing: tuple[str, ...]
-
-
-def recorded(model: Path) -> list[dict[str, Any]]:
-    """The status of every request after the newest one, from the record of its run.
-
-    Raises:
-        DataError: there is no ledger, or it was tampered with.
-    """
-    entries = _entries(model)
-    record = _record(model)
-    check_model(entries, model, record.result_sha256)
-    return [request._asdict() for request in record.requests]
-
-
-def gathered(model: Path, output: Path) -> Gathered:
-    """Write the forget sets of all requests whose files exist; ids begin with a request's number.
-
-    Raises:
-        OutputError: ``output`` is there already.
-        DataError: none of the files is there any more.
-    """
-    require_writable(output)
-    if output.exists():
-        raise OutputError(
-            f"{output} already exists",
-            why="existing files are not overwritten.",
-            fix="Choose another file, or remove the existing one.",
-        )
-    earlier = [look_up(entry) for entry in _entries(model)]
-    available = [one for one in earlier if not one.missing]
-    if not available:
-        raise DataError(
-            f"the requests of {model}",
-            why="none of their files is at its recorded path.",
-            fix="Restore them, or audit with the files you have.",
-        )
-    examples = [
-        replace(example, id=f"{one.entry.number}/{example.id}")
-        for one in available
-        for example in one.examples
-    ]
-    write_examples(output, examples, may_replace=nothing, private=True)
-    missing = (f"request {one.entry.number} is left out: {one.missing}." for one in earlier if one.missing)
-    return Gathered(len(available), len(examples), tuple(missing))
-
-
-def _entries(model: Path) -> tuple[RequestEntry, ...]:
-    entries = read_ledger(model)
-    if not entries:
-        raise DataError(
-            f"{model}",
-            why=f"it has no {LEDGER}, so it was not unlearned by expunge.",
-            fix="Pass a folder that 'expunge unlearn' wrote.",
-        )
-    return entries
-
-
-class _Record(BaseModel):
-    """The part of a checkpoint's record that is read here."""
-
-    result_sha256: str
-    requests: list[RequestStatus]
-
-
-def _record(model: Path) -> _Record:
-    path = model / RECORD
-    try:
-        return _Record.model_validate(load_json(path.read_bytes()))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"the record {path}",
-            why=f"it does not contain the status of the requests: {explain(error)}",
-            fix="Use the folder as the run wrote it.",
-        ) from error
