@@ -225,4 +225,4 @@ def load(name: str, text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_modules_are_named_after_their_files() -> None:
     assert module_of(PACKAGE / "forget" / "__init__.py") == "expunge.forget"
-    assert module_of(PACKAGE / "forget" / "npo.py") == "expunge.forget.npo"
+    assert module_of(PACKAGE / "forget" / "preference.py") == "expunge.forget.preference"

@@ -13,8 +13,8 @@ from expunge.adversary import LossWeights
 from expunge.adversary.fake_quant import FakeQuantized
 from expunge.adversary.latent import LatentAttack
 from expunge.corpus.batching import ForgetRetainPair, collate_pairs
-from expunge.forget.ga import GA
-from expunge.forget.npo import NPO
+from expunge.forget.ascent import GA
+from expunge.forget.preference import NPO
 from expunge.inference.reference import LiveReference
 from expunge.model import precision
 from expunge.quant.grid import Grid

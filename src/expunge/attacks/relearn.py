@@ -16,7 +16,7 @@ from expunge.attacks import Applied, Attack, ConditionContext, Knowledge, Need, 
 from expunge.attacks.material import without_spans
 from expunge.component import StepsOrNone
 from expunge.corpus.batching import collate
-from expunge.corpus.sampling import sample
+from expunge.corpus.readers import sample
 from expunge.corpus.tokenise import Encoded, encode_all
 from expunge.model.resources import best_device
 from expunge.model.rope import check_lengths

@@ -1,4 +1,4 @@
-"""Forget losses: pure functions of what a ``TokenView`` shows, one file each."""
+"""Forget losses: pure functions of what a ``TokenView`` shows."""
 
 from __future__ import annotations
 

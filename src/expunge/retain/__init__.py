@@ -1,4 +1,4 @@
-"""Retain losses: what holds the model in place while it forgets, one file each."""
+"""Retain losses: what holds the model in place while it forgets."""
 
 from __future__ import annotations
 

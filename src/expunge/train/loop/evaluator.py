@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt
 from torch import nn
 
 from expunge.component import Component
-from expunge.corpus.sampling import sample
+from expunge.corpus.readers import sample
 from expunge.errors import DataError
 from expunge.inference.observer import Observer
 from expunge.metrics import standard_metric

@@ -12,7 +12,7 @@ from expunge.adversary import Adversary, Rounding, adversaries
 from expunge.corpus.batching import PairDataset, PairSampler, collate_pairs
 from expunge.errors import DataError, RecipeError
 from expunge.forget import ForgetLoss, forget_losses
-from expunge.forget.generic import WHPLoss
+from expunge.forget.distributions import WHPLoss
 from expunge.inference.reference import CachedReference, Reference, ReferenceKind, TargetReference
 from expunge.inference.token_view import Need
 from expunge.model.arch import vocabulary
