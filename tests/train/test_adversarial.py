@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from expunge.adversary import LossWeights
-from expunge.adversary.fake_quant import FakeQuantized
 from expunge.adversary.latent import LatentAttack
+from expunge.adversary.weights import FakeQuantized
 from expunge.corpus.batching import ForgetRetainPair, collate_pairs
 from expunge.forget.ascent import GA
 from expunge.forget.preference import NPO

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.adversary.latent import LatentAttack
-from expunge.adversary.sam import SharpnessAware
+from expunge.adversary.weights import SharpnessAware
 from expunge.corpus.batching import Batch, PairBatch, PairDataset, collate_pairs
 from expunge.forget import ForgetLoss, forget_losses
 from expunge.forget.ascent import GA

@@ -12,8 +12,7 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import nn
 
-from expunge.attacks import Applied, Attack, ConditionContext, Knowledge, Need, attacks
-from expunge.attacks.material import without_spans
+from expunge.attacks import Applied, Attack, ConditionContext, Knowledge, Need, attacks, without_spans
 from expunge.component import StepsOrNone
 from expunge.corpus.batching import collate
 from expunge.corpus.readers import sample

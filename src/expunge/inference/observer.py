@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from expunge.corpus.batching import collate
 from expunge.corpus.pairs import Blank
 from expunge.inference.backbone import eval_mode
-from expunge.inference.batches import Batches
-from expunge.inference.distributed import map_across_ranks
+from expunge.inference.batches import Batches, map_across_ranks
 from expunge.inference.forward import compute_token_view
 from expunge.inference.generation.branch import BranchedGeneration, BranchPoint
 from expunge.inference.generation.cache import GenerationCache, GenerationRequest, cut
