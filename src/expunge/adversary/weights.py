@@ -1,4 +1,4 @@
-"""Adversaries that perturb weights: rounding as in deployment (fake quantization), worst direction (SAM)."""
+"""Adversaries that perturb weights: rounding as in deployment (fake quantization); worst case (SAM)."""
 
 from __future__ import annotations
 
