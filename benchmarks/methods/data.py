@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.methods.arms import Variant
+from expunge.corpus.formats import write_examples
 from expunge.corpus.synthetic import LISTS, Person, World
-from expunge.corpus.writer import write_examples
 from expunge.files import write_json
 from expunge.types import Example, Span
 

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from pydantic import Field, model_validator
 
 from expunge.component import Component
-from expunge.corpus.writer import write_examples
+from expunge.corpus.formats import write_examples
 from expunge.errors import DataError
 from expunge.files import MayReplace, nothing, writing
 from expunge.types import Example

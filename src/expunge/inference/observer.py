@@ -21,7 +21,7 @@ from expunge.inference.generation.score_and_continue import ContinuationPrefetch
 from expunge.inference.hidden_states import States, read_states
 from expunge.inference.masked_lm import fill_mask_logprobs
 from expunge.inference.texts import ScoredText, TokenStats, as_text, read_texts
-from expunge.model.masked import is_masked
+from expunge.model.arch import is_masked
 from expunge.model.rope import separate_rope_lengths
 from expunge.types import Example
 

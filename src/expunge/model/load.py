@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 import expunge.model.contrast  # noqa: F401 - makes transformers know it
 from expunge.errors import ModelError
 from expunge.files import MayReplace, nothing, write_json, writing
-from expunge.model.arch import unmerged_adapters
+from expunge.model.arch import auto_class, declares_masked, is_masked, refuse_masked, unmerged_adapters
 from expunge.model.checkpoint import (
     local_folder,
     reading,
@@ -26,7 +26,6 @@ from expunge.model.checkpoint import (
     require_fitting,
     source_dtype,
 )
-from expunge.model.masked import auto_class, declares_masked, is_masked, refuse_masked
 from expunge.model.quantized import (
     declared,
     forget_quantization,
