@@ -31,7 +31,7 @@ from benchmarks.compare import (
 from benchmarks.plain_step import PlainStep, Tokens
 from expunge.corpus.batching import Batch, ForgetRetainPair, PairBatch, collate_pairs
 from expunge.corpus.tokenise import Encoded
-from expunge.forget.npo import NPO
+from expunge.forget.preference import NPO
 from expunge.inference.reference import Key, cache_reference
 from expunge.model.arch import output_layer
 from expunge.record import Stopwatch

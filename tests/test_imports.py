@@ -54,7 +54,7 @@ def test_the_package_imports_light() -> None:
 
 def test_what_reads_results_imports_light() -> None:
     modules = "expunge.report.listing, expunge.report.job, expunge.train.run.ledger, expunge.audit.summary"
-    assert loaded_by(f"import {modules}") == set()
+    assert loaded_by(f"import {modules}") <= {"pyarrow"}  # reads and writes scores
 
 
 def test_a_heavy_import_would_be_seen() -> None:

@@ -8,9 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.methods.arms import Variant
-from expunge.corpus.synthetic import World
-from expunge.corpus.synthetic.people import LISTS, Person
-from expunge.corpus.writer import write_examples
+from expunge.corpus.formats import write_examples
+from expunge.corpus.synthetic import LISTS, Person, World
 from expunge.files import write_json
 from expunge.types import Example, Span
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from benchmarks.shards.arms import BASE, MODEL, Arm, elsewhere
 from expunge.corpus.batching import train_tokenizer
-from expunge.corpus.writer import write_examples
+from expunge.corpus.formats import write_examples
 from expunge.files import write_json
 from expunge.metrics.rouge_recall import rouge_l
 from expunge.record import Stopwatch

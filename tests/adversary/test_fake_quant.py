@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from expunge.adversary import AdversaryBatch, LossWeights, Step
-from expunge.adversary.fake_quant import FakeQuantized, rounded
 from expunge.adversary.hooks import gradients, swapped
+from expunge.adversary.weights import FakeQuantized, rounded
 from expunge.model.arch import linear_layers
 from expunge.quant import parse_quantizer
 from expunge.scope.lora import LowRankAdapters

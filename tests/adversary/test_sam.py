@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.adversary import AdversaryBatch, LossWeights, Step
-from expunge.adversary.sam import SharpnessAware
+from expunge.adversary.weights import SharpnessAware
 from tests.batches import batch_of
 
 BATCH = batch_of()

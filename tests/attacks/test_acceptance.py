@@ -19,7 +19,7 @@ from expunge.audit.verdict import Outcome
 from expunge.corpus.batching import collate
 from expunge.corpus.tokenise import encode_all
 from expunge.inference.forward import compute_token_view
-from expunge.metrics.memorisation_accuracy import ExactMemorisation
+from expunge.metrics.memorisation import ExactMemorisation
 from expunge.metrics.probability import Probability
 from expunge.metrics.probes import Probes
 from tests.attacks.world import World

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from expunge.attacks.material import split_knowledge, without_spans
+from expunge.attacks import split_knowledge, without_spans
 from expunge.attacks.relearn import Relearn
 from expunge.corpus.batching import collate
 from expunge.corpus.tokenise import encode_all

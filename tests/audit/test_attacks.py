@@ -26,7 +26,7 @@ from expunge.audit.table import render
 from expunge.audit.verdict import Outcome
 from expunge.condition import Kind
 from expunge.errors import DataError, RecipeError
-from expunge.metrics.memorisation_accuracy import ExactMemorisation
+from expunge.metrics.memorisation import ExactMemorisation
 from expunge.metrics.probability import Probability
 from expunge.metrics.probes import Probes
 from expunge.model.load import hash_model

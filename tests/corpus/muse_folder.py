@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from expunge.corpus.synthetic.people import LISTS
-from expunge.corpus.synthetic.world import SHOTS, World
+from expunge.corpus.synthetic import LISTS, SHOTS, World
 from expunge.errors import DataError
 from expunge.files import nothing, write_text, writing
 
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from expunge.corpus.synthetic.people import Person
+    from expunge.corpus.synthetic import Person
 
 FOLDS = 4
 """Forget sets of the runs for scalability and for sustainability."""

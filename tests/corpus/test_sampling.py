@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from expunge.corpus.sampling import sample
+from expunge.corpus.readers import sample
 
 ROWS = tuple(range(400))
 

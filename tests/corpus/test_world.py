@@ -12,9 +12,16 @@ from pydantic import ValidationError
 from expunge.corpus.batching import train_tokenizer
 from expunge.corpus.checks import check_sets
 from expunge.corpus.readers import read_examples
-from expunge.corpus.synthetic import World, WorldSize
-from expunge.corpus.synthetic.people import LISTS, QUESTIONS, Person, make_people, neighbour_of
-from expunge.corpus.synthetic.world import write_world
+from expunge.corpus.synthetic import (
+    LISTS,
+    QUESTIONS,
+    Person,
+    World,
+    WorldSize,
+    make_people,
+    neighbour_of,
+    write_world,
+)
 from expunge.errors import DataError
 from expunge.record import hash_json
 from expunge.types import Example

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from expunge.corpus.formats import write_examples
 from expunge.corpus.readers import read_examples
-from expunge.corpus.writer import write_examples
 from expunge.errors import DataError
 from expunge.types import Example, Span, Turn
 

@@ -13,14 +13,9 @@ from torch import Tensor
 
 from expunge.errors import RecipeError
 from expunge.forget import ForgetLoss, forget_losses
-from expunge.forget.ce_u import CEU
-from expunge.forget.inverted_hinge import InvertedHinge
-from expunge.forget.log1mp import Log1mP
-from expunge.forget.logit_margin import LogitMargin
-from expunge.forget.max_entropy import MaximumEntropy
-from expunge.forget.npo import NPO
-from expunge.forget.tnpo import TNPO
-from expunge.forget.undial import UNDIAL
+from expunge.forget.ascent import InvertedHinge, Log1mP, LogitMargin
+from expunge.forget.distributions import CEU, UNDIAL, MaximumEntropy
+from expunge.forget.preference import NPO, TNPO
 from expunge.inference.token_view import Need
 from tests.views import view_of, view_of_logits
 

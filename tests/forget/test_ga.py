@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from expunge.forget import forget_losses
-from expunge.forget.ga import GA
+from expunge.forget.ascent import GA
 from tests.views import view_of, view_of_logits
 
 LABELS = torch.tensor([[1, 3, 0], [2, -100, -100]])

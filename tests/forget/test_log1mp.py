@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from expunge.errors import RecipeError
 from expunge.forget import forget_losses
-from expunge.forget.log1mp import Log1mP
+from expunge.forget.ascent import Log1mP
 from expunge.train.run.recipe import load_recipe
 from tests.views import view_of, view_of_logits
 

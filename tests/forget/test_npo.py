@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from expunge.errors import RecipeError
 from expunge.forget import forget_losses
-from expunge.forget.npo import NPO
+from expunge.forget.preference import NPO
 from expunge.inference.token_view import Need, TokenView
 from tests.views import view_of, view_of_logits
 

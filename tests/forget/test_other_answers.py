@@ -11,12 +11,9 @@ from hypothesis import strategies as st
 
 from expunge.errors import RecipeError
 from expunge.forget import ForgetLoss, forget_losses
-from expunge.forget.dpo import DPO
-from expunge.forget.flat import FLAT, PAIRS, Divergence
-from expunge.forget.idk_nll import IdkNLL
-from expunge.forget.jensun import JensUn
-from expunge.forget.llmu import LLMU
-from expunge.forget.npo import NPO
+from expunge.forget.answers import LLMU, IdkNLL
+from expunge.forget.distributions import FLAT, PAIRS, Divergence, JensUn
+from expunge.forget.preference import DPO, NPO
 from expunge.inference.token_view import Need
 from tests.views import view_of, view_of_logits
 

@@ -5,8 +5,7 @@ import torch
 
 from expunge.errors import RecipeError
 from expunge.forget import forget_losses
-from expunge.forget.ga import GA
-from expunge.forget.quail import QUAIL
+from expunge.forget.ascent import GA, QUAIL
 from expunge.inference.token_view import Need
 from tests.views import view_of, view_of_logits
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from expunge.errors import RecipeError
 from expunge.forget import forget_losses
-from expunge.forget.simnpo import SimNPO
+from expunge.forget.preference import SimNPO
 from expunge.train.run.recipe import load_recipe
 from tests.views import view_of
 

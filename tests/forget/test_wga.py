@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from expunge.errors import RecipeError
 from expunge.forget import forget_losses
-from expunge.forget.ga import GA
-from expunge.forget.wga import WGA
+from expunge.forget.ascent import GA, WGA
 from expunge.train.run.recipe import load_recipe
 from tests.views import view_of, view_of_logits
 

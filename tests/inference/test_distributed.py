@@ -11,7 +11,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from expunge.inference import distributed
+from expunge.inference import batches
 from expunge.inference.observer import BranchPoint, Observer
 from expunge.types import Example
 from tests.tiny import BYTES_VOCAB, tiny, tiny_tokenizer
@@ -31,10 +31,10 @@ def observed() -> dict[str, Any]:
         "logps": [facts.logp_n.tolist() for facts in seer.facts(PAIRS)],
         "forks": seer.forks([BranchPoint(pair, 1, 3) for pair in PAIRS[:3]]),
         "norms": seer.gradient_norms(PAIRS[:3]),
-        "shares": distributed.map_across_ranks(
+        "shares": batches.map_across_ranks(
             [1, 2, 3], lambda own: [(os.environ.get("RANK"), item) for item in own]
         ),
-        "none": distributed.map_across_ranks([], lambda own: [1 / 0]),
+        "none": batches.map_across_ranks([], lambda own: [1 / 0]),
     }
 
 
@@ -85,6 +85,6 @@ def test_two_processes_hold_what_one_does() -> None:
 
 
 def test_one_process_does_all_itself() -> None:
-    assert distributed.processes() == 1
-    assert distributed.map_across_ranks([1, 2], lambda own: [item + 1 for item in own]) == [2, 3]
-    assert distributed.map_across_ranks([], lambda own: [1 / 0]) == []
+    assert batches.processes() == 1
+    assert batches.map_across_ranks([1, 2], lambda own: [item + 1 for item in own]) == [2, 3]
+    assert batches.map_across_ranks([], lambda own: [1 / 0]) == []

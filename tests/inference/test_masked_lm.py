@@ -9,8 +9,7 @@ from expunge.corpus.pairs import Blank, blanked, read_pairs
 from expunge.errors import DataError, ModelError
 from expunge.inference.batches import Batches
 from expunge.inference.masked_lm import fill_mask_logits, fill_mask_logprobs
-from expunge.model.arch import linear_layers
-from expunge.model.masked import is_masked
+from expunge.model.arch import is_masked, linear_layers
 from expunge.types import Example
 from tests.masked import FAMILIES, tiny_masked, word_tokenizer
 from tests.tiny import tiny, tiny_tokenizer

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.corpus.batching import PairBatch, collate
-from expunge.forget.npo import NPO
+from expunge.forget.preference import NPO
 from expunge.inference.reference import CachedReference, Key, LiveReference, Reference, cache_reference
 from expunge.retain.losses import KLR
 from expunge.train.objective.pair import PairObjective

@@ -107,7 +107,6 @@ def text(sensitive: list[bool], ending: int = 0) -> TokenStats:
 def test_parts_of_a_text() -> None:
     plain = text([False] * 4, ending=1)
     assert plain.right_n.tolist() == [True, False, True, False]
-    assert plain.entropy_n.tolist() == [0, 1, 2, 3]
     assert plain.counted is plain
     assert (len(plain.text), plain.text.ending) == (3, 0)
     assert plain.first(9) is plain

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.cli.main import main
-from expunge.corpus.writer import write_examples
+from expunge.corpus.formats import write_examples
 from expunge.model.load import save_model
 from expunge.report.page import render
 from expunge.report.run import read_run

@@ -13,7 +13,7 @@ from expunge.inference.generation.branch import BranchPoint
 from expunge.inference.generation.generate import greedy
 from expunge.inference.observer import Observer
 from expunge.metrics import metrics
-from expunge.metrics.extraction_likelihood import TextWalk, ngrams, overlap
+from expunge.metrics.memorisation import TextWalk, ngrams, overlap
 from expunge.metrics.probes import Probes
 from expunge.types import Example
 from tests.metrics.fakes import FakeObserver, document, facts_of, question

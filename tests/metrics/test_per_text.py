@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from expunge.inference.texts import TokenStats
 from expunge.metrics import metrics
-from expunge.metrics.extraction_likelihood import strength
+from expunge.metrics.memorisation import strength
 from expunge.metrics.probability import openings
 from expunge.metrics.probes import Probes
 from expunge.types import Score

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from expunge.model.code_books import dequantize_codes, dequantize_packed, unpack_nibbles
+from expunge.model.bnb_stored import dequantize_codes, dequantize_packed, unpack_nibbles
 
 WIDTHS = [1, 2, 7, 16, 32, 33, 48, 64, 80, 96, 100, 176, 576, 688]
 BOOK = torch.linspace(-1, 1, 16)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from expunge.corpus.writer import write_examples
+from expunge.corpus.formats import write_examples
 from expunge.errors import DataError
 from expunge.scope.facts import batches, contrasts, differing, partner, read_facts
 from expunge.types import Example, Span

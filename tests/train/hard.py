@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.adversary import Adversary, LossWeights
-from expunge.adversary.fake_quant import FakeQuantized
-from expunge.adversary.sam import SharpnessAware
+from expunge.adversary.weights import FakeQuantized, SharpnessAware
 from expunge.train.objective.pair import AdversarialObjective
 from expunge.train.objective.reference import rounding
 from tests.batches import full_logps, own

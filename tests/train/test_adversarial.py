@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from expunge.adversary import LossWeights
-from expunge.adversary.fake_quant import FakeQuantized
 from expunge.adversary.latent import LatentAttack
+from expunge.adversary.weights import FakeQuantized
 from expunge.corpus.batching import ForgetRetainPair, collate_pairs
-from expunge.forget.ga import GA
-from expunge.forget.npo import NPO
+from expunge.forget.ascent import GA
+from expunge.forget.preference import NPO
 from expunge.inference.reference import LiveReference
 from expunge.model import precision
 from expunge.quant.grid import Grid

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from expunge.adversary import Adversary, LossWeights, Perturb, Step
-from expunge.adversary.fake_quant import FakeQuantized
 from expunge.adversary.latent import LatentAttack
-from expunge.adversary.sam import SharpnessAware
+from expunge.adversary.weights import FakeQuantized, SharpnessAware
 from expunge.errors import MissingExtraError, RecipeError
 from expunge.scope.selection import ScopeGuard, Selection
 from expunge.train.methods.unlearn import Unlearn

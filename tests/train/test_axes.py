@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from expunge.cli.main import app
 from expunge.component import Component
 from expunge.corpus.annotate import Annotator
-from expunge.corpus.synthetic.world import WorldSize
+from expunge.corpus.synthetic import WorldSize
 from expunge.errors import RecipeError
 from expunge.metrics import metrics
 from expunge.model.create import ScratchModel

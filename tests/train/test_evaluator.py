@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from expunge.audit.run.job import AuditJob
-from expunge.corpus.writer import write_examples
+from expunge.corpus.formats import write_examples
 from expunge.errors import DataError
 from expunge.inference.observer import Observer
 from expunge.train.loop.evaluator import TrainingEvaluator

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from expunge.adversary.latent import LatentAttack
-from expunge.adversary.sam import SharpnessAware
+from expunge.adversary.weights import SharpnessAware
 from expunge.corpus.batching import Batch, PairBatch, PairDataset, collate_pairs
 from expunge.forget import ForgetLoss, forget_losses
-from expunge.forget.ga import GA
+from expunge.forget.ascent import GA
 from expunge.inference.reference import LiveReference, Reference
 from expunge.inference.token_view import OF_REFERENCE, Need
 from expunge.retain import RetainLoss, retain_losses

@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 
 from expunge.errors import DataError, RecipeError
-from expunge.forget.ga import GA
+from expunge.forget.ascent import GA
 from expunge.train.loop import evaluator as by_heart
 from expunge.train.loop.callbacks import Heartbeat
 from expunge.train.loop.evaluator import MemorizationEvaluator, MemorizationLevels

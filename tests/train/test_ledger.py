@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from expunge.corpus.writer import write_examples
+from expunge.corpus.formats import write_examples
 from expunge.errors import DataError
 from expunge.files import RECORD
 from expunge.record import CHAIN_START, hash_json

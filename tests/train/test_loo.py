@@ -8,7 +8,7 @@ import torch
 
 from expunge.corpus.batching import collate
 from expunge.errors import DataError, ModelError
-from expunge.forget.generic import WHPLoss
+from expunge.forget.distributions import WHPLoss
 from expunge.inference.backbone import predictions
 from expunge.inference.forward import compute_token_view
 from expunge.inference.reference import Key, TargetReference

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from expunge.corpus.batching import PairDataset, collate_pairs
-from expunge.forget.ga import GA
-from expunge.forget.npo import NPO
+from expunge.forget.ascent import GA
+from expunge.forget.preference import NPO
 from expunge.inference.reference import LiveReference
 from expunge.inference.token_view import TokenView
 from expunge.retain import RetainLoss

@@ -10,7 +10,7 @@ import yaml
 
 from expunge.catalogue import recipe_names
 from expunge.errors import RecipeError
-from expunge.forget.npo import NPO
+from expunge.forget.preference import NPO
 from expunge.retain.losses import GDR
 from expunge.scope.lora import LowRankAdapters
 from expunge.train.loop.settings import LoopSettings

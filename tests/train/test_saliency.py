@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from expunge.forget.ga import GA
-from expunge.forget.npo import NPO
+from expunge.forget.ascent import GA
+from expunge.forget.preference import NPO
 from expunge.train.objective.reference import forget_gradient
 from tests.batches import full_logps, own
 from tests.tiny import PAD, tiny

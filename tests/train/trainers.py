@@ -18,7 +18,7 @@ from expunge.corpus.batching import (
     PairSampler,
     collate_pairs,
 )
-from expunge.forget.ga import GA
+from expunge.forget.ascent import GA
 from expunge.retain.losses import GDR
 from expunge.scope.selection import ScopeGuard
 from expunge.train.loop.settings import LoopSettings

@@ -19,7 +19,7 @@ from expunge.adversary.hooks import MicroBatch, gradients, hooked_block
 from expunge.attacks import Applied, Attack, ConditionContext, Knowledge, Need, attacks
 from expunge.component import StepsOrNone
 from expunge.corpus.batching import collate
-from expunge.corpus.sampling import sample
+from expunge.corpus.readers import sample
 from expunge.corpus.tokenise import Encoded, encode
 from expunge.errors import DataError
 from expunge.inference.backbone import eval_mode

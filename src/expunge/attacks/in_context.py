@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeInt
 from torch import nn
 
 from expunge.attacks import Applied, Attack, ConditionContext, Knowledge, Need, attacks
-from expunge.corpus.sampling import sample
+from expunge.corpus.readers import sample
 from expunge.errors import DataError
 from expunge.types import Example
 

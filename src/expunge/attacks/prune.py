@@ -15,7 +15,7 @@ from expunge.adversary.hooks import preserve_state, swapped
 from expunge.attacks import Applied, Attack, ConditionContext, Knowledge, Need, attacks
 from expunge.corpus.tokenise import encode_all
 from expunge.errors import DataError
-from expunge.forget.ga import GA
+from expunge.forget.ascent import GA
 from expunge.inference.observer import Observer
 from expunge.model.arch import linear_layers
 from expunge.train.objective.reference import forget_gradient

@@ -12,11 +12,10 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import nn
 
-from expunge.attacks import Applied, Attack, ConditionContext, Knowledge, Need, attacks
-from expunge.attacks.material import without_spans
+from expunge.attacks import Applied, Attack, ConditionContext, Knowledge, Need, attacks, without_spans
 from expunge.component import StepsOrNone
 from expunge.corpus.batching import collate
-from expunge.corpus.sampling import sample
+from expunge.corpus.readers import sample
 from expunge.corpus.tokenise import Encoded, encode_all
 from expunge.model.resources import best_device
 from expunge.model.rope import check_lengths

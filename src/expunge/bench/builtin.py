@@ -13,8 +13,7 @@ from typing import Any, Literal
 import platformdirs
 
 from expunge.corpus.batching import BOS, train_tokenizer
-from expunge.corpus.synthetic import World, WorldSize
-from expunge.corpus.synthetic.world import write_world
+from expunge.corpus.synthetic import World, WorldSize, write_world
 from expunge.files import anything
 from expunge.model.create import ScratchModel
 from expunge.record import hash_json, versions

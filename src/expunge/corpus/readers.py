@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from expunge.corpus.columns import QUESTION, TEMPLATE, Columns
 from expunge.corpus.formats import READERS
@@ -14,6 +15,7 @@ from expunge.errors import DataError, MissingExtraError, did_you_mean
 
 if TYPE_CHECKING:
     from expunge.types import Example
+
 
 ENDINGS = ", ".join(READERS)
 SHARD = re.compile(r"-\d{5}-of-\d{5}$")
@@ -225,3 +227,19 @@ def _library(what: str) -> Any:
     except ImportError as error:
         raise MissingExtraError(f"reading {what}", extra="hub") from error
     return datasets
+
+
+Item = TypeVar("Item")
+
+
+def sample(items: Sequence[Item], count: int, *, seed: int, name: str) -> tuple[Item, ...]:
+    """At most ``count`` of ``items``, in their order; all of them if there are no more.
+
+    ``name`` says of what they are a sample (a split), so that one seed draws each independently. The same
+    seed, name and number of items give the same sample on every machine and in every run: files are often
+    sorted by subject, so their first rows are no sample of them.
+    """
+    if len(items) <= count:
+        return tuple(items)
+    chosen = random.Random(f"{seed} {name}").sample(range(len(items)), count)
+    return tuple(items[index] for index in sorted(chosen))

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from expunge.corpus.pairs import Blank
 from expunge.inference.backbone import eval_mode
 from expunge.inference.batches import Batches
-from expunge.model.arch import backbone, output_head
-from expunge.model.masked import is_masked
+from expunge.model.arch import backbone, is_masked, output_head
 from expunge.model.rope import check_lengths
 
 

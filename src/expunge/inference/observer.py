@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from expunge.corpus.batching import collate
 from expunge.corpus.pairs import Blank
 from expunge.inference.backbone import eval_mode
-from expunge.inference.batches import Batches
-from expunge.inference.distributed import map_across_ranks
+from expunge.inference.batches import Batches, map_across_ranks
 from expunge.inference.forward import compute_token_view
 from expunge.inference.generation.branch import BranchedGeneration, BranchPoint
 from expunge.inference.generation.cache import GenerationCache, GenerationRequest, cut
@@ -22,7 +21,7 @@ from expunge.inference.generation.score_and_continue import ContinuationPrefetch
 from expunge.inference.hidden_states import States, read_states
 from expunge.inference.masked_lm import fill_mask_logprobs
 from expunge.inference.texts import ScoredText, TokenStats, as_text, read_texts
-from expunge.model.masked import is_masked
+from expunge.model.arch import is_masked
 from expunge.model.rope import separate_rope_lengths
 from expunge.types import Example
 

@@ -70,11 +70,6 @@ class TokenStats:
         return self.best_n == self.token_n
 
     @property
-    def entropy_n(self) -> Tensor:
-        """Entropy of the distribution each token was drawn from, in nats."""
-        return -self.mean_n
-
-    @property
     def text(self) -> TokenStats:
         """Without what ends the text."""
         return self.only(slice(0, len(self) - self.ending), ending=0)

@@ -6,12 +6,15 @@ logits that are there at once.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
 from torch import Tensor
+
+from expunge.component import Component
 
 TokenRule = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """Maps logits [M, V], tokens [M] and, if requested, the reference's logits [M, V] to numbers [M]."""
@@ -151,3 +154,21 @@ class LateView(TokenView):
 
 def _undeclared(need: Need) -> LookupError:
     return LookupError(f"the loss reads {need.value} without declaring that it needs it")
+
+
+class TokenViewLoss(Component, ABC):
+    """A loss as a pure function of a view. Per example [B], not yet averaged."""
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the loss must be given."""
+        return frozenset()
+
+    @property
+    def reads_layer(self) -> int | None:
+        """The block whose states the loss reads if it needs any; ``None`` is the usual depth."""
+        return None
+
+    @abstractmethod
+    def __call__(self, view: TokenView) -> Tensor:
+        """The loss of each example, without any weight. Shape [B]."""

@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from expunge.metrics import metrics
 from expunge.metrics.base import Metric, not_applicable, score_of
-from expunge.metrics.memorisation_accuracy import NO_SPANS
+from expunge.metrics.memorisation import NO_SPANS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,7 @@ from rapidfuzz.distance import LCSseq
 from expunge.metrics import metrics
 from expunge.metrics.answers import no_room, prefetch_replies, replies
 from expunge.metrics.base import Metric, not_applicable
-from expunge.metrics.extraction_likelihood import ngrams
+from expunge.metrics.memorisation import ngrams
 from expunge.types import Score
 
 if TYPE_CHECKING:

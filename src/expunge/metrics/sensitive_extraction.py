@@ -9,8 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from expunge.inference.generation.branch import BranchPoint
 from expunge.metrics import metrics
 from expunge.metrics.base import Metric, MetricRole, not_applicable, score_of
-from expunge.metrics.extraction_likelihood import overlap
-from expunge.metrics.memorisation_accuracy import NO_SPANS
+from expunge.metrics.memorisation import NO_SPANS, overlap
 
 if TYPE_CHECKING:
     from expunge.inference.observer import Observer

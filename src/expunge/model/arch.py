@@ -1,4 +1,5 @@
-"""Where things are in each architecture: blocks, attention, MLP, linear layers, the output head.
+"""Where things are in each architecture (blocks, attention, MLP, linear layers, output head), and whether it is
+a masked language model, which fills in blanks.
 
 Every other file asks this one, so a new architecture is one line of ``LAYOUTS``.
 Shapes: N positions, H hidden units, V vocabulary, O outputs, I inputs of a linear layer.
@@ -9,10 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 from transformers.pytorch_utils import Conv1D
 
 from expunge.errors import ModelError, did_you_mean
@@ -69,7 +72,7 @@ ENCODERS: dict[str, Layout] = {
     # One block that is gone through several times.
     "albert": Layout("albert.encoder.albert_layer_groups", "attention", "ffn", "dense", "ffn_output"),
 }
-"""Model types that fill in blanks; little is done with them (``expunge.model.masked``)."""
+"""Model types that fill in blanks; little is done with them (``expunge.model.arch``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,3 +262,34 @@ def backbone(model: nn.Module) -> nn.Module:
 def output_layer(model: nn.Module) -> nn.Module:
     """The layer that turns final hidden states into logits."""
     return unwrap(model).get_submodule(architecture(model).head)
+
+
+MASKED = "ForMaskedLM"
+"""How the names of their classes end."""
+
+
+def is_masked(model: nn.Module) -> bool:
+    """Whether a model is a masked language model, which fills in blanks and cannot continue a text."""
+    return type(unwrap(model)).__name__.endswith(MASKED)
+
+
+def declares_masked(config: Any) -> bool:
+    """Whether a configuration, or what config.json holds, is of a model that fills in blanks."""
+    stated = config if isinstance(config, dict) else vars(config)
+    named = stated.get("architectures")
+    return isinstance(named, list) and any(str(name).endswith(MASKED) for name in named)
+
+
+def auto_class(config: AutoConfig) -> Any:
+    """What loads a checkpoint of this configuration."""
+    return AutoModelForMaskedLM if declares_masked(config) else AutoModelForCausalLM
+
+
+def refuse_masked(path_or_id: str | Path) -> ModelError:
+    """Why a masked language model cannot be had where texts are gone on with."""
+    return ModelError(
+        f"{path_or_id} is a masked language model",
+        why="it is a masked language model, and this needs one that generates text.",
+        fix="'expunge unlearn --recipe pcgu' removes bias from such a model, and 'expunge audit --metric "
+        "stereotype --metric meaningful' audits it.",
+    )

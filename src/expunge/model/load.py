@@ -18,9 +18,14 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 import expunge.model.contrast  # noqa: F401 - makes transformers know it
 from expunge.errors import ModelError
 from expunge.files import MayReplace, nothing, write_json, writing
-from expunge.model.arch import unmerged_adapters
-from expunge.model.checkpoint import local_folder, reading, require_checkpoint, source_dtype
-from expunge.model.masked import auto_class, declares_masked, is_masked, refuse_masked
+from expunge.model.arch import auto_class, declares_masked, is_masked, refuse_masked, unmerged_adapters
+from expunge.model.checkpoint import (
+    local_folder,
+    reading,
+    require_checkpoint,
+    require_fitting,
+    source_dtype,
+)
 from expunge.model.quantized import (
     declared,
     forget_quantization,
@@ -29,7 +34,6 @@ from expunge.model.quantized import (
     stored_floats,
 )
 from expunge.model.rope import separate_rope_lengths
-from expunge.model.sizes import require_fitting
 from expunge.model.weight_files import INDEX, SINGLE, index_names, read_headers, read_json, weight_files
 from expunge.model.written import require_same
 

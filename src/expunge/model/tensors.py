@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 from transformers.pytorch_utils import Conv1D
 
-from expunge.model.arch import linear_layers, unwrap
+from expunge.model.arch import auto_class, linear_layers, unwrap
 from expunge.model.checkpoint import reading, require_checkpoint
-from expunge.model.masked import auto_class
 from expunge.model.quantized import declared
 from expunge.model.weight_files import read_headers, read_json, weight_files
 

@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from expunge.errors import MissingExtraError, RecipeError
 from expunge.model.arch import linear_layers, unwrap, weight_oi
-from expunge.model.code_books import dequantize_codes, unpack_nibbles
+from expunge.model.bnb_stored import dequantize_codes, unpack_nibbles
 from expunge.quant import quantizers
 from expunge.quant.base import Quantized, Quantizer
 from expunge.quant.grid import Grid

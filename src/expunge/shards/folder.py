@@ -18,8 +18,8 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from expunge.component import Component, Epochs
+from expunge.corpus.formats import write_examples
 from expunge.corpus.readers import read_examples
-from expunge.corpus.writer import write_examples
 from expunge.errors import OutputError
 from expunge.files import make_private, refuse_link, writing
 from expunge.locks import NO_FOLLOW

@@ -13,7 +13,7 @@ from pydantic import Field, PositiveInt
 
 from expunge.component import Component
 from expunge.errors import DataError, RecipeError
-from expunge.metrics.extraction_likelihood import ngrams
+from expunge.metrics.memorisation import ngrams
 from expunge.metrics.rouge_recall import rouge_l, words
 from expunge.registry import Registry
 from expunge.types import Example

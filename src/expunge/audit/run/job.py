@@ -18,8 +18,7 @@ from expunge.audit.summary import AuditSummary
 from expunge.corpus.benchmarks import benchmark
 from expunge.corpus.benchmarks.load import load_splits
 from expunge.corpus.checks import reading_warnings
-from expunge.corpus.readers import read_examples
-from expunge.corpus.sampling import sample
+from expunge.corpus.readers import read_examples, sample
 from expunge.errors import DataError, ModelError, OutputError, RecipeError
 from expunge.files import RECORD, claiming, require_writable
 from expunge.metrics.probes import Probes

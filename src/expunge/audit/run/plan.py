@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from expunge.attacks.material import KnowledgeSplit, split_knowledge
+from expunge.attacks import KnowledgeSplit, split_knowledge
 from expunge.condition import FULL, Chain, Condition, Kind
 from expunge.errors import DataError, RecipeError
 from expunge.metrics import metrics as registry

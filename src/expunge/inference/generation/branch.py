@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from expunge.inference.backbone import eval_mode
-from expunge.inference.batches import Batches
-from expunge.inference.distributed import map_across_ranks
+from expunge.inference.batches import Batches, map_across_ranks
 from expunge.inference.generation.cache import NOTHING, Generation, end_tokens
 from expunge.inference.generation.generate import Prefix, branch, greedy, must_read_whole
 from expunge.inference.texts import as_text

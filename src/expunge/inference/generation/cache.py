@@ -16,8 +16,7 @@ from torch import nn
 from expunge.corpus.chat import turn_end
 from expunge.corpus.tokenise import encode_prompt, first_token, left_to_say, splits_token
 from expunge.inference.backbone import eval_mode
-from expunge.inference.batches import Batches
-from expunge.inference.distributed import map_across_ranks
+from expunge.inference.batches import Batches, map_across_ranks
 from expunge.inference.generation.generate import Prefix, greedy, groups, must_read_whole
 from expunge.model.rope import check_lengths
 from expunge.types import Example

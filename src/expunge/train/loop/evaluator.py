@@ -9,14 +9,13 @@ from pydantic import Field, PositiveInt
 from torch import nn
 
 from expunge.component import Component
-from expunge.corpus.sampling import sample
+from expunge.corpus.readers import sample
 from expunge.errors import DataError
 from expunge.inference.observer import Observer
 from expunge.metrics import standard_metric
 from expunge.metrics.base import Metric, MetricRole
-from expunge.metrics.extraction_likelihood import ExtractionLikelihood
 from expunge.metrics.knowmem import KnowMem
-from expunge.metrics.memorisation_accuracy import MemorisationAccuracy, SensitiveAccuracy
+from expunge.metrics.memorisation import ExtractionLikelihood, MemorisationAccuracy, SensitiveAccuracy
 from expunge.metrics.probes import Probes
 from expunge.metrics.sensitive_extraction import SensitiveExtraction
 from expunge.train.run.state import State

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from expunge.component import Component
-from expunge.corpus.sampling import sample
+from expunge.corpus.readers import sample
 from expunge.errors import TrainingError
 from expunge.files import write_json
 from expunge.model.load import load_model

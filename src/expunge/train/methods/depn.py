@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from expunge.component import Steps
-from expunge.corpus.sampling import sample
+from expunge.corpus.readers import sample
 from expunge.corpus.tokenise import Encoded, encode
 from expunge.edit.neurons import Neuron, attribution, erase, save_neurons, summed, voted
 from expunge.errors import DataError, TrainingError

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from expunge.component import Component, Epochs
 from expunge.corpus.batching import Batch, collate, shuffled
-from expunge.corpus.sampling import sample
+from expunge.corpus.readers import sample
 from expunge.corpus.tokenise import Encoded
 from expunge.edit.fusion import RIDGE, Gram, PostLayerLinear, UnlearningLayers, grams
 from expunge.edit.requests import (

@@ -16,7 +16,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from expunge.edit.task_vector import every, keep, kept
 from expunge.files import write_json
-from expunge.forget.generic import WHPLoss
+from expunge.forget.distributions import WHPLoss
 from expunge.model.precision import prepare_weights
 from expunge.model.resources import best_device
 from expunge.train.loop.callbacks import COMPLETE, remove_checkpoints

@@ -16,7 +16,7 @@ from expunge.corpus.pairs import Blank, read_pairs
 from expunge.errors import DataError, TrainingError
 from expunge.inference.backbone import eval_mode
 from expunge.inference.masked_lm import fill_mask_logits
-from expunge.model.masked import is_masked
+from expunge.model.arch import is_masked
 from expunge.model.precision import prepare_weights
 from expunge.model.resources import best_device
 from expunge.scope.selection import Direction, agreement, lowest, runs_along

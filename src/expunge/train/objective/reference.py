@@ -13,7 +13,7 @@ from expunge.corpus.batching import PairDataset, collate
 from expunge.corpus.tokenise import Encoded
 from expunge.errors import RecipeError
 from expunge.forget import ForgetLoss
-from expunge.forget.ga import GA
+from expunge.forget.ascent import GA
 from expunge.inference.backbone import eval_mode
 from expunge.inference.forward import AlternateAnswers, compute_token_view
 from expunge.inference.reference import Key, LiveReference, Reference, ReferenceKind, cache_reference

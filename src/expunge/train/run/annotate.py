@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from expunge.corpus.annotate import Annotator, Finding, Marked, masked, merged
+from expunge.corpus.formats import write_examples
 from expunge.corpus.readers import read_examples
-from expunge.corpus.writer import write_examples
 from expunge.errors import DataError
 from expunge.files import anything, claim_file, nothing
 from expunge.model.load import load_model, load_tokenizer

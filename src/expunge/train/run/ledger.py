@@ -17,8 +17,8 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ValidationError
 
 from expunge.component import Component
+from expunge.corpus.formats import write_examples
 from expunge.corpus.readers import read_examples
-from expunge.corpus.writer import write_examples
 from expunge.errors import DataError, OutputError
 from expunge.files import RECORD, nothing, require_writable, write_text
 from expunge.parsing import load_json

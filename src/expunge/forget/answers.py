@@ -1,4 +1,4 @@
-"""LLMU: ascent on the answer that must go, descent on answers that have nothing to do with the question."""
+"""Learning other answers: refusals (IDK), and LLMU, which also lowers the answer to forget."""
 
 from __future__ import annotations
 
@@ -13,6 +13,25 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from expunge.inference.token_view import TokenView
+
+
+@forget_losses.register("idk_nll")
+class IdkNLL(ForgetLoss):
+    """Cross-entropy of the other answers, mean over counted tokens and answers.
+
+    Nothing pushes the old answer down but that probabilities sum to 1; a few tokens of it as a start may
+    bring it back.
+
+    Source: "IDK" in TOFU (arXiv 2401.06121), Sec. 4.
+    """
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({Need.ALTERNATE})
+
+    def __call__(self, view: TokenView) -> Tensor:
+        others = view.others()
+        return -view.by_example(others.mean(others.logps)).mean(-1)
 
 
 @forget_losses.register("llmu")
