@@ -59,7 +59,12 @@ def unlearn(
     ],
     output: Output,
     retain: Annotated[
-        str | None, typer.Option("--retain", help="Data to retain, in the same formats.")
+        str | None,
+        typer.Option(
+            "--retain",
+            help="Data to retain, in the same formats: some hundred texts of the kind the model is "
+            "to know. self, or nothing where a recipe needs some: texts the model writes itself.",
+        ),
     ] = None,
     holdout: Holdout = None,
     forget_icl: ForgetShots = None,
@@ -88,8 +93,9 @@ def unlearn(
     """
     train_in_one_process()
     from expunge.train.run.job import UnlearnJob
+    from expunge.train.run.recipe import Recipe
 
-    record = UnlearnJob(
+    job = UnlearnJob(
         model=model,
         recipe=recipe,
         forget=forget,
@@ -106,11 +112,13 @@ def unlearn(
         allow_overlap=allow_overlap,
         overwrite=overwrite,
         trust_remote_code=trust_remote_code,
-    ).run(warn=print_warning)
+    )
+    record = job.run(warn=print_warning)
     if len(record["requests"]) > 1:
         show_standing(record["requests"])
     _say_done(output, record)
-    sets = {"--forget": forget, "--retain": retain, "--forget-icl": forget_icl, "--retain-icl": retain_icl}
+    kept = job.retain_file(Recipe.model_validate(record["recipe"]))
+    sets = {"--forget": forget, "--retain": kept, "--forget-icl": forget_icl, "--retain-icl": retain_icl}
     echo(_next(model, sets, str(output), record))
 
 

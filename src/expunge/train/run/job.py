@@ -17,7 +17,8 @@ from expunge.errors import DataError, RecipeError
 from expunge.model.create import ScratchModel
 from expunge.model.load import load_model, load_tokenizer
 from expunge.registry import explain
-from expunge.train.run.recipe import load_recipe
+from expunge.train.run.own_texts import SELF, own_texts, own_texts_beside
+from expunge.train.run.recipe import Recipe, load_recipe
 from expunge.train.run.requests import RequestTracker, find_requests
 from expunge.train.run.run import RunRequest, SavedDtype, carry_out, refuse_output
 from expunge.train.run.state import Corpus
@@ -28,6 +29,8 @@ from expunge.types import Example
 class UnlearnJob:
     """An unlearning run.
 
+    ``retain`` is a file, or ``self``: texts the model writes itself, kept beside ``output``. Without it a
+    recipe that needs a retain set gets these, too (``own_texts``).
     ``still`` are files of earlier requests of the same model, trained along so that they stay forgotten.
     ``forget_icl`` and ``retain_icl`` are solved questions, as an audit takes them: where the run measures
     what is known, it asks as that audit will.
@@ -61,7 +64,7 @@ class UnlearnJob:
                 fix="Pass --trust-remote-code if you trust that function.",
             )
         forget = read_examples(self.forget, fields=self.fields)
-        retain = read_examples(self.retain, fields=self.fields) if self.retain else []
+        retain = self._retain(recipe, forget, warn)
         holdout = read_examples(self.holdout, fields=self.fields) if self.holdout else []
         for warning in check_sets(forget, retain, holdout, allow_overlap=self.allow_overlap):
             warn(warning)
@@ -96,6 +99,30 @@ class UnlearnJob:
             overwrite=self.overwrite,
             warn=warn,
             account=RequestTracker(requests),
+        )
+
+    def retain_file(self, recipe: Recipe) -> str | None:
+        """Where the retain set of a run is read from; ``None`` if it has none."""
+        own = self.retain == SELF or (
+            not self.retain and any("retain" in each.needs for each in recipe.stages)
+        )
+        return str(own_texts_beside(self.output)) if own else self.retain
+
+    def _retain(
+        self, recipe: Recipe, forget: Sequence[Example], warn: Callable[[str], None]
+    ) -> Sequence[Example]:
+        source = self.retain_file(recipe)
+        if source is None or source == self.retain:
+            return read_examples(source, fields=self.fields) if source else []
+        masked = all(stage.masked for stage in recipe.stages)
+        if masked:
+            raise RecipeError(
+                "a retain set that the model writes itself",
+                why="a masked language model does not write texts.",
+                fix="Pass --retain FILE: texts of the kind the model is to go on knowing.",
+            )
+        return own_texts(
+            partial(self._load, masked=False), forget, Path(source), seed=self.seed, report=warn
         )
 
     def _solved(self, source: str | None, option: str) -> tuple[Example, ...]:
