@@ -1,4 +1,4 @@
-"""One reader for each kind of data file, and the writer of JSONL that reads back as the very same examples."""
+"""One reader for each kind of data file, and the writer of JSONL that reads back as the same examples."""
 
 from __future__ import annotations
 
