@@ -111,13 +111,14 @@ class Applied:
 class Condition(Component, ABC):
     """Base of quantizers and attacks: applied inside a ``with`` block, and gone without a trace after it.
 
-    ``kind`` is a fact of the audit: nothing is guessed from a label. ``attacker_knowledge`` narrows what is
-    asked. ``model_independent`` says that ``search`` does not look at the model, so that its result serves
-    for all of them.
+    ``kind`` is a fact of the audit: nothing is guessed from a label. ``title`` says in a few words what is
+    done to the model. ``attacker_knowledge`` narrows what is asked. ``model_independent`` says that
+    ``search`` does not look at the model, so that its result serves for all of them.
     """
 
     kind: ClassVar[Kind]
     family: ClassVar[str] = ""
+    title: ClassVar[str] = ""
 
     @property
     @abstractmethod
@@ -187,6 +188,10 @@ class Chain(Condition):
     @property
     def family(self) -> str:  # type: ignore[override]
         return next((step.family for step in self.steps if step.family), "")
+
+    @property
+    def title(self) -> str:  # type: ignore[override]
+        return ", then ".join(step.title or step.label for step in self.steps)
 
     @property
     def label(self) -> str:

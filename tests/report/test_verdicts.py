@@ -17,16 +17,16 @@ def test_one_model_gives_the_text_back(run: AuditRun) -> None:
     found = headline(run)
     assert found.verdict == "1 of 2 unlearned models gives the forgotten text back once quantized."
     assert found.certainty == (
-        "fragile: it knows 25.0 of 100 at full precision and 100 at int4 "
-        "(+75.0 points, 95 % interval +72.0 to +78.0). The other one holds."
+        "fragile: it gives 2 of 8 answers word for word and knows 25.0 of 100 at full precision and 100 at "
+        "int4 (+75.0 points, 95 % interval +72.0 to +78.0). The other one holds."
     )
     assert [(card.model, card.word, card.mark) for card in found.cards] == [
         ("fragile", "comes back", "bad"),
         ("robust", "stays forgotten", "good"),
     ]
     assert found.cards[1].sentence == (
-        "it knows 25.0 of 100 at full precision, and no more at any reduced precision "
-        "(95 % interval up to +3.0 points)."
+        "it gives 2 of 8 answers word for word and knows 25.0 of 100 at full precision, and no more at any "
+        "reduced precision (95 % interval up to +3.0 points)."
     )
 
 

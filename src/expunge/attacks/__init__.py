@@ -44,7 +44,6 @@ class Attack(Condition, ABC):
     """
 
     kind: ClassVar[Kind] = Kind.ATTACK
-    title: ClassVar[str] = ""
     source: ClassVar[str] = ""
 
     @property

@@ -145,6 +145,7 @@ def _column(plan: AuditPlan, condition: Condition, estimates: Estimates, rule: R
         calibration=None if source is None else source.facts,
         kind=condition.kind,
         family=condition.family,
+        title=condition.title,
         parts=tuple(part.label for part in condition.parts),
         target_retention=kept,
         broken=broken_by(kept, estimates.points, rule, what=what),

@@ -129,6 +129,7 @@ class SplitOrigin(_Loose):
     asked: Count
     documents: Count
     groups: Count
+    sha256: str = ""
 
 
 class AuditSources(_Loose):

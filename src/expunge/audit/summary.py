@@ -71,11 +71,11 @@ class ConditionColumn(_Frozen):
     """A condition of the audit, its settings, and the text it was calibrated on if it reads any.
 
     ``kind``: full precision, a quantizer or an attack (``None`` in files of version 2 and before).
-    ``family``: of a quantizer, the algorithm or file format. ``parts``: the labels of the single
-    conditions, more than one for a chain. ``target_retention``: by metric, the percent
-    that the target keeps under the condition of what it has at full precision; of what is to be
-    forgotten, over the retrained model. ``broken``: why no verdict is possible under the condition,
-    because it leaves the target itself too little.
+    ``family``: of a quantizer, the algorithm or file format. ``title``: what is done to the model, in a few
+    words. ``parts``: the labels of the single conditions, more than one for a chain. ``target_retention``:
+    by metric, the percent that the target keeps under the condition of what it has at full precision; of
+    what is to be forgotten, over the retrained model. ``broken``: why no verdict is possible under the
+    condition, because it leaves the target itself too little.
     """
 
     label: str
@@ -83,6 +83,7 @@ class ConditionColumn(_Frozen):
     calibration: dict[str, Any] | None = None
     kind: Kind | None = None
     family: str = ""
+    title: str = ""
     parts: tuple[str, ...] = ()
     target_retention: dict[str, Estimate] = {}
     broken: str | None = None

@@ -278,7 +278,8 @@ def _too_few(evidence: VerdictEvidence, rule: Rule) -> Verdict | None:
             return _open(_beside_target(name, named, "may have risen"), named.rise)
     # Where no item changed the interval has no width: what so few may have missed is the doubt. One
     # measure with items enough answers it for those with few, a handful of documents say.
-    if rises and all(may_hide(rise, rule.doubt * evidence.points[name]) for name, rise in rises):
+    measured = _scored(evidence.recovery)
+    if rises and all(may_hide(rise, rule.doubt * evidence.points[name]) for name, rise in measured):
         name, rise = max(rises, key=lambda named: named[1].n)
         return _open(f"{name} may have risen by up to {rise.detectable:.0f} points unseen", rise)
     return None

@@ -150,6 +150,14 @@ class Quantizer(Condition, ABC):
         """The short name in tables (``int4-g64``); ``parse_quantizer`` reads it back."""
 
     @property
+    def title(self) -> str:  # type: ignore[override]
+        """How finely weights are rounded, for people who do not know the format."""
+        if self.grid is None:
+            return ""
+        bits = self.grid.bits
+        return f"{bits} bits per weight: at most {2**bits} levels"
+
+    @property
     @abstractmethod
     def how(self) -> str:
         """One phrase for the coverage: what is done to each weight, and what is not simulated."""

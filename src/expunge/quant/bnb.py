@@ -43,6 +43,11 @@ class _CodeBook(Quantizer):
     blocksize: BlockSize = Field(default=64, description="Consecutive weights that share a scale.")
 
     @property
+    def title(self) -> str:  # type: ignore[override]
+        """How finely weights are rounded."""
+        return "4 bits per weight: 16 unevenly spaced values"
+
+    @property
     def label(self) -> str:
         """``fp4`` or ``nf4``, with the block size when it is not the usual 64."""
         return self.code_book if self.blocksize == 64 else f"{self.code_book}:blocksize={self.blocksize}"
@@ -91,6 +96,11 @@ class BnbInt8(Quantizer):
 
     family: ClassVar[str] = "bitsandbytes"
     extra: ClassVar[str | None] = "bnb"
+
+    @property
+    def title(self) -> str:  # type: ignore[override]
+        """How finely weights are rounded."""
+        return "8 bits per weight: at most 256 levels"
 
     @property
     def label(self) -> str:

@@ -31,6 +31,11 @@ class TorchAOInt8(Quantizer):
     extra: ClassVar[str | None] = "torchao"
 
     @property
+    def title(self) -> str:  # type: ignore[override]
+        """How finely weights are rounded."""
+        return "8 bits per weight: at most 256 levels"
+
+    @property
     def label(self) -> str:
         """``ao-int8``."""
         return "ao-int8"
@@ -67,6 +72,11 @@ class TorchAOInt4(Quantizer):
     group_size: Literal[32, 64, 128, 256] = Field(
         default=128, description="Inputs of a row that share a step."
     )
+
+    @property
+    def title(self) -> str:  # type: ignore[override]
+        """How finely weights are rounded."""
+        return "4 bits per weight: at most 16 levels"
 
     @property
     def label(self) -> str:

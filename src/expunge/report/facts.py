@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from expunge.audit.run.plan import Role
+from expunge.report.filing import moment
 from expunge.report.numbers import duration, memory, plural, short, thousands
 
 if TYPE_CHECKING:
@@ -120,8 +121,8 @@ def _model(run: AuditRun, role: Role, missing: str) -> str:
 
 
 def _date(run: AuditRun) -> str:
-    started = str(run.record.get("started", ""))
-    return f"on {started[:10]}" if started else "on an unknown day"
+    at = moment(str(run.record.get("started", "")))
+    return f"on {at}" if at else "on an unknown day"
 
 
 def _origin(run: AuditRun, name: str, role: Role, digest: str) -> Origin:

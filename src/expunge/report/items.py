@@ -190,6 +190,7 @@ def _rows(run: AuditRun, known: Container[tuple[str, str]]) -> Iterator[dict[str
     if not path.is_file():
         return
     for row in read_long(path):
+        row["model"] = run.names.get(row["model"], row["model"])
         if (row["model"], row["condition"]) not in known or row["metric"] not in run.metrics:
             place = f"{row['model']!r}, {row['condition']!r}, {row['metric']!r}"
             raise invalid(path, ValueError(f"summary.json has no model, condition and metric {place}"))

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from expunge.errors import OutputError, RecipeError
 from expunge.files import require_writable, write_text, write_with
+from expunge.report.filing import CaseFacts
 from expunge.report.run import AuditRun, read_run
 from expunge.report.verdicts import edited
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 Format = Literal["html", "md", "csv", "json", "png", "svg"]
 NAMES: dict[Format, str] = {
@@ -38,7 +39,8 @@ class ReportJob:
     ``output``: a file, or a folder to put it in; default: the (first) audit's folder, where an earlier
     report is replaced and nothing else without ``overwrite``. ``reveal`` puts the texts of the items into
     the HTML file, which then only its owner can read, and which must not be shared with those who may not
-    read the forget set.
+    read the forget set. ``case`` puts the page on file; ``names`` are what models are to be called in it,
+    by their names in the audit.
     """
 
     runs: tuple[Path, ...]
@@ -46,6 +48,8 @@ class ReportJob:
     output: Path | None = None
     reveal: bool = False
     overwrite: bool = False
+    case: CaseFacts = field(default_factory=CaseFacts)
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def run(self) -> Path:
         """Write the report; returns where.
@@ -57,7 +61,7 @@ class ReportJob:
         """
         self._check()
         target = self._target()
-        runs = [read_run(folder) for folder in self.runs]
+        runs = [read_run(folder, self.names) for folder in self.runs]
         target = target or self._default(runs[0].folder)
         if self.format in ("png", "svg"):
             return _figures(runs[0], target, self.format)
@@ -102,6 +106,12 @@ class ReportJob:
                 why="they are shown as an HTML page of numbers, without texts.",
                 fix="Leave the option out, or write a report of each run.",
             )
+        if self.case.rows and (self.format != "html" or len(self.runs) == 2):
+            raise RecipeError(
+                "--case, --by, --for, --basis or --note",
+                why="they stand on the HTML page of one run, and nowhere else.",
+                fix="Leave them out, or write the page.",
+            )
         if self.reveal and self.format != "html":
             raise RecipeError(
                 f"--reveal with --format {self.format}",
@@ -131,7 +141,7 @@ class ReportJob:
         if len(runs) == 2:
             return render_two(*runs)
         writers: dict[str, Callable[[AuditRun], str]] = {
-            "html": lambda run: render(run, reveal=self.reveal),
+            "html": lambda run: render(run, reveal=self.reveal, case=self.case),
             "md": lambda run: signed(to_markdown(run)),
             "csv": to_csv,
             "json": lambda run: json.dumps(document(run).model_dump(mode="json"), indent=2) + "\n",

@@ -58,7 +58,7 @@ def _attacks(run: AuditRun) -> Iterator[NotTested]:
     if not run.attacks:
         yield NotTested(
             "Attacks",
-            "nobody tried to train the text back in, to prune the model or to trick it with prompts.",
+            "it was not tried to train the text back in, to prune the model or to trick it with prompts.",
         )
 
 

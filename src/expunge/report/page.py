@@ -15,11 +15,14 @@ from markupsafe import Markup
 import expunge
 from expunge.audit.blocks import calibrations
 from expunge.audit.run.plan import FULL
+from expunge.audit.statistics.significance import RULE
+from expunge.audit.verdict import Outcome
 from expunge.report import facts
 from expunge.report.charts.arrows import Landmarks, arrows, landmarks, strip
 from expunge.report.charts.buckets import buckets, histogram
 from expunge.report.charts.curves import NAMES, curves, polyline
 from expunge.report.charts.scatter import scatter
+from expunge.report.filing import CaseFacts, fingerprints, next_steps, report_id
 from expunge.report.heat import heat_maps
 from expunge.report.items import embedded, payload, read_items
 from expunge.report.not_tested import not_tested, unmeasured
@@ -34,7 +37,11 @@ if TYPE_CHECKING:
     from expunge.report.run import AuditRun
 
 
-def render(run: AuditRun, *, reveal: bool) -> str:
+BACK = (Outcome.CAME_BACK, Outcome.LEAKS)
+"""Outcomes that an orange arrow stands for."""
+
+
+def render(run: AuditRun, *, reveal: bool, case: CaseFacts | None = None) -> str:
     """The page of one run; without ``reveal`` no text of any item is in it."""
     items = read_items(run)
     head = headline(run)
@@ -51,6 +58,12 @@ def render(run: AuditRun, *, reveal: bool) -> str:
             head=head,
             reveal=reveal,
             asked=facts.asked(run, items),
+            case=(case or CaseFacts()).rows,
+            report_id=report_id(run),
+            fingerprints=fingerprints(run),
+            steps=next_steps(run, head.cards),
+            formats=[(column.label, column.title) for column in run.summary.conditions if column.title],
+            rule=RULE,
             gaps=not_tested(run),
             missing=unmeasured(run),
             maps=heat_maps(run),
@@ -108,7 +121,7 @@ def _charts(run: AuditRun, head: Headline) -> dict[str, Any]:
     return found | {
         "strips": {
             card.model: strip(
-                landmarks(run, card.metric), card.full, card.there, came_back=card.mark == "bad"
+                landmarks(run, card.metric), card.full, card.there, came_back=card.outcome in BACK
             )
             for card in head.cards
             if card.metric is not None

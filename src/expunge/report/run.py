@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,12 @@ from expunge.audit.saved import (
 )
 from expunge.audit.statistics.bootstrap import Estimate
 from expunge.audit.summary import AuditSummary, CellSummary, MetricBlock, ModelRow, read_summary
-from expunge.errors import DataError
+from expunge.errors import DataError, RecipeError
 from expunge.files import RECORD
 from expunge.metrics.base import MetricRole
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 OURS = {"command", "typed", "versions", "hardware", "seconds"}
@@ -36,7 +37,8 @@ NESTED = "audit"
 class AuditRun:
     """An audit's folder: its summary, its record, and what is known of where its models came from.
 
-    ``edited`` names the files that are not what the audit wrote.
+    ``edited`` names the files that are not what the audit wrote. ``names``: what models are called here, by
+    their names in the audit; the rest of the run has them already.
     """
 
     folder: Path
@@ -44,6 +46,7 @@ class AuditRun:
     record: Mapping[str, Any]
     sources: Mapping[str, Any]
     edited: tuple[str, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -162,6 +165,13 @@ class AuditRun:
         candidates = [*self.with_role(MetricRole.UTILITY), *kept]
         return next((name for name in candidates if self.is_measured(name)), None)
 
+    def titled(self, text: str) -> str:
+        """A sentence with the metrics' titles where it has their names."""
+        for name in sorted(self.metrics, key=len, reverse=True):
+            title = self.metrics[name].title or name
+            text = re.sub(rf"(?<![\w.]){re.escape(name)}(?![\w.]|:\w)", f"“{title}”", text)
+        return text
+
     def with_role(self, *roles: MetricRole) -> list[str]:
         """The metrics that have one of the roles, in the order of the audit."""
         return [name for name, metric in self.metrics.items() if metric.role in roles]
@@ -192,17 +202,60 @@ def find_audit(folder: Path) -> Path:
     )
 
 
-def read_run(folder: Path) -> AuditRun:
-    """Read an audit's folder.
+def read_run(folder: Path, names: Mapping[str, str] | None = None) -> AuditRun:
+    """Read an audit's folder; ``names`` are what models are to be called, by their names in it.
 
     Raises:
         DataError: it holds no finished audit, or a file that no audit could have written.
+        RecipeError: a model of ``names`` is not in the audit, or two would have one name.
     """
     place = find_audit(folder)
+    summary, sources = read_summary(place / SUMMARY), read_sources(place / SOURCES)
+    names = _checked(names or {}, [model.name for model in summary.models])
+    models = [
+        model | {"name": names.get(model["name"], model["name"])} for model in sources.get("models", ())
+    ]
     return AuditRun(
         folder=place,
-        summary=read_summary(place / SUMMARY),
+        summary=_renamed(summary, names) if names else summary,
         record=read_record(place / RECORD),
-        sources=read_sources(place / SOURCES),
+        sources={**sources, "models": models} if names else sources,
         edited=tuple(edited_files(place, (SUMMARY, SCORES, SOURCES))),
+        names=names,
+    )
+
+
+def _checked(names: Mapping[str, str], known: Sequence[str]) -> Mapping[str, str]:
+    missing = [name for name in names if name not in known]
+    called = [names.get(name, name) for name in known]
+    if missing:
+        raise RecipeError(
+            f"--name {missing[0]}=...",
+            why=f"the audit has no model of that name; it has {', '.join(known)}.",
+            fix="Name one of these.",
+        )
+    if len(set(called)) < len(called):
+        raise RecipeError(
+            "--name", why="two models would have the same name.", fix="Give each a name of its own."
+        )
+    return names
+
+
+def _renamed(summary: AuditSummary, names: Mapping[str, str]) -> AuditSummary:
+    def called(rows: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(row.model_copy(update={"model": names.get(row.model, row.model)}) for row in rows)
+
+    models = tuple(
+        model.model_copy(
+            update={
+                "name": names.get(model.name, model.name),
+                "seeds": tuple(names.get(seed, seed) for seed in model.seeds),
+                "seed_of": names.get(model.seed_of or "", model.seed_of),
+            }
+        )
+        for model in summary.models
+    )
+    rows = ("cells", "verdicts", "forgetting", "coverage", "diagnostics", "attacks")
+    return summary.model_copy(
+        update={"models": models, **{row: called(getattr(summary, row)) for row in rows}}
     )

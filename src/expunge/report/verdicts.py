@@ -160,7 +160,7 @@ def card(run: AuditRun, model: str) -> VerdictCard:
         outcome in EXPLAINED or (came_back and there is not None and not _is_plain_rise(run, there))
     ):
         place = "at full precision" if worst == FULL.label else f"at {worst}"
-        sentence += f" Why the verdict {place}: {known[worst].reason}"
+        sentence += f" Why the verdict {place}: {run.titled(known[worst].reason)}"
     if run.broken:
         labels_broken = ", ".join(label for label in run.labels if label in run.broken)
         sentence += f" Nothing can be told at {labels_broken}: there the target itself is broken."
@@ -304,6 +304,14 @@ def _certainty(worst: VerdictCard, cards: tuple[VerdictCard, ...]) -> str:
     return f"{worst.model}: {worst.sentence}{rest}"
 
 
+def _answers(run: AuditRun, model: str) -> str:
+    """How many answers a model gives word for word at full precision; empty where none were counted."""
+    row = run.summary.forgotten(model)
+    if row is None or row.word_for_word is None or not row.asked:
+        return ""
+    return f"gives {row.word_for_word} of {row.asked} answers word for word and "
+
+
 def _sentence(run: AuditRun, outcome: Outcome, cells: dict[str, CellSummary], worst: str) -> str:
     """What the lead metric says: at full precision, where it is worst, and how sure the difference is."""
     full, there = cells.get(FULL.label), cells.get(worst)
@@ -312,7 +320,7 @@ def _sentence(run: AuditRun, outcome: Outcome, cells: dict[str, CellSummary], wo
     metric = run.metrics[full.metric]
     scale = metric.scale
     level = f"{100 * run.summary.bootstrap.get('level', 0.95):g} % interval"
-    knows = _knows(full.value, scale)
+    knows = _answers(run, full.model) + _knows(full.value, scale)
     if metric.name != run.lead:
         knows += f" on “{metric.title or metric.name}”"
     if worst == FULL.label or there.recovery is None or there.recovery.value is None:

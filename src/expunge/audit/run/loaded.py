@@ -25,7 +25,7 @@ from expunge.errors import RecipeError
 from expunge.files import RECORD, write_json
 from expunge.metrics.control_relative import ControlRelativeMetric, ControlStates
 from expunge.parsing import load_json
-from expunge.record import hash_json
+from expunge.record import hash_file, hash_json
 from expunge.scratch import remove_leftovers_in
 
 if TYPE_CHECKING:
@@ -60,7 +60,10 @@ def sources_of(
         {"name": source.name, "role": source.role, "path": path, "record": record_beside(Path(path))}
         for source, path in zip(plan.models, paths, strict=True)
     ]
-    splits = {name: {"file": file, **_counts(plan.probes.split(name))} for name, file in files.items()}
+    splits = {
+        name: {"file": file, **_counts(plan.probes.split(name)), **_fingerprint(Path(file))}
+        for name, file in files.items()
+    }
     return {"models": models, "splits": splits, "reading": reading(fields)}
 
 
@@ -71,6 +74,11 @@ def record_beside(checkpoint: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
+
+
+def _fingerprint(file: Path) -> dict[str, str]:
+    """The hash of a local file, as ``sha256sum`` prints it; nothing for a benchmark's or a Hub name."""
+    return {"sha256": hash_file(file)} if file.is_file() else {}
 
 
 def _counts(examples: Sequence[Example]) -> dict[str, int]:

@@ -64,6 +64,11 @@ class GGUF(Quantizer):
     )
 
     @property
+    def title(self) -> str:  # type: ignore[override]
+        """How finely weights are rounded."""
+        return f"{FORMATS[self.ggml].bits_per_weight:.2g} bits per weight, as llama.cpp stores them"
+
+    @property
     def label(self) -> str:
         """For instance ``gguf-q4_k``, ``gguf-q4_k:ends=quantized``."""
         return f"gguf-{self.ggml.lower()}" + ("" if self.ends == "full" else f":ends={self.ends}")
