@@ -1,6 +1,4 @@
-"""Where things are in each architecture (blocks, attention, MLP, linear layers, output head).
-
-Also whether it is a masked language model, which fills in blanks.
+"""Where things are in each architecture (blocks, MLP, linear layers, output head), and masked models.
 
 Every other file asks this one, so a new architecture is one line of ``LAYOUTS``.
 Shapes: N positions, H hidden units, V vocabulary, O outputs, I inputs of a linear layer.

@@ -19,6 +19,8 @@ from expunge.inference.reference import CachedReference, Key, Reference, cache_r
 from expunge.model.arch import output_layer
 from expunge.model.precision import as_in_training
 from expunge.model.resources import best_device
+from expunge.registry import named
+from expunge.scope import Scope, scopes
 from expunge.scope.by_name import AllParameters
 from expunge.scope.lora import LowRankAdapters
 from expunge.scope.selection import ScopeGuard, Selection
@@ -35,13 +37,7 @@ from expunge.train.methods.gap import (
     MultiRetainSampler,
     collate_multi_retain,
 )
-from expunge.train.methods.training_stage import (
-    ScopeSetting,
-    TrainingStage,
-    merged,
-    scope_facts,
-    training_facts,
-)
+from expunge.train.methods.training_stage import TrainingStage, merged, scope_facts, training_facts
 from expunge.train.objective.reference import ReferenceRequest, frozen_reference, resolve_scope
 from expunge.train.run.state import Corpus, State
 
@@ -69,7 +65,9 @@ class KnowledgeGap(TrainingStage):
         default=AdapterTraining(),
         description="How the two models are trained that learn the holdout and the forget set.",
     )
-    scope: ScopeSetting = AllParameters()
+    scope: Annotated[Scope, *named(scopes)] = Field(
+        default=AllParameters(), description="Which parameters may change."
+    )
     stop_value: PositiveFloat | None = Field(
         default=None, description="The run ends once the gap is at most this, in nats."
     )

@@ -12,14 +12,15 @@ from expunge.edit.task_vector import AdapterInterpolation, WeightInterpolation, 
 from expunge.errors import DataError, TrainingError
 from expunge.model.precision import as_in_training
 from expunge.model.resources import best_device
-from expunge.scope import scopes
+from expunge.registry import named
+from expunge.scope import Scope, scopes
 from expunge.scope.by_name import AllParameters
 from expunge.scope.lora import LowRankAdapters
 from expunge.scope.selection import ScopeGuard
 from expunge.train.loop.adapter_training import learn
 from expunge.train.loop.evaluator import TrainingEvaluator
 from expunge.train.methods import DataNeed, stages
-from expunge.train.methods.training_stage import ScopeSetting, TrainingStage, merged
+from expunge.train.methods.training_stage import TrainingStage, merged
 from expunge.train.objective.reference import resolve_scope
 from expunge.train.run.state import Corpus, State
 
@@ -60,7 +61,9 @@ class SubtractTaskVector(TrainingStage):
         ),
     )
     items: PositiveInt = Field(default=64, description="The most examples of each set that are measured.")
-    scope: ScopeSetting = AllParameters()
+    scope: Annotated[Scope, *named(scopes)] = Field(
+        default=AllParameters(), description="Which parameters may change."
+    )
 
     @model_validator(mode="after")
     def _several_need_a_floor(self) -> SubtractTaskVector:

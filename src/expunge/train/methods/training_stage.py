@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import torch
-from pydantic import Field
 from torch import nn
 from torch.utils.data import Dataset, Sampler
 from transformers import TrainerCallback
 
 from expunge.corpus.tokenise import Encoded, encode
-from expunge.forget import ForgetLoss, forget_losses
 from expunge.model.precision import prepare_weights
 from expunge.model.resources import best_device
 from expunge.model.rope import check_lengths
-from expunge.registry import named
-from expunge.retain import RetainLoss, retain_losses
-from expunge.scope import Scope, scopes
 from expunge.scope.selection import ScopeGuard, Selection
 from expunge.train.loop.callbacks import Heartbeat, SaveByEpoch
 from expunge.train.loop.settings import LoopSettings
@@ -26,16 +21,6 @@ from expunge.train.loop.trainer import Begin, Objective, ObjectiveTrainer
 from expunge.train.methods import Stage
 from expunge.train.run.state import State
 from expunge.types import Example
-
-ForgetSetting = Annotated[
-    ForgetLoss, *named(forget_losses), Field(description="The forget loss, with its settings.")
-]
-RetainSetting = Annotated[
-    RetainLoss | None,
-    *named(retain_losses),
-    Field(description="The retain loss, with its settings; null: none."),
-]
-ScopeSetting = Annotated[Scope, *named(scopes), Field(description="Which parameters may change.")]
 
 
 def forget_examples(batch: Any) -> int:

@@ -11,7 +11,7 @@ from torch import nn
 from expunge.adversary import Adversary, Rounding, adversaries
 from expunge.corpus.batching import PairDataset, PairSampler, collate_pairs
 from expunge.errors import DataError, RecipeError
-from expunge.forget import forget_losses
+from expunge.forget import ForgetLoss, forget_losses
 from expunge.forget.distributions import WHPLoss
 from expunge.inference.reference import CachedReference, Reference, ReferenceKind, TargetReference
 from expunge.inference.token_view import Need
@@ -20,8 +20,8 @@ from expunge.model.precision import as_in_training
 from expunge.model.resources import best_device
 from expunge.model.rope import check_lengths
 from expunge.registry import named
-from expunge.retain import retain_losses
-from expunge.scope import scopes
+from expunge.retain import RetainLoss, retain_losses
+from expunge.scope import Scope, scopes
 from expunge.scope.by_name import AllParameters
 from expunge.scope.lora import LowRankAdapters
 from expunge.scope.selection import ScopeGuard, Selection
@@ -30,15 +30,7 @@ from expunge.train.loop.callbacks import KeepEpochs, last_checkpoint, warn_of_bf
 from expunge.train.loop.stop import StopRule, StopWhen, keep_last_good
 from expunge.train.loop.trainer import ObjectiveTrainer
 from expunge.train.methods import DataNeed, stages
-from expunge.train.methods.training_stage import (
-    ForgetSetting,
-    RetainSetting,
-    ScopeSetting,
-    TrainingStage,
-    merged,
-    scope_facts,
-    training_facts,
-)
+from expunge.train.methods.training_stage import TrainingStage, merged, scope_facts, training_facts
 from expunge.train.objective.pair import LOGGED, AdversarialObjective, Bound, Dual, PairObjective
 from expunge.train.objective.reference import (
     ReferenceRequest,
@@ -57,9 +49,15 @@ class Unlearn(TrainingStage):
     Source: Zhang et al. 2025 (arXiv 2410.16454), Eq. 1.
     """
 
-    forget: ForgetSetting
-    retain: RetainSetting = None
-    scope: ScopeSetting = AllParameters()
+    forget: Annotated[ForgetLoss, *named(forget_losses)] = Field(
+        description="The forget loss, with its settings."
+    )
+    retain: Annotated[RetainLoss | None, *named(retain_losses)] = Field(
+        default=None, description="The retain loss, with its settings; null: none."
+    )
+    scope: Annotated[Scope, *named(scopes)] = Field(
+        default=AllParameters(), description="Which parameters may change."
+    )
     adversary: Annotated[Adversary | None, *named(adversaries)] = Field(
         default=None, description="What disturbs the model for (part of) the forget loss; null: nothing."
     )

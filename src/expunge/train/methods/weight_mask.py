@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
@@ -11,21 +11,18 @@ from torch.optim import Optimizer
 
 from expunge.corpus.batching import PairBatch, PairDataset, PairSampler, collate_pairs
 from expunge.errors import DataError
+from expunge.forget import ForgetLoss, forget_losses
 from expunge.model.precision import OptimizerName
+from expunge.registry import named
+from expunge.retain import RetainLoss, retain_losses
+from expunge.scope import Scope, scopes
 from expunge.scope.by_name import AllParameters
 from expunge.scope.lora import LowRankAdapters
 from expunge.scope.selection import ScopeGuard, Selection
 from expunge.train.loop.callbacks import last_checkpoint
 from expunge.train.loop.trainer import Objective, Parts
 from expunge.train.methods import DataNeed, stages
-from expunge.train.methods.training_stage import (
-    ForgetSetting,
-    RetainSetting,
-    ScopeSetting,
-    TrainingStage,
-    scope_facts,
-    training_facts,
-)
+from expunge.train.methods.training_stage import TrainingStage, scope_facts, training_facts
 from expunge.train.objective.pair import PairObjective
 from expunge.train.objective.reference import resolve_scope
 from expunge.train.run.state import Corpus, State
@@ -107,9 +104,15 @@ class LearnWeightMask(TrainingStage):
     Source: Guo et al. 2025 (arXiv 2410.12949), weight masks, with their SGD.
     """
 
-    forget: ForgetSetting
-    retain: RetainSetting = None
-    scope: ScopeSetting = AllParameters()
+    forget: Annotated[ForgetLoss, *named(forget_losses)] = Field(
+        description="The forget loss, with its settings."
+    )
+    retain: Annotated[RetainLoss | None, *named(retain_losses)] = Field(
+        default=None, description="The retain loss, with its settings; null: none."
+    )
+    scope: Annotated[Scope, *named(scopes)] = Field(
+        default=AllParameters(), description="Which parameters may change."
+    )
     sparsity: NonNegativeFloat = Field(
         default=1.5, description="The value of the term β Σ|W| at the beginning, which sets β."
     )

@@ -148,8 +148,8 @@ def _sampled(
 class Forbidden:
     """What no retain text may hold: runs of words of the forget set, and whom or what it is about.
 
-    A name is two or more capitalised words in a row. Those of the questions count, and those that a document
-    has more than once; answers may be true of others, too.
+    A name is two or more capitalised words in a row. Those of the questions count, and those that occur more
+    than once in a document; answers may be true of others, too.
     """
 
     def __init__(self, forget: Sequence[Example]) -> None:
