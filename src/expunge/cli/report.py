@@ -11,6 +11,19 @@ from expunge.cli.options import print_done, print_warning
 from expunge.errors import RecipeError
 
 FILE = "For the file"
+Name = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--name", metavar='MODEL="NAME"', help="What to call a model. Repeatable.", rich_help_panel=FILE
+    ),
+]
+Case = Annotated[str, typer.Option("--case", help="Number or name of the case.", rich_help_panel=FILE)]
+By = Annotated[str, typer.Option("--by", help="Who prepared the report.", rich_help_panel=FILE)]
+Recipient = Annotated[str, typer.Option("--for", help="Whom it is for.", rich_help_panel=FILE)]
+Basis = Annotated[
+    str, typer.Option("--basis", help="The request or rule it answers to.", rich_help_panel=FILE)
+]
+Note = Annotated[str, typer.Option("--note", help="Anything else.", rich_help_panel=FILE)]
 
 
 def report(
@@ -33,24 +46,12 @@ def report(
         bool, typer.Option("--reveal", help="Include the texts of the items. Do not share the result.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")] = False,
-    name: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--name",
-            metavar='MODEL="NAME"',
-            help="What to call a model; may be repeated.",
-            rich_help_panel=FILE,
-        ),
-    ] = None,
-    case: Annotated[
-        str, typer.Option("--case", help="Number or name of the case.", rich_help_panel=FILE)
-    ] = "",
-    by: Annotated[str, typer.Option("--by", help="Who prepared the report.", rich_help_panel=FILE)] = "",
-    recipient: Annotated[str, typer.Option("--for", help="Whom it is for.", rich_help_panel=FILE)] = "",
-    basis: Annotated[
-        str, typer.Option("--basis", help="The request or rule it answers to.", rich_help_panel=FILE)
-    ] = "",
-    note: Annotated[str, typer.Option("--note", help="Anything else.", rich_help_panel=FILE)] = "",
+    name: Name = None,
+    case: Case = "",
+    by: By = "",
+    recipient: Recipient = "",
+    basis: Basis = "",
+    note: Note = "",
 ) -> None:
     """Write the report of an audit as one self-contained HTML file.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -25,10 +25,21 @@ from expunge.cli.options import (
 )
 from expunge.terminal import echo
 
+if TYPE_CHECKING:
+    from expunge.train.run.job import UnlearnJob
+
 Still = Annotated[
     list[str] | None,
     typer.Option(
         "--reforget", help="Forget set of an earlier request, to include in training again. Repeatable."
+    ),
+]
+Retain = Annotated[
+    str | None,
+    typer.Option(
+        "--retain",
+        help="Data to retain, in the same formats: some hundred texts of the kind the model is to know. "
+        "self, or nothing where a recipe needs some: texts the model writes itself.",
     ),
 ]
 ForgetShots = Annotated[
@@ -58,14 +69,7 @@ def unlearn(
         str, typer.Option("--forget", help="Data to forget: JSONL, JSON, CSV, Parquet, .txt.")
     ],
     output: Output,
-    retain: Annotated[
-        str | None,
-        typer.Option(
-            "--retain",
-            help="Data to retain, in the same formats: some hundred texts of the kind the model is "
-            "to know. self, or nothing where a recipe needs some: texts the model writes itself.",
-        ),
-    ] = None,
+    retain: Retain = None,
     holdout: Holdout = None,
     forget_icl: ForgetShots = None,
     retain_icl: RetainShots = None,
@@ -93,7 +97,6 @@ def unlearn(
     """
     train_in_one_process()
     from expunge.train.run.job import UnlearnJob
-    from expunge.train.run.recipe import Recipe
 
     job = UnlearnJob(
         model=model,
@@ -117,9 +120,7 @@ def unlearn(
     if len(record["requests"]) > 1:
         show_standing(record["requests"])
     _say_done(output, record)
-    kept = job.retain_file(Recipe.model_validate(record["recipe"]))
-    sets = {"--forget": forget, "--retain": kept, "--forget-icl": forget_icl, "--retain-icl": retain_icl}
-    echo(_next(model, sets, str(output), record))
+    echo(_next(job, record))
 
 
 def _say_done(output: Path, record: Mapping[str, Any]) -> None:
@@ -135,11 +136,21 @@ def _say_done(output: Path, record: Mapping[str, Any]) -> None:
             print_warning(line)
 
 
-def _next(model: str, files: Mapping[str, str | None], output: str, record: Mapping[str, Any]) -> str:
+def _next(job: UnlearnJob, record: Mapping[str, Any]) -> str:
+    from expunge.train.run.recipe import Recipe
+
+    recipe = Recipe.model_validate(record["recipe"])
+    files = {
+        "--forget": job.forget,
+        "--retain": job.retain_file(recipe),
+        "--forget-icl": job.forget_icl,
+        "--retain-icl": job.retain_icl,
+    }
     sets = [word for option, file in files.items() if file for word in (option, file)]
     if any(stage["name"] == "pcgu" for stage in record["recipe"]["stages"]):  # removes bias, not texts
         sets = ["--benchmark", "stereoset", "--data", "STEREOSET"]
-    return "next: " + shlex.join(["expunge", "audit", output, "--target", model, *sets, "-q", "int4"])
+    words = ["expunge", "audit", str(job.output), "--target", job.model, *sets, "-q", "int4"]
+    return f"next: {shlex.join(words)}"
 
 
 def add_to(app: typer.Typer) -> None:

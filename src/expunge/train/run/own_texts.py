@@ -37,8 +37,12 @@ ROUNDS = 24
 """How often as many as are missing are sampled."""
 LONGEST = 256
 """New tokens of one text."""
-SHARED_WORDS = 5
+SHARED_WORDS = 8
 """Words in a row that a text may not have in common with the forget set."""
+COMMON = 3
+"""Examples of the forget set from which a run of words is a phrase of its form, as "do for a living?" is."""
+FEWEST_WORDS = 5
+"""Of a document."""
 _WORD = re.compile(r"\w+")
 _NAME = re.compile(r"\b[^\W\d_]\w*(?:[ -][^\W\d_]\w*)+")
 
@@ -102,7 +106,7 @@ def sample_own_texts(
     forbidden = Forbidden(forget)
     found: dict[tuple[str, str], Example] = {}
     for examples in filter(None, (asked, documents)):
-        form = _form(asked, tokenizer) if examples is asked else _Documents(first_token(tokenizer))
+        form = _form(asked, tokenizer) if examples is asked else _OwnDocuments(first_token(tokenizer))
         lengths = [len(encode(each, tokenizer, max_length=LONGEST)[0].input_ids) for each in examples]
         wanted = round(count * len(examples) / len(forget))
         found |= _sampled(model, tokenizer, form, forbidden, count=wanted, longest=max(lengths), seed=seed)
@@ -118,7 +122,7 @@ def sample_own_texts(
 def _sampled(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
-    form: _Form,
+    form: _OwnForm,
     forbidden: Forbidden,
     *,
     count: int,
@@ -148,13 +152,14 @@ def _sampled(
 class Forbidden:
     """What no retain text may hold: runs of words of the forget set, and whom or what it is about.
 
-    A name is two or more capitalised words in a row. Those of the questions count, and those that occur more
-    than once in a document; answers may be true of others, too.
+    A name is two or more capitalised words in a row. Those of the questions count, and those that occur
+    more than once in a document; answers may be true of others, too.
     """
 
     def __init__(self, forget: Sequence[Example]) -> None:
         texts = [f"{example.prompt} {example.completion}" for example in forget]
-        self.runs = {run for text in texts for run in _runs(_words(text), SHARED_WORDS)}
+        runs = Counter(run for text in texts for run in set(_runs(_words(text), SHARED_WORDS)))
+        self.runs = {run for run, count in runs.items() if count < COMMON}
         self.names: set[tuple[str, ...]] = set()
         for example in forget:
             counts = Counter(run for name in _names(example.text) for run in _runs(name, 2))
@@ -189,7 +194,7 @@ def _runs(words: Sequence[str], length: int) -> Iterator[tuple[str, ...]]:
     return (tuple(words[start : start + length]) for start in range(len(words) - length + 1))
 
 
-class _Form(Protocol):
+class _OwnForm(Protocol):
     """A kind of text: the tokens it begins with, and how one is read from what follows them."""
 
     opening: list[int]
@@ -197,7 +202,7 @@ class _Form(Protocol):
     def example(self, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Example | None: ...
 
 
-class _Documents:
+class _OwnDocuments:
     """Running texts, from where a text begins."""
 
     def __init__(self, opening: list[int]) -> None:
@@ -205,10 +210,10 @@ class _Documents:
 
     def example(self, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Example | None:
         text = str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
-        return Example(id="", completion=text) if len(text.split()) >= SHARED_WORDS else None
+        return Example(id="", completion=text) if len(text.split()) >= FEWEST_WORDS else None
 
 
-class _Questions:
+class _OwnQuestions:
     """Questions and answers: ``head`` begins and ``tail`` ends a question; a blank line ends an answer."""
 
     def __init__(self, opening: list[int], head: str, tail: str) -> None:
@@ -223,7 +228,7 @@ class _Questions:
         return Example(id="", prompt=f"{self.head}{question}{tail}", completion=answer)
 
 
-class _Chats:
+class _OwnChats:
     """Chats of one turn: ``tail`` are the tokens of the template between question and answer."""
 
     def __init__(self, opening: list[int], tail: list[int]) -> None:
@@ -244,15 +249,15 @@ class _Chats:
         return Example(id="", prompt=question, completion=answer, is_chat=True)
 
 
-def _form(asked: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> _Form:
+def _form(asked: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> _OwnForm:
     prompts = [encode_prompt(example, tokenizer) for example in asked]
     opening = shared_prefix(prompts)
     if asked[0].is_chat:
         backwards = shared_prefix([prompt[::-1] for prompt in prompts])
-        return _Chats(opening, backwards[::-1])
+        return _OwnChats(opening, backwards[::-1])
     texts = [example.prompt for example in asked]
     tail = _common([text[::-1] for text in texts])[::-1]
-    return _Questions(opening or first_token(tokenizer), _common(texts), tail)
+    return _OwnQuestions(opening or first_token(tokenizer), _common(texts), tail)
 
 
 def _common(texts: Sequence[str]) -> str:
