@@ -91,11 +91,6 @@ DATA = [
         setting("max_length=8"),
         ("example 'Ada'", "and max_length is 8", "Raise max_length to"),
     ),
-    Bad(
-        "no retain set for a retain loss",
-        unlearn(retain=None),
-        ("no retain set", "retain loss (klr)", "Pass --retain FILE, or choose a recipe without"),
-    ),
 ]
 
 RECIPES = [

@@ -40,7 +40,7 @@ LONGEST = 256
 SHARED_WORDS = 8
 """Words in a row that a text may not have in common with the forget set."""
 COMMON = 3
-"""Examples of the forget set from which a run of words is a phrase of its form, as "do for a living?" is."""
+"""Examples of the forget set from which a run of words belongs to their form."""
 FEWEST_WORDS = 5
 """Of a document."""
 _WORD = re.compile(r"\w+")
@@ -80,7 +80,7 @@ def own_texts(
     report(f"no retain set: the model writes up to {WANTED} texts of its own to keep, in {path}")
     texts = tuple(
         replace(text, id=f"{mark}{number}")
-        for number, text in enumerate(sample_own_texts(model, tokenizer, forget, seed=seed))
+        for number, text in enumerate(sample_own_texts(model, tokenizer, forget, seed=seed, count=WANTED))
     )
     write_examples(path, texts, private=True)
     return texts
@@ -142,7 +142,9 @@ def _sampled(
         )
         for ids in sampled:
             text = form.example([token for token in ids if token not in ends], tokenizer)
-            if text is not None and not forbidden.is_in(f"{text.prompt} {text.completion}"):
+            if text is None or "\0" in text.text:  # no data file may hold it
+                continue
+            if not forbidden.is_in(f"{text.prompt} {text.completion}"):
                 found.setdefault((text.prompt, text.completion), text)
         if len(found) >= count:
             break
