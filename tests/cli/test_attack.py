@@ -48,7 +48,6 @@ def test_models_are_attacked_and_compared_with_the_control(
         ((*SETS, "-a", "relearn", "-a", "relearn"), "names it more than once"),
         (("--target", "target", "--forget", "forget.jsonl", "-a", "relearn:on=benign"), "--retain FILE"),
         (("--target", "target", "-a", "ablate"), "forget set"),
-        (SETS, "no attack was given"),
     ],
 )
 def test_what_cannot_be_done_is_refused(owner: Path, arguments: tuple[str, ...], complaint: str) -> None:

@@ -7,6 +7,8 @@ import pytest
 from expunge.cli.options import fields
 from expunge.corpus.readers import read_examples
 from expunge.errors import DataError
+from expunge.train.run.job import UnlearnJob
+from tests.cli.conftest import expunge
 
 
 def test_columns_and_the_template_of_questions() -> None:
@@ -24,3 +26,20 @@ def test_a_template_makes_prompts_of_questions(tmp_path: Path) -> None:
     assert (example.prompt, example.completion) == ("Q: Who?\nA:", "Ada")
     with pytest.raises(DataError, match="no place for the question"):
         read_examples(file, fields=fields(None, "Q:"))
+
+
+def test_shortcuts_stand_for_settings_and_the_output_has_a_default(
+    owner: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[UnlearnJob] = []
+
+    def stop(job: UnlearnJob, warn: object) -> None:
+        seen.append(job)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(UnlearnJob, "run", stop)
+    expunge(
+        "unlearn", "target", "--forget", "forget.jsonl", "--epochs", "3", "--lr", "1e-4", "--set", "seed=1"
+    )
+    assert seen[0].overrides == ("epochs=3", "learning_rate=0.0001", "seed=1")
+    assert seen[0].output == Path("runs/target-unlearned")

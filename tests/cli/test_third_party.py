@@ -142,7 +142,7 @@ def audited(built: Path, installed: Path, tmp_path_factory: pytest.TempPathFacto
     out = typed(
         *(installed, home, "audit", "again", "--target", "target", "--retrained", "retrained"),
         *("--forget", "forget.jsonl", "--retain", "retain.jsonl", "--max-length", "64"),
-        *("-q", "tenths", "--attack", "politeness", "-o", "out"),
+        *("-q", "tenths", "--attack", "politeness", "-o", "out", "--verbose"),
         *("--metric", "town_named", "--metric", "town_sampled", "--metric", "utility"),
     )
     return home, out

@@ -13,13 +13,11 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from expunge.audit.blocks import verdict_word
-from expunge.audit.forgetting import Forgotten
 from expunge.audit.run.job import AuditJob
 from expunge.audit.run.missing_inputs import ORDER
 from expunge.audit.run.plan import FULL, Role
@@ -29,7 +27,6 @@ from expunge.bench.builtin import Builtin
 from expunge.corpus.synthetic import WorldSize
 from expunge.errors import OutputError
 from expunge.files import write_json
-from expunge.metrics.base import MetricRole
 from expunge.model.resources import worker_pool
 from expunge.record import Stopwatch, make_record
 from expunge.train.loop.callbacks import last_beat
@@ -98,24 +95,22 @@ def _follow(bars: Progress, job: _Running) -> None:
         bars.update(job.task, completed=beat.step, total=beat.steps)
 
 
-LOST, KEPT, UNSURE = "red", "green", "yellow"
+LOST = "bold red"
 
 
 def narrate(summary: AuditSummary) -> RenderableType:
-    """The predictions next to the outcomes, and a sentence for each unlearned model."""
-    return Group(_predicted(summary), *_sentences(summary))
-
-
-def _predicted(summary: AuditSummary) -> Table:
+    """What the weights predicted, next to what came back."""
     table = Table(
-        title="Share of the update that survives rounding (below 0.5 predicts a return) → outcome",
+        title="Share of the update that survives rounding (below 0.5 predicts a return; ! came back)",
         title_justify="left",
+        title_style="dim",
         box=box.SIMPLE_HEAD,
         show_edge=False,
+        pad_edge=False,
     )
     labels = [column.label for column in summary.conditions if column.label != FULL.label]
     for heading in ("", *labels):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=True)
     diagnostics = {(remark.model, remark.condition): remark.content for remark in summary.diagnostics}
     for model in _unlearned(summary):
         cells = [_cell(summary, model, label, diagnostics.get((model, label), {})) for label in labels]
@@ -130,37 +125,7 @@ def _cell(summary: AuditSummary, model: str, label: str, content: dict[str, obje
     if not isinstance(share, float) or verdict is None:
         return Text("-")
     came_back = verdict.outcome is Outcome.CAME_BACK
-    return Text(f"{share:.2f} → {verdict_word(summary, model, label)}", style=LOST if came_back else KEPT)
-
-
-def _sentences(summary: AuditSummary) -> list[Text]:
-    lines = []
-    known_by = next((each.name for each in summary.metrics if each.role is MetricRole.KNOWLEDGE), "")
-    for model in _unlearned(summary):
-        recoveries = [
-            (cell.recovery.value, cell)
-            for cell in summary.cells
-            if cell.model == model and cell.metric == known_by and cell.recovery is not None
-        ]
-        known = [(value, cell) for value, cell in recoveries if value is not None]
-        if not known:
-            continue
-        worst, cell = max(known, key=lambda pair: pair[0])
-        full = summary.cell(model, FULL.label, known_by).value.value or 0.0
-        came_back = any(
-            row.verdict.outcome is Outcome.CAME_BACK for row in summary.verdicts if row.model == model
-        )
-        answer = summary.forgotten(model)
-        did_forget = answer is None or answer.answer is Forgotten.YES
-        forgotten = "" if answer is None else f" Forgotten: {answer.answer}."
-        lines.append(
-            Text(
-                f"{model}: knows {full:.0f} of 100 at full precision, "
-                f"{full + worst:.0f} at worst ({cell.condition}).{forgotten}",
-                style=LOST if came_back else KEPT if did_forget else UNSURE,
-            )
-        )
-    return lines
+    return Text(f"{share:.2f}{' !' if came_back else ''}", style=LOST if came_back else "")
 
 
 def _unlearned(summary: AuditSummary) -> list[str]:

@@ -22,7 +22,6 @@ from expunge.cli.audit import (
     print_audit,
 )
 from expunge.cli.options import Field, RemoteCode, Seed, Template, fields
-from expunge.errors import RecipeError
 
 METRICS = ("probability", "knowmem_forget", "verbmem", "utility")
 """Metrics measured by default; those that lack a split are skipped."""
@@ -51,18 +50,13 @@ def attack(
 
     Short form of [bold]expunge audit --attack[/] with the metrics most sensitive to leaks. Without a
     control (--retrained), a leak cannot be distinguished from what any model learns under the attack.
+    Without --attack it relearns.
 
     Example:  expunge attack ./unlearned --target ./model --retrained ./control --forget f.jsonl
     --retain r.jsonl --attack relearn --attack gcg:steps=50
     """
     from expunge.audit.run.job import AuditJob
 
-    if not attacks:
-        raise RecipeError(
-            "expunge attack without an attack",
-            why="no attack was given.",
-            fix="Pass at least one, for instance --attack relearn.",
-        )
     splits = {"forget": forget, "retain": retain}
     print_audit(
         AuditJob(
@@ -73,7 +67,7 @@ def attack(
             target=target,
             retrained=retrained,
             quantizers=tuple(quantizer or ()),
-            attacks=tuple(attacks),
+            attacks=tuple(attacks or ("relearn",)),
             metrics=tuple(metric or METRICS),
             fields=fields(field, template),
             max_items=max_items,
@@ -81,7 +75,8 @@ def attack(
             seed=seed,
             workers=workers,
             trust_remote_code=trust_remote_code,
-        )
+        ),
+        verbose=True,
     )
 
 

@@ -91,10 +91,14 @@ WeightsOnly = Annotated[
     bool,
     typer.Option("--weights", help="Only compare weights with the target's, without running the models."),
 ]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print every table, with intervals.")]
 AllowOverlap = Annotated[
     bool, typer.Option("--allow-overlap", help="Allow calibration on text that is also evaluated on.")
 ]
 
+EXAMPLE = (
+    "Example:  expunge audit ./unlearned --target ./model --forget f.jsonl --retain r.jsonl -q int4 -q nf4"
+)
 SPLITS = "forget retain holdout neighbours paraphrase_questions forget_icl retain_icl".split()
 """Splits with their own option, in the order of the options."""
 
@@ -129,12 +133,10 @@ def audit(
     calibration_length: CalibrationLength = 512,
     allow_overlap: AllowOverlap = False,
     weights: WeightsOnly = False,
+    verbose: Verbose = False,
     trust_remote_code: RemoteCode = False,
 ) -> None:
-    """Measure models under quantizers, attacks and both ([bold]int4+relearn[/]), with a verdict on each.
-
-    Example:  expunge audit ./unlearned --target ./model --forget f.jsonl --retain r.jsonl -q int4 -q nf4
-    """
+    """Measure models under quantizers, attacks and both ([bold]int4+relearn[/]), with a verdict on each."""
     from expunge.audit.run.job import AuditJob
 
     job = AuditJob(
@@ -158,7 +160,7 @@ def audit(
         trust_remote_code=trust_remote_code,
         calibration=_calibration(calibrate, calibration_samples, calibration_length, allow_overlap),
     )
-    (_compare if weights else print_audit)(job)
+    _compare(job) if weights else print_audit(job, verbose=verbose)
 
 
 def _compare(job: AuditJob) -> None:
@@ -191,25 +193,29 @@ def _calibration(word: str | None, samples: int, length: int, allow_overlap: boo
     return CalibrationChoice(word=word, samples=samples, length=length, allow_overlap=allow_overlap)
 
 
-def print_audit(job: AuditJob) -> None:
-    """Run an audit with a progress bar, print its tables and write its report."""
+def print_audit(job: AuditJob, *, verbose: bool = False) -> None:
+    """Run an audit with a progress bar, print it on one screen (or every table) and write its report."""
     from expunge.audit.run.worker_status import progress_bar
     from expunge.audit.saved import read_record
     from expunge.audit.table import render
     from expunge.files import RECORD
+    from expunge.report.filing import next_command
     from expunge.report.job import write_page
+    from expunge.report.run import read_run
+    from expunge.report.screen import screen
 
     with progress_bar(Terminal(stderr=True)) as progress:
         summary = job.run(progress, warn=print_warning)
     for damaged in read_record(job.output / RECORD).get("measured_again", ()):
         print_warning(f"{damaged} was changed after it was measured, and has been measured again.")
-    console = Terminal()
-    console.print(render(summary, width=console.width))
-    folder = job.output
+    console, folder = Terminal(), job.output
+    run = read_run(folder)
+    console.print(render(summary, width=console.width) if verbose else screen(run, width=console.width))
     echo(f"results: {folder / 'summary.json'} · per item: {folder / 'scores.parquet'}")
     echo(f"report: {write_page(folder)}")
+    echo(f"next: {next_command(run)}")
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command()(audit)
+    app.command(epilog=EXAMPLE)(audit)

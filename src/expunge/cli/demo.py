@@ -28,15 +28,16 @@ def demo(
     minutes on two cores the first time; nothing is downloaded.
     """
     train_in_one_process()
-    from expunge.audit.table import render
     from expunge.bench.demo import Demo, narrate
     from expunge.report.job import write_page
+    from expunge.report.run import read_run
+    from expunge.report.screen import screen
 
     console = Terminal()
     summary = Demo(output=output, workers=workers).run(console)
-    console.print(render(summary, width=console.width))
-    console.print(narrate(summary))
     audit_folder = output / "audit"
+    console.print(screen(read_run(audit_folder), width=console.width))
+    console.print(narrate(summary))
     paths = f"results: {audit_folder / 'summary.json'} · per item: {audit_folder / 'scores.parquet'}"
     console.print(Text(paths, style="dim"))
     console.print(Text(f"report: {write_page(audit_folder)}"), soft_wrap=True)

@@ -13,7 +13,6 @@ from expunge.cli.launched import train_in_one_process
 from expunge.cli.ledger import show_standing
 from expunge.cli.options import (
     Field,
-    Output,
     Overrides,
     Overwrite,
     RemoteCode,
@@ -33,6 +32,14 @@ Still = Annotated[
     typer.Option(
         "--reforget", help="Forget set of an earlier request, to include in training again. Repeatable."
     ),
+]
+MaybeOutput = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Output folder. Default: runs/MODEL-unlearned."),
+]
+Epochs = Annotated[int | None, typer.Option("--epochs", min=1, help="Short for --set epochs=N.")]
+Rate = Annotated[
+    float | None, typer.Option("--learning-rate", "--lr", help="Short for --set learning_rate=X.")
 ]
 Retain = Annotated[
     str | None,
@@ -68,7 +75,7 @@ def unlearn(
     forget: Annotated[
         str, typer.Option("--forget", help="Data to forget: JSONL, JSON, CSV, Parquet, .txt.")
     ],
-    output: Output,
+    output: MaybeOutput = None,
     retain: Retain = None,
     holdout: Holdout = None,
     forget_icl: ForgetShots = None,
@@ -77,6 +84,8 @@ def unlearn(
     recipe: Annotated[
         str, typer.Option("--recipe", "-r", help="Name of a recipe (see 'expunge methods') or a YAML file.")
     ] = "durable",
+    epochs: Epochs = None,
+    rate: Rate = None,
     overrides: Overrides = None,
     field: Field = None,
     template: Template = None,
@@ -107,8 +116,8 @@ def unlearn(
         forget_icl=forget_icl,
         retain_icl=retain_icl,
         still=tuple(still or ()),
-        output=output,
-        overrides=tuple(overrides or ()),
+        output=output or Path("runs") / f"{Path(model).name}-unlearned",
+        overrides=(*_shortcuts(epochs, rate), *(overrides or ())),
         fields=fields(field, template),
         seed=seed,
         save_dtype=save_dtype,
@@ -119,8 +128,13 @@ def unlearn(
     record = job.run(warn=print_warning)
     if len(record["requests"]) > 1:
         show_standing(record["requests"])
-    _say_done(output, record)
+    _say_done(job.output, record)
     echo(_next(job, record))
+
+
+def _shortcuts(epochs: int | None, rate: float | None) -> list[str]:
+    given = {"epochs": epochs, "learning_rate": rate}
+    return [f"{name}={value}" for name, value in given.items() if value is not None]
 
 
 def _say_done(output: Path, record: Mapping[str, Any]) -> None:

@@ -21,6 +21,14 @@ EXAMPLES = (
 )
 FULL_PRECISION = ("none", "full", "fp32", "fp16", "bf16", "float32", "float16", "bfloat16")
 
+ALIASES = {
+    **{f"{bits}{sign}bit": f"int{bits}" for bits in (3, 4, 8) for sign in ("", "-")},
+    **{f"q{kind}": f"gguf-q{kind}" for kind in ("4_0", "4_k", "5_k", "6_k", "8_0")},
+    # llama.cpp's mixtures keep some tensors finer; what is measured is named in the audit.
+    **{f"q{bits}_k_{size}": f"gguf-q{bits}_k" for bits in (4, 5) for size in ("m", "s")},
+}
+"""What people call formats elsewhere."""
+
 _SCALE = rf"(?:-(?P<scale>{'|'.join(get_args(ScaleMode))}))?"
 _INTEGER = re.compile(rf"int(?P<bits>\d+)(?:-(?P<where>row|tensor|g(?P<size>\d+)))?{_SCALE}")
 _CALIBRATED = re.compile(
@@ -34,13 +42,15 @@ def parse_quantizer(text: str) -> Quantizer:
 
     ``int<N>`` is round to nearest with N bits and one symmetric step per output row; ``-tensor``,
     ``-row`` or ``-g<size>`` changes the granularity, and a scale mode may follow. ``gptq<N>``, ``awq<N>``
-    and their like take the same endings, and settings after a colon. Everything else is
+    and their like take the same endings, and settings after a colon. ``4bit``, ``q4_k_m`` and their like
+    (``ALIASES``) stand for the nearest of these. Everything else is
     ``<registered name>`` or ``<registered name>-g<size>``, and ``:<setting>=<value>,...`` behind it.
 
     Raises:
         RecipeError: the name or a setting is unknown, or the name means full precision.
     """
     name = text.strip().lower()
+    name = ALIASES.get(name, name)
     if name in FULL_PRECISION:
         raise RecipeError(
             f"quantizer {text!r}",

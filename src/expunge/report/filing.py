@@ -105,6 +105,14 @@ def next_steps(run: AuditRun, cards: Sequence[VerdictCard]) -> list[NextStep]:
     return list(dict.fromkeys(steps))
 
 
+def next_command(run: AuditRun) -> str:
+    """The first command that the verdicts ask for; else the one that shows the models' answers."""
+    from expunge.report.verdicts import headline
+
+    commands = [step.command for step in next_steps(run, headline(run).cards) if step.command]
+    return next(iter(commands), f"expunge inspect {shlex.quote(str(run.folder))}")
+
+
 def _for_outcome(run: AuditRun, card: VerdictCard) -> list[NextStep]:
     """What one model's verdict asks for: a sentence, and what is set in the next unlearning."""
     asked = {
