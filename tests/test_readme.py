@@ -46,3 +46,12 @@ def test_python(owner: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (program,) = fenced("README.md", "python")
     exec(compile(program, "README.md", "exec"), {})  # noqa: S102 - our own document
     assert "Verdict(" in capsys.readouterr().out
+
+
+def test_the_page_about_python(owner: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, object] = {"__name__": "page"}
+    for program in fenced("docs/python.md", "python"):
+        exec(compile(program, "docs/python.md", "exec"), names)  # noqa: S102 - our own document
+    said = capsys.readouterr().out
+    assert "Knowledge of the forget set" in said
+    assert "Estimate(value=" in said

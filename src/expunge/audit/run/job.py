@@ -140,7 +140,8 @@ class AuditJob:
     it a hundred, or all of a benchmark). ``seeds_of``
     holds ``NAME=path,path`` for a recipe run with several seeds; such models need not be among ``models``,
     and those among them whose records differ in the seed alone are found without being named. ``shared``
-    lets other audits that say so write into the same folder at once: parts of one table.
+    lets other audits that say so write into the same folder at once: parts of one table. ``names`` are what
+    models are called, by their paths; others go by the shortest part of their paths that tells them apart.
     """
 
     models: tuple[str, ...]
@@ -163,6 +164,7 @@ class AuditJob:
     trust_remote_code: bool = False
     calibration: CalibrationChoice = field(default_factory=CalibrationChoice)
     shared: bool = False
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def plan(self) -> AuditPlan:
         """Read and check all inputs; no model is loaded yet."""
@@ -276,7 +278,14 @@ class AuditJob:
         if self.retrained:
             roles.append((self.retrained, Role.RETRAINED))
         roles += [(path, Role.UNLEARNED) for path in self._unlearned()]
-        names = _short_names([path for path, _ in roles])
+        short = _short_names([path for path, _ in roles])
+        names = [self.names.get(path, name) for name, (path, _) in zip(short, roles, strict=True)]
+        if len(set(names)) < len(names):
+            raise RecipeError(
+                f"models called {', '.join(names)}",
+                why="two of them have the same name.",
+                fix="Give each a name of its own.",
+            )
         return tuple(
             ModelSource(
                 name=name,
