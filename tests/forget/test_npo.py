@@ -124,3 +124,18 @@ def test_its_settings() -> None:
     assert loss.needs == {Need.REFERENCE_LOGPS}
     with pytest.raises(RecipeError, match="beta: input should be greater than 0"):
         forget_losses.build({"name": "npo", "beta": 0})
+
+
+def test_a_text_is_pushed_to_the_level_and_no_further() -> None:
+    # Mean costs of 1.5, 2 and 2.5 nats a token against a level of 2; the first only is pushed.
+    logps = torch.tensor(
+        [[-1.0, -2.0], [-2.0, -2.0], [-2.0, -3.0]], dtype=torch.float64, requires_grad=True
+    )
+    reference = [[-0.5, -0.5]] * 3
+    one_sided = NPO(level=2)(view_of(logps, reference=reference))
+    plain = NPO()(view_of(logps, reference=reference))
+    assert one_sided.tolist() == plain.tolist()
+    (slopes,) = torch.autograd.grad(one_sided.sum(), logps)
+    # 2 sigmoid(beta r) for each token: r = -3 + 1.
+    assert slopes[0].tolist() == pytest.approx([2 / (1 + math.exp(0.2))] * 2)
+    assert slopes[1:].count_nonzero() == 0

@@ -143,3 +143,22 @@ def test_a_checkpoint_to_go_back_to_has_to_be_a_measured_one() -> None:
         unlearn(stop=rule)
     assert unlearn(stop=rule, save_every=4)
     assert unlearn(stop={"forget_at_most": 5, "every": 2})
+
+
+def test_it_looks_within_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    say(monkeypatch, forget=[90.0, 80.0, 70.0, 40.0])  # 3 steps an epoch: after 2, 3, 4 and 6
+    facts, _ = epochs_and_bytes(
+        tmp_path, "steps", epochs=4, stop={"forget_at_most": 40, "every_steps": 2, "min_epochs": 2}
+    )
+    assert [entry["epoch"] for entry in facts["stop"]["history"]] == [0.67, 1.0, 1.33, 2.0]
+    assert facts["steps"] == 6
+    assert facts["stop"]["ended_by"] == "levels"
+
+
+def test_a_run_ends_within_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    say(monkeypatch, forget=[40.0])
+    facts, found = epochs_and_bytes(
+        tmp_path, "early", epochs=4, stop={"forget_at_most": 40, "every_steps": 2, "min_epochs": 0}
+    )
+    assert (facts["steps"], facts["stop"]["last"]["epoch"]) == (2, 0.67)
+    assert found == epochs_and_bytes(tmp_path, "two steps", epochs=4, max_steps=2)[1]

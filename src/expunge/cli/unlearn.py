@@ -65,6 +65,14 @@ SaveDtype = Annotated[
     Literal["source", "float32", "bfloat16", "float16"],
     typer.Option("--save-dtype", help="Dtype to save in; source: that of the checkpoint."),
 ]
+Retrained = Annotated[
+    str | None,
+    typer.Option(
+        "--retrained",
+        help="Folder of a model trained without the forget set: the run ends at its score instead of the "
+        "recipe's level. Sets stop.control.",
+    ),
+]
 AllowOverlap = Annotated[
     bool, typer.Option("--allow-overlap", help="Allow texts that appear in both sets.")
 ]
@@ -78,6 +86,7 @@ def unlearn(
     output: MaybeOutput = None,
     retain: Retain = None,
     holdout: Holdout = None,
+    retrained: Retrained = None,
     forget_icl: ForgetShots = None,
     retain_icl: RetainShots = None,
     still: Still = None,
@@ -117,7 +126,7 @@ def unlearn(
         retain_icl=retain_icl,
         still=tuple(still or ()),
         output=output or Path("runs") / f"{Path(model).name}-unlearned",
-        overrides=(*_shortcuts(epochs, rate), *(overrides or ())),
+        overrides=(*_shortcuts(epochs, rate), *(overrides or ()), *_control(retrained)),
         fields=fields(field, template),
         seed=seed,
         save_dtype=save_dtype,
@@ -135,6 +144,10 @@ def unlearn(
 def _shortcuts(epochs: int | None, rate: float | None) -> list[str]:
     given = {"epochs": epochs, "learning_rate": rate}
     return [f"{name}={value}" for name, value in given.items() if value is not None]
+
+
+def _control(retrained: str | None) -> tuple[str, ...]:
+    return () if retrained is None else (f"stop.control={Path(retrained).absolute()}",)
 
 
 def _say_done(output: Path, record: Mapping[str, Any]) -> None:
@@ -163,7 +176,11 @@ def _next(job: UnlearnJob, record: Mapping[str, Any]) -> str:
     sets = [word for option, file in files.items() if file for word in (option, file)]
     if any(stage["name"] == "pcgu" for stage in record["recipe"]["stages"]):  # removes bias, not texts
         sets = ["--benchmark", "stereoset", "--data", "STEREOSET"]
-    words = ["expunge", "audit", str(job.output), "--target", job.model, *sets, "-q", "int4"]
+    rules = [stage.get("stop") or {} for stage in record["recipe"]["stages"]]
+    controls = [
+        word for rule in rules[-1:] if rule.get("control") for word in ("--retrained", rule["control"])
+    ]
+    words = ["expunge", "audit", str(job.output), "--target", job.model, *controls, *sets, "-q", "int4"]
     return f"next: {shlex.join(words)}"
 
 

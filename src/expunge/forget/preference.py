@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+import torch
 import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
@@ -39,6 +40,10 @@ class NPO(ForgetLoss):
             "(`token_mean`), which does not saturate on long documents."
         ),
     )
+    level: PositiveFloat | None = Field(
+        default=None,
+        description="Nats per token from which a text is pushed no further, above 0; null: none.",
+    )
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -47,7 +52,10 @@ class NPO(ForgetLoss):
     def __call__(self, view: TokenView) -> Tensor:
         reduce = view.total if self.reduction == "sequence" else view.mean
         log_ratio_B = reduce(view.logps - view.given(Need.REFERENCE_LOGPS))
-        return (2 / self.beta) * F.softplus(self.beta * log_ratio_B)
+        loss_B = (2 / self.beta) * F.softplus(self.beta * log_ratio_B)
+        if self.level is None:
+            return loss_B
+        return torch.where(-view.mean(view.logps) < self.level, loss_B, loss_B.detach())
 
 
 @forget_losses.register("simnpo")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, PositiveInt, TypeAdapter, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, model_validator
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -60,8 +60,15 @@ class StopRule(Component):
     every: PositiveInt = Field(
         default=1, description="Epochs between two measurements; the last epoch is always measured."
     )
-    min_epochs: PositiveInt = Field(
-        default=1, description="Epochs before which the run does not end as forgotten."
+    every_steps: PositiveInt | None = Field(
+        default=None,
+        description=(
+            "Steps between two measurements, in addition to those at the end of epochs; null: only those."
+        ),
+    )
+    min_epochs: NonNegativeInt = Field(
+        default=1,
+        description="Epochs before which the run does not end as forgotten; 0: none.",
     )
     items: PositiveInt = Field(default=64, description="The most examples of each set that are measured.")
 
@@ -118,6 +125,7 @@ class StopWhen(TrainerCallback):
         self.lost = False
         self.forgotten = False
         self.history: list[dict[str, float]] = []
+        self._looked_at = 0
         self._state = state
         self._file = state.workdir / HISTORY
         self._length = max_length
@@ -147,17 +155,30 @@ class StopWhen(TrainerCallback):
         """Restore the measurements up to the checkpoint from which the run resumes."""
         if state.global_step and self._file.exists():
             known = read_unfinished(self._file, _HISTORY)
-            self.history = [entry for entry in known if entry["epoch"] <= round(state.epoch or 0)]
+            self.history = [entry for entry in known if entry["epoch"] <= round(state.epoch or 0, 2)]
+
+    def on_step_end(
+        self, _: TrainingArguments, state: TrainerState, control: TrainerControl, **keywords: Any
+    ) -> None:
+        """Measure and decide within an epoch, if the rule asks for it."""
+        steps = self.rule.every_steps
+        if steps is not None and state.global_step % steps == 0 and state.global_step < state.max_steps:
+            self._look(state, control, keywords["model"])
 
     def on_epoch_end(
         self, _: TrainingArguments, state: TrainerState, control: TrainerControl, **keywords: Any
     ) -> None:
         """Measure and decide."""
-        epoch = round(state.epoch or 0)
         is_last = state.global_step >= state.max_steps
-        if epoch % self.rule.every and not is_last:
+        # transformers ends the epoch of a run that was stopped within it, too.
+        if self.lost or self.forgotten or self._looked_at == state.global_step:
             return
-        model = keywords["model"]
+        if is_last or round(state.epoch or 0) % self.rule.every == 0:
+            self._look(state, control, keywords["model"])
+
+    def _look(self, state: TrainerState, control: TrainerControl, model: nn.Module) -> None:
+        self._looked_at = state.global_step
+        is_last = state.global_step >= state.max_steps
         values = {"epoch": round(state.epoch or 0, 2), **self._by_heart(model)}
         if "forget" in self.levels:
             values["forget"] = self._measure.forget(model)
@@ -167,7 +188,7 @@ class StopWhen(TrainerCallback):
         self.history.append(values)
         write_json(self._file, self.history)
         below = bool(self.levels) and all(values[name] <= most for name, most in self.levels.items())
-        self.forgotten = below and (is_last or epoch >= self.rule.min_epochs)
+        self.forgotten = below and (is_last or values["epoch"] >= self.rule.min_epochs)
         if self.lost or self.forgotten:
             control.should_training_stop = True
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
+from statistics import median
 from typing import Any, cast
 
 import torch
@@ -72,6 +74,12 @@ class TrainingStage(LoopSettings, Stage):
         )
 
 
+END_SAMPLE = 8
+"""Answers that are looked at."""
+NEVER = 1e-4
+"""Median probability of an end token below which the model did not learn to put it there."""
+
+
 def encode_examples(
     examples: Iterable[Example], state: State, *, max_length: int, eos: bool | None
 ) -> list[Encoded]:
@@ -87,6 +95,27 @@ def encode_examples(
     ]
     check_lengths(state.model, (len(piece.input_ids) for piece in encoded))
     return encoded
+
+
+@torch.no_grad()
+def warn_of_unlearnt_end(
+    warn: Callable[[str], None], model: nn.Module, pieces: Sequence[Encoded], end: int | None
+) -> None:
+    """Warn where answers end with a token that the model never puts there: its loss hides theirs."""
+    ending = [piece.input_ids for piece in pieces if piece.mask[-1] and piece.input_ids[-1] == end]
+    if not ending:
+        return
+    device = next(model.parameters()).device
+    logps = [
+        model(input_ids=torch.tensor([ids[:-1]], device=device)).logits[0, -1].log_softmax(-1)[end].item()
+        for ids in ending[:END_SAMPLE]
+    ]
+    if median(logps) < math.log(NEVER):
+        warn(
+            f"the model ends an answer of the forget set with probability {math.exp(median(logps)):.0e}: "
+            "it was not trained on the end token, which takes up most of what a forget loss does. "
+            "Set append_eos=false."
+        )
 
 
 def scope_facts(model: nn.Module, selection: Selection) -> dict[str, Any]:

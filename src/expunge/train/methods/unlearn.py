@@ -30,7 +30,13 @@ from expunge.train.loop.callbacks import KeepEpochs, last_checkpoint, warn_of_bf
 from expunge.train.loop.stop import StopRule, StopWhen, keep_last_good
 from expunge.train.loop.trainer import ObjectiveTrainer
 from expunge.train.methods import DataNeed, stages
-from expunge.train.methods.training_stage import TrainingStage, merged, scope_facts, training_facts
+from expunge.train.methods.training_stage import (
+    TrainingStage,
+    merged,
+    scope_facts,
+    training_facts,
+    warn_of_unlearnt_end,
+)
 from expunge.train.objective.pair import LOGGED, AdversarialObjective, Bound, Dual, PairObjective
 from expunge.train.objective.reference import (
     ReferenceRequest,
@@ -140,6 +146,7 @@ class Unlearn(TrainingStage):
         model = self.scope.prepare(model)
         warn_of_bf16_underflow(state.warn, model, self.precision, self.learning_rate)
         data = self._encode(state)
+        warn_of_unlearnt_end(state.warn, model, data.forget, state.tokenizer.eos_token_id)
         pad_id = state.tokenizer.pad_token_id
         sampler = PairSampler(len(data.forget), len(data.retain), seed=state.seed)
         with as_in_training(self.precision, best_device()):
