@@ -276,18 +276,15 @@ def audit(
     scratch = keep.folder
     named = models if isinstance(models, Mapping) else {"model": models}
 
-    def checkpoint(model: ModelOrPath | None, name: str) -> str | None:
-        return None if model is None else _checkpoint(model, tokenizer, scratch / name)
-
     paths = {
-        name: str(checkpoint(model, f"model-{number}"))
+        name: _checkpoint(model, tokenizer, scratch / f"model-{number}")
         for number, (name, model) in enumerate(named.items())
     }
     job = AuditJob(
         models=tuple(paths.values()),
         names={path: name for name, path in paths.items()},
-        target=checkpoint(target, "target"),
-        retrained=checkpoint(retrained, "retrained"),
+        target=_optional(target, tokenizer, scratch / "target"),
+        retrained=_optional(retrained, tokenizer, scratch / "retrained"),
         splits={
             name: _file(texts, scratch / f"{name}.jsonl")
             for name, texts in {"forget": forget, **splits}.items()
@@ -347,6 +344,12 @@ def _checkpoint(model: ModelOrPath, tokenizer: PreTrainedTokenizerBase | None, f
         )
     save_model(model, tokenizer, folder)
     return str(folder)
+
+
+def _optional(
+    model: ModelOrPath | None, tokenizer: PreTrainedTokenizerBase | None, folder: Path
+) -> str | None:
+    return None if model is None else _checkpoint(model, tokenizer, folder)
 
 
 def _file(texts: Texts, path: Path) -> str:

@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from expunge.errors import OutputError
+from expunge.errors import ModelError, OutputError, did_you_mean
 from expunge.locks import Held, lock_file
 from expunge.renames import exchange, rename_onto_nothing
 from expunge.scratch import OWN, remove_leftovers, remove_leftovers_in, scratch_folder, set_modes
@@ -339,3 +339,29 @@ def _refuse_unwritable(target: Path) -> None:
     else:
         return
     raise OutputError(f"cannot write {target}", why=why, fix="Choose another folder with --output.")
+
+
+def local_folder(path_or_id: str | Path) -> Path | None:
+    """The folder meant, or ``None`` when this can only be a name on the Hub.
+
+    Raises:
+        ModelError: a local path was meant, and it does not exist or is a file.
+    """
+    path = Path(path_or_id).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ModelError(
+            f"{path} is a file",
+            why="a checkpoint is a folder with config.json and safetensors weights.",
+            fix=f"Give its folder, {str(path.parent)!r}.",
+        )
+    text = str(path_or_id)
+    if isinstance(path_or_id, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
+        nearby = [sibling.name for sibling in path.parent.glob("*") if sibling.is_dir()]
+        raise ModelError(
+            f"no folder {path}",
+            why="it does not exist.",
+            fix=did_you_mean(path.name, nearby) if nearby else "Check the path.",
+        )
+    return None

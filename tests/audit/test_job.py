@@ -15,7 +15,7 @@ from expunge.audit.run.job import SAME, AuditJob
 from expunge.audit.run.loaded import write_sources
 from expunge.audit.run.plan import Role
 from expunge.errors import DataError, ModelError, OutputError, RecipeError
-from expunge.record import Stopwatch, make_record
+from expunge.record import Stopwatch, hash_file, make_record
 from tests.tiny import tiny, tiny_tokenizer
 
 
@@ -237,4 +237,6 @@ def test_what_models_and_probes_came_from_is_kept(
         ("unlearned", job["models"][0], record),
     ]
     file = job["splits"]["forget"]
-    assert kept["splits"] == {"forget": {"file": file, "asked": 12, "documents": 0, "groups": 0}}
+    assert kept["splits"] == {
+        "forget": {"file": file, "asked": 12, "documents": 0, "groups": 0, "sha256": hash_file(Path(file))}
+    }

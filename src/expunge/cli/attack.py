@@ -21,7 +21,7 @@ from expunge.cli.audit import (
     Workers,
     print_audit,
 )
-from expunge.cli.options import Field, RemoteCode, Seed, Template, fields
+from expunge.cli.options import Field, RemoteCode, Seed, Template, checked_early, fields
 
 METRICS = ("probability", "knowmem_forget", "verbmem", "utility")
 """Metrics measured by default; those that lack a split are skipped."""
@@ -82,4 +82,4 @@ def attack(
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command()(attack)
+    app.command()(checked_early(attack))

@@ -15,6 +15,7 @@ from expunge.cli.options import (
     RemoteCode,
     Seed,
     Template,
+    checked_early,
     fields,
     print_warning,
 )
@@ -218,4 +219,4 @@ def print_audit(job: AuditJob, *, verbose: bool = False) -> None:
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command(epilog=EXAMPLE)(audit)
+    app.command(epilog=EXAMPLE)(checked_early(audit))

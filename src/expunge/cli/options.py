@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
 
 from expunge.errors import DataError
+from expunge.files import local_folder, refuse_existing
 from expunge.terminal import Terminal
 
 
@@ -63,6 +66,41 @@ Calibrate = Annotated[
 ]
 CalibrationSamples = Annotated[int, typer.Option(min=1, help="Number of calibration sequences.")]
 CalibrationLength = Annotated[int, typer.Option(min=2, help="Tokens per calibration sequence.")]
+
+
+MODELS = ("model", "models", "target", "retrained")
+SOURCES = "forget retain holdout neighbours paraphrase_questions forget_icl retain_icl still".split()
+
+
+def checked_early(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that first refuses what needs no model library, whose import takes seconds.
+
+    Folders, files, recipe and output are found by the names of the command's parameters.
+    """
+
+    @wraps(command)
+    def checked(**given: Any) -> None:
+        from expunge.catalogue import recipe_text
+        from expunge.corpus.readers import require_source
+
+        for model in _given(given, MODELS):
+            local_folder(model)
+        for source in _given(given, SOURCES):
+            if source != "self":
+                require_source(source)
+        if "recipe" in given:
+            recipe_text(given["recipe"])
+        if given.get("output") and "overwrite" in given:
+            refuse_existing(given["output"], overwrite=given["overwrite"])
+        command(**given)
+
+    return checked
+
+
+def _given(values: Mapping[str, Any], names: Iterable[str]) -> Iterator[str]:
+    for name in names:
+        value = values.get(name)
+        yield from value if isinstance(value, list) else [value] if value else []
 
 
 def fields(pairs: list[str] | None, template: str | None = None) -> dict[str, str] | None:

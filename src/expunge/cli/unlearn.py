@@ -18,6 +18,7 @@ from expunge.cli.options import (
     RemoteCode,
     Seed,
     Template,
+    checked_early,
     fields,
     print_done,
     print_warning,
@@ -78,6 +79,9 @@ AllowOverlap = Annotated[
 ]
 
 
+EXAMPLE = "Example:  expunge unlearn ./my-model --forget takedown.jsonl --retain keep.jsonl -o ./unlearned"
+
+
 def unlearn(
     model: Annotated[str, typer.Argument(help="Checkpoint folder, or its name on the Hub.")],
     forget: Annotated[
@@ -108,10 +112,6 @@ def unlearn(
 
     Repeat the command to resume an interrupted run from its last epoch. A model that was unlearned before
     carries a ledger: the forget sets of earlier requests are evaluated again.
-
-    It ends with how much of the forget set is known, 0-100: KnowMem, or VerMem of documents (64 examples).
-
-    Example:  expunge unlearn ./my-model --forget takedown.jsonl --retain keep.jsonl -o ./unlearned
     """
     train_in_one_process()
     from expunge.train.run.job import UnlearnJob
@@ -186,4 +186,4 @@ def _next(job: UnlearnJob, record: Mapping[str, Any]) -> str:
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command()(unlearn)
+    app.command(epilog=EXAMPLE)(checked_early(unlearn))

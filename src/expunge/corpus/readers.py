@@ -72,11 +72,28 @@ def _rows(source: str | Path, *, split: str | None, config: str | None) -> Itera
                 str(path), why="it is no regular file.", fix="Pass a file, a folder, or a dataset."
             )
         return _file_rows(path)
+    require_source(source)
     on_hub = HUB_ID.fullmatch(str(source))
+    return (
+        hub_rows(on_hub["name"], config=config, split=split, revision=on_hub["revision"])
+        if on_hub
+        else iter(())
+    )
+
+
+def require_source(source: str | Path) -> None:
+    """Refuse a file or folder that does not exist, unless it can be a dataset on the Hub.
+
+    Raises:
+        DataError: it does not exist.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return
+    is_hub = HUB_ID.fullmatch(str(source)) is not None
     # "data/forget.jsonl" looks like a Hub id too; its ending or its folder tells.
-    if isinstance(source, Path) or on_hub is None or path.suffix.lower() in READERS or path.parent.is_dir():
+    if isinstance(source, Path) or not is_hub or path.suffix.lower() in READERS or path.parent.is_dir():
         raise _missing(path)
-    return hub_rows(on_hub["name"], config=config, split=split, revision=on_hub["revision"])
 
 
 def _file_rows(path: Path) -> Iterator[DataRow]:

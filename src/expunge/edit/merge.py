@@ -10,8 +10,7 @@ from typing import Any, NamedTuple, Self
 from expunge.edit.requests import load_requests, merge_requests, save_requests
 from expunge.edit.task_vector import ADAPTER, WeightDelta, stored
 from expunge.errors import ModelError, RecipeError
-from expunge.files import RECORD, claiming, refuse_existing, replaced_by, write_json, writing
-from expunge.model.checkpoint import local_folder
+from expunge.files import RECORD, claiming, local_folder, refuse_existing, replaced_by, write_json, writing
 from expunge.model.contrast import contrasted
 from expunge.model.load import hash_model, load_model, load_tokenizer, require_savable, save_model
 from expunge.model.resources import disk_errors

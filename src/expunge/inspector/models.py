@@ -17,7 +17,8 @@ from expunge.audit.run.loaded import record_beside
 from expunge.audit.run.plan import Role
 from expunge.audit.saved import SOURCES, read_sources
 from expunge.errors import DataError, ModelError, did_you_mean
-from expunge.model.checkpoint import local_folder, require_checkpoint
+from expunge.files import local_folder
+from expunge.model.checkpoint import require_checkpoint
 from expunge.model.load import check_vocabulary, load_model, load_tokenizer
 from expunge.model.resources import best_device
 from expunge.quant import parse_quantizer

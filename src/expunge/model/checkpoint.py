@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from expunge.errors import ExpungeError, ModelError, did_you_mean
+from expunge.errors import ExpungeError, ModelError
 from expunge.model.weight_files import INDEX, SINGLE, read_headers, read_json, weight_files
 
 if TYPE_CHECKING:
@@ -136,32 +136,6 @@ _HEADER_DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-
-
-def local_folder(path_or_id: str | Path) -> Path | None:
-    """The folder meant, or ``None`` when this can only be a name on the Hub.
-
-    Raises:
-        ModelError: a local path was meant, and it does not exist or is a file.
-    """
-    path = Path(path_or_id).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise ModelError(
-            f"{path} is a file",
-            why="a checkpoint is a folder with config.json and safetensors weights.",
-            fix=f"Give its folder, {str(path.parent)!r}.",
-        )
-    text = str(path_or_id)
-    if isinstance(path_or_id, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
-        nearby = [sibling.name for sibling in path.parent.glob("*") if sibling.is_dir()]
-        raise ModelError(
-            f"no folder {path}",
-            why="it does not exist.",
-            fix=did_you_mean(path.name, nearby) if nearby else "Check the path.",
-        )
-    return None
 
 
 def require_checkpoint(folder: Path) -> None:

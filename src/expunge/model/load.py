@@ -17,15 +17,9 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 import expunge.model.contrast  # noqa: F401 - makes transformers know it
 from expunge.errors import ModelError
-from expunge.files import MayReplace, nothing, write_json, writing
+from expunge.files import MayReplace, local_folder, nothing, write_json, writing
 from expunge.model.arch import auto_class, declares_masked, is_masked, refuse_masked, unmerged_adapters
-from expunge.model.checkpoint import (
-    local_folder,
-    reading,
-    require_checkpoint,
-    require_fitting,
-    source_dtype,
-)
+from expunge.model.checkpoint import reading, require_checkpoint, require_fitting, source_dtype
 from expunge.model.quantized import (
     declared,
     forget_quantization,

@@ -12,8 +12,7 @@ from torch import nn
 from expunge.audit.run.plan import Loader
 from expunge.condition import Condition
 from expunge.errors import RecipeError
-from expunge.files import RECORD, claiming, refuse_existing, replaced_by, write_json, writing
-from expunge.model.checkpoint import local_folder
+from expunge.files import RECORD, claiming, local_folder, refuse_existing, replaced_by, write_json, writing
 from expunge.model.load import load_model, load_tokenizer
 from expunge.model.precision import WeightPrecision
 from expunge.model.resources import best_device

@@ -20,9 +20,9 @@ from expunge.corpus.benchmarks.load import load_splits
 from expunge.corpus.checks import reading_warnings
 from expunge.corpus.readers import read_examples, sample
 from expunge.errors import DataError, ModelError, OutputError, RecipeError
-from expunge.files import RECORD, claiming, require_writable
+from expunge.files import RECORD, claiming, local_folder, require_writable
 from expunge.metrics.probes import Probes
-from expunge.model.checkpoint import local_folder, require_checkpoint
+from expunge.model.checkpoint import require_checkpoint
 from expunge.model.load import load_tokenizer
 from expunge.model.resources import memory_errors
 from expunge.quant import parse_quantizer
@@ -280,7 +280,7 @@ class AuditJob:
         roles += [(path, Role.UNLEARNED) for path in self._unlearned()]
         short = _short_names([path for path, _ in roles])
         names = [self.names.get(path, name) for name, (path, _) in zip(short, roles, strict=True)]
-        if len(set(names)) < len(names):
+        if self.names and len(set(names)) < len(names):
             raise RecipeError(
                 f"models called {', '.join(names)}",
                 why="two of them have the same name.",

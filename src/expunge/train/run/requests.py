@@ -13,8 +13,8 @@ from torch import nn
 from expunge.corpus.checks import normalised
 from expunge.corpus.readers import read_examples
 from expunge.errors import DataError, ModelError
+from expunge.files import local_folder
 from expunge.model.arch import is_masked
-from expunge.model.checkpoint import local_folder
 from expunge.model.resources import best_device
 from expunge.record import hash_json
 from expunge.train.loop.evaluator import LABELS, TrainingEvaluator, role_of
