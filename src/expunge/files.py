@@ -21,6 +21,8 @@ from expunge.scratch import OWN, remove_leftovers, remove_leftovers_in, scratch_
 
 RECORD = "record.json"
 """What every finished run leaves in its folder."""
+TRIES = 20
+"""How often the folder of an output is created while others remove it as empty."""
 FREE_SPACE_FIX = "Free some space or choose another folder with --output."
 
 
@@ -110,11 +112,7 @@ def claiming(target: Path, *, beside: Path | None = None, shared: bool = False) 
     _refuse_unwritable(target)
     with ExitStack() as stack:
         try:
-            for parent in [each for each in target.absolute().parents if not each.exists()][::-1]:
-                parent.mkdir(exist_ok=True)
-                stack.callback(_remove_empty, parent)
-            lock = target.with_name(f".{target.name}{OWN}lock")
-            stack.enter_context(lock_file(lock, shared=shared))
+            _take(target, stack, shared=shared)
         except Held as error:
             raise OutputError(
                 f"{target} is in use",
@@ -127,6 +125,22 @@ def claiming(target: Path, *, beside: Path | None = None, shared: bool = False) 
             ) from error
         remove_leftovers(target, beside=beside)
         yield
+
+
+def _take(target: Path, stack: ExitStack, *, shared: bool) -> None:
+    """Create the folder of ``target`` and take its lock; again where another run removed it as empty."""
+    lock = target.with_name(f".{target.name}{OWN}lock")
+    for last in [*[False] * TRIES, True]:
+        try:
+            for parent in [each for each in target.absolute().parents if not each.exists()][::-1]:
+                parent.mkdir(exist_ok=True)
+                stack.callback(_remove_empty, parent)
+            stack.enter_context(lock_file(lock, shared=shared))
+        except FileNotFoundError:
+            if last:
+                raise
+        else:
+            return
 
 
 def discard(folder: Path) -> None:
@@ -332,12 +346,12 @@ def require_writable(target: Path) -> None:
 
 def _refuse_unwritable(target: Path) -> None:
     folder = next(parent for parent in target.absolute().parents if os.path.lexists(parent))
-    if not folder.is_dir():
-        why = f"{folder} is not a folder."
-    elif not os.access(folder, os.W_OK | os.X_OK):
-        why = f"you may not write to {folder}."
-    else:
+    if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
         return
+    if not os.path.lexists(folder):  # another run has removed it meanwhile, as empty
+        _refuse_unwritable(target)
+        return
+    why = f"you may not write to {folder}." if folder.is_dir() else f"{folder} is not a folder."
     raise OutputError(f"cannot write {target}", why=why, fix="Choose another folder with --output.")
 
 
