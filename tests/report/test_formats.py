@@ -59,7 +59,7 @@ def test_the_document_keeps_its_schema(run: AuditRun) -> None:
     written = document(run).model_dump_json()
     again = Document.model_validate_json(written)
     assert again.verdict == "1 of 2 unlearned models gives the forgotten text back once quantized."
-    assert again.cells[0].value.value == 100.0
+    assert again.summary.cells[0].value.value == 100.0
     assert truth_of(0) not in written
 
 
@@ -148,7 +148,7 @@ def test_both_answers_are_in_markdown_and_json(run: AuditRun) -> None:
     written = document(run)
     fragile = written.model_verdicts[0]
     assert (fragile.forgotten, fragile.word_for_word, fragile.asked) == ("yes", 2, 8)
-    stays = {(each.model, each.condition): each.stays for each in written.verdicts}
+    stays = {(each.model, each.condition): each.stays for each in written.summary.verdicts}
     assert stays["fragile", "int4"] == "comes back"
     assert stays["robust", "int8"] == "stays forgotten"
     assert stays["robust", "full"] is None

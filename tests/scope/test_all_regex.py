@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 from expunge.errors import RecipeError
-from expunge.scope import scopes
+from expunge.scope import by_name, scopes
 from expunge.scope.by_name import AllParameters
 from tests.tiny import tiny
 
@@ -46,3 +46,10 @@ def test_what_is_no_pattern_is_refused(settings: dict[str, str]) -> None:
 def test_scopes_do_not_wrap_the_model() -> None:
     model = nn.Linear(1, 1)
     assert AllParameters().prepare(model) is model
+
+
+def test_a_pattern_that_takes_for_ever_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(by_name, "LONGEST_SEARCH", 0.1)
+    scope = scopes.build({"name": "regex", "pattern": "([a-z0-9._]+)+X"})
+    with pytest.raises(RecipeError, match="its repetitions are nested"):
+        scope.select(tiny("llama"), dict)

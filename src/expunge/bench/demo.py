@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -28,6 +27,7 @@ from expunge.corpus.synthetic import WorldSize
 from expunge.errors import OutputError
 from expunge.files import write_json
 from expunge.model.resources import worker_pool
+from expunge.parsing import load_json
 from expunge.record import Stopwatch, make_record
 from expunge.train.loop.callbacks import last_beat
 from expunge.train.run.job import UnlearnJob
@@ -254,7 +254,7 @@ class Demo:
 
 def _require_same(output: Path, recipe: Recipe) -> None:
     """Refuse to take a model for one that another version of the demo made."""
-    record = json.loads((output / "record.json").read_text(encoding="utf-8"))
+    record = load_json((output / "record.json").read_bytes())
     if record["recipe"] != recipe.model_dump(mode="json"):
         raise OutputError(
             f"{output} was made with other settings",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 import expunge
+from expunge.audit.summary import AuditSummary
 from expunge.errors import printable
 from expunge.files import write_json
 from expunge.report import facts
@@ -28,64 +29,12 @@ if TYPE_CHECKING:
     from expunge.report.verdicts import VerdictCard
 
 SCHEMA = Path("docs/schema/report.schema.json")
-FORMAT = 1
+FORMAT = 2
 """Counts up when a field goes or changes its meaning; new fields may come without."""
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Number(_Part):
-    """A number with its interval; ``value`` is null where it is undefined, ``reason`` then says why."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    n: int = Field(0, description="items it rests on")
-    reason: str | None = None
-    by_split: dict[str, int] | None = Field(
-        None, description="items of each split, where there are several"
-    )
-    p: float | None = Field(None, description="of a difference: chance of one as large if there were none")
-    p_table: float | None = Field(None, description="of a difference: p for all its table together (Holm)")
-    detectable: float | None = Field(None, description="of a difference: the smallest that would be told")
-    conclusion: str | None = Field(None, description="of a difference: differs, same or cannot tell")
-
-
-class ModelFacts(_Part):
-    """A model of the audit."""
-
-    name: str
-    role: str = Field(description="target, retrained or unlearned")
-    sha256: str
-    seeds: tuple[str, ...] = Field((), description="of a recipe: the models it is the mean of")
-    command: str = Field("", description="the command line that made it, if expunge did")
-
-
-class ConditionFacts(_Part):
-    """What the models were measured under."""
-
-    label: str
-    kind: str = Field(description="full precision, quantizer or attack; empty where the audit does not say")
-    family: str = Field("", description="of a quantizer: the algorithm or file format")
-    target_retention: dict[str, Number] = Field(
-        {}, description="by metric: percent the target keeps of what it has at full precision"
-    )
-    broken: str | None = Field(None, description="why nothing can be told under it")
-
-
-class MetricFacts(_Part):
-    """A metric of the audit."""
-
-    name: str
-    title: str
-    definition: str
-    source: str
-    scale: str
-    lower_is_better: bool | None
-    role: str = Field(description="knowledge, verbatim, utility, ... : what verdicts and reports choose by")
-    points: float | None = Field(None, description="of a metric that decides: the rise that is a recovery")
 
 
 class ModelVerdict(_Part):
@@ -103,34 +52,6 @@ class ModelVerdict(_Part):
     useful: str = Field(description="utility at full precision, and before unlearning; may be empty")
 
 
-class CellVerdict(_Part):
-    """The verdict on an unlearned model under one condition."""
-
-    model: str
-    condition: str
-    outcome: str
-    reason: str
-    stays: str | None = Field(None, description="whether it stays so; null at full precision")
-
-
-class CellNumbers(_Part):
-    """One metric of one model under one condition."""
-
-    model: str
-    condition: str
-    metric: str
-    value: Number
-    recovery: Number | None = Field(None, description="points over the same model at full precision")
-    retention: Number | None = Field(None, description="percent of the target under the same condition")
-    excess: Number | None = Field(None, description="points over the retrained model, same condition")
-    retention_over_control: Number | None = Field(
-        None, description="percent of what the target has over the retrained model, same condition"
-    )
-    recovery_against_target: Number | None = Field(
-        None, description="points over full precision, had the condition cost the target nothing"
-    )
-
-
 class Untested(_Part):
     """What the audit does not say."""
 
@@ -139,7 +60,10 @@ class Untested(_Part):
 
 
 class Document(_Part):
-    """An audit of unlearned models, as ``expunge report --format json`` writes it."""
+    """An audit of unlearned models, as ``expunge report --format json`` writes it.
+
+    The numbers are those of ``summary.json``, in its form; beside them stands what the report concludes.
+    """
 
     format: int = FORMAT
     expunge: str = Field(description="the version that wrote the document")
@@ -147,14 +71,12 @@ class Document(_Part):
     verdict: str
     certainty: str
     edited: tuple[str, ...] = Field((), description="files changed after the audit wrote them")
-    models: tuple[ModelFacts, ...]
-    labels: tuple[str, ...] = Field(description="of the conditions, full precision first")
-    conditions: tuple[ConditionFacts, ...] = Field((), description="the same, with what is known of each")
-    metrics: tuple[MetricFacts, ...]
+    commands: dict[str, str] = Field(
+        {}, description="by model: the command line that made it, if expunge did"
+    )
     model_verdicts: tuple[ModelVerdict, ...]
-    verdicts: tuple[CellVerdict, ...]
-    cells: tuple[CellNumbers, ...]
     not_tested: tuple[Untested, ...]
+    summary: AuditSummary
 
 
 def document(run: AuditRun) -> Document:
@@ -166,35 +88,10 @@ def document(run: AuditRun) -> Document:
         verdict=head.verdict,
         certainty=head.certainty,
         edited=run.edited,
-        models=tuple(
-            ModelFacts(
-                name=origin.name,
-                role=origin.role,
-                sha256=model.hash,
-                seeds=model.seeds,
-                command=origin.command,
-            )
-            for origin, model in zip(facts.origins(run), run.models, strict=True)
-        ),
-        labels=tuple(run.labels),
-        conditions=tuple(
-            ConditionFacts(**{**column.model_dump(), "kind": column.kind or ""})
-            for column in run.summary.conditions
-        ),
-        metrics=tuple(MetricFacts(**metric.model_dump()) for metric in run.summary.metrics),
+        commands={origin.name: origin.command for origin in facts.origins(run) if origin.command},
         model_verdicts=tuple(_model_verdict(run, card) for card in head.cards),
-        verdicts=tuple(
-            CellVerdict(
-                model=row.model,
-                condition=row.condition,
-                outcome=row.verdict.outcome,
-                reason=row.verdict.reason,
-                stays=row.stays,
-            )
-            for row in run.summary.verdicts
-        ),
-        cells=tuple(CellNumbers(**cell.model_dump()) for cell in run.summary.cells),
         not_tested=tuple(Untested(what=gap.what, why=gap.why) for gap in not_tested(run)),
+        summary=run.summary,
     )
 
 

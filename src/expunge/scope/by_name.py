@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
+import regex  # type: ignore[import-untyped]
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from expunge.errors import RecipeError
@@ -15,6 +15,10 @@ from expunge.scope.selection import Selection
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+LONGEST_SEARCH = 2.0
+"""Seconds a pattern may look at one name: patterns can take time that grows exponentially with it."""
 
 
 @scopes.register("all")
@@ -35,14 +39,14 @@ class MatchingNames(Scope):
     @classmethod
     def _compiles(cls, pattern: str) -> str:
         try:
-            re.compile(pattern)
-        except re.error as error:
+            regex.compile(pattern)
+        except regex.error as error:
             raise ValueError(f"not a regular expression: {error}") from error
         return pattern
 
     def select(self, model: nn.Module, saliency: Saliency) -> Selection:  # noqa: ARG002
         names = [name for name, _ in model.named_parameters()]
-        matching = [name for name in names if re.search(self.pattern, name)]
+        matching = [name for name in names if self._is_in(name)]
         if not matching:
             raise RecipeError(
                 f"scope pattern {self.pattern!r}",
@@ -50,6 +54,16 @@ class MatchingNames(Scope):
                 fix=f"Its parameters look like {names[0]!r} and {names[-1]!r}.",
             )
         return Selection(dict.fromkeys(matching))
+
+    def _is_in(self, name: str) -> bool:
+        try:
+            return regex.search(self.pattern, name, timeout=LONGEST_SEARCH) is not None
+        except TimeoutError as error:
+            raise RecipeError(
+                f"scope pattern {self.pattern!r}",
+                why=f"it takes more than {LONGEST_SEARCH:g} s on {name!r}: its repetitions are nested.",
+                fix="Write it without a repetition inside another, such as (a+)+.",
+            ) from error
 
 
 @scopes.register("mlp_out")

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import Dataset, Sampler
 from transformers import TrainerCallback
 
+from expunge.corpus.readers import sample
 from expunge.corpus.tokenise import Encoded, encode
 from expunge.model.precision import prepare_weights
 from expunge.model.resources import best_device
@@ -108,7 +109,7 @@ def warn_of_unlearnt_end(
     device = next(model.parameters()).device
     logps = [
         model(input_ids=torch.tensor([ids[:-1]], device=device)).logits[0, -1].log_softmax(-1)[end].item()
-        for ids in ending[:END_SAMPLE]
+        for ids in sample(ending, END_SAMPLE, seed=0, name="end tokens")
     ]
     if median(logps) < math.log(NEVER):
         warn(
