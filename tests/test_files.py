@@ -6,7 +6,6 @@ import os
 import shutil
 import stat
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from expunge.files import (
     nothing,
     refuse_existing,
     replaced_by,
-    require_writable,
     write_json,
     write_text,
     write_with,
@@ -400,17 +398,3 @@ def test_temporary_folders_of_killed_runs_go(tmp_path: Path, monkeypatch: pytest
 def test_half_a_surrogate_pair_is_written_as_an_escape(tmp_path: Path) -> None:
     write_json(tmp_path / "odd.json", value := {"\udcff": "Zürich \ud800"})
     assert json.loads((tmp_path / "odd.json").read_bytes()) == value
-
-
-def test_runs_side_by_side_do_not_take_each_others_folder(tmp_path: Path) -> None:
-    """One run removes the folder it created, still empty, while another is about to use it."""
-
-    def claims(name: str) -> None:
-        for _ in range(300):
-            require_writable(tmp_path / "new" / "deep" / name)
-            with claiming(tmp_path / "new" / "deep" / name):
-                pass
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(claims, "abcd"))  # raises what any of them raised
-    assert not any((tmp_path / "new").rglob("*.*"))
