@@ -103,7 +103,7 @@ def test_what_a_permutation_test_cannot_confirm_is_said() -> None:
     assert verdict.outcome is Outcome.CANNOT_TELL
     assert verdict.reason == (
         "knowmem_forget may have risen by +60.0 [+58.0, +62.0] points, which a permutation test does not "
-        "confirm (p = 0.062): 50 items are not enough to tell."
+        "confirm (p = 0.062, corrected): 50 items are not enough to tell."
     )
 
 

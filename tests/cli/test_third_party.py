@@ -172,7 +172,7 @@ def test_its_report_says_it_was_tested(audited: tuple[Path, str], installed: Pat
     typed(installed, home, "report", "out", "--format", "json")
     (path,) = (home / "out").glob("report*.json")
     document: dict[str, Any] = json.loads(path.read_text())
-    kinds = {row["label"]: (row["kind"], row["family"]) for row in document["conditions"]}
+    kinds = {row["label"]: (row["kind"], row["family"]) for row in document["summary"]["conditions"]}
     assert kinds["tenths"] == ("quantizer", "tenths")
     assert kinds["politeness"][0] == "attack"
     gaps = {gap["what"] for gap in document["not_tested"]}

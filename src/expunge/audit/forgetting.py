@@ -241,7 +241,7 @@ def doubt(difference: Estimate) -> str:
     """What a permutation test has against a difference whose interval lies above 0; empty if nothing."""
     if is_confirmed(difference) or not is_above(difference):
         return ""
-    return f", which a permutation test does not confirm (p = {chance(difference):.2g})"
+    return f", which a permutation test does not confirm (p = {chance(difference):.2g}, corrected)"
 
 
 def above_control(excess: Mapping[str, Estimate | None]) -> bool:

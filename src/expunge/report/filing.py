@@ -85,23 +85,24 @@ def fingerprints(run: AuditRun) -> list[tuple[str, str]]:
 def next_steps(run: AuditRun, cards: Sequence[VerdictCard]) -> list[NextStep]:
     """What the verdicts ask for, the most urgent first, each once."""
     steps = [step for card in cards for step in _for_outcome(run, card)]
+    best = next((card.model for card in cards if card.mark == "good"), None)
     if run.holder(Role.RETRAINED) is None:
         steps.append(
             NextStep(
                 text="Compare with a model that was trained without the forget set: without one it is not "
                 "known what a model that never saw the texts would answer.",
-                command=_audit(run, "--retrained RETRAINED_MODEL"),
+                command=_audit(run, "--retrained RETRAINED_MODEL", best),
             )
         )
     if not run.quantizers:
         steps.append(
             NextStep(
                 text="Audit the model at the precision it is deployed at.",
-                command=_audit(run, "-q int8 -q int4 -q nf4"),
+                command=_audit(run, "-q int8 -q int4 -q nf4", best),
             )
         )
     if not run.attacks:
-        steps.append(NextStep(text="Audit it under attack.", command=_audit(run, "--attack relearn")))
+        steps.append(NextStep(text="Audit it under attack.", command=_audit(run, "--attack relearn", best)))
     return list(dict.fromkeys(steps))
 
 
@@ -148,8 +149,8 @@ def _unlearn(run: AuditRun, more: str = "") -> str:
     return " ".join([*words, *([more] if more else []), "--output NEW_MODEL"])
 
 
-def _audit(run: AuditRun, more: str) -> str:
-    model = next((each.name for each in run.unlearned_checkpoints), "MODEL")
+def _audit(run: AuditRun, more: str, best: str | None) -> str:
+    model = best or next((each.name for each in run.unlearned_checkpoints), "MODEL")
     source = shlex.quote(str(run.source(model).get("path", model)))
     target = run.holder(Role.TARGET)
     before = f" --target {shlex.quote(str(run.source(target).get('path', target)))}" if target else ""

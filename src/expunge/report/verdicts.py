@@ -105,6 +105,11 @@ class Headline:
     warnings: tuple[str, ...]
     cards: tuple[VerdictCard, ...]
 
+    @property
+    def came_back(self) -> bool:
+        """Whether any card's arrow stands for a return."""
+        return any(each.outcome in (Outcome.CAME_BACK, Outcome.LEAKS) for each in self.cards)
+
 
 def headline(run: AuditRun) -> Headline:
     """The verdict on a whole run."""
