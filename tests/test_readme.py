@@ -34,10 +34,21 @@ def _write(path: Path, rows: list[dict[str, str]]) -> None:
 
 def test_commands(owner: Path) -> None:
     calls = commands("README.md", "expunge")
-    assert len(calls) >= 5
+    assert len(calls) >= 3
     for call in calls:
         assert main(call) == 0, call
-    for made in ("unlearned", "unlearned-int4", "unlearned-2", "sure", "lora"):
+    assert "record.json" in {path.name for path in (owner / "unlearned").iterdir()}
+    assert (owner / "runs" / "audit" / "report.html").is_file()
+
+
+def test_the_guide(owner: Path) -> None:
+    (job,) = fenced("docs/guide.md", "yaml")
+    (owner / "job.yaml").write_text(job)
+    calls = commands("docs/guide.md", "expunge")
+    assert len(calls) >= 10
+    for call in calls:
+        assert main(call) == 0, call
+    for made in ("unlearned", "unlearned-int4", "unlearned-2", "sure", "lora", "from-a-file"):
         assert (owner / made / "model.safetensors").is_file()
         assert (owner / made / "record.json").is_file()
 

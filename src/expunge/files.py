@@ -133,7 +133,8 @@ def _take(target: Path, stack: ExitStack, *, shared: bool) -> None:
     for last in [*[False] * TRIES, True]:
         try:
             for parent in [each for each in target.absolute().parents if not each.exists()][::-1]:
-                parent.mkdir(exist_ok=True)
+                with suppress(FileExistsError):  # another run was faster, and may remove it again
+                    parent.mkdir()
                 stack.callback(_remove_empty, parent)
             stack.enter_context(lock_file(lock, shared=shared))
         except FileNotFoundError:
@@ -345,12 +346,11 @@ def require_writable(target: Path) -> None:
 
 
 def _refuse_unwritable(target: Path) -> None:
-    folder = next(parent for parent in target.absolute().parents if os.path.lexists(parent))
-    if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
-        return
-    if not os.path.lexists(folder):  # another run has removed it meanwhile, as empty
-        _refuse_unwritable(target)
-        return
+    folder = target
+    for _ in range(TRIES):  # another run may remove, as empty, what it has just created
+        folder = next(parent for parent in target.absolute().parents if os.path.lexists(parent))
+        if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
+            return
     why = f"you may not write to {folder}." if folder.is_dir() else f"{folder} is not a folder."
     raise OutputError(f"cannot write {target}", why=why, fix="Choose another folder with --output.")
 

@@ -21,7 +21,7 @@ def test_models_are_attacked_and_compared_with_the_control(
     # A copy of the target stands for a model that forgot nothing.
     shutil.copytree(owner / "target", owner / "again")
     line = (
-        *("attack", "again", *SETS, *KEPT, *CHEAP, "-o", "out"),
+        *("attack", "again", *SETS, *KEPT, *CHEAP, "-o", "out", "--verbose"),
         *("-a", "relearn:on=benign,steps=1,rank=2", "-a", "in_context:of=retain,count=1"),
     )
     said = expunge(*line)

@@ -49,6 +49,7 @@ USAGE = {
     "unknown verb": (("unlern",), "Did you mean 'unlearn'"),
     "unknown option": ((*UNLEARN, "--froget", "x"), "--forget"),
     "missing option": (("unlearn", "target", "-o", "out"), "Missing option '--forget'"),
+    "everything missing": (("unlearn",), "Missing argument 'model' and option '--forget'."),
     "missing argument": (("quantize", "-q", "int4", "-o", "out"), "Missing argument 'model'"),
     "negative seed": ((*UNLEARN, "--seed", "-1"), "--seed"),
     "a seed that fits no generator": ((*UNLEARN, "--seed", str(2**32)), "--seed"),

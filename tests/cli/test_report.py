@@ -78,7 +78,15 @@ def test_runs_are_listed_with_their_headline(audit: Path, monkeypatch: pytest.Mo
     assert "1 of 2 unlearned models gives the forgotten text back once quantized." in line
     assert expunge("runs", audit / "nowhere").code == 2
     (audit.parent / "empty").mkdir()
-    assert expunge("runs", audit.parent / "empty").out == f"No runs in {audit.parent / 'empty'}.\n"
+    assert expunge("runs", audit.parent / "empty").out == (
+        f"No runs in {audit.parent / 'empty'}.\nnext: expunge demo\n"
+    )
+
+
+def test_there_need_not_be_a_folder_of_runs_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = expunge("runs")
+    assert (said.code, said.out) == (0, "No runs in runs.\nnext: expunge demo\n")
 
 
 @pytest.mark.parametrize("verb", ["report", "runs"])

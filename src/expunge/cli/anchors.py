@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from expunge.cli.options import Field, Overwrite, Seed, Template, fields, print_done
+from expunge.cli.options import Field, Overwrite, Seed, Template, fields, print_done, print_next
 from expunge.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -58,6 +58,10 @@ def anchors(
     ).run()
     _show(proposals)
     print_done(f"{len(proposals)} terms: {output}; review them before use")
+    print_next(
+        *("expunge", "unlearn", "MODEL", "--forget", file),
+        *("--recipe", "whp", "--set", f"stages.1.anchors={output}"),
+    )
 
 
 def _show(proposals: Sequence[Proposal]) -> None:
@@ -73,6 +77,6 @@ def _show(proposals: Sequence[Proposal]) -> None:
     Terminal().print(table)
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the command."""
-    app.command()(anchors)
+def add_to(app: typer.Typer, section: str) -> None:
+    """Register the command under a section of the program's help."""
+    app.command(rich_help_panel=section)(anchors)

@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from expunge.cli.options import Field, Overwrite, Template, fields, print_done, print_warning
+from expunge.cli.options import Field, Overwrite, Template, fields, print_done, print_next, print_warning
 from expunge.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def annotate(
     print_done(f"{summary.with_spans} of {summary.examples} examples have spans: {output}")
     if summary.with_spans < summary.examples:
         print_warning("Span recipes skip examples without spans; all other recipes forget the whole text.")
+    print_next("expunge", "unlearn", "MODEL", "--forget", output, "--recipe", "seul")
 
 
 def _show(summary: AnnotationSummary) -> None:
@@ -91,6 +92,6 @@ def _show(summary: AnnotationSummary) -> None:
         Terminal().print(table)
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the command."""
-    app.command()(annotate)
+def add_to(app: typer.Typer, section: str) -> None:
+    """Register the command under a section of the program's help."""
+    app.command(rich_help_panel=section)(annotate)

@@ -18,9 +18,12 @@ from expunge.cli.audit import (
     Quantizers,
     Retain,
     Retrained,
+    Target,
+    Verbose,
     Workers,
     print_audit,
 )
+from expunge.cli.config_file import Config
 from expunge.cli.options import Field, RemoteCode, Seed, Template, checked_early, fields
 
 METRICS = ("probability", "knowmem_forget", "verbmem", "utility")
@@ -29,7 +32,7 @@ METRICS = ("probability", "knowmem_forget", "verbmem", "utility")
 
 def attack(
     models: Annotated[list[str], typer.Argument(help="Unlearned checkpoints.")],
-    target: Annotated[str, typer.Option("--target", help="The model before unlearning.")],
+    target: Target = None,
     attacks: Attacks = None,
     quantizer: Quantizers = None,
     retrained: Retrained = None,
@@ -44,6 +47,8 @@ def attack(
     template: Template = None,
     seed: Seed = 0,
     workers: Workers = 1,
+    verbose: Verbose = False,
+    config: Config = None,  # noqa: ARG001 - read before the others
     trust_remote_code: RemoteCode = False,
 ) -> None:
     """Attack unlearned models, the target and the control with the same budget.
@@ -76,10 +81,10 @@ def attack(
             workers=workers,
             trust_remote_code=trust_remote_code,
         ),
-        verbose=True,
+        verbose=verbose,
     )
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the command."""
-    app.command()(checked_early(attack))
+def add_to(app: typer.Typer, section: str) -> None:
+    """Register the command under a section of the program's help."""
+    app.command(rich_help_panel=section)(checked_early(attack))

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from expunge.cli.config_file import Config
 from expunge.cli.options import (
+    CONDITIONS_PANEL,
+    DATA_PANEL,
+    MEASURES_PANEL,
+    MODELS_PANEL,
     Calibrate,
     CalibrationLength,
     CalibrationSamples,
@@ -28,42 +33,108 @@ if TYPE_CHECKING:
 Models = Annotated[list[str] | None, typer.Argument(help="Folders of the unlearned checkpoints.")]
 SeedsOf = Annotated[
     list[str] | None,
-    typer.Option(help="Checkpoints of one recipe trained with several seeds: NAME=path,path. Repeatable."),
+    typer.Option(
+        metavar="NAME=A,B",
+        rich_help_panel=MODELS_PANEL,
+        help="Checkpoints of one recipe trained with several seeds: NAME=path,path. Repeatable.",
+    ),
 ]
-Forget = Annotated[str | None, typer.Option(help="Forget set: the data to have been forgotten.")]
-Retain = Annotated[str | None, typer.Option(help="Retain set: data the model must still know (utility).")]
+Forget = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", rich_help_panel=DATA_PANEL, help="Forget set: the data to have been forgotten."
+    ),
+]
+Retain = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel=DATA_PANEL,
+        help="Retain set: data the model must still know (utility).",
+    ),
+]
 Holdout = Annotated[
-    str | None, typer.Option(help="Texts like the forget set that were never trained on (leakage).")
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel=DATA_PANEL,
+        help="Texts like the forget set that were never trained on (leakage).",
+    ),
 ]
 Neighbours = Annotated[
-    str | None, typer.Option(help="Questions close to the forget set that the model must still answer.")
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel=DATA_PANEL,
+        help="Questions close to the forget set that the model must still answer.",
+    ),
 ]
 Rephrased = Annotated[
-    str | None, typer.Option("--paraphrase", help="Paraphrases of the forget set's questions.")
+    str | None,
+    typer.Option(
+        "--paraphrase",
+        metavar="FILE",
+        rich_help_panel=DATA_PANEL,
+        help="Paraphrases of the forget set's questions.",
+    ),
 ]
 ForgetShots = Annotated[
-    str | None, typer.Option(help="Few-shot examples prepended to each forget question.")
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel=DATA_PANEL,
+        help="Few-shot examples prepended to each forget question.",
+    ),
 ]
 RetainShots = Annotated[
-    str | None, typer.Option(help="Few-shot examples prepended to each retain question.")
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel=DATA_PANEL,
+        help="Few-shot examples prepended to each retain question.",
+    ),
 ]
 ProbesFolder = Annotated[
-    Path | None, typer.Option(help="Folder with one file per split: forget.jsonl, retain.jsonl, ...")
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        rich_help_panel=DATA_PANEL,
+        help="Folder with one file per split: forget.jsonl, retain.jsonl, ...",
+    ),
 ]
 Benchmark = Annotated[
     str | None,
-    typer.Option(help="A public benchmark with its metrics: muse-news, tofu-forget10, wmdp-bio, rwku, ..."),
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=DATA_PANEL,
+        help="A public benchmark with its metrics: muse-news, tofu-forget10, wmdp-bio, rwku, ...",
+    ),
 ]
 Data = Annotated[
-    Path | None, typer.Option(help="Folder of the benchmark's data. Default: load from the Hub.")
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        rich_help_panel=DATA_PANEL,
+        help="Folder of the benchmark's data. Default: load from the Hub.",
+    ),
 ]
-Target = Annotated[str | None, typer.Option(help="The model before unlearning.")]
-Retrained = Annotated[str | None, typer.Option(help="A model trained without the forget set.")]
+Target = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", rich_help_panel=MODELS_PANEL, help="The model before unlearning."),
+]
+Retrained = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL", rich_help_panel=MODELS_PANEL, help="A model trained without the forget set."
+    ),
+]
 Quantizers = Annotated[
     list[str] | None,
     typer.Option(
         "--quantize",
         "-q",
+        metavar="NAME",
+        rich_help_panel=CONDITIONS_PANEL,
         help="int8, int4, int4-g64, int3, gptq4-g128, awq4-g128, fp4, nf4, bnb-int8. Repeatable.",
     ),
 ]
@@ -72,29 +143,57 @@ Attacks = Annotated[
     typer.Option(
         "--attack",
         "-a",
+        metavar="NAME",
+        rich_help_panel=CONDITIONS_PANEL,
         help="relearn, gcg, ablate, in_context, prune, on each model and quantized version; settings "
         "after a colon: relearn:on=benign,steps=5. Repeatable.",
     ),
 ]
 Metrics = Annotated[
     list[str] | None,
-    typer.Option("--metric", help="Measure only these, or 'all': NAME or NAME:setting=value. Repeatable."),
+    typer.Option(
+        "--metric",
+        metavar="NAME",
+        rich_help_panel=MEASURES_PANEL,
+        help="Measure only these, or 'all': NAME or NAME:setting=value. Repeatable.",
+    ),
 ]
-AuditFolder = Annotated[Path, typer.Option("--output", "-o", help="Output folder.")]
+AuditFolder = Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Output folder.")]
 MaxItems = Annotated[
-    int | None, typer.Option(min=1, help="Examples per split. Default: 100; for a benchmark, all.")
+    int | None,
+    typer.Option(
+        metavar="N",
+        rich_help_panel=MEASURES_PANEL,
+        min=1,
+        help="Examples per split. Default: 100; for a benchmark, all.",
+    ),
 ]
 MaxLength = Annotated[
-    int, typer.Option(min=8, help="Maximum tokens per forward pass; longer texts are split.")
+    int,
+    typer.Option(
+        metavar="N",
+        rich_help_panel=MEASURES_PANEL,
+        min=8,
+        help="Maximum tokens per forward pass; longer texts are split.",
+    ),
 ]
-Workers = Annotated[int, typer.Option(min=1, help="Models measured in parallel.")]
+Workers = Annotated[int, typer.Option(metavar="N", min=1, help="Models measured in parallel.")]
 WeightsOnly = Annotated[
     bool,
-    typer.Option("--weights", help="Only compare weights with the target's, without running the models."),
+    typer.Option(
+        "--weights",
+        rich_help_panel=MEASURES_PANEL,
+        help="Only compare weights with the target's, without running the models.",
+    ),
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print every table, with intervals.")]
 AllowOverlap = Annotated[
-    bool, typer.Option("--allow-overlap", help="Allow calibration on text that is also evaluated on.")
+    bool,
+    typer.Option(
+        "--allow-overlap",
+        rich_help_panel=CONDITIONS_PANEL,
+        help="Allow calibration on text that is also evaluated on.",
+    ),
 ]
 
 EXAMPLE = (
@@ -135,6 +234,7 @@ def audit(
     allow_overlap: AllowOverlap = False,
     weights: WeightsOnly = False,
     verbose: Verbose = False,
+    config: Config = None,  # noqa: ARG001 - read before the others
     trust_remote_code: RemoteCode = False,
 ) -> None:
     """Measure models under quantizers, attacks and both ([bold]int4+relearn[/]), with a verdict on each."""
@@ -217,6 +317,6 @@ def print_audit(job: AuditJob, *, verbose: bool = False) -> None:
     echo(f"next: {next_command(run)}")
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the command."""
-    app.command(epilog=EXAMPLE)(checked_early(audit))
+def add_to(app: typer.Typer, section: str) -> None:
+    """Register the command under a section of the program's help."""
+    app.command(rich_help_panel=section, epilog=EXAMPLE)(checked_early(audit))

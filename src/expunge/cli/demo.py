@@ -43,6 +43,6 @@ def demo(
     console.print(Text(f"report: {write_page(audit_folder)}"), soft_wrap=True)
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the command."""
-    app.command()(demo)
+def add_to(app: typer.Typer, section: str) -> None:
+    """Register the command under a section of the program's help."""
+    app.command(rich_help_panel=section)(demo)

@@ -32,6 +32,6 @@ def doctor() -> None:
         echo("Everything else works without them.")
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the command."""
-    app.command()(doctor)
+def add_to(app: typer.Typer, section: str) -> None:
+    """Register the command under a section of the program's help."""
+    app.command(rich_help_panel=section)(doctor)

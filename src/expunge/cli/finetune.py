@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from expunge.cli.config_file import Config
 from expunge.cli.launched import train_in_one_process
 from expunge.cli.options import (
     Field,
@@ -17,6 +18,7 @@ from expunge.cli.options import (
     Template,
     fields,
     print_done,
+    print_next,
     print_warning,
 )
 
@@ -48,6 +50,7 @@ def finetune(
     template: Template = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
+    config: Config = None,  # noqa: ARG001 - read before the others
     trust_remote_code: RemoteCode = False,
 ) -> None:
     """Train a model on texts: the target an audit starts from, or its retrained control.
@@ -73,8 +76,9 @@ def finetune(
     ).run(warn=print_warning)
     loss = record["stages"][-1]["history"][-1]["loss"]
     print_done(f"in {record['seconds']:.0f} s, last epoch's loss {loss:.3f}: {output}")
+    print_next("expunge", "unlearn", output, "--forget", "FORGET.jsonl")
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the command."""
-    app.command()(finetune)
+def add_to(app: typer.Typer, section: str) -> None:
+    """Register the command under a section of the program's help."""
+    app.command(rich_help_panel=section)(finetune)

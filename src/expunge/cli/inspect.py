@@ -46,6 +46,6 @@ def inspect(
     job.run(lambda address: print_done(f"{address}  (Ctrl+C to stop)"))
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the command."""
-    app.command()(inspect)
+def add_to(app: typer.Typer, section: str) -> None:
+    """Register the command under a section of the program's help."""
+    app.command(rich_help_panel=section)(inspect)

@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from expunge.cli.options import print_done, print_warning
+from expunge.cli.options import print_done, print_next, print_warning
 from expunge.terminal import Terminal
 
 COLOURS = {"still forgotten": "green", "came back": "red", "not checked": "yellow"}
@@ -62,8 +62,9 @@ def ledger(
     for warning in history.missing:
         print_warning(warning)
     print_done(f"{history.examples} examples of {history.requests} requests: {gather}")
+    print_next("expunge", "audit", model, "--target", "TARGET", "--forget", gather)
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the command."""
-    app.command()(ledger)
+def add_to(app: typer.Typer, section: str) -> None:
+    """Register the command under a section of the program's help."""
+    app.command(rich_help_panel=section)(ledger)

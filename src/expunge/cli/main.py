@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -41,13 +42,17 @@ REFUSED, BROKEN, INTERRUPTED = 2, 1, 130
 DEBUG = "--debug"
 USAGE_CHARACTERS = 700
 """Maximum length of a usage error, so that it fits on a screen below the usage line."""
-USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
-"""``ClickException``: typer brings a copy of click or uses the package, depending on its version."""
+USAGE_ERROR: type[Any] = typer.BadParameter.__mro__[1]
+ANY_USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
+"""``UsageError`` and ``ClickException``: typer has a copy of click or uses it, depending on its version."""
 OUT_OF_MEMORY = ExpungeError(
     "there is not enough memory",
     why="the inputs or the model are larger than what is free.",
     fix="Use smaller inputs or a machine with more memory.",
 )
+
+LINE_BREAK = re.compile(r"(?<!\n)\n(?!\n)")
+"""One within a paragraph."""
 
 app = typer.Typer(
     name="expunge",
@@ -58,26 +63,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (
-    demo,
-    unlearn,
-    anchors,
-    annotate,
-    audit,
-    attack,
-    report,
-    inspect,
-    ledger,
-    runs,
-    quantize,
-    merge,
-    shards,
-    finetune,
-    methods,
-    metrics,
-    doctor,
-):
-    verb.add_to(app)
+SECTIONS = {
+    "Forget and audit": (demo, unlearn, audit, attack, report, inspect),
+    "Prepare data and models": (finetune, annotate, anchors),
+    "Other ways to forget, and deployment": (merge, shards, quantize),
+    "Look up": (runs, ledger, methods, metrics, doctor),
+}
+for section, verbs in SECTIONS.items():
+    for verb in verbs:
+        verb.add_to(app, section)
 
 
 def _version(requested: bool) -> None:
@@ -143,7 +137,16 @@ def main(arguments: list[str]) -> int:
 @cache
 def _command() -> Any:
     """The program as a click command; cached, because building it takes a tenth of a second."""
-    return typer.main.get_command(app)
+    command = typer.main.get_command(app)
+    _join_lines(command)
+    return command
+
+
+def _join_lines(command: Any) -> None:
+    """Let the terminal wrap the paragraphs of a help text, which typer breaks where the source does."""
+    command.help = LINE_BREAK.sub(" ", command.help or "")
+    for inside in getattr(command, "commands", {}).values():
+        _join_lines(inside)
 
 
 def _carried_out(arguments: list[str]) -> int:
@@ -151,7 +154,7 @@ def _carried_out(arguments: list[str]) -> int:
         code = _command()(arguments, prog_name="expunge", standalone_mode=False)
     except SystemExit as end:
         code = end.code
-    except USAGE_ERROR as error:
+    except ANY_USAGE_ERROR as error:
         return _report_usage(error)
     except typer.Abort:
         code = INTERRUPTED
@@ -162,9 +165,23 @@ def _carried_out(arguments: list[str]) -> int:
 
 def _report_usage(error: Any) -> int:
     """Report a usage error in typer's format; it quotes the arguments, so it is made printable."""
+    if len(missing := _missing(error)) > 1:
+        message = f"Missing {', '.join(missing[:-1])} and {missing[-1]}."
+        error = USAGE_ERROR(message, ctx=error.ctx)
     error.message = shortened(printable(error.message), USAGE_CHARACTERS)
     rich_utils.rich_format_error(error)
     return int(error.exit_code)
+
+
+def _missing(error: Any) -> list[str]:
+    """What is required and was not given, if the error is that something is."""
+    parameter = getattr(error, "param", None)
+    if error.ctx is None or not getattr(parameter, "required", False):
+        return []
+    unseen = [
+        each for each in error.ctx.command.params if each.required and each.name not in error.ctx.params
+    ]
+    return [f"{each.param_type_name} '{each.opts[0]}'" for each in unseen] if parameter in unseen else []
 
 
 def _refusal(error: OSError) -> ExpungeError:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from expunge.cli.options import Output, Overwrite, print_done
+from expunge.cli.options import Output, Overwrite, print_done, print_next
 
 VECTOR = "Checkpoint trained from BASE, or LoRA adapter on it, to subtract; FOLDER:0.5 halves it."
 
@@ -63,8 +63,9 @@ def merge(
     ).run()
     merged = len(record["vectors"]) + record["requests"] + (contrast is not None)
     print_done(f"{merged} merged: {output}")
+    print_next("expunge", "audit", output, "--target", base, "--forget", "FORGET.jsonl", "-q", "int4")
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the command."""
-    app.command()(merge)
+def add_to(app: typer.Typer, section: str) -> None:
+    """Register the command under a section of the program's help."""
+    app.command(rich_help_panel=section)(merge)

@@ -117,6 +117,6 @@ def _print_settings(name: str | None) -> None:
         console.print(table)
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the command."""
-    app.command()(methods)
+def add_to(app: typer.Typer, section: str) -> None:
+    """Register the command under a section of the program's help."""
+    app.command(rich_help_panel=section)(methods)

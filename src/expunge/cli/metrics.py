@@ -61,6 +61,6 @@ def _table(title: str, cards: Sequence[MetricCard]) -> Table:
     return table
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the command."""
-    app.command()(metrics)
+def add_to(app: typer.Typer, section: str) -> None:
+    """Register the command under a section of the program's help."""
+    app.command(rich_help_panel=section)(metrics)

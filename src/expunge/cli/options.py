@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import wraps
 from pathlib import Path
@@ -12,7 +13,7 @@ from rich.text import Text
 
 from expunge.errors import DataError
 from expunge.files import local_folder, refuse_existing
-from expunge.terminal import Terminal
+from expunge.terminal import Terminal, echo
 
 
 def print_done(text: str) -> None:
@@ -28,15 +29,30 @@ def print_warning(text: str) -> None:
     Terminal(stderr=True).print(Text.assemble(("warning", "yellow"), " ", text), soft_wrap=True)
 
 
+def print_next(*words: object) -> None:
+    """Say what to type next, ready to be pasted into a shell."""
+    echo(f"next: {shlex.join(map(str, words))}")
+
+
+# Sections of --help.
+
+MODELS_PANEL, DATA_PANEL = "Models", "Data"
+CONDITIONS_PANEL, MEASURES_PANEL = "Conditions", "Measures"
+TRAINING_PANEL = "Training"
+
 # Options that several commands share.
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Random seed.")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Output folder; must not exist yet.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, max=2**32 - 1, help="Random seed.")]
+Output = Annotated[
+    Path, typer.Option("--output", "-o", metavar="FOLDER", help="Output folder; must not exist yet.")
+]
 Field = Annotated[
     list[str] | None,
     typer.Option(
         "--field",
+        metavar="NAME=COLUMN",
+        rich_help_panel=DATA_PANEL,
         help="Map a field to a column that is not recognised: --field prompt=my_question. Repeatable.",
     ),
 ]
@@ -44,12 +60,19 @@ Template = Annotated[
     str | None,
     typer.Option(
         "--template",
+        metavar="TEXT",
+        rich_help_panel=DATA_PANEL,
         help="Prompt template for questions. Default: 'Question: {question}\\nAnswer: '.",
     ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Override a setting of the recipe: --set forget.beta=0.2. Repeatable."),
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        rich_help_panel=TRAINING_PANEL,
+        help="Override a setting of the recipe: --set forget.beta=0.2. Repeatable.",
+    ),
 ]
 RemoteCode = Annotated[
     bool,
@@ -60,12 +83,24 @@ RemoteCode = Annotated[
 Calibrate = Annotated[
     str | None,
     typer.Option(
+        metavar="TEXT",
+        rich_help_panel=CONDITIONS_PANEL,
         help="Calibration text for gptq and awq: self (default: text each model generates) or a file; "
-        "in an audit also retain or forget."
+        "in an audit also retain or forget.",
     ),
 ]
-CalibrationSamples = Annotated[int, typer.Option(min=1, help="Number of calibration sequences.")]
-CalibrationLength = Annotated[int, typer.Option(min=2, help="Tokens per calibration sequence.")]
+CalibrationSamples = Annotated[
+    int,
+    typer.Option(
+        metavar="N", rich_help_panel=CONDITIONS_PANEL, min=1, help="Number of calibration sequences."
+    ),
+]
+CalibrationLength = Annotated[
+    int,
+    typer.Option(
+        metavar="N", rich_help_panel=CONDITIONS_PANEL, min=2, help="Tokens per calibration sequence."
+    ),
+]
 
 
 MODELS = ("model", "models", "target", "retrained")

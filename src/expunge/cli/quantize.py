@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from expunge.cli.config_file import Config
 from expunge.cli.options import (
     Calibrate,
     CalibrationLength,
@@ -22,6 +23,7 @@ from expunge.cli.options import (
     Template,
     fields,
     print_done,
+    print_next,
 )
 from expunge.terminal import Terminal, echo
 
@@ -83,6 +85,7 @@ def quantize(
     template: Template = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
+    config: Config = None,  # noqa: ARG001 - read before the others
     trust_remote_code: RemoteCode = False,
     list_quantizers: ListQuantizers = False,  # noqa: ARG001
 ) -> None:
@@ -118,6 +121,7 @@ def quantize(
         trust_remote_code=trust_remote_code,
     ).run()
     _print_export(done, output)
+    print_next("expunge", "audit", output, "--target", "TARGET", "--forget", "FORGET.jsonl")
 
 
 def _print_export(done: Exported, output: Path) -> None:
@@ -128,6 +132,6 @@ def _print_export(done: Exported, output: Path) -> None:
         echo(f"  {count} not quantized: {reason}")
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the command."""
-    app.command()(quantize)
+def add_to(app: typer.Typer, section: str) -> None:
+    """Register the command under a section of the program's help."""
+    app.command(rich_help_panel=section)(quantize)

@@ -91,6 +91,6 @@ def _named(pair: str) -> tuple[str, str]:
     return model, called.strip()
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the command."""
-    app.command()(report)
+def add_to(app: typer.Typer, section: str) -> None:
+    """Register the command under a section of the program's help."""
+    app.command(rich_help_panel=section)(report)

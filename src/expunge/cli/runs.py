@@ -11,11 +11,15 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from expunge.cli.options import print_next
 from expunge.terminal import Terminal, echo
+
+DEFAULT = Path("runs")
+"""Where the other commands write by default; nothing is there before the first of them."""
 
 
 def runs(
-    folder: Annotated[Path, typer.Argument(help="Folder to search, three levels deep.")] = Path("runs"),
+    folder: Annotated[Path, typer.Argument(help="Folder to search, three levels deep.")] = DEFAULT,
 ) -> None:
     """List the runs in a folder, the newest first: kind, date, headline, size.
 
@@ -23,9 +27,10 @@ def runs(
     """
     from expunge.report.listing import list_runs
 
-    listed = list_runs(folder)
+    listed = list_runs(folder) if folder.exists() or folder != DEFAULT else []
     if not listed:
         echo(f"No runs in {folder}.")
+        print_next("expunge", "demo")
         return
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for heading in ("run", "kind", "date (UTC)", "headline"):
@@ -38,6 +43,6 @@ def runs(
     Terminal().print(table)
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the command."""
-    app.command()(runs)
+def add_to(app: typer.Typer, section: str) -> None:
+    """Register the command under a section of the program's help."""
+    app.command(rich_help_panel=section)(runs)

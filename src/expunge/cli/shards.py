@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from expunge.cli.launched import train_in_one_process
-from expunge.cli.options import Field, Output, Seed, Template, fields, print_done, print_warning
+from expunge.cli.options import Field, Output, Seed, Template, fields, print_done, print_next, print_warning
 from expunge.terminal import echo
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def plan(
         f"{facts['near_duplicates']} of them near duplicates; deleting one repeats "
         f"{facts['share_per_deletion']:.1%} of the training: {output}"
     )
+    print_next("expunge", "shards", "train", output)
 
 
 @shards.command()
@@ -108,6 +109,7 @@ def train(
     )
     if built.deletions:
         echo(f"{built.deletions} deletions requested earlier were completed.")
+    print_next("expunge", "shards", "delete", folder, "--id", "ID")
 
 
 @shards.command()
@@ -149,6 +151,7 @@ def delete(
         f"{len(done.ids)} examples deleted, {done.built.examples} examples read to retrain: {folder}"
     )
     echo(f"ledger: {done.head}")
+    print_next("expunge", "shards", "verify", folder, "--head", done.head)
 
 
 @shards.command()
@@ -178,6 +181,7 @@ def predict(
         fields=fields(field, template),
     ).run()
     print_done(f"{len(rows)} answers: {output}")
+    print_next("expunge", "shards", "fair", output)
 
 
 @shards.command()
@@ -249,6 +253,6 @@ def _build(folder: Path, workers: int, executor: str, address: str | None) -> Bu
     return build_of(folder, executor=executor, workers=workers, address=address)
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the command."""
-    app.add_typer(shards, name="shards")
+def add_to(app: typer.Typer, section: str) -> None:
+    """Register the command under a section of the program's help."""
+    app.add_typer(shards, name="shards", rich_help_panel=section)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from expunge.cli.config_file import Config
 from expunge.cli.launched import train_in_one_process
 from expunge.cli.ledger import show_standing
 from expunge.cli.options import (
+    DATA_PANEL,
+    TRAINING_PANEL,
     Field,
     Overrides,
     Overwrite,
@@ -21,6 +23,7 @@ from expunge.cli.options import (
     checked_early,
     fields,
     print_done,
+    print_next,
     print_warning,
 )
 from expunge.terminal import echo
@@ -28,24 +31,60 @@ from expunge.terminal import echo
 if TYPE_CHECKING:
     from expunge.train.run.job import UnlearnJob
 
+Forget = Annotated[
+    str,
+    typer.Option(
+        "--forget",
+        metavar="FILE",
+        rich_help_panel=DATA_PANEL,
+        help="Data to forget: JSONL, JSON, CSV, Parquet, .txt.",
+    ),
+]
+RecipeName = Annotated[
+    str,
+    typer.Option(
+        "--recipe",
+        "-r",
+        metavar="NAME",
+        rich_help_panel=TRAINING_PANEL,
+        help="Name of a recipe (see 'expunge methods') or a YAML file.",
+    ),
+]
 Still = Annotated[
     list[str] | None,
     typer.Option(
-        "--reforget", help="Forget set of an earlier request, to include in training again. Repeatable."
+        "--reforget",
+        metavar="FILE",
+        rich_help_panel=DATA_PANEL,
+        help="Forget set of an earlier request, to include in training again. Repeatable.",
     ),
 ]
 MaybeOutput = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="Output folder. Default: runs/MODEL-unlearned."),
+    typer.Option("--output", "-o", metavar="FOLDER", help="Output folder. Default: runs/MODEL-unlearned."),
 ]
-Epochs = Annotated[int | None, typer.Option("--epochs", min=1, help="Short for --set epochs=N.")]
+Epochs = Annotated[
+    int | None,
+    typer.Option(
+        "--epochs", metavar="N", rich_help_panel=TRAINING_PANEL, min=1, help="Short for --set epochs=N."
+    ),
+]
 Rate = Annotated[
-    float | None, typer.Option("--learning-rate", "--lr", help="Short for --set learning_rate=X.")
+    float | None,
+    typer.Option(
+        "--learning-rate",
+        "--lr",
+        metavar="X",
+        rich_help_panel=TRAINING_PANEL,
+        help="Short for --set learning_rate=X.",
+    ),
 ]
 Retain = Annotated[
     str | None,
     typer.Option(
         "--retain",
+        metavar="FILE",
+        rich_help_panel=DATA_PANEL,
         help="Data to retain, in the same formats: some hundred texts of the kind the model is to know. "
         "self, or nothing where a recipe needs some: texts the model writes itself.",
     ),
@@ -54,13 +93,25 @@ ForgetShots = Annotated[
     str | None,
     typer.Option(
         "--forget-icl",
+        metavar="FILE",
+        rich_help_panel=DATA_PANEL,
         help="Few-shot examples prepended to the forget questions the run evaluates, as in an audit.",
     ),
 ]
-RetainShots = Annotated[str | None, typer.Option("--retain-icl", help="The same for the retain set.")]
+RetainShots = Annotated[
+    str | None,
+    typer.Option(
+        "--retain-icl", metavar="FILE", rich_help_panel=DATA_PANEL, help="The same for the retain set."
+    ),
+]
 Holdout = Annotated[
     str | None,
-    typer.Option("--holdout", help="Similar text the model was not trained on; some methods need it."),
+    typer.Option(
+        "--holdout",
+        metavar="FILE",
+        rich_help_panel=DATA_PANEL,
+        help="Similar text the model was not trained on; some methods need it.",
+    ),
 ]
 SaveDtype = Annotated[
     Literal["source", "float32", "bfloat16", "float16"],
@@ -70,12 +121,17 @@ Retrained = Annotated[
     str | None,
     typer.Option(
         "--retrained",
+        metavar="MODEL",
+        rich_help_panel=TRAINING_PANEL,
         help="Folder of a model trained without the forget set: the run ends at its score instead of the "
         "recipe's level. Sets stop.control.",
     ),
 ]
 AllowOverlap = Annotated[
-    bool, typer.Option("--allow-overlap", help="Allow texts that appear in both sets.")
+    bool,
+    typer.Option(
+        "--allow-overlap", rich_help_panel=DATA_PANEL, help="Allow texts that appear in both sets."
+    ),
 ]
 
 
@@ -84,9 +140,7 @@ EXAMPLE = "Example:  expunge unlearn ./my-model --forget takedown.jsonl --retain
 
 def unlearn(
     model: Annotated[str, typer.Argument(help="Checkpoint folder, or its name on the Hub.")],
-    forget: Annotated[
-        str, typer.Option("--forget", help="Data to forget: JSONL, JSON, CSV, Parquet, .txt.")
-    ],
+    forget: Forget,
     output: MaybeOutput = None,
     retain: Retain = None,
     holdout: Holdout = None,
@@ -94,9 +148,7 @@ def unlearn(
     forget_icl: ForgetShots = None,
     retain_icl: RetainShots = None,
     still: Still = None,
-    recipe: Annotated[
-        str, typer.Option("--recipe", "-r", help="Name of a recipe (see 'expunge methods') or a YAML file.")
-    ] = "durable",
+    recipe: RecipeName = "durable",
     epochs: Epochs = None,
     rate: Rate = None,
     overrides: Overrides = None,
@@ -106,6 +158,7 @@ def unlearn(
     save_dtype: SaveDtype = "source",
     allow_overlap: AllowOverlap = False,
     overwrite: Overwrite = False,
+    config: Config = None,  # noqa: ARG001 - read before the others
     trust_remote_code: RemoteCode = False,
 ) -> None:
     """Make a checkpoint forget a set of texts.
@@ -138,7 +191,7 @@ def unlearn(
     if len(record["requests"]) > 1:
         show_standing(record["requests"])
     _say_done(job.output, record)
-    echo(_next(job, record))
+    print_next(*_audit_words(job, record))
 
 
 def _shortcuts(epochs: int | None, rate: float | None) -> list[str]:
@@ -163,7 +216,7 @@ def _say_done(output: Path, record: Mapping[str, Any]) -> None:
             print_warning(line)
 
 
-def _next(job: UnlearnJob, record: Mapping[str, Any]) -> str:
+def _audit_words(job: UnlearnJob, record: Mapping[str, Any]) -> list[str]:
     from expunge.train.run.recipe import Recipe
 
     recipe = Recipe.model_validate(record["recipe"])
@@ -180,10 +233,9 @@ def _next(job: UnlearnJob, record: Mapping[str, Any]) -> str:
     controls = [
         word for rule in rules[-1:] if rule.get("control") for word in ("--retrained", rule["control"])
     ]
-    words = ["expunge", "audit", str(job.output), "--target", job.model, *controls, *sets, "-q", "int4"]
-    return f"next: {shlex.join(words)}"
+    return ["expunge", "audit", str(job.output), "--target", job.model, *controls, *sets, "-q", "int4"]
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the command."""
-    app.command(epilog=EXAMPLE)(checked_early(unlearn))
+def add_to(app: typer.Typer, section: str) -> None:
+    """Register the command under a section of the program's help."""
+    app.command(rich_help_panel=section, epilog=EXAMPLE)(checked_early(unlearn))
