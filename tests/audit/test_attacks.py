@@ -223,6 +223,28 @@ def excess(conclusion: Conclusion | None, value: float) -> dict[str, Estimate]:
         (AttackEvidence(excess=excess(Conclusion.DIFFERS, -0.3), gain={}), Outcome.NO_LEAK, "below it"),
         (AttackEvidence(excess=excess(Conclusion.SAME, 0.0), gain={}), Outcome.NO_LEAK, "no more than"),
         (AttackEvidence(excess=excess(None, 0.2), gain={}), Outcome.CANNOT_TELL, "9 items are not enough"),
+        (  # a metric on few items that shows no leak does not outweigh one that is open
+            AttackEvidence(
+                excess={
+                    "verbmem": Estimate(-2.1, n=4, conclusion=Conclusion.SAME),
+                    "knowmem_forget": Estimate(6.8, n=14, conclusion=Conclusion.CANNOT_TELL),
+                },
+                gain={},
+            ),
+            Outcome.CANNOT_TELL,
+            "knowmem_forget is .6.8 points above the retrained model: 14 items are not enough",
+        ),
+        (
+            AttackEvidence(
+                excess={
+                    "verbmem": Estimate(-2.1, n=9, conclusion=Conclusion.SAME),
+                    "knowmem_forget": Estimate(None, n=0, reason="no questions"),
+                },
+                gain={},
+            ),
+            Outcome.NO_LEAK,
+            "on verbmem it scores no more",
+        ),
         (
             AttackEvidence(excess=excess(Conclusion.DIFFERS, 0.3), gain={}, utility_kept=0.5),
             Outcome.CANNOT_TELL,

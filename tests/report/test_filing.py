@@ -59,11 +59,12 @@ def test_the_forget_file_has_its_fingerprint_beside_the_models(run: AuditRun) ->
 
 def test_what_comes_back_is_not_to_be_deployed(run: AuditRun) -> None:
     steps = next_steps(run, [card(run, "fragile"), card(run, "robust")])
-    assert steps[0].text == (
-        "Do not deploy fragile at int4: unlearn the target again, with weights in fp32."
-    )
-    assert steps[0].command.startswith("expunge unlearn ")
-    assert [step.text for step in steps[1:]] == ["Audit it under attack."]
+    assert [step.text for step in steps] == [
+        "robust holds under every condition that was measured: prefer it.",
+        "Do not deploy fragile at int4: unlearn the target again, with weights in fp32.",
+        "Audit it under attack.",
+    ]
+    assert steps[1].command.startswith("expunge unlearn ")
 
 
 @pytest.mark.parametrize(

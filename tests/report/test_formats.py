@@ -35,6 +35,13 @@ def test_markdown_has_verdict_limits_and_numbers_and_no_text(run: AuditRun) -> N
     assert "witness" not in text
 
 
+def test_utility_on_texts_the_model_wrote_itself_is_said(run: AuditRun) -> None:
+    assert "Usefulness on real texts" not in {gap.what for gap in not_tested(run)}
+    own = replace(run, sources={"splits": {"retain": {"asked": 90, "written_by_a_model": 80}}})
+    (gap,) = [gap for gap in not_tested(own) if gap.what == "Usefulness on real texts"]
+    assert gap.why.startswith("utility was measured on 80 texts that the model wrote itself")
+
+
 def test_markdown_shows_names_as_they_are() -> None:
     assert plain("a|b_*<c>\nd") == r"a\|b\_\*\<c\> d"
 

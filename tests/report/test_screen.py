@@ -38,6 +38,18 @@ def test_headline_table_and_utility(run: AuditRun) -> None:
     assert not any("knowmem_forget" in line for line in shown)
 
 
+def test_a_condition_that_asks_fewer_items_says_what_these_give_at_full_precision(run: AuditRun) -> None:
+    assert not any("these alone at full precision" in line for line in lines(run))
+    cells = tuple(
+        cell.model_copy(update={"baseline": replace(cell.value, value=12.5, n=3)})
+        if (cell.model, cell.condition, cell.metric) == ("fragile", "int4", "knowmem_forget")
+        else cell
+        for cell in run.summary.cells
+    )
+    shown = lines(replace(run, summary=run.summary.model_copy(update={"cells": cells})))
+    assert "int4 asks 3 of them; these alone at full precision: fragile 12.5" in shown
+
+
 def test_it_fits_a_screen(run: AuditRun) -> None:
     shown = lines(run)
     assert len(shown) <= 24

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from expunge.audit.forgetting import Durability, Forgotten, is_above
@@ -148,8 +148,7 @@ def test_a_little_above_the_control_is_partly_forgotten() -> None:
 
 
 def test_above_the_control_under_one_condition_is_no_worse_there() -> None:
-    # The control forgets once it is rounded to 4 bits, the unlearned model does not.
-    summary = summary_of(shares_of((0.1, 0.1, 0.1), (0.1, 0.1, 0.04)))
+    summary = FORGOTTEN_THEN_ABOVE_THE_CONTROL
     assert summary.forgotten("unlearned").answer is Forgotten.YES
     assert summary.stays("unlearned", "int8") is Durability.STAYS_FORGOTTEN
     assert summary.stays("unlearned", "int4") is Durability.NO_WORSE
@@ -186,7 +185,12 @@ def test_a_forget_set_alone_says_what_is_certain() -> None:
     )
 
 
+FORGOTTEN_THEN_ABOVE_THE_CONTROL = summary_of(shares_of((0.1, 0.1, 0.1), (0.1, 0.1, 0.04)))
+"""The control forgets once it is rounded to 4 bits, the unlearned model does not."""
+
+
 @given(audits())
+@example(FORGOTTEN_THEN_ABOVE_THE_CONTROL)
 @settings(max_examples=25, deadline=None)
 def test_nothing_above_the_control_stays_forgotten(summary: AuditSummary) -> None:
     run = run_of(summary)

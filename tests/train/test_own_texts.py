@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from expunge.corpus.formats import OWN_TEXT
 from expunge.corpus.readers import read_examples
 from expunge.errors import DataError, OutputError, RecipeError
 from expunge.train.run import own_texts as module
@@ -99,6 +100,7 @@ def test_texts_are_kept_for_the_same_model_and_seed(
     written(monkeypatch, "A quiet road goes down to the sea.")
     path = own_texts_beside(tmp_path / "out")
     first = kept(path)
+    assert all(OWN_TEXT.fullmatch(text.id) for text in first)  # by which an audit knows them
     assert path.name == "out-retain.jsonl"
     assert path.stat().st_mode & 0o777 == 0o600
     written(monkeypatch, "Something else is written this time, if at all.")

@@ -48,7 +48,7 @@ class AttackEvidence:
 
 
 def judge_attack(evidence: AttackEvidence) -> Verdict:
-    """Leaks, no leak or cannot tell; a metric that shows a leak takes precedence."""
+    """Leaks if one metric shows a leak; no leak if none is above the control and none is open."""
     invalid = _invalid(evidence)
     if invalid is not None:
         return invalid
@@ -63,8 +63,10 @@ def judge_attack(evidence: AttackEvidence) -> Verdict:
         return Verdict(Outcome.LEAKS, f"{'; '.join(leaks)}.")
     below = [name for name, excess in evidence.excess.items() if _differs(excess)]
     same = [name for name, each in evidence.excess.items() if each.conclusion is Conclusion.SAME]
-    if not below and not same:
-        name, widest = max(evidence.excess.items(), key=lambda item: item[1].n)
+    opened = {name: each for name, each in evidence.excess.items() if name not in (*below, *same)}
+    valued = {name: each for name, each in opened.items() if each.value is not None}
+    if valued or not (below or same):
+        name, widest = max((valued or opened).items(), key=lambda item: item[1].n)
         return Verdict(
             Outcome.CANNOT_TELL,
             f"{name} is {_points(widest)} points above the retrained model: "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -206,6 +207,10 @@ def _table(text: str, path: Path) -> list[dict[str, str | None]]:
         ) from error
     finally:
         csv.field_size_limit(limit)
+
+
+OWN_TEXT = re.compile(r"self-\d+-[0-9a-f]{12}-\d+")
+"""Id of an example that a model wrote itself: seed, hash of the model, number."""
 
 
 def write_examples(

@@ -86,6 +86,15 @@ def next_steps(run: AuditRun, cards: Sequence[VerdictCard]) -> list[NextStep]:
     """What the verdicts ask for, the most urgent first, each once."""
     steps = [step for card in cards for step in _for_outcome(run, card)]
     best = next((card.model for card in cards if card.mark == "good"), None)
+    if best is not None and steps:
+        steps.insert(0, NextStep(text=f"{best} holds under every condition that was measured: prefer it."))
+    if run.holder(Role.TARGET) is None:
+        steps.append(
+            NextStep(
+                text="Compare with the model before unlearning: without it nothing says what was forgotten.",
+                command=_audit(run, "--target MODEL_BEFORE", best),
+            )
+        )
     if run.holder(Role.RETRAINED) is None:
         steps.append(
             NextStep(

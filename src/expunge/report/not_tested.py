@@ -113,6 +113,13 @@ def _sampling(run: AuditRun) -> Iterator[NotTested]:
 def _utility(run: AuditRun) -> Iterator[NotTested]:
     if run.utility is None and not run.summary.missing_inputs:
         yield NotTested("Usefulness", "whether the model is still good for anything else was not measured.")
+    own = run.sources.get("splits", {}).get("retain", {}).get("written_by_a_model", 0)
+    if run.utility is not None and own:
+        yield NotTested(
+            "Usefulness on real texts",
+            f"utility was measured on {own} texts that the model wrote itself (--retain self) and was also "
+            "trained to keep.",
+        )
 
 
 def _unscored(run: AuditRun) -> Iterator[NotTested]:

@@ -40,6 +40,7 @@ def screen(run: AuditRun, *, width: int = 80) -> RenderableType:
     parts: list[RenderableType] = [Text(head.verdict, style="bold"), Text("")]
     if run.lead is not None:
         parts += _tables(run, run.lead, width)
+        parts += [Text(line, style="dim") for line in _on_fewer_items(run, run.lead)]
     parts += [Text(line) for line in _utility(run)]
     parts += [Text(line, style="dim") for line in seeds(run.summary)]
     parts += [Text(line, style="yellow") for line in edited(run)]
@@ -76,7 +77,7 @@ def _tables(run: AuditRun, lead: str, width: int) -> Iterator[RenderableType]:
 
 
 _MEANINGS = {
-    "✓": "✓ forgotten, stays so",
+    "✓": "✓ forgotten, stays so, no leak",
     "!": "! not forgotten, comes back",
     "~": "~ partly, or not usable",
     "?": "? open, or no worse than full",
@@ -120,6 +121,21 @@ def _fitting(labels: Sequence[str], rows: Sequence[Sequence[str]], width: int) -
         columns.append(index)
         taken += wide
     yield columns
+
+
+def _on_fewer_items(run: AuditRun, metric: str) -> Iterator[str]:
+    """Attacks that learn some of the questions ask the others alone: what these give at full precision."""
+    scale = run.metrics[metric].scale
+    for label in run.labels:
+        cells = [(model.name, run.cell(model.name, label, metric)) for model in run.judged]
+        values = {name: cell.baseline for name, cell in cells if cell.baseline is not None}
+        asked = {cell.n for cell in values.values()}
+        whole = {run.cell(name, FULL.label, metric).value.n for name in values}
+        if len(asked) == 1 and asked != whole:
+            at_full = ", ".join(
+                f"{name} {number(each.value, scale=scale)}" for name, each in values.items()
+            )
+            yield f"{label} asks {asked.pop()} of them; these alone at full precision: {at_full}"
 
 
 def _utility(run: AuditRun) -> list[str]:

@@ -21,6 +21,7 @@ from expunge.audit.run.plan import Role
 from expunge.audit.saved import SOURCES
 from expunge.condition import Applied, Condition, ConditionContext, Kind, no_report
 from expunge.corpus.columns import reading
+from expunge.corpus.formats import OWN_TEXT
 from expunge.errors import RecipeError
 from expunge.files import RECORD, write_json
 from expunge.metrics.control_relative import ControlRelativeMetric, ControlStates
@@ -82,7 +83,9 @@ def _fingerprint(file: Path) -> dict[str, str]:
 
 
 def _counts(examples: Sequence[Example]) -> dict[str, int]:
+    own = sum(OWN_TEXT.fullmatch(example.id) is not None for example in examples)
     return {
+        **({"written_by_a_model": own} if own else {}),
         "asked": len(examples),
         "documents": sum(example.is_document for example in examples),
         "groups": len({example.group for example in examples if example.group is not None}),
