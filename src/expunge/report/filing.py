@@ -91,7 +91,7 @@ def next_steps(run: AuditRun, cards: Sequence[VerdictCard]) -> list[NextStep]:
     if run.holder(Role.TARGET) is None:
         steps.append(
             NextStep(
-                text="Compare with the model before unlearning: without it nothing says what was forgotten.",
+                text="Compare with the model before unlearning: without it nothing says what it forgot.",
                 command=_audit(run, "--target MODEL_BEFORE", best),
             )
         )
