@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -171,15 +172,38 @@ def test_the_first_screen_has_the_verdict_and_what_was_not_tested(visit: Open, m
         assert box["y"] + box["height"] <= 800, words
 
 
-def test_on_paper_all_is_unfolded_and_black_on_white(visit: Open, masked: Path) -> None:
+def test_on_paper_all_but_the_engineers_part_is_unfolded_and_black_on_white(
+    visit: Open, masked: Path
+) -> None:
     page = visit(masked, width=688, scheme="dark").page
     page.emulate_media(media="print")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert page.evaluate("[...document.querySelectorAll('details')].every((each) => each.open)")
+    folded = "[...document.querySelectorAll('details:not(.engineers, [open])')]"
+    assert page.evaluate(f"{folded}.length") == 0
+    assert not page.locator(".engineers").first.is_visible()
+    assert page.get_by_text("are in the HTML file only").is_visible()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.evaluate("document.documentElement.scrollWidth") == 688
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert not page.evaluate("[...document.querySelectorAll('details')].every((each) => each.open)")
+
+
+def test_a_telephone_shows_the_numbers_of_each_item_and_every_name_of_the_chart(
+    visit: Open, masked: Path
+) -> None:
+    page = visit(masked, width=360).page
+    cell = page.locator("#table tbody tr td.n").first.bounding_box()
+    assert cell is not None
+    assert cell["x"] + cell["width"] <= 360
+    assert not page.locator("#table td.words").first.is_visible()
+    boxes = [each.bounding_box() for each in page.locator("#trade .name").all()]
+    assert len(boxes) == 4
+    for one, other in combinations(boxes, 2):
+        assert one is not None
+        assert other is not None
+        apart_x = one["x"] + one["width"] <= other["x"] or other["x"] + other["width"] <= one["x"]
+        apart_y = one["y"] + one["height"] <= other["y"] or other["y"] + other["height"] <= one["y"]
+        assert apart_x or apart_y
 
 
 def test_hostile_texts_show_as_texts_and_break_nothing(visit: Open, tmp_path: Path) -> None:

@@ -26,10 +26,10 @@ TOP, BOTTOM = 5.0, 90.0
 """Percent of the height between which points lie; the axis is written below."""
 MOST_TENTHS = 9
 """Tenths of the axis left out at most, so that something of it is left."""
-LABEL_HEIGHT = 0.055
+LABEL_HEIGHT = 0.06
 """Share of the height a name takes."""
-NAME_WIDTH, GAP = 0.014, 0.015
-"""Shares of the width a letter of a name takes, and between a name and its point."""
+NAME_WIDTH, GAP = 0.024, 0.02
+"""Shares of a telephone's width a letter of a name takes, and between a name and its point."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

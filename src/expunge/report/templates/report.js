@@ -21,9 +21,9 @@
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", name);
   name();
 
-  // Paper shows what is folded away on the screen.
+  // Paper shows what is folded away on the screen, except what is for engineers.
   let folded = [];
-  addEventListener("beforeprint", () => { folded = [...document.querySelectorAll("details:not([open])")]; folded.forEach((each) => { each.open = true; }); });
+  addEventListener("beforeprint", () => { folded = [...document.querySelectorAll("details:not([open], .engineers)")]; folded.forEach((each) => { each.open = true; }); });
   addEventListener("afterprint", () => folded.forEach((each) => { each.open = false; }));
 
   const place = document.getElementById("table");
@@ -140,8 +140,8 @@
   };
   const row = (item, at) => {
     const own = values(item, state.model), up = rise(item, state.model), isOpen = state.open === item;
-    const line = make("tr", {}, make("th", { scope: "row" }, make("button", { type: "button", class: "open", "data-row": at, "aria-expanded": String(isOpen), onclick: () => { state.open = isOpen ? null : item; draw(`[data-row="${at}"]`); } }, make("bdi", {}, item[NAME]))));
-    if (hasTexts()) line.append(make("td", {}, write(make("div", { class: "text" }), item[PROMPT], false, GLANCE)), make("td", {}, write(make("div", { class: "text" }), item[TRUTH], false, GLANCE)));
+    const line = make("tr", {}, make("th", { scope: "row" }, make("button", { type: "button", class: "open", "data-row": at, "aria-expanded": String(isOpen), onclick: () => { state.open = isOpen ? null : item; draw(`[data-row="${at}"]`); } }, make("bdi", {}, item[NAME])), ...(data.reveal ? [PROMPT, TRUTH].map((part) => write(make("div", { class: "text narrow" }), item[part], false, GLANCE)) : [])));
+    if (hasTexts()) line.append(make("td", { class: "words" }, write(make("div", { class: "text" }), item[PROMPT], false, GLANCE)), make("td", { class: "words" }, write(make("div", { class: "text" }), item[TRUTH], false, GLANCE)));
     own.forEach((value) => line.append(make("td", { class: "n" }, number(value))));
     line.append(make("td", { class: "n" + (up > 0 && data.metrics[state.metric].lower ? " rose" : "") }, signed(up)));
     return isOpen ? [line, about(item)] : [line];
@@ -156,7 +156,7 @@
     const found = rows(), pages = Math.max(1, Math.ceil(found.length / PER_PAGE));
     state.page = Math.min(Math.max(0, state.page), pages - 1);
     const head = make("tr", {}, heading("name", "Item", false));
-    if (hasTexts()) head.append(make("th", { scope: "col" }, "Prompt"), make("th", { scope: "col" }, "Truth"));
+    if (hasTexts()) head.append(make("th", { scope: "col", class: "words" }, "Prompt"), make("th", { scope: "col", class: "words" }, "Truth"));
     data.conditions.forEach((label, column) => head.append(heading(String(column), shown(label), true)));
     head.append(heading("rise", "Largest rise", true));
     const first = state.page * PER_PAGE, page = found.slice(first, first + PER_PAGE);
