@@ -9,8 +9,11 @@ import pytest
 
 from expunge.cli.main import main
 from expunge.model.load import save_model
+from tests.bench.conftest import in_threads
 from tests.documents import commands, fenced
 from tests.tiny import BYTES_VOCAB, tiny, tiny_tokenizer
+
+__all__ = ["in_threads"]
 
 
 @pytest.fixture
@@ -41,6 +44,7 @@ def test_commands(owner: Path) -> None:
     assert (owner / "runs" / "audit" / "report.html").is_file()
 
 
+@pytest.mark.usefixtures("in_threads")
 def test_the_guide(owner: Path) -> None:
     (job,) = fenced("docs/guide.md", "yaml")
     (owner / "job.yaml").write_text(job)

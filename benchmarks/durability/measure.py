@@ -13,7 +13,7 @@ from benchmarks.durability.arms import Arm, Replicate
 from benchmarks.durability.train import at, place
 from expunge.audit.run.calibrate import CalibrationChoice
 from expunge.audit.run.job import AuditJob
-from expunge.bench.demo import Job, run_jobs
+from expunge.bench.jobs import Job, run_jobs
 
 QUANTIZERS = (
     "int8",

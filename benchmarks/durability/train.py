@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.durability.arms import Arm, Replicate
-from expunge.bench.demo import Job, run_jobs
+from expunge.bench.jobs import Job, run_jobs
 from expunge.train.run.job import UnlearnJob
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from benchmarks.methods.arms import Arm, builtin, place
 from expunge.audit.run.job import AuditJob
-from expunge.bench.demo import Job, run_jobs
+from expunge.bench.jobs import Job, run_jobs
 
 QUANTIZERS = ("int4",)
 METRICS = ("knowmem_forget", "paraphrase_questions", "verbmem", "utility", "neighbours", "privleak")

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from benchmarks.methods.arms import Arm, builtin, place
 from benchmarks.methods.data import write_variants
-from expunge.bench.demo import Job, run_jobs
+from expunge.bench.jobs import Job, run_jobs
 from expunge.corpus.synthetic import World
 
 

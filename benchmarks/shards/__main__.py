@@ -17,7 +17,7 @@ from benchmarks.shards.arms import ADAPTERS, BASE, MODEL, PEOPLE, SEEDS, TRAININ
 from benchmarks.shards.measure import base, measure
 from benchmarks.shards.page import fill
 from benchmarks.shards.rates import rates
-from expunge.bench.demo import Job, run_jobs
+from expunge.bench.jobs import Job, run_jobs
 from expunge.files import write_json
 from expunge.record import Stopwatch, make_record
 

@@ -11,6 +11,7 @@ from typing import Any
 from expunge.errors import RecipeError, did_you_mean
 
 AUTHORS = re.compile(r"[A-Z][\w-]+(?: et al\.| and [A-Z][\w-]+)? 20\d\d")
+WITH_SETTINGS = re.compile(r"(?P<recipe>.+?):(?P<settings>[\w.]+=.+)")
 ARXIV = re.compile(r"arXiv \d{4}\.\d{5}")
 
 
@@ -21,6 +22,12 @@ def recipe_names() -> list[str]:
         for entry in resources.files("expunge.recipes").iterdir()
         if entry.name.endswith(".yaml")
     )
+
+
+def recipe_and_settings(text: str) -> tuple[str, tuple[str, ...]]:
+    """``npo_gdr:epochs=3,forget.beta=0.2`` as the recipe's name or file and the settings changed in it."""
+    match = WITH_SETTINGS.fullmatch(text)
+    return (text, ()) if match is None else (match["recipe"], tuple(match["settings"].split(",")))
 
 
 def recipe_text(name: str) -> str:

@@ -346,6 +346,12 @@ def require_writable(target: Path) -> None:
 
 
 def _refuse_unwritable(target: Path) -> None:
+    if target.name in ("", ".."):
+        raise OutputError(
+            f"cannot write {target}",
+            why="it does not end in the name of a file or folder to create.",
+            fix="Choose another path with --output, for instance runs/unlearned.",
+        )
     folder = target
     for _ in range(TRIES):  # another run may remove, as empty, what it has just created
         folder = next(parent for parent in target.absolute().parents if os.path.lexists(parent))

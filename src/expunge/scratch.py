@@ -44,6 +44,15 @@ def temporary_folder(name: str) -> Iterator[Path]:
         yield folder
 
 
+def has_leftovers(target: Path) -> bool:
+    """Whether a run that was killed, or still works, left anything next to ``target``."""
+    named = re.compile(rf"\.?{re.escape(target.name)}\.(partial|expunge-).*")
+    try:
+        return any(named.fullmatch(each.name) for each in target.parent.iterdir())
+    except OSError:
+        return False
+
+
 def remove_leftovers(target: Path, *, beside: Path | None = None) -> None:
     """Remove what killed runs left next to ``target``, and put back or complete what they were replacing.
 

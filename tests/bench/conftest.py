@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from expunge.bench import demo
+from expunge.bench import jobs
 from expunge.bench.builtin import TRAINING, Builtin
 from expunge.corpus.synthetic import WorldSize
 from expunge.model.create import ScratchModel
@@ -27,7 +27,7 @@ def in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as threads:
             yield threads
 
-    monkeypatch.setattr(demo, "worker_pool", pool)
+    monkeypatch.setattr(jobs, "worker_pool", pool)
 
 
 def tiny_builtin(home: Path, *, seed: int = 0) -> Builtin:

@@ -50,3 +50,15 @@ def test_what_cannot_combine_is_refused_before_anything_runs(owner: Path) -> Non
     assert not (owner / "unlearned").exists()
     said = expunge(*("unlearn", "target", *SETS, *quick(), "-r", "npo_gdr_floor", "-o", "unlearned"))
     assert "does not have exactly one stage" in said.plain
+
+
+def test_what_a_kill_left_goes_although_the_command_is_refused(owner: Path) -> None:
+    (owner / "out").mkdir()
+    (owner / "out" / "model.safetensors").touch()
+    left = owner / ".out.partial.expunge-abcd1234" / "removed"
+    left.mkdir(parents=True)
+    said = expunge("unlearn", "target", "--forget", "forget.jsonl", "--retain", "retain.jsonl", "-o", "out")
+    assert said.code == 2
+    assert "already exists" in said.plain
+    assert not left.parent.exists()
+    assert (owner / "out" / "model.safetensors").exists()

@@ -149,7 +149,7 @@ def test_a_card_answers_both_questions_and_says_what_is_left_of_utility(run: Aud
 def test_what_was_never_forgotten_does_not_stay_forgotten(tmp_path: Path) -> None:
     outcomes = {(model, "full"): Outcome.FORGOT_IN_PART for model in ("fragile", "robust")}
     page = words_of(render(Made(forgotten=Forgotten.PARTLY, outcomes=outcomes).run(tmp_path), reveal=False))
-    assert "All 2 unlearned models forgot only a part of what was to be forgotten." in page
+    assert "Both unlearned models forgot only a part of what was to be forgotten." in page
     assert "Forgotten? partly Does it stay so? no worse than at full precision (int8, int4)" in page
     assert "stays forgotten" not in page
 

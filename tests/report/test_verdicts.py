@@ -43,7 +43,7 @@ SENTENCES = {
 def test_all_models_alike(tmp_path: Path, outcome: Outcome) -> None:
     outcomes = {(model, label): outcome for model in ("fragile", "robust") for label in ("int8", "int4")}
     found = headline(Made(outcomes=outcomes).run(tmp_path))
-    expected = SENTENCES[outcome].replace("2 of 2", "All 2 unlearned models still know")
+    expected = SENTENCES[outcome].replace("2 of 2", "Both unlearned models still know")
     assert expected in found.verdict
     assert {card.outcome for card in found.cards} == {outcome}
 
@@ -101,7 +101,7 @@ BREAKS = "this format breaks the model itself: under it the target keeps 4 % of 
 def test_what_breaks_the_target_is_left_out_of_headline_and_cards(tmp_path: Path) -> None:
     outcomes = dict.fromkeys([("fragile", "int4"), ("robust", "int4")], Outcome.CANNOT_TELL)
     found = headline(Made(outcomes=outcomes, broken={"int4": BREAKS}).run(tmp_path))
-    assert found.verdict == "All 2 unlearned models forgot, and nothing came back at 1 reduced precision."
+    assert found.verdict == "Both unlearned models forgot, and nothing came back at 1 reduced precision."
     assert [card.outcome for card in found.cards] == [Outcome.HELD] * 2
     for card in found.cards:
         assert card.sentence.endswith("Nothing can be told at int4: there the target itself is broken.")

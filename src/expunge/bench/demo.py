@@ -1,19 +1,15 @@
-"""The demo: its jobs in parallel processes, and its audit in a few lines."""
+"""The demo: what it trains and measures, and its audit in a few lines."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
 
 from rich import box
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -23,77 +19,14 @@ from expunge.audit.run.plan import FULL, Role
 from expunge.audit.summary import AuditSummary
 from expunge.audit.verdict import Outcome
 from expunge.bench.builtin import Builtin
+from expunge.bench.jobs import Job, run_jobs
 from expunge.corpus.synthetic import WorldSize
 from expunge.errors import OutputError
 from expunge.files import write_json
-from expunge.model.resources import worker_pool
 from expunge.parsing import load_json
 from expunge.record import Stopwatch, make_record
-from expunge.train.loop.callbacks import last_beat
 from expunge.train.run.job import UnlearnJob
 from expunge.train.run.recipe import Recipe, load_recipe
-
-POLL = 0.5
-"""Seconds between two looks at how far the jobs are."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """Something to do in a process of its own. ``output`` is where its run is followed, if it trains."""
-
-    name: str
-    work: Callable[[], Any]
-    output: Path | None = None
-    after: tuple[str, ...] = ()
-
-
-def run_jobs(jobs: Sequence[Job], *, workers: int, console: Console) -> None:
-    """Carry out ``jobs`` in their order, ``workers`` at a time; a job waits for those it comes after.
-
-    An error in a job ends the others and is raised.
-    """
-    name = TextColumn("{task.description}", markup=False)
-    columns = (name, BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    bars = Progress(
-        *columns,
-        console=console,
-        transient=True,
-        speed_estimate_period=300,
-        disable=not console.is_terminal,
-    )
-    waiting, running, done = list(jobs), dict[Future[Any], _Running](), set[str]()
-    with worker_pool(workers) as pool, bars:
-        while waiting or running:
-            for job in [job for job in waiting if done.issuperset(job.after)][: workers - len(running)]:
-                waiting.remove(job)
-                task = bars.add_task(job.name, total=None)
-                running[pool.submit(job.work)] = _Running(job, task, time.monotonic())
-            if not running:
-                raise ValueError(f"{waiting[0].name!r} waits for {waiting[0].after}, which never comes")
-            finished, _ = wait(running, timeout=POLL, return_when=FIRST_COMPLETED)
-            for future in finished:
-                ended = running.pop(future)
-                future.result()
-                done.add(ended.job.name)
-                bars.remove_task(ended.task)
-                seconds = f" {time.monotonic() - ended.since:.0f} s"
-                console.print(Text.assemble(("✓", "green"), f" {ended.job.name}", (seconds, "dim")))
-            for each in running.values():
-                _follow(bars, each)
-
-
-class _Running(NamedTuple):
-    job: Job
-    task: TaskID
-    since: float
-
-
-def _follow(bars: Progress, job: _Running) -> None:
-    output = job.job.output
-    beat = last_beat(output.with_name(output.name + ".partial")) if output else None
-    if beat is not None:
-        bars.update(job.task, completed=beat.step, total=beat.steps)
-
 
 LOST = "bold red"
 

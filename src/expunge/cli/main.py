@@ -31,6 +31,7 @@ from expunge.cli import (
     report,
     runs,
     shards,
+    sweep,
     unlearn,
 )
 from expunge.cli.advice import fitting, typed_verb
@@ -64,7 +65,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 SECTIONS = {
-    "Forget and audit": (demo, unlearn, audit, attack, report, inspect),
+    "Forget and audit": (demo, unlearn, audit, attack, report, inspect, sweep),
     "Prepare data and models": (finetune, annotate, anchors),
     "Other ways to forget, and deployment": (merge, shards, quantize),
     "Look up": (runs, ledger, methods, metrics, doctor),

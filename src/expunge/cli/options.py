@@ -13,6 +13,7 @@ from rich.text import Text
 
 from expunge.errors import DataError
 from expunge.files import local_folder, refuse_existing
+from expunge.scratch import has_leftovers
 from expunge.terminal import Terminal, echo
 
 
@@ -115,7 +116,7 @@ def checked_early(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def checked(**given: Any) -> None:
-        from expunge.catalogue import recipe_text
+        from expunge.catalogue import recipe_and_settings, recipe_text
         from expunge.corpus.readers import require_source
 
         for model in _given(given, MODELS):
@@ -123,10 +124,13 @@ def checked_early(command: Callable[..., None]) -> Callable[..., None]:
         for source in _given(given, SOURCES):
             if source != "self":
                 require_source(source)
-        if "recipe" in given:
-            recipe_text(given["recipe"])
-        if given.get("output") and "overwrite" in given:
-            refuse_existing(given["output"], overwrite=given["overwrite"])
+        for recipe in _given(given, ["recipe"]):
+            is_one_of_many = isinstance(given["recipe"], list)
+            recipe_text(recipe_and_settings(recipe)[0] if is_one_of_many else recipe)
+        output = given.get("output")
+        # What a killed run left beside its output is settled by the run itself, before it refuses.
+        if output is not None and "overwrite" in given and not has_leftovers(output):
+            refuse_existing(output, overwrite=given["overwrite"])
         command(**given)
 
     return checked

@@ -31,11 +31,11 @@ def report(
         list[Path], typer.Argument(help="Folder of an audit or of the demo; two to compare them.")
     ],
     form: Annotated[
-        Literal["html", "md", "csv", "json", "png", "svg"],
+        Literal["html", "md", "csv", "json", "latex", "png", "svg"],
         typer.Option(
             "--format",
             "-f",
-            help="html (page), md (model card), csv or json (numbers), png or svg (figures).",
+            help="html (page), md (model card), csv, json or latex (numbers), png or svg (figures).",
         ),
     ] = "html",
     output: Annotated[

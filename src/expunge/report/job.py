@@ -17,12 +17,13 @@ from expunge.report.verdicts import edited
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-Format = Literal["html", "md", "csv", "json", "png", "svg"]
+Format = Literal["html", "md", "csv", "json", "latex", "png", "svg"]
 NAMES: dict[Format, str] = {
     "html": "report.html",
     "md": "report.md",
     "csv": "estimates.csv",
     "json": "report.json",
+    "latex": "tables.tex",
     "png": "figures-png",
     "svg": "figures-svg",
 }
@@ -135,6 +136,7 @@ class ReportJob:
 
     def _text(self, runs: list[AuditRun]) -> str:
         from expunge.report.document import document, to_csv, to_markdown
+        from expunge.report.latex import to_latex
         from expunge.report.ours import signed
         from expunge.report.page import render, render_two
 
@@ -142,8 +144,9 @@ class ReportJob:
             return render_two(*runs)
         writers: dict[str, Callable[[AuditRun], str]] = {
             "html": lambda run: render(run, reveal=self.reveal, case=self.case),
-            "md": lambda run: signed(to_markdown(run)),
+            "md": lambda run: signed(to_markdown(run), "md"),
             "csv": to_csv,
+            "latex": lambda run: signed(to_latex(run), "latex"),
             "json": lambda run: json.dumps(document(run).model_dump(mode="json"), indent=2) + "\n",
         }
         return writers[self.format](runs[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import TYPE_CHECKING
 
 from expunge.report.document import COLUMNS, Document
@@ -14,12 +15,14 @@ if TYPE_CHECKING:
 GENERATOR = b'<meta name="generator" content="expunge '
 HEAD = 4096
 """Bytes of a page in which its generator stands."""
+COMMENTS = {"md": ("<!-- ", " -->"), "latex": ("% ", "")}
+"""How a comment begins and ends."""
 FIGURES = {"recovery", "tradeoff"}
 """What figures are called, without their suffix."""
 
 
 def is_report(path: Path, form: str) -> bool:
-    """Whether ``path`` is a report of a format, and of Markdown, one that nobody has edited since."""
+    """Whether ``path`` is a report of a format, and of text, one that nobody has edited since."""
     if path.is_symlink():
         return False
     if form in ("png", "svg"):
@@ -29,13 +32,10 @@ def is_report(path: Path, form: str) -> bool:
     return path.is_file() and _CHECKS[form](path)
 
 
-def signed(text: str) -> str:
-    """Markdown with an invisible line below that holds the hash of the text above it."""
-    return f"{text}{_signature(text)}"
-
-
-def _signature(text: str) -> str:
-    return f"\n<!-- expunge report {hashlib.sha256(text.encode()).hexdigest()[:16]} -->\n"
+def signed(text: str, form: str) -> str:
+    """Markdown or LaTeX with a comment below that holds the hash of the text above it."""
+    before, after = COMMENTS[form]
+    return f"{text}\n{before}expunge report {hashlib.sha256(text.encode()).hexdigest()[:16]}{after}\n"
 
 
 def _is_page(path: Path) -> bool:
@@ -43,9 +43,10 @@ def _is_page(path: Path) -> bool:
         return GENERATOR in stream.read(HEAD)
 
 
-def _is_markdown(path: Path) -> bool:
-    text, line, _ = path.read_text(encoding="utf-8", errors="replace").rpartition("\n<!-- expunge report ")
-    return bool(line) and path.read_bytes() == signed(text).encode()
+def _is_signed(path: Path, form: str) -> bool:
+    mark = f"\n{COMMENTS[form][0]}expunge report "
+    text, line, _ = path.read_text(encoding="utf-8", errors="replace").rpartition(mark)
+    return bool(line) and path.read_bytes() == signed(text, form).encode()
 
 
 def _is_table(path: Path) -> bool:
@@ -63,7 +64,8 @@ def _is_document(path: Path) -> bool:
 
 _CHECKS: dict[str, Callable[[Path], bool]] = {
     "html": _is_page,
-    "md": _is_markdown,
+    "md": partial(_is_signed, form="md"),
+    "latex": partial(_is_signed, form="latex"),
     "csv": _is_table,
     "json": _is_document,
 }

@@ -240,7 +240,7 @@ def _overall(run: AuditRun, cards: tuple[VerdictCard, ...], worst: VerdictCard) 
     if len(cards) == 1:
         who, verb = "The unlearned model", "s"
     elif same == len(cards):
-        who, verb = f"All {same} unlearned models", ""
+        who, verb = ("Both" if same == 2 else f"All {same}") + " unlearned models", ""
     else:
         who, verb = f"{same} of {len(cards)} unlearned models", "s" if same == 1 else ""
     forgot = "forgot, but " if worst.forgotten is Forgotten.YES else ""

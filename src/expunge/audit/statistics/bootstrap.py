@@ -42,7 +42,8 @@ class Estimate:
     be given; ``reason`` then says why. Of a difference between two models, ``p`` is the chance of one
     as large if they were the same, and ``p_table`` the same in view of all differences of its table (Holm);
     ``detectable`` is the smallest true difference that an audit of this size detects with 80 % power;
-    ``conclusion`` sums this up. ``by_split``: the number of items of each split, where there are several.
+    ``conclusion`` sums this up. ``by_split``: the number of items of each split, where there are several;
+    ``means``: of a model's own value, the mean score of each of them.
     """
 
     value: float | None
@@ -55,6 +56,7 @@ class Estimate:
     detectable: float | None = None
     conclusion: Conclusion | None = None
     by_split: Mapping[str, int] | None = None
+    means: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,8 +75,9 @@ class ModelComparison:
         self._resampled: dict[Hashable, Floats] = {}
 
     def value(self, model: Readings) -> Estimate:
-        """The metric of one model."""
-        return self._estimate([model], lambda values_1R: values_1R[0])
+        """The metric of one model, with the mean score of each split if it has several."""
+        estimate = self._estimate([model], lambda values_1R: values_1R[0])
+        return replace(estimate, means=self._means(model)) if estimate.by_split else estimate
 
     def recovery(self, now: Readings, full: Readings) -> Estimate:
         """The metric under the condition minus the metric at full precision (points)."""
@@ -152,6 +153,13 @@ class ModelComparison:
         if len(set(labels)) < len(labels):
             return None
         return same_distribution_p(aligned.values[0][split], aligned.values[1][split])
+
+    def _means(self, model: Readings) -> dict[str, float]:
+        """The mean score of each split, over seeds if there are several."""
+        seeds, clusters = self._aligned([_each(model)])
+        return {
+            split: float(np.mean([np.mean(seed.own[0][split]) for seed in seeds])) for split in clusters
+        }
 
     def _difference(self, first: Readings, second: Readings) -> Estimate:
         return self._estimate(

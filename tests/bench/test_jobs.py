@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from expunge.bench.demo import Job, run_jobs
+from expunge.bench.jobs import Job, run_jobs
 from expunge.errors import DataError
 from tests.bench.work import leave_a_note, refuse, sleep
 
@@ -75,7 +75,7 @@ def test_a_job_that_waits_for_none_that_comes_is_an_error_and_no_endless_wait() 
 
 @pytest.mark.usefixtures("in_threads")
 def test_the_bar_follows_the_run_behind_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("expunge.bench.demo.POLL", 0.02)
+    monkeypatch.setattr("expunge.bench.jobs.POLL", 0.02)
     seen: set[tuple[int, int]] = set()
     update = Progress.update
 
