@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from expunge.inspector.service import GeneratedAnswer, InspectorService, ModelRef
+from expunge.inspector.service import GeneratedAnswer, Inquiry, InspectorService, ModelRef
 from tests.browser.conftest import Open
 from tests.browser.test_report import violations
 from tests.inspector.conftest import NAMES, inspected, save
@@ -82,7 +82,7 @@ def test_the_page_shows_the_answers_of_the_service(
     page.locator("#list button", has_text="witness 3 ").click()
     answered(page)
     assert page.locator("#prompt").input_value() == prompt_of(3)
-    row = list(service.answers(prompt_of(3), ALL, truth=truth_of(3)))[-1]
+    row = list(service.answers(Inquiry(prompt_of(3), truth_of(3)), ALL))[-1]
     assert said(page) == words(row)
     looks = [each.look for each in row if each.look]
     shown = [
@@ -107,7 +107,7 @@ def test_the_page_shows_the_answers_of_the_service(
 
 
 def test_leaked_words_are_marked(visit: Open, address: str, service: InspectorService) -> None:
-    text = list(service.answers("who", [ModelRef("target")]))[-1][0].text
+    text = list(service.answers(Inquiry("who"), [ModelRef("target")]))[-1][0].text
     page = visit(address).page
     ask(page, "who", text)
     first = page.locator(".card").first
@@ -165,7 +165,7 @@ def test_it_is_worked_by_keyboard(visit: Open, address: str, service: InspectorS
     page.locator(".card .role", has_text="int3").wait_for()
     page.locator(".growing").first.wait_for(state="detached")
     assert page.evaluate("document.activeElement.value") == "int3"
-    row = list(service.answers("the cat", [*ALL[:3], ModelRef("fragile", "int3")]))[-1]
+    row = list(service.answers(Inquiry("the cat"), [*ALL[:3], ModelRef("fragile", "int3")]))[-1]
     assert said(page) == words(row)
 
 
@@ -222,7 +222,7 @@ def test_two_browsers_do_not_mix(visit: Open, address: str, service: InspectorSe
         page.get_by_role("button", name="Ask the models").click()
     for page, prompt, precision in ((one, "the cat", "int3"), (two, "a dog", "int8")):
         answered(page)
-        row = list(service.answers(prompt, [*ALL[:3], ModelRef("fragile", precision)]))[-1]
+        row = list(service.answers(Inquiry(prompt), [*ALL[:3], ModelRef("fragile", precision)]))[-1]
         assert said(page) == words(row)
 
 
@@ -254,7 +254,9 @@ def test_epochs_that_were_kept_are_slid_through(visit: Open, tmp_path: Path) -> 
         slider.press("ArrowLeft")
         page.locator(".card .role", has_text="epoch 2").first.wait_for()
         page.locator(".growing").first.wait_for(state="detached")
-        row = list(service.answers("the cat", [ModelRef("run", "full", 2), ModelRef("run", "int4", 2)]))[-1]
+        row = list(
+            service.answers(Inquiry("the cat"), [ModelRef("run", "full", 2), ModelRef("run", "int4", 2)])
+        )[-1]
         assert said(page) == words(row)
 
 
@@ -284,3 +286,49 @@ def test_a_server_that_ended_is_told_of(visit: Open, audit: Path) -> None:
     watched.page.get_by_role("button", name="Ask the models").click()
     watched.page.get_by_text("The inspector does not answer").wait_for()
     watched.errors.clear()  # the browser says on its console that nobody answered
+
+
+def test_it_begins_with_what_came_back_most(visit: Open, address: str, service: InspectorService) -> None:
+    page = visit(address).page
+    page.locator("#list button[aria-current]").wait_for()
+    assert page.locator("#prompt").input_value() == service.items[0].prompt
+    assert page.locator("#truth").input_value() == service.items[0].truth
+    assert set(said(page)) == {"Not asked yet."}
+
+
+def test_a_typed_prompt_is_put_as_the_switch_says(
+    visit: Open, address: str, service: InspectorService
+) -> None:
+    page = visit(address).page
+    ask(page, "Who is there?")
+    assert said(page) == words(list(service.answers(Inquiry("Who is there?"), ALL))[-1])
+    page.locator("#forms label", has_text="as a question").click()
+    answered(page)
+    page.locator(".growing").first.wait_for(state="detached")
+    row = list(service.answers(Inquiry("Question: Who is there?\nAnswer: "), ALL))[-1]
+    assert said(page) == words(row)
+    page.locator("#forms label", has_text="as a chat").click()
+    page.get_by_text("has no chat template").first.wait_for()
+
+
+def test_sampled_answers_are_counted_and_copied_as_a_table(
+    visit: Open, address: str, service: InspectorService
+) -> None:
+    page = visit(address).page
+    page.locator("#samples").fill("3")
+    ask(page, prompt_of(0), truth_of(0))
+    page.locator(".growing").first.wait_for(state="detached")
+    inquiry = Inquiry(prompt_of(0), truth_of(0), samples=3)
+    row = list(service.answers(inquiry, ALL))[-1]
+    assert all(len(each.drawn) == 3 for each in row)
+    page.locator(".drawn summary").first.click()
+    assert page.locator(".drawn").first.locator("li").count() == 3
+    assert "3 sampled answers; 0 with every word" in page.locator(".drawn summary").first.inner_text()
+    page.evaluate("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
+    page.get_by_role("button", name="Copy as a table").click()
+    page.get_by_text("Copied.").wait_for()
+    lines = [line.split("\t") for line in page.evaluate("window.copied").splitlines()]
+    assert lines[0][:2] == ["model", "state"]
+    assert len(lines) == 1 + len(ALL) * 4
+    assert {len(line) for line in lines} == {7}
+    assert [line[4] for line in lines[1:5]] == ["greedy", "sample 1", "sample 2", "sample 3"]

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from expunge.inspector.server import HEADERS, MOST_BYTES, cookie_of
-from expunge.inspector.service import InspectorService, ModelRef
+from expunge.inspector.service import Inquiry, InspectorService, ModelRef
 from tests.inspector.serving import KEY, desk_of, serving
 from tests.report.made import prompt_of, truth_of
 
@@ -199,7 +199,7 @@ def test_answers_and_readings_are_the_engines(call: Caller, service: InspectorSe
     lines = call("/ask", {"prompt": prompt_of(1), "asked": asked}).lines
     assert lines[0] == {"truth": truth_of(1), "words": 6}  # an item's prompt brings its true answer
     assert lines[-1] == {"over": True}
-    row = list(service.answers(prompt_of(1), who, truth=truth_of(1)))[-1]
+    row = list(service.answers(Inquiry(prompt_of(1), truth_of(1)), who))[-1]
     assert whole(lines) == {place: each.text for place, each in enumerate(row)}
     told = {each["place"]: each["look"] for each in lines if each.get("look")}
     for place, each in enumerate(row):
@@ -212,7 +212,7 @@ def test_answers_and_readings_are_the_engines(call: Caller, service: InspectorSe
 
 
 def test_leaked_words_are_marked(call: Caller, service: InspectorService) -> None:
-    (said,) = list(service.answers("who", [ModelRef("target")]))[-1]
+    (said,) = list(service.answers(Inquiry("who"), [ModelRef("target")]))[-1]
     lines = call("/ask", {"prompt": "who", "truth": said.text, "asked": [{"model": "target"}]}).lines
     last = next(each for each in lines if each.get("whole"))
     parts, words = last["said"], len(re.findall(r"\w+", said.text))

@@ -11,11 +11,11 @@ import torch
 from expunge.audit.run.plan import Role
 from expunge.errors import DataError, ModelError
 from expunge.inference.observer import Observer
-from expunge.inspector.generate import TruthTokens, read_prompt, read_truth
+from expunge.inspector.generate import TruthTokens, formed, read_prompt, read_truth
 from expunge.inspector.items import erased
 from expunge.inspector.logit_lens import read_layers
 from expunge.inspector.models import ModelPool, open_registry
-from expunge.inspector.service import GeneratedAnswer, InspectorService, ModelRef, streamed
+from expunge.inspector.service import GeneratedAnswer, Inquiry, InspectorService, ModelRef, streamed
 from expunge.model.load import load_model, load_tokenizer
 from expunge.quant import parse_quantizer
 from expunge.quant.buckets import diagnose
@@ -32,7 +32,7 @@ def service(audit: Path) -> InspectorService:
 
 
 def last(service: InspectorService, prompt: str, *asked: ModelRef) -> list[GeneratedAnswer]:
-    return list(service.answers(prompt, asked))[-1]
+    return list(service.answers(Inquiry(prompt), asked))[-1]
 
 
 def expected(path: Path, prompt: str, precision: str) -> str:
@@ -52,7 +52,7 @@ def test_answers_are_those_of_the_observer(service: InspectorService, precision:
 
 
 def test_answers_grow_token_by_token(service: InspectorService) -> None:
-    rows = list(service.answers("who", [ModelRef("target"), ModelRef("fragile")]))
+    rows = list(service.answers(Inquiry("who"), [ModelRef("target"), ModelRef("fragile")]))
     assert len({row[0].text for row in rows}) > 2
     assert not rows[0][1].text  # one model after the other
 
@@ -180,7 +180,7 @@ def test_long_prompts_are_cut_and_say_so(service: InspectorService) -> None:
     assert said.text
     assert "tokens of the prompt were left out" in said.note
     tokenizer = tiny_tokenizer(all_bytes=True)
-    cut = read_prompt("abcdefgh", tokenizer, room=4)
+    cut = read_prompt(formed("abcdefgh", "written"), tokenizer, room=4)
     assert cut.ids[0] == tokenizer.bos_token_id
     assert tokenizer.decode(cut.ids[1:]) == "fgh"
     assert cut.dropped == 5
@@ -188,7 +188,7 @@ def test_long_prompts_are_cut_and_say_so(service: InspectorService) -> None:
 
 def test_a_truth_keeps_its_tokens_when_the_prompt_is_cut() -> None:
     tokenizer = tiny_tokenizer(all_bytes=True)
-    read = read_truth("x" * 500, " cat", tokenizer, room=20)
+    read = read_truth(formed("x" * 500, "written", " cat"), tokenizer, room=20)
     assert len(read.ids) <= 20
     assert tokenizer.decode(read.ids[read.begins :]) == " cat"
 
@@ -204,14 +204,16 @@ def test_items_come_by_how_much_came_back(service: InspectorService) -> None:
 
 
 def test_a_truth_is_read_token_by_token(service: InspectorService) -> None:
-    (said,) = list(service.answers("the cat", [ModelRef("target", "int4")], truth=" is in"))[-1]
+    (said,) = list(service.answers(Inquiry("the cat", " is in"), [ModelRef("target", "int4")]))[-1]
     assert said.look is not None
     assert "".join(said.look.tokens) == " is in"
     assert len(said.look.reading.layers) == len(said.look.best) == 2
     path = service.registry.find("target").path
     model, tokenizer = load_model(path), load_tokenizer(path)
     with parse_quantizer("int4").applied(model):
-        assert said.look.reading == read_layers(model, read_truth("the cat", " is in", tokenizer, room=64))
+        assert said.look.reading == read_layers(
+            model, read_truth(formed("the cat", "written", " is in"), tokenizer, room=64)
+        )
 
 
 def test_what_the_audit_used_can_be_chosen(service: InspectorService) -> None:
@@ -305,3 +307,22 @@ def test_sources_that_no_audit_writes_are_refused(content: str, audit: Path, tmp
     (tmp_path / "sources.json").write_text(content)
     with pytest.raises(DataError, match=r"sources\.json"):
         open_registry([tmp_path])
+
+
+def test_the_forms_of_a_prompt() -> None:
+    assert formed("Who?", "written").prompt == "Who?"
+    assert formed(" Who? ", "question").prompt == "Question: Who?\nAnswer: "
+    asked = "Question: Who?\nAnswer:"
+    assert formed(asked, "question").prompt == asked  # an item of the audit is in that form already
+    assert formed("", "question").prompt == ""
+    chat = formed("Who?", "chat", "Ada")
+    assert (chat.prompt, chat.completion, chat.is_chat) == ("Who?", "Ada", True)
+
+
+def test_sampled_answers_are_the_same_again_and_those_of_the_same_prompt(service: InspectorService) -> None:
+    first, second = (
+        list(service.answers(Inquiry("who", samples=5), [ModelRef("fragile")]))[-1][0] for _ in range(2)
+    )
+    assert first.drawn == second.drawn
+    assert len(set(first.drawn)) > 1
+    assert first.text == last(service, "who", ModelRef("fragile"))[0].text

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from expunge.corpus.boundary import opening
+from expunge.corpus.columns import QUESTION as QUESTION_TEMPLATE
 from expunge.corpus.tokenise import encode, encode_prompt, first_token
 from expunge.inference.backbone import eval_mode
 from expunge.inference.generation.cache import cut, end_tokens
-from expunge.inference.generation.generate import greedy
+from expunge.inference.generation.generate import greedy, sample_answers
 from expunge.metrics.knowmem import STOPS
 from expunge.model.rope import declared_positions
 from expunge.types import Example
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+QUESTION = "Answer:"
+"""The end of a question prompt, after which models tend to continue with the next question."""
 MAX_TRUTH = 256
 """Maximum tokens of a true answer that are evaluated."""
 
@@ -41,25 +44,39 @@ def room_of(model: nn.Module, max_length: int) -> int:
     return min(declared_positions(model) or max_length, max_length)
 
 
-def read_prompt(text: str, tokenizer: Any, *, room: int) -> PromptTokens:
+PromptForm = Literal["written", "question", "chat"]
+"""How a prompt is put: as it is written, as a question of the audit, or as a message of a chat."""
+
+
+def formed(text: str, form: PromptForm, truth: str = "") -> Example:
+    """A prompt in a form; one that already ends as a question does stays as it is."""
+    if form == "question" and text and not is_question(text):
+        text = QUESTION_TEMPLATE.format(question=text.strip())
+    return Example(id="prompt", prompt=text, completion=truth, is_chat=form == "chat")
+
+
+def is_question(text: str) -> bool:
+    """Whether a text ends where an answer is to begin."""
+    return text.rstrip().endswith(QUESTION)
+
+
+def read_prompt(asked: Example, tokenizer: Any, *, room: int) -> PromptTokens:
     """The last tokens of a prompt that fit into ``room``, its opening kept.
 
     Raises:
         DataError: the tokenizer cannot write it.
     """
-    asked = Example(id="prompt", prompt=text, completion="")
     ids = encode_prompt(asked, tokenizer) or first_token(tokenizer)
     return PromptTokens(*_cut(ids, len(opening(tokenizer)), room))
 
 
-def read_truth(text: str, truth: str, tokenizer: Any, *, room: int) -> TruthTokens:
+def read_truth(example: Example, tokenizer: Any, *, room: int) -> TruthTokens:
     """A prompt followed by its true answer, in at most ``room`` tokens; the answer is kept first.
 
     Raises:
         DataError: the true answer has no token.
     """
-    example = Example(id="prompt", prompt=text, completion=truth)
-    length = len(text) + len(truth) + room
+    length = len(example.text) + room
     encoded = encode(example, tokenizer, max_length=4 * length, eos=False)[0]
     begins = encoded.mask.index(True)
     answer = encoded.input_ids[begins:][: min(MAX_TRUTH, max(1, room // 2))]
@@ -74,9 +91,6 @@ def _cut(ids: list[int], head: int, room: int) -> tuple[list[int], int]:
 
 # Greedy answers, streamed token by token; the text equals that of ``Observer.greedy``.
 
-QUESTION = "Answer:"
-"""The end of a question prompt, after which models tend to continue with the next question."""
-
 
 class DecodingMode(NamedTuple):
     """When to stop an answer: after a number of tokens, or after one of the stop strings."""
@@ -85,9 +99,24 @@ class DecodingMode(NamedTuple):
     stop: tuple[str, ...] = ()
 
 
-def decoding_mode(prompt: str, tokens: int) -> DecodingMode:
+def decoding_mode(asked: Example, tokens: int) -> DecodingMode:
     """A question is answered as the audit lets it be, up to where the next one would begin."""
-    return DecodingMode(tokens, STOPS if prompt.rstrip().endswith(QUESTION) else ())
+    return DecodingMode(tokens, STOPS if not asked.is_chat and is_question(asked.prompt) else ())
+
+
+def sampled(
+    model: nn.Module, tokenizer: Any, ids: Sequence[int], way: DecodingMode, count: int
+) -> list[str]:
+    """``count`` answers drawn at temperature 1, always the same ones."""
+    ends = sorted(end_tokens(model, tokenizer))
+    drawn = sample_answers(
+        model,
+        [list(ids)] * count,
+        new_tokens=way.tokens,
+        eos_ids=ends,
+        pad_id=next(iter(ends), 0),
+    )
+    return [cut(str(tokenizer.decode(tokens, skip_special_tokens=True)), way.stop) for tokens in drawn]
 
 
 def answer(

@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from expunge.audit.summary import read_summary
 from expunge.errors import ExpungeError
 from expunge.inference.leakage import leaked_words, segments
+from expunge.inspector.generate import PromptForm
 from expunge.inspector.models import SUMMARY
-from expunge.inspector.service import GeneratedAnswer, ModelRef
+from expunge.inspector.service import GeneratedAnswer, Inquiry, ModelRef
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 MOST_CHARACTERS = 1_000_000
 MOST_MODELS = 16
+MOST_SAMPLES = 64
 MOST_TRUTH = 10_000
 """Maximum characters of a true answer that are compared and evaluated."""
 PAGE = 40
@@ -52,6 +54,8 @@ class Question(BaseModel):
 
     prompt: str = Field(max_length=MOST_CHARACTERS)
     truth: str = Field(default="", max_length=MOST_CHARACTERS)
+    form: PromptForm = "written"
+    samples: int = Field(default=0, ge=0, le=MOST_SAMPLES)
     asked: list[AskedModel] = Field(min_length=1, max_length=MOST_MODELS)
 
 
@@ -69,6 +73,7 @@ def registry_of(service: InspectorService) -> Event:
             for entry in service.registry.models
         ],
         "precisions": service.precisions,
+        "form": service.form,
         "absent": list(service.registry.absent),
         "metrics": [
             {"name": name, "title": known[name].title or name, "scale": known[name].scale}
@@ -111,7 +116,8 @@ def events(service: InspectorService, question: Question) -> Iterator[Event]:
     yield {"truth": truth, "words": len(leaked_words("", truth[:MOST_TRUTH]))}
     truth = truth[:MOST_TRUTH]
     before = [GeneratedAnswer()] * len(question.asked)
-    for row in service.answers(question.prompt, [model.who for model in question.asked], truth=truth):
+    inquiry = Inquiry(question.prompt, truth, question.form, question.samples)
+    for row in service.answers(inquiry, [model.who for model in question.asked]):
         for index, (old, new) in enumerate(zip(before, row, strict=True)):
             if new != old:
                 yield said_of(index, truth, new)
@@ -124,15 +130,22 @@ def said_of(index: int, truth: str, answer: GeneratedAnswer) -> Event:
 
     ``leaked``: how many words of the true answer are in it.
     """
-    parts = segments(truth, answer.text) if truth else [answer.text]
+    parts, leaked = _cut(truth, answer.text)
     return {
         "place": index,
         "said": parts,
-        "leaked": sum(len(leaked_words("", part)) for part in parts[1::2]),
+        "leaked": leaked,
+        "drawn": [_cut(truth, text) for text in answer.drawn],
         "note": answer.note,
         "whole": answer.over,
         "look": None if answer.look is None else look_of(answer.look),
     }
+
+
+def _cut(truth: str, text: str) -> tuple[list[str], int]:
+    """A text cut where its leaked words begin and end, and how many there are."""
+    parts = segments(truth, text) if truth else [text]
+    return parts, sum(len(leaked_words("", part)) for part in parts[1::2])
 
 
 def look_of(reading: LayerReading) -> Event:

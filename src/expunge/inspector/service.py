@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from expunge.audit.summary import read_summary
 from expunge.errors import ExpungeError, ModelError, RecipeError
-from expunge.inspector.generate import answer, decoding_mode, read_prompt, read_truth, room_of
+from expunge.inspector.generate import (
+    PromptForm,
+    PromptTokens,
+    answer,
+    decoding_mode,
+    formed,
+    is_question,
+    read_prompt,
+    read_truth,
+    room_of,
+    sampled,
+)
 from expunge.inspector.items import Erased, InspectorItem, erased, measured, read_items, truths
 from expunge.inspector.logit_lens import LensReading, read_layers
 from expunge.inspector.models import FULL, SUMMARY, ModelPool, ModelRegistry, PooledModel
@@ -19,6 +30,8 @@ from expunge.quant import parse_quantizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from expunge.types import Example
 
 USUAL = (FULL, "int8", "int4", "int3", "nf4", "fp4")
 MAX_TOKENS = 48
@@ -46,13 +59,29 @@ class LayerReading(NamedTuple):
 class GeneratedAnswer(NamedTuple):
     """The answer of one model so far; ``note`` if input was truncated or the model failed.
 
-    ``over``: all is said. ``look`` comes after it, where the true answer is known.
+    ``over``: all is said. ``look`` comes after it, where the true answer is known, and then ``drawn``: the
+    sampled answers, if any were asked for.
     """
 
     text: str = ""
     note: str = ""
     over: bool = False
     look: LayerReading | None = None
+    drawn: tuple[str, ...] = ()
+
+
+class Inquiry(NamedTuple):
+    """What models are asked: a prompt with its form and true answer, and how many answers are sampled."""
+
+    prompt: str
+    truth: str = ""
+    form: PromptForm = "written"
+    samples: int = 0
+
+    @property
+    def example(self) -> Example:
+        """The prompt in its form, with the true answer."""
+        return formed(self.prompt, self.form, self.truth)
 
 
 @dataclass(frozen=True)
@@ -84,23 +113,26 @@ class InspectorService:
         used = [condition.label for audit in audits for condition in audit.conditions]
         return [label for label in dict.fromkeys([*USUAL, *used]) if label == FULL or _is_plain(label)]
 
-    def answers(
-        self, prompt: str, models: Sequence[ModelRef], *, truth: str = ""
-    ) -> Iterator[list[GeneratedAnswer]]:
+    @cached_property
+    def form(self) -> PromptForm:
+        """How the audits put their prompts, as far as it shows in them."""
+        asked = [item.prompt for item in self.items if item.prompt]
+        return "question" if asked and 2 * sum(map(is_question, asked)) > len(asked) else "written"
+
+    def answers(self, inquiry: Inquiry, models: Sequence[ModelRef]) -> Iterator[list[GeneratedAnswer]]:
         """The answers of all models, side by side: the whole row is yielded again after every token.
 
-        With a ``truth`` each model is also read token by token and layer by layer, in the same loan. A
+        With a true answer each model is also read token by token and layer by layer, in the same loan. A
         model that cannot answer gives the reason in its note; the others continue.
         """
         row = [GeneratedAnswer() for _ in models]
         for index, who in enumerate(models):
-            for row[index] in streamed(partial(self._stream_answer, prompt, truth, who)):
+            for row[index] in streamed(partial(self._stream_answer, inquiry, who)):
                 yield list(row)
 
     def _stream_answer(
         self,
-        prompt: str,
-        truth: str,
+        inquiry: Inquiry,
         who: ModelRef,
         show: Callable[[GeneratedAnswer], None],
         stopped: Callable[[], bool],
@@ -109,22 +141,31 @@ class InspectorService:
         try:
             path = self.registry.find(who.model).at(who.epoch)
             with memory_errors(fix=SMALLER), self.pool.borrow(path, who.precision) as lent:
-                generated = self._answer(prompt, lent, show, stopped)
+                read = self._read(inquiry, lent)
+                generated = self._answer(inquiry, read, lent, show, stopped)
                 show(generated)
-                if truth and not stopped():
-                    show(generated._replace(look=self._look(prompt, truth, lent)))
+                if inquiry.truth and not stopped():
+                    generated = generated._replace(look=self._look(inquiry, lent))
+                    show(generated)
+                if inquiry.samples and read.ids and not stopped():
+                    way = decoding_mode(inquiry.example, self.max_tokens)
+                    drawn = sampled(lent.model, lent.tokenizer, read.ids, way, inquiry.samples)
+                    show(generated._replace(drawn=tuple(drawn)))
         except ExpungeError as error:
             show(generated._replace(note=f"{generated.note} {error}".strip(), over=True))
 
+    def _read(self, inquiry: Inquiry, lent: PooledModel) -> PromptTokens:
+        room = room_of(lent.model, self.max_length) - self.max_tokens
+        return read_prompt(formed(inquiry.prompt, inquiry.form), lent.tokenizer, room=max(room, 2))
+
     def _answer(
         self,
-        prompt: str,
+        inquiry: Inquiry,
+        read: PromptTokens,
         lent: PooledModel,
         show: Callable[[GeneratedAnswer], None],
         stopped: Callable[[], bool],
     ) -> GeneratedAnswer:
-        room = room_of(lent.model, self.max_length) - self.max_tokens
-        read = read_prompt(prompt, lent.tokenizer, room=max(room, 2))
         note = f"The first {read.dropped:,} tokens of the prompt were left out." if read.dropped else ""
         if not read.ids:
             return GeneratedAnswer(note="There is nothing to continue.", over=True)
@@ -132,15 +173,15 @@ class InspectorService:
             lent.model,
             lent.tokenizer,
             read.ids,
-            decoding_mode(prompt, self.max_tokens),
+            decoding_mode(inquiry.example, self.max_tokens),
             on_text=lambda said: show(GeneratedAnswer(said, note)),
             stopped=stopped,
         )
         return GeneratedAnswer(text, note, over=True)
 
-    def _look(self, prompt: str, truth: str, lent: PooledModel) -> LayerReading:
+    def _look(self, inquiry: Inquiry, lent: PooledModel) -> LayerReading:
         room = room_of(lent.model, self.max_length)
-        reading = read_layers(lent.model, read_truth(prompt, truth, lent.tokenizer, room=room))
+        reading = read_layers(lent.model, read_truth(inquiry.example, lent.tokenizer, room=room))
         word = lent.tokenizer.decode
         best = [[word([seen.best]) for seen in layer] for layer in reading.layers]
         return LayerReading([word([token]) for token in reading.tokens], reading, best)

@@ -39,7 +39,7 @@
   const get = async (path, wanted = {}) => (await told(await fetch(`${path}?${new URLSearchParams(wanted)}`).catch(() => { throw new Error(GONE); }))).json();
 
   let registry;
-  const chosen = { model: null, precision: FULL, epoch: null, lens: null };
+  const chosen = { model: null, precision: FULL, epoch: null, lens: null, form: "written" };
   const subject = () => registry.models.find((model) => model.name === chosen.model);
   const known = new Map();  // what each model said of the question that was asked last
   let question = null, running = null, words = 0;
@@ -58,9 +58,9 @@
   // Answers
   const cards = new Map();
   const card = (column) => {
-    const said = make("p", { class: "said", dir: "auto" }), note = make("p", { class: "note", hidden: true }), leak = make("p", { class: "leak" });
-    const node = make("article", { class: "card" }, make("h3", {}, make("bdi", {}, column.model)), make("p", { class: "role" }, where(column)), said, leak, note);
-    cards.set(column.key, { node, said, note, leak });
+    const drawn = make("div", { class: "drawn", hidden: true }), said = make("p", { class: "said", dir: "auto" }), note = make("p", { class: "note", hidden: true }), leak = make("p", { class: "leak" });
+    const node = make("article", { class: "card" }, make("h3", {}, make("bdi", {}, column.model)), make("p", { class: "role" }, where(column)), said, leak, drawn, note);
+    cards.set(column.key, { node, said, note, leak, drawn });
     return node;
   };
   const fill = (key) => {
@@ -73,10 +73,19 @@
     place.said.classList.toggle("growing", question !== null && running !== null && !found?.whole);
     place.said.tabIndex = place.said.scrollHeight > place.said.clientHeight ? 0 : -1;
     const leaked = found?.leaked ?? 0;
+    drawSamples(place.drawn, found?.drawn ?? []);
     place.node.classList.toggle("leaks", words > 0 && leaked === words);
     place.leak.textContent = words && found?.whole ? `${leaked} of ${count(words, "word", "words")} of the true answer` : "";
     place.note.textContent = found?.note ?? "";
     place.note.hidden = !found?.note;
+  };
+  const marked = (parts) => parts.map((part, at) => (at % 2 ? make("mark", {}, part) : part));
+  const drawSamples = (place, drawn) => {
+    place.hidden = !drawn.length;
+    if (!drawn.length) return;
+    const whole = drawn.filter(([, leaked]) => words && leaked === words).length;
+    const says = `${count(drawn.length, "sampled answer", "sampled answers")}${words ? `; ${whole} with every word of the true answer` : ""}`;
+    place.replaceChildren(make("details", {}, make("summary", {}, says), make("ol", {}, ...drawn.map(([parts]) => make("li", { dir: "auto" }, ...(parts.join("").trim() ? marked(parts) : ["(nothing)"]))))));
   };
   const drawCards = () => {
     cards.clear();
@@ -131,7 +140,7 @@
     if ("truth" in event && !$("truth").value && event.truth) {
       $("truth").value = event.truth;
       given = event.truth;
-      question = JSON.stringify([$("prompt").value, event.truth]);
+      question = asking_now();
     }
     if (!("place" in event)) return;
     const { key } = missing[event.place], { place, ...news } = event;
@@ -151,8 +160,10 @@
     }
     if (!isOver) throw new Error("The inspector stopped in the middle of an answer. See its terminal for the reason.");
   };
+  const samples = () => Math.min(64, Math.max(0, Math.trunc(Number($("samples").value)) || 0));
+  const asking_now = () => JSON.stringify([$("prompt").value, $("truth").value, chosen.form, samples()]);
   const ask = async () => {
-    const now = JSON.stringify([$("prompt").value, $("truth").value]);
+    const now = asking_now();
     running?.abort();
     if (now !== question) known.clear();
     question = now;
@@ -163,7 +174,7 @@
     drawCards();
     drawLooks();
     say("Answering …");
-    const body = JSON.stringify({ prompt: $("prompt").value, truth: $("truth").value, asked: missing.map(asked) });
+    const body = JSON.stringify({ prompt: $("prompt").value, truth: $("truth").value, form: chosen.form, samples: samples(), asked: missing.map(asked) });
     try {
       const response = await fetch("ask", { method: "POST", body, signal: own.signal, headers: { "content-type": "application/json" } }).catch((error) => { throw error.name === "AbortError" ? error : new Error(GONE); });
       await read(await told(response), missing);
@@ -173,9 +184,25 @@
       say(error.message);
     }
     running = null;
+    $("copy").disabled = !known.size;
     columns().forEach(({ key }) => fill(key));
   };
+  // A table that spreadsheets take: tabs between cells, one line for each answer.
+  const table = () => {
+    const plain = (text) => { const one = String(text).replace(/\s+/g, " ").trim(); return /^[=+\-@]/.test(one) ? `'${one}` : one; };
+    const lines = columns().flatMap((column) => {
+      const found = known.get(column.key), own = [column.model, where(column), $("prompt").value, $("truth").value];
+      const answers = found ? [["greedy", found.said, found.leaked], ...(found.drawn ?? []).map(([parts, leaked], at) => [`sample ${at + 1}`, parts, leaked])] : [];
+      return answers.map(([kind, parts, leaked]) => [...own, kind, parts.join(""), words ? `${leaked} of ${words}` : ""]);
+    });
+    return [["model", "state", "prompt", "true answer", "decoding", "answer", "leaked words"], ...lines].map((line) => line.map(plain).join("\t")).join("\n");
+  };
+  $("copy").addEventListener("click", async () => {
+    try { await navigator.clipboard.writeText(table()); say("Copied."); } catch { say("The browser does not allow this page to copy."); }
+  });
   const again = () => { drawErased(); if (question === null) drawCards(); else ask(); };
+  let offered = "";  // the prompt an item brought: typing replaces it
+  $("prompt").addEventListener("focus", () => { if (offered && $("prompt").value === offered) $("prompt").select(); });
   let given = "";  // the true answer that an item brought: it goes when the prompt is another
   $("prompt").addEventListener("input", () => { if (given && $("truth").value === given) { $("truth").value = ""; given = ""; mark(null); } });
   $("form").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
@@ -183,6 +210,7 @@
 
   // Choices
   const choosePrecision = (label) => { chosen.precision = label; $("precisions").querySelectorAll("input").forEach((each) => { each.checked = each.value === label; }); };
+  const chooseForm = (form) => { chosen.form = form; $("forms").querySelectorAll("input").forEach((each) => { each.checked = each.value === form; }); };
   const nameEpoch = () => { $("epoch-name").textContent = chosen.epoch === null ? "finished" : String(chosen.epoch); $("epoch").setAttribute("aria-valuetext", $("epoch-name").textContent); };
   const chooseModel = (name) => {
     chosen.model = name;
@@ -231,15 +259,22 @@
   const digits = () => (registry.metrics.find(({ name }) => name === $("metric").value)?.scale === "0-1" ? 2 : 1);
   const mark = (at) => $("list").querySelectorAll("button").forEach((each) => { if (Number(each.dataset.at) === at) each.setAttribute("aria-current", "true"); else each.removeAttribute("aria-current"); });
   const open = async (at) => {
-    const item = await get("item", { at }).catch((error) => { say(error.message); });
-    if (!item) return;
-    $("prompt").value = item.prompt;
-    $("truth").value = given = item.truth;
-    if (registry.models.some(({ name }) => name === item.model) && item.model !== chosen.model) chooseModel(item.model);
-    if (item.rise > 0 && registry.precisions.includes(item.precision)) choosePrecision(item.precision);
-    mark(at);
+    if (!(await show(at))) return;
     again0();
     if (matchMedia("(max-width: 67.99rem)").matches) $("h-answers").scrollIntoView();
+  };
+  const show = async (at) => {
+    const item = await get("item", { at }).catch((error) => { say(error.message); });
+    if (!item) return false;
+    $("prompt").value = item.prompt;
+    $("truth").value = given = item.truth;
+    offered = item.prompt;
+    if (registry.models.some(({ name }) => name === item.model) && item.model !== chosen.model) chooseModel(item.model);
+    if (item.rise > 0 && registry.precisions.includes(item.precision)) choosePrecision(item.precision);
+    // A document is continued as it is written, whatever the audit's questions look like.
+    chooseForm(registry.form === "question" && !/Answer:\s*$/.test(item.prompt) ? "written" : registry.form);
+    mark(at);
+    return true;
   };
   const again0 = () => { drawErased(); ask(); };
   const entry = ({ at, prompt, name, full, rise, precision }) => {
@@ -273,6 +308,9 @@
     $("which").firstChild.data = unlearned.length ? "Unlearned model " : "Model ";
     $("which").hidden = subjects.length < 2;
     $("precisions").append(...picks("precision", registry.precisions.map((label) => [label, label]), "int4", (label) => { choosePrecision(label); again(); }));
+    const forms = [["question", "as a question"], ["chat", "as a chat"], ["written", "as written"]];
+    chosen.form = registry.form;
+    $("forms").append(...picks("form", forms, chosen.form, (form) => { chosen.form = form; if (question !== null) ask(); }));
     choosePrecision("int4");
     chooseModel(subjects[0].name);
     if (registry.absent.length) { $("absent").textContent = `Not found at the path the audit recorded: ${registry.absent.join(", ")}.`; $("absent").hidden = false; }
@@ -282,6 +320,8 @@
     $("metric").append(...registry.metrics.map(({ name, title }) => make("option", { value: name }, title)));
     $("items").hidden = false;
     await list(0);
+    const first = Number($("list").querySelector("button")?.dataset.at ?? -1);
+    if (first >= 0 && !$("prompt").value) await show(first);  // what came back most, ready to be asked
   };
   begin().catch((error) => say(error.message));
 })();
