@@ -121,6 +121,11 @@ def test_what_is_missing_is_named() -> None:
         expunge.unlearn(model(), TOKENIZER, forget=[FORGET[0], {"text": object()}], recipe="ga")
 
 
+def test_a_setting_that_is_none_is_refused_by_name() -> None:
+    with pytest.raises(RecipeError, match="Did you mean 'max_length'"):
+        expunge.audit("m", forget=[], max_lenght=3)  # type: ignore[arg-type]
+
+
 def test_importing_prints_nothing_and_loads_no_torch() -> None:
     code = "import sys, expunge; assert not {'torch', 'transformers'} & set(sys.modules); expunge.audit"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import yaml
 
-from expunge.audit.run.job import AuditJob
+from expunge.audit.run.job import SPLITS, AuditJob
 from expunge.corpus.formats import write_examples
 from expunge.corpus.readers import read_examples
-from expunge.errors import RecipeError
+from expunge.errors import RecipeError, did_you_mean
 from expunge.files import write_text
 from expunge.metrics import metrics as metric_registry
 from expunge.metrics.base import scored
@@ -249,6 +249,8 @@ def audit(
     attack: Sequence[str] = (),
     metrics: Sequence[str] = (),
     output: str | Path | None = None,
+    max_items: int | None = None,
+    max_length: int = 2048,
     seed: int = 0,
     workers: int = 1,
     **splits: Texts,
@@ -265,6 +267,8 @@ def audit(
         attack: attacks, such as ``["relearn"]``.
         metrics: the metrics; those that the given splits allow if none are named.
         output: the audit's folder; a temporary one without it.
+        max_items: examples asked of each split; a hundred without it.
+        max_length: tokens per forward pass; longer texts are split.
         seed: the seed of everything random.
         workers: models measured in parallel.
         splits: other splits, such as ``retain`` or ``holdout``.
@@ -272,6 +276,15 @@ def audit(
     Raises:
         ExpungeError: bad input, with what to change.
     """
+    unknown = next((name for name in splits if name not in SPLITS), None)
+    if unknown is not None:
+        raise RecipeError(
+            f"expunge.audit(..., {unknown}=...)",
+            why="there is no such setting, and no split of that name.",
+            fix=did_you_mean(
+                unknown, [*SPLITS, "quantize", "attack", "metrics", "max_items", "max_length"]
+            ),
+        )
     keep = _Scratch()
     scratch = keep.folder
     named = models if isinstance(models, Mapping) else {"model": models}
@@ -293,6 +306,8 @@ def audit(
         attacks=tuple(attack),
         metrics=tuple(metrics),
         output=Path(output) if output else scratch / "audit",
+        max_items=max_items,
+        max_length=max_length,
         seed=seed,
         workers=workers,
     )
