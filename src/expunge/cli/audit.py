@@ -158,6 +158,15 @@ Metrics = Annotated[
         help="Measure only these, or 'all': NAME or NAME:setting=value. Repeatable.",
     ),
 ]
+VerdictOn = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--verdict-on",
+        metavar="NAME",
+        rich_help_panel=MEASURES_PANEL,
+        help="Let this metric decide the verdict too: leak_at_k, or leak_at_k:k=128. Repeatable.",
+    ),
+]
 AuditFolder = Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Output folder.")]
 MaxItems = Annotated[
     int | None,
@@ -221,6 +230,7 @@ def audit(
     quantizer: Quantizers = None,
     attack: Attacks = None,
     metric: Metrics = None,
+    verdict_on: VerdictOn = None,
     output: AuditFolder = Path("runs/audit"),
     max_items: MaxItems = None,
     max_length: MaxLength = 2048,
@@ -253,6 +263,7 @@ def audit(
         quantizers=tuple(quantizer or ()),
         attacks=tuple(attack or ()),
         metrics=tuple(metric or ()),
+        verdict_on=tuple(verdict_on or ()),
         fields=fields(field, template),
         max_items=max_items,
         max_length=max_length,

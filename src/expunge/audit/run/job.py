@@ -12,7 +12,7 @@ from expunge.audit.run.calibrate import CalibrationChoice
 from expunge.audit.run.diagnose import Checkpoint, diagnose
 from expunge.audit.run.grid import Audit, no_progress
 from expunge.audit.run.loaded import record_beside, sources_of
-from expunge.audit.run.missing_inputs import select_metrics
+from expunge.audit.run.missing_inputs import name_in, select_metrics
 from expunge.audit.run.plan import AuditPlan, ModelSource, Role, every_condition
 from expunge.audit.summary import AuditSummary
 from expunge.corpus.benchmarks import benchmark
@@ -136,11 +136,11 @@ class AuditJob:
 
     ``splits`` names a file for each split; ``probes`` a folder with ``<split>.jsonl`` files for
     those not named; ``benchmark`` a public one, in the folder ``data`` or on the Hub, with its own metrics
-    where none are named. At most ``max_items`` examples of a split are asked, drawn by ``seed`` (without
-    it a hundred, or all of a benchmark). ``seeds_of``
-    holds ``NAME=path,path`` for a recipe run with several seeds; such models need not be among ``models``,
-    and those among them whose records differ in the seed alone are found without being named. ``shared``
-    lets other audits that say so write into the same folder at once: parts of one table. ``names`` are what
+    where none are named; ``verdict_on`` are metrics that decide the verdict too. At most ``max_items``
+    examples of a split are asked, drawn by ``seed`` (without it a hundred, or all of a benchmark).
+    ``seeds_of`` holds ``NAME=path,path`` for a recipe run with several seeds; such models need not be among
+    ``models``, and those among them whose records differ in the seed alone are found without being named.
+    ``shared`` lets other audits that say so write into the same folder at once: parts of one table. ``names`` are what
     models are called, by their paths; others go by the shortest part of their paths that tells them apart.
     """
 
@@ -154,6 +154,7 @@ class AuditJob:
     quantizers: tuple[str, ...] = ()
     attacks: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
+    verdict_on: tuple[str, ...] = ()
     fields: Mapping[str, str] | None = None
     benchmark: str | None = None
     data: Path | None = None
@@ -173,7 +174,10 @@ class AuditJob:
         sources = self._asked
         probes = sources.probes()
         choice = select_metrics(
-            self.metrics or sources.metrics, probes, has_control=self.retrained is not None
+            self.metrics or sources.metrics,
+            probes,
+            has_control=self.retrained is not None,
+            also=self.verdict_on,
         )
         masked = all(metric.masked for metric in choice.metrics)
         models = self._models(masked=masked)  # last, because hashing reads all of their bytes
@@ -186,6 +190,7 @@ class AuditJob:
             max_length=self.max_length,
             seeds=self._seeds([model.name for model in models]),
             skipped=choice.skipped,
+            verdict_on=tuple(dict.fromkeys(map(name_in, self.verdict_on))),
             forget=self._known_to_attackers("forget", sources, probes) if attacks else (),
             retain=self._known_to_attackers("retain", sources, probes) if attacks else (),
             calibration=self.calibration.source(
