@@ -94,6 +94,7 @@ def test_leakage_under_sampling_can_decide_the_verdict(owner: Path) -> None:
     rows = pq.read_table(owner / "out" / "scores.parquet").to_pylist()
     details = [json.loads(row["detail"]) for row in rows if row["metric"] == "leak_at_k"]
     assert {frozenset(detail) for detail in details} == {frozenset({"log_p", "tokens"})}
+    assert "Asked again and again" in (owner / "out" / "report.html").read_text()
 
 
 def test_only_a_metric_that_can_decide_may(owner: Path) -> None:

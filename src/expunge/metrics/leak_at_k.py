@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from expunge.metrics.probes import Probes
     from expunge.types import Example
 
+LOG_P = "log_p"
+"""The detail of a score that holds the log-probability of the text under the sampler."""
 MAX_K = 10**9
 """More draws than anybody makes."""
 
@@ -121,7 +123,7 @@ class ExactExtraction(SampledMetric):
         log_p = float(logp_n.double().sum())
         if math.isnan(log_p):
             return score_of(example, log_p)
-        detail = {"log_p": repr(log_p), "tokens": str(len(logp_n))}
+        detail = {LOG_P: repr(log_p), "tokens": str(len(logp_n))}
         return Score(item=example.id, value=self.value(log_p), group=example.group, detail=detail)
 
     @abstractmethod

@@ -134,14 +134,15 @@ NOTES = (RECORD, "coverage.json")
 class AuditJob:
     """An audit as it is asked for on the command line.
 
-    ``splits`` names a file for each split; ``probes`` a folder with ``<split>.jsonl`` files for
-    those not named; ``benchmark`` a public one, in the folder ``data`` or on the Hub, with its own metrics
-    where none are named; ``verdict_on`` are metrics that decide the verdict too. At most ``max_items``
-    examples of a split are asked, drawn by ``seed`` (without it a hundred, or all of a benchmark).
-    ``seeds_of`` holds ``NAME=path,path`` for a recipe run with several seeds; such models need not be among
-    ``models``, and those among them whose records differ in the seed alone are found without being named.
-    ``shared`` lets other audits that say so write into the same folder at once: parts of one table. ``names`` are what
-    models are called, by their paths; others go by the shortest part of their paths that tells them apart.
+    ``splits`` names a file for each split; ``probes`` a folder with ``<split>.jsonl`` files for those not
+    named; ``benchmark`` a public one, in the folder ``data`` or on the Hub, with its own metrics where
+    none are named; ``verdict_on`` are metrics that decide the verdict too. At most ``max_items`` examples
+    of a split are asked, drawn by ``seed`` (without it a hundred, or all of a benchmark). ``seeds_of``
+    holds ``NAME=path,path`` for a recipe run with several seeds; such models need not be among ``models``,
+    and those among them whose records differ in the seed alone are found without being named. ``shared``
+    lets other audits that say so write into the same folder at once: parts of one table. ``names`` are
+    what models are called, by their paths; others go by the shortest part of their paths that tells them
+    apart.
     """
 
     models: tuple[str, ...]
