@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from expunge.audit.statistics.bootstrap import Estimate
 from expunge.audit.statistics.significance import chance, is_confirmed
-from expunge.metrics.answers import contains
+from expunge.metrics.base import contains
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

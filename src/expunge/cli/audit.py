@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
@@ -251,8 +251,7 @@ def audit(
     from expunge.audit.run.job import AuditJob
 
     job = AuditJob(
-        models=tuple(models or ()),
-        seeds_of=tuple(seeds_of or ()),
+        **_repeated(models, seeds_of, quantizer, attack, metric, verdict_on),
         output=output,
         splits=_splits(forget, retain, holdout, neighbours, paraphrase_questions, forget_icl, retain_icl),
         probes=probes,
@@ -260,10 +259,6 @@ def audit(
         data=data,
         target=target,
         retrained=retrained,
-        quantizers=tuple(quantizer or ()),
-        attacks=tuple(attack or ()),
-        metrics=tuple(metric or ()),
-        verdict_on=tuple(verdict_on or ()),
         fields=fields(field, template),
         max_items=max_items,
         max_length=max_length,
@@ -293,6 +288,28 @@ def _compare(job: AuditJob) -> None:
         echo()
     echo(MEANING)
     echo(f"results by tensor: {job.output / RESULT}")
+
+
+class _Repeated(TypedDict):
+    models: tuple[str, ...]
+    seeds_of: tuple[str, ...]
+    quantizers: tuple[str, ...]
+    attacks: tuple[str, ...]
+    metrics: tuple[str, ...]
+    verdict_on: tuple[str, ...]
+
+
+def _repeated(*given: list[str] | None) -> _Repeated:
+    """The options that may be repeated, in the order of the fields."""
+    models, seeds_of, quantizers, attacks, metrics, verdict_on = (tuple(each or ()) for each in given)
+    return _Repeated(
+        models=models,
+        seeds_of=seeds_of,
+        quantizers=quantizers,
+        attacks=attacks,
+        metrics=metrics,
+        verdict_on=verdict_on,
+    )
 
 
 def _splits(*sources: str | None) -> dict[str, str]:

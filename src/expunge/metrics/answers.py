@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -73,16 +72,6 @@ def _others(question: Example) -> list[Example]:
 def mean_logp(facts: TokenStats) -> float:
     """Mean log-probability of an answer's tokens, what ends it among them; NaN for an empty one."""
     return float(facts.logp_n.double().mean())
-
-
-_WORD = re.compile(r"\w+")
-
-
-def contains(reply: str, key: str) -> bool:
-    """Whether a reply has all words of ``key`` next to each other and in their order; case aside."""
-    words, wanted = (_WORD.findall(text.casefold()) for text in (reply, key))
-    starts = range(len(words) - len(wanted) + 1)
-    return bool(wanted) and any(words[start : start + len(wanted)] == wanted for start in starts)
 
 
 # What a model replies to questions, greedily, where its context leaves room for it.

@@ -17,8 +17,8 @@ from expunge.component import Draws
 from expunge.inference.generation.sample import TokenSampler
 from expunge.inference.texts import UNCUT
 from expunge.metrics import metrics
-from expunge.metrics.answers import contains, fits, no_room
-from expunge.metrics.base import NO_TOKEN, Metric, MetricRole, not_applicable, score_of
+from expunge.metrics.answers import fits, no_room
+from expunge.metrics.base import NO_TOKEN, Metric, MetricRole, contains, not_applicable, score_of
 from expunge.metrics.rouge_recall import NO_WORDS, rouge_l, words
 from expunge.model.rope import declared_positions
 from expunge.types import Score
