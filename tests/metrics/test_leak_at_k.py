@@ -258,8 +258,7 @@ def test_upper_limits_by_hand() -> None:
 class Sampled:
     """Replies by question id."""
 
-    model = None
-    tokenizer = TOKENIZER
+    context = None
 
     def __init__(self, **replies: list[str]) -> None:
         self.replies = replies

@@ -29,8 +29,14 @@ from expunge.terminal import Terminal, echo
 if TYPE_CHECKING:
     from expunge.audit.run.calibrate import CalibrationChoice
     from expunge.audit.run.job import AuditJob
+    from expunge.inference.served.endpoint import Serving
 
-Models = Annotated[list[str] | None, typer.Argument(help="Folders of the unlearned checkpoints.")]
+Models = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Folders of the unlearned checkpoints, or URLs of servers (http://127.0.0.1:8000/v1)."
+    ),
+]
 SeedsOf = Annotated[
     list[str] | None,
     typer.Option(
@@ -158,6 +164,26 @@ Metrics = Annotated[
         help="Measure only these, or 'all': NAME or NAME:setting=value. Repeatable.",
     ),
 ]
+Served = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=MODELS_PANEL,
+        help="What a model is called on its server, where one is named by a URL (or write URL#NAME).",
+    ),
+]
+SendTo = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST",
+        rich_help_panel=MODELS_PANEL,
+        help="Allow questions about the forget set to be sent to this host, not only to this machine.",
+    ),
+]
+MaxRequests = Annotated[
+    int | None,
+    typer.Option(metavar="N", rich_help_panel=MODELS_PANEL, min=0, help="The most requests to one server."),
+]
 VerdictOn = Annotated[
     list[str] | None,
     typer.Option(
@@ -227,6 +253,9 @@ def audit(
     target: Target = None,
     retrained: Retrained = None,
     seeds_of: SeedsOf = None,
+    served: Served = None,
+    send_to: SendTo = None,
+    max_requests: MaxRequests = None,
     quantizer: Quantizers = None,
     attack: Attacks = None,
     metric: Metrics = None,
@@ -253,6 +282,7 @@ def audit(
     job = AuditJob(
         **_repeated(models, seeds_of, quantizer, attack, metric, verdict_on),
         output=output,
+        serving=_serving(served, send_to, max_requests),
         splits=_splits(forget, retain, holdout, neighbours, paraphrase_questions, forget_icl, retain_icl),
         probes=probes,
         benchmark=benchmark,
@@ -310,6 +340,12 @@ def _repeated(*given: list[str] | None) -> _Repeated:
         metrics=metrics,
         verdict_on=verdict_on,
     )
+
+
+def _serving(served: str | None, send_to: str | None, max_requests: int | None) -> Serving:
+    from expunge.inference.served.endpoint import Serving
+
+    return Serving(served=served, send_to=send_to, max_requests=max_requests)
 
 
 def _splits(*sources: str | None) -> dict[str, str]:

@@ -24,7 +24,7 @@ from expunge.inference.hidden_states import States, read_states
 from expunge.inference.masked_lm import fill_mask_logprobs
 from expunge.inference.texts import ScoredText, TokenStats, as_text, read_texts
 from expunge.model.arch import is_masked
-from expunge.model.rope import check_lengths, separate_rope_lengths
+from expunge.model.rope import check_lengths, declared_positions, separate_rope_lengths
 from expunge.record import hash_json
 from expunge.types import Example
 
@@ -178,6 +178,11 @@ class Observer:
     def forks(self, points: Sequence[BranchPoint]) -> list[list[int]]:
         """The token ids with which the model continues from inside a text, by branch point."""
         return self._forks(points)
+
+    @property
+    def context(self) -> int | None:
+        """The number of tokens the model was made to read at once; ``None`` where it is not known."""
+        return declared_positions(self.model)
 
     @property
     def is_masked(self) -> bool:

@@ -15,12 +15,10 @@ from scipy.stats import beta
 
 from expunge.component import Draws
 from expunge.inference.generation.sample import TokenSampler
-from expunge.inference.texts import UNCUT
 from expunge.metrics import metrics
 from expunge.metrics.answers import fits, no_room
 from expunge.metrics.base import NO_TOKEN, Metric, MetricRole, contains, not_applicable, score_of
 from expunge.metrics.rouge_recall import NO_WORDS, rouge_l, words
-from expunge.model.rope import declared_positions
 from expunge.types import Score
 
 if TYPE_CHECKING:
@@ -257,9 +255,8 @@ class SampledLeakAtK(SampledMetric):
         questions = probes.questions("forget")
         if not questions:
             return not_applicable("forget", "the forget split has no questions")
-        context = declared_positions(observed.model)
-        room = UNCUT if context is None else context - self.max_new_tokens
-        fitting = [each for each in questions if fits(each, room, observed.tokenizer)]
+        room = None if observed.context is None else observed.context - self.max_new_tokens
+        fitting = [each for each in questions if room is None or fits(each, room, observed.tokenizer)]
         drawn = observed.samples(
             fitting,
             count=self.samples,

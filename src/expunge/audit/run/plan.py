@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from expunge.audit.run.missing_inputs import SkippedMetric
+    from expunge.inference.served.endpoint import Endpoint
     from expunge.metrics.base import Metric
     from expunge.metrics.probes import Probes
     from expunge.quant.calibration import CalibrationSource
@@ -57,6 +58,7 @@ class ModelSource:
     role: Role
     hash: str
     load: Loader
+    endpoint: Endpoint | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
