@@ -268,7 +268,9 @@ def test_sampled_answers_and_those_of_shards_cross_the_boundary_too(kind: str) -
     separate_rope_lengths(model)
     prompts = [tokens(n, seed=n) for n in (18, 24, 30)]
     expected = [continuation(plain, prompt, 12) for prompt in prompts]
-    sure = sample_answers(model, prompts, new_tokens=12, eos_ids=[], pad_id=0, sampler=TokenSampler(temperature=1e-4))
+    sure = sample_answers(
+        model, prompts, new_tokens=12, eos_ids=[], pad_id=0, sampler=TokenSampler(temperature=1e-4)
+    )
     assert sure == expected
     ensemble = Ensemble(model, TOKENIZER, [dict(model.named_parameters())], [0])
     together = ensemble.generate(prompts, max_new_tokens=12, eos_ids=frozenset(), by="probability")

@@ -211,18 +211,18 @@ def test_what_does_not_pass_is_not_retried(tmp_path: Path, fault: str, words: st
 
 
 def test_nobody_there_is_said(tmp_path: Path) -> None:
-    with client("http://127.0.0.1:1/v1", tmp_path / "a", attempts=2) as asked:
-        with pytest.raises(ModelError, match="2 attempts failed; the last: ConnectError"):
-            asked(asks(1))
+    nobody = client("http://127.0.0.1:1/v1", tmp_path / "a", attempts=2)
+    with nobody as asked, pytest.raises(ModelError, match="2 attempts failed; the last: ConnectError"):
+        asked(asks(1))
 
 
 def test_another_models_name_is_refused(tmp_path: Path) -> None:
     with (
         serving_model(FaultyServer(repeat, names=("big", "small"))) as url,
         client(url, tmp_path / "a") as asked,
+        pytest.raises(ModelError, match="no model of that name, but big, small"),
     ):
-        with pytest.raises(ModelError, match="no model of that name, but big, small"):
-            asked(asks(1))
+        asked(asks(1))
 
 
 def test_a_model_that_changes_on_the_way_is_refused(tmp_path: Path) -> None:
@@ -239,11 +239,12 @@ def test_one_audit_does_not_mix_completions_and_chat(tmp_path: Path) -> None:
     with serving_model(FaultyServer(repeat)) as url, client(url, tmp_path / "a") as asked:
         asked(asks(1))
     again = FaultyServer(repeat, completions=False)
-    with serving_model(again) as url:
-        answers = Answers(tmp_path / "a")
-        with Client(endpoint=Endpoint(url=url, served=NAME), answers=answers) as asked:
-            with pytest.raises(ModelError, match="by chat, and other answers are by 'completions'"):
-                asked(asks(2))
+    with (
+        serving_model(again) as url,
+        Client(endpoint=Endpoint(url=url, served=NAME), answers=Answers(tmp_path / "a")) as asked,
+        pytest.raises(ModelError, match="by chat, and other answers are by 'completions'"),
+    ):
+        asked(asks(2))
 
 
 @pytest.mark.parametrize(
@@ -261,6 +262,9 @@ def test_a_withheld_answer_is_not_a_safe_one(tmp_path: Path, finish: str, words:
 
 def test_no_interface_at_all_is_said(tmp_path: Path) -> None:
     server = FaultyServer(repeat, completions=False, chat=False)
-    with serving_model(server) as url, client(url, tmp_path / "a") as asked:
-        with pytest.raises(ModelError, match="neither a completions nor a chat interface"):
-            asked(asks(1))
+    with (
+        serving_model(server) as url,
+        client(url, tmp_path / "a") as asked,
+        pytest.raises(ModelError, match="neither a completions nor a chat interface"),
+    ):
+        asked(asks(1))
