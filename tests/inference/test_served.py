@@ -12,7 +12,7 @@ import pytest
 
 from expunge.errors import DataError, ModelError, RecipeError
 from expunge.inference.generation.sample import TokenSampler
-from expunge.inference.served.client import KEY, Answers, Ask, Client, budget
+from expunge.inference.served.client import KEY, AnswerLog, Ask, Client, budget
 from expunge.inference.served.endpoint import Endpoint, Serving, is_endpoint, parse_endpoint
 from expunge.inference.served.observer import ServedObserver, UnavailableError
 from expunge.types import Example, Turn
@@ -28,7 +28,8 @@ def repeat(messages: list[dict[str, str]], body: dict[str, Any]) -> str:
 
 def client(url: str, path: Path, **settings: Any) -> Client:
     endpoint = Endpoint(url=url, served=NAME)
-    return Client(endpoint=endpoint, answers=Answers(path), **{"pause": 0.001, "timeout": 0.2, **settings})
+    settings = {"pause": 0.001, "timeout": 0.2, **settings}
+    return Client(endpoint=endpoint, answers=AnswerLog(path), **settings)
 
 
 def asks(count: int) -> list[Ask]:
@@ -107,7 +108,7 @@ def test_a_killed_run_loses_at_most_the_answer_it_was_writing(tmp_path: Path) ->
 def test_an_edited_file_of_answers_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").write_text('{"key": "k"}\n')
     with pytest.raises(DataError, match="not an answer that was kept"):
-        Answers(tmp_path / "a")
+        AnswerLog(tmp_path / "a")
 
 
 def test_a_text_goes_to_completions_and_a_chat_to_chat(tmp_path: Path) -> None:
@@ -241,7 +242,7 @@ def test_one_audit_does_not_mix_completions_and_chat(tmp_path: Path) -> None:
     again = FaultyServer(repeat, completions=False)
     with (
         serving_model(again) as url,
-        Client(endpoint=Endpoint(url=url, served=NAME), answers=Answers(tmp_path / "a")) as asked,
+        Client(endpoint=Endpoint(url=url, served=NAME), answers=AnswerLog(tmp_path / "a")) as asked,
         pytest.raises(ModelError, match="by chat, and other answers are by 'completions'"),
     ):
         asked(asks(2))

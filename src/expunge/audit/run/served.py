@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from expunge.audit.store import CellScores
 from expunge.condition import FULL
 from expunge.errors import RecipeError
-from expunge.inference.served.client import Answers, Client, budget
+from expunge.inference.served.client import AnswerLog, Client, budget
 from expunge.inference.served.observer import TEXTS_ONLY, ServedObserver, UnavailableError
 from expunge.metrics.base import not_applicable
 from expunge.metrics.control_relative import ControlRelativeMetric
@@ -73,8 +73,8 @@ def _endpoint(source: ModelSource) -> Endpoint:
     return source.endpoint
 
 
-def _answers(audit: Audit, source: ModelSource) -> Answers:
-    return Answers(audit.store.folder / f"answers-{source.hash[:32]}.jsonl")
+def _answers(audit: Audit, source: ModelSource) -> AnswerLog:
+    return AnswerLog(audit.store.folder / f"answers-{source.hash[:32]}.jsonl")
 
 
 def _measured(audit: Audit, part: CellSpec, observed: ServedObserver) -> Measured:

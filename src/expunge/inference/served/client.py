@@ -28,7 +28,7 @@ AT_ONCE = 8
 MOST_STOPS = 4
 """Stop strings that the interface takes; a reply is cut here in any case."""
 BUSY = (408, 409, 425, 429)
-"""Answers, beside all from 500 on, after which asking again may help."""
+"""AnswerLog, beside all from 500 on, after which asking again may help."""
 NOT_IMPLEMENTED = 501
 LONGEST_WAIT = 60.0
 """Seconds waited between two attempts at most, whatever the server says."""
@@ -59,8 +59,8 @@ class Ask(NamedTuple):
     number: int = 0
 
 
-class Answers:
-    """Answers by request, appended to a file that survives whatever ends the program."""
+class AnswerLog:
+    """AnswerLog by request, appended to a file that survives whatever ends the program."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -109,7 +109,7 @@ class Client:
     """
 
     endpoint: Endpoint
-    answers: Answers
+    answers: AnswerLog
     timeout: float = 120.0
     attempts: int = 6
     pause: float = 0.5
