@@ -27,7 +27,8 @@ class FaultyServer:
     """``say`` maps the messages (or the prompt as one user message) to an answer.
 
     ``faults`` maps the number of a request, from 0, to what goes wrong with it. ``asked`` keeps the body of
-    every answered request, ``headers`` those of the last one.
+    every answered request, ``headers`` those of the last one. ``scores`` makes the ``logprobs`` of an
+    answer.
     """
 
     say: Callable[[list[dict[str, str]], dict[str, Any]], str]
@@ -37,6 +38,7 @@ class FaultyServer:
     faults: dict[int, str] = field(default_factory=dict)
     answers_as: Callable[[int], str] = lambda number: NAME
     finish: str = "stop"
+    scores: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     asked: list[dict[str, Any]] = field(default_factory=list)
     requests: int = 0
     headers: dict[str, str] = field(default_factory=dict)
@@ -73,6 +75,9 @@ class FaultyServer:
             text = text.split(end)[0]
         said: dict[str, Any] = {"message": {"content": text}} if "messages" in body else {"text": text}
         choice = {**said, "finish_reason": self.finish}
+        if body.get("logprobs") and self.scores is not None:
+            scored = self.scores(body)
+            choice |= {"text": "".join(scored["tokens"]), "logprobs": scored}
         return JSONResponse({"model": self.answers_as(number), "choices": [choice]})
 
     async def _fail(self, fault: str) -> Response:

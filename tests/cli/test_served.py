@@ -12,7 +12,7 @@ import pytest
 
 from expunge.inference.observer import Observer
 from expunge.inference.served.client import KEY
-from expunge.inference.served.observer import TEXTS_ONLY
+from expunge.inference.served.echo import NO_ECHO
 from expunge.model.load import load_model, load_tokenizer
 from tests.cli.conftest import expunge
 from tests.serving_models import NAME, FaultyServer, serving_model
@@ -52,11 +52,11 @@ def test_a_server_says_what_its_checkpoint_says(owner: Path, monkeypatch: pytest
         asked = len(server.asked)
         again = expunge("audit", url, *ASKED, *BESIDE, *more)
         assert (again.code, len(server.asked)) == (0, asked)
-    assert f"{url}#{NAME} will be asked 9 questions, of about" in said.plain
+    assert f"{url}#{NAME} will be asked 12 questions, of about" in said.plain
     found = cells(owner / "out")
     assert found[NAME, "full", "knowmem_forget"] == found["target", "full", "knowmem_forget"]
     assert found[NAME, "full", "sampled_leak_at_k"]["value"] == 100.0
-    assert found[NAME, "full", "leak_at_k"]["reason"] == TEXTS_ONLY
+    assert found[NAME, "full", "leak_at_k"]["reason"] == NO_ECHO
     assert "measured as it is served" in found[NAME, "int4", "knowmem_forget"]["reason"]
     verdicts = json.loads((owner / "out" / "summary.json").read_text())["verdicts"]
     assert verdicts[0]["verdict"]["outcome"] == "did not forget"

@@ -22,7 +22,7 @@ from expunge.inference.generation.sample import PLAIN, TokenSampler, sample_answ
 from expunge.inference.generation.score_and_continue import ContinuationPrefetcher, PrefetchedText
 from expunge.inference.hidden_states import States, read_states
 from expunge.inference.masked_lm import fill_mask_logprobs
-from expunge.inference.texts import ScoredText, TokenStats, as_text, read_texts
+from expunge.inference.texts import ScoredText, TextLogps, TokenStats, as_text, read_texts
 from expunge.model.arch import is_masked
 from expunge.model.rope import check_lengths, declared_positions, separate_rope_lengths
 from expunge.record import hash_json
@@ -154,6 +154,13 @@ class Observer:
         read = self._first if sampler == PLAIN else partial(self._read_under, sampler)
         _fill(known, examples, read)
         return [known[example] for example in examples]
+
+    def text_logps(
+        self, examples: Sequence[Example], *, sampler: TokenSampler = PLAIN
+    ) -> list[TextLogps | str]:
+        """For each example the log-probabilities of its text under ``sampler``, or why there are none."""
+        texts = (facts.text for facts in self.facts(examples, sampler=sampler))
+        return [TextLogps(text.logp_n, text.sensitive_n) for text in texts]
 
     def samples(
         self,

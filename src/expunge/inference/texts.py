@@ -90,6 +90,13 @@ class TokenStats:
         return TokenStats(**{name: getattr(self, name)[which] for name in tensors}, ending=ending)
 
 
+class TextLogps(NamedTuple):
+    """The log-probability of each token of a text, without what ends it, and which are sensitive. [n]."""
+
+    logp_n: Tensor
+    sensitive_n: Tensor
+
+
 @torch.no_grad()
 def compute_token_stats(
     head: Head, hidden_NH: Tensor, token_N: Tensor, *, vocabulary: int, sampler: TokenSampler = PLAIN

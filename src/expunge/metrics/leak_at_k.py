@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from expunge.inference.observer import Observer
-    from expunge.inference.texts import TokenStats
+    from expunge.inference.texts import TextLogps
     from expunge.metrics.base import Measured
     from expunge.metrics.probes import Probes
     from expunge.types import Example
@@ -106,16 +106,18 @@ class ExactExtraction(SampledMetric):
         """Read every text of the forget set once."""
         if not probes.forget:
             return not_applicable("forget", "the forget split is empty")
-        facts = observed.facts(probes.forget, sampler=self.sampler)
-        return {"forget": [self._score(*pair) for pair in zip(probes.forget, facts, strict=True)]}
+        texts = observed.text_logps(probes.forget, sampler=self.sampler)
+        return {"forget": [self._score(*pair) for pair in zip(probes.forget, texts, strict=True)]}
 
-    def _score(self, example: Example, facts: TokenStats) -> Score:
-        if facts.sensitive_n.any():
-            logp_n = facts.logp_n[facts.sensitive_n]
-        else:
-            start = min(self.prefix_tokens, len(facts) // 2) if example.is_document else 0
-            end = start + self.suffix_tokens if example.is_document else len(facts.text)
-            logp_n = facts.text.logp_n[start:end]
+    def _score(self, example: Example, text: TextLogps | str) -> Score:
+        if isinstance(text, str):
+            return score_of(example, text)
+        logp_n = text.logp_n
+        if text.sensitive_n.any():
+            logp_n = logp_n[text.sensitive_n]
+        elif example.is_document:
+            start = min(self.prefix_tokens, len(logp_n) // 2)
+            logp_n = logp_n[start : start + self.suffix_tokens]
         if not len(logp_n):
             return score_of(example, NO_TOKEN)
         log_p = float(logp_n.double().sum())

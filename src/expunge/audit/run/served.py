@@ -51,7 +51,7 @@ def measure(audit: Audit, parts: Sequence[CellSpec], report: Callable[[str], Non
     with _planned(audit, parts) as client:
         name = parts[0].source.name
         client.report = lambda what: report(f"{name} · {what}")
-        client(client.planned)
+        client([ask for ask in client.planned if not ask.is_echo])  # echoes are checked first
         observed = ServedObserver(client)
         for part in parts:
             report(str(part))

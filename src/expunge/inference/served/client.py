@@ -12,11 +12,13 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from expunge.condition import no_report
 from expunge.errors import DataError, MissingExtraError, ModelError
+from expunge.inference.served.echo import DRAWN, NO_ECHO, PROBE, TRIES, EchoCheck, Scored
 from expunge.inference.served.endpoint import Endpoint
 from expunge.parsing import load_json
 from expunge.record import hash_json
@@ -34,6 +36,8 @@ LONGEST_WAIT = 60.0
 """Seconds waited between two attempts at most, whatever the server says."""
 CHARACTERS_PER_TOKEN = 4
 """A rough mean, for the budget alone."""
+ECHO = {"echo": True, "logprobs": 1, "max_tokens": 1, "temperature": 1.0}
+"""One token more than the text: some servers take 0 to mean as many as there is room for."""
 TURNS = "turns"
 """How a chat is asked, whatever the form of other questions: as its turns."""
 
@@ -47,7 +51,10 @@ class FailedAttemptError(Exception):
 
 
 class Ask(NamedTuple):
-    """One request: messages as (role, content); ``number`` tells the samples of one question apart."""
+    """One request: messages as (role, content); ``number`` tells the samples of one question apart.
+
+    An echo asks for the log-probabilities of its one message; its answer is JSON for ``echoed``.
+    """
 
     messages: tuple[tuple[str, str], ...]
     is_chat: bool
@@ -57,6 +64,7 @@ class Ask(NamedTuple):
     top_p: float = 1.0
     seed: int = 0
     number: int = 0
+    is_echo: bool = False
 
 
 class AnswerLog:
@@ -166,7 +174,7 @@ class Client:
         if self._has_completions is not None:
             return
         listed = self._attempts("GET", "models", None)
-        names = [each.get("id") for each in (listed or {}).get("data", ()) if isinstance(each, dict)]
+        names = [each.get("id") for each in (listed or {"data": ()})["data"] if isinstance(each, dict)]
         if names and self.endpoint.served not in names:
             raise self._error(
                 f"it has no model of that name, but {', '.join(map(str, names[:5]))}.",
@@ -187,6 +195,30 @@ class Client:
                 "Check the URL: it ends as a rule in /v1.",
             )
 
+    @cached_property
+    def no_echo(self) -> str | None:
+        """Why log-probabilities that the server echoes are not used; ``None`` if they are."""
+        self._probe()
+        if not self._has_completions:
+            return NO_ECHO
+        check, body = EchoCheck(), {"model": self.endpoint.served, "temperature": 1.0, "logprobs": 1}
+        for seed in range(TRIES):
+            own = {**body, "prompt": PROBE, "max_tokens": DRAWN, "seed": seed}
+            drawn = self._attempts("POST", "completions", own, may_refuse=True)
+            if drawn is None or not drawn["logprobs"]:
+                return NO_ECHO
+            again = {**body, **ECHO, "prompt": PROBE + drawn["text"]}
+            echoed = self._attempts("POST", "completions", again, may_refuse=True)
+            if echoed is None or not echoed["logprobs"]:
+                return NO_ECHO
+            try:
+                check.add(Scored.of(drawn["logprobs"]), Scored.of(echoed["logprobs"]))
+            except (TypeError, ValueError, KeyError):
+                return NO_ECHO
+            if check.is_enough:
+                break
+        return check.verdict()
+
     def _ask(self, ask: Ask) -> None:
         body: dict[str, Any] = {
             "model": self.endpoint.served,
@@ -198,7 +230,9 @@ class Client:
         if 0 < len(ask.stop) <= MOST_STOPS:
             body["stop"] = list(ask.stop)
         as_text = self._has_completions and not ask.is_chat
-        if as_text:
+        if ask.is_echo:
+            answer = self._attempts("POST", "completions", {**body, **ECHO, "prompt": ask.messages[0][1]})
+        elif as_text:
             ((_, content),) = ask.messages
             answer = self._attempts("POST", "completions", {**body, "prompt": content})
         else:
@@ -214,12 +248,14 @@ class Client:
                 "a filter of the server withheld an answer, and what was withheld is not safe.",
                 "Audit the model without the filter.",
             )
+        if ask.is_echo:
+            answer["text"] = json.dumps(answer["logprobs"])
         if not answer["text"] and answer["finish_reason"] == "length":
             raise self._error(
                 "an answer ends before it begins: its tokens went elsewhere, into reasoning for example.",
                 "Let the metric ask for more: --metric NAME:max_new_tokens=1000.",
             )
-        form = TURNS if ask.is_chat else "completions" if as_text else "chat"
+        form = TURNS if ask.is_chat or ask.is_echo else "completions" if as_text else "chat"
         before = self.answers.add(self.key(ask), text=answer["text"], model=answer["model"], form=form)
         if before is not None:
             raise self._error(
@@ -227,8 +263,13 @@ class Client:
                 "One audit is of one model, asked in one way: use another --output.",
             )
 
-    def _attempts(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any] | None:
-        """What the server answers, asked again when that may help; ``None`` where it has no such path."""
+    def _attempts(
+        self, method: str, path: str, body: Mapping[str, Any] | None, *, may_refuse: bool = False
+    ) -> dict[str, Any] | None:
+        """What the server answers, asked again when that may help; ``None`` where it has no such path.
+
+        ``may_refuse``: also where it does not take such a request.
+        """
         from tenacity import (
             RetryCallState,
             Retrying,
@@ -251,14 +292,16 @@ class Client:
             reraise=True,
         )
         try:
-            return retrying(self._once, method, path, body)
+            return retrying(self._once, method, path, body, may_refuse=may_refuse)
         except FailedAttemptError as error:
             raise self._error(
                 f"{self.attempts} attempts failed; the last: {error}.",
                 "See to the server and repeat the command: no answer is lost or asked again.",
             ) from None
 
-    def _once(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    def _once(
+        self, method: str, path: str, body: Mapping[str, Any] | None, *, may_refuse: bool
+    ) -> dict[str, Any] | None:
         import httpx
 
         try:
@@ -270,13 +313,13 @@ class Client:
         status = reply.status_code
         if status in BUSY or (status >= 500 and status != NOT_IMPLEMENTED):
             raise FailedAttemptError(f"status {status}", _seconds(reply.headers.get("retry-after", "")))
-        if status in (404, 405, NOT_IMPLEMENTED):
+        if status in (404, 405, NOT_IMPLEMENTED) or (may_refuse and status in (400, 422)):
             return None
         if status != 200:
             raise self._error(f"it refuses with status {status}.", _ADVICE.get(status, "See its log."))
         try:
             found = load_json(reply.content)
-            return found if path == "models" else _read(found)
+            return _listed(found) if path == "models" else _read(found)
         except (ValueError, RecursionError, LookupError, TypeError):
             raise FailedAttemptError("an answer that is not of the agreed form") from None
 
@@ -295,6 +338,12 @@ def _seconds(header: str) -> float:
     return float(header) if header.isdecimal() else 0.0
 
 
+def _listed(found: Any) -> dict[str, Any]:
+    """The models that a server lists, none where it does so in another form."""
+    data = found.get("data") if isinstance(found, dict) else None
+    return {"data": data if isinstance(data, list) else []}
+
+
 def _read(found: Any) -> dict[str, Any]:
     """Text, reason of the end and model of an answer."""
     choice = found["choices"][0]
@@ -302,7 +351,8 @@ def _read(found: Any) -> dict[str, Any]:
     reason = choice.get("finish_reason")
     if not isinstance(text, str) and reason != "content_filter":
         raise TypeError("no text")
-    return {"text": text, "finish_reason": reason, "model": str(found.get("model", ""))}
+    facts = {"finish_reason": reason, "model": str(found.get("model", ""))}
+    return {"text": text, "logprobs": choice.get("logprobs"), **facts}
 
 
 def budget(client: Client) -> str:

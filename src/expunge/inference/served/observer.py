@@ -6,13 +6,19 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from expunge.inference.generation.cache import cut
-from expunge.inference.generation.sample import TokenSampler
+from expunge.inference.generation.sample import PLAIN, TokenSampler
 from expunge.inference.observer import Observer
 from expunge.inference.served.client import Ask, Client
+from expunge.inference.served.echo import Scored, completion_logps
+from expunge.inference.texts import TextLogps
+from expunge.parsing import load_json
 from expunge.record import hash_json
 from expunge.types import Example
 
 TEXTS_ONLY = "the server gives texts only; this needs the log-probabilities, tokens or weights of the model"
+
+
+ONLY_ANSWERS = "of a server, only answers to questions in plain text are read"
 
 
 class UnavailableError(Exception):
@@ -56,6 +62,27 @@ class ServedObserver(Observer):
         texts = self._ask(asks)
         return [cut(_after(prompt, text), stop) for prompt, text in zip(prompts, texts, strict=True)]
 
+    def text_logps(
+        self, examples: Sequence[Example], *, sampler: TokenSampler = PLAIN
+    ) -> list[TextLogps | str]:
+        """Of answers to questions in plain text, where the server's echo can be believed."""
+        if sampler != PLAIN:
+            raise UnavailableError(
+                "the server's log-probabilities are those of temperature 1 without top_p"
+            )
+        asks = {
+            example: Ask((("user", example.text),), is_chat=False, tokens=1, is_echo=True)
+            for example in examples
+            if not example.is_document and not example.is_chat
+        }
+        if self._planning:
+            self._client.planned += asks.values()
+            return [ONLY_ANSWERS for _ in examples]
+        if self._client.missing([*asks.values()]) and self._client.no_echo is not None:
+            raise UnavailableError(self._client.no_echo)
+        found = dict(zip(asks, self._client([*asks.values()]), strict=True))
+        return [_echoed(found[each], each) if each in found else ONLY_ANSWERS for each in examples]
+
     def samples(
         self,
         questions: Sequence[Example],
@@ -88,6 +115,13 @@ class ServedObserver(Observer):
             return self._client(asks)
         self._client.planned += asks
         return [""] * len(asks)
+
+
+def _echoed(answer: str, example: Example) -> TextLogps | str:
+    try:
+        return completion_logps(Scored.of(load_json(answer)), example)
+    except (TypeError, ValueError, KeyError):
+        return "the server echoes its log-probabilities in another form than agreed"
 
 
 def _messages(prompt: str | Example) -> tuple[tuple[tuple[str, str], ...], bool]:
