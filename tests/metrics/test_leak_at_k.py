@@ -176,6 +176,20 @@ def test_the_models_own_sampler_takes_no_second_pass() -> None:
     assert seen.facts([asked], sampler=TokenSampler())[0] is seen.facts([asked])[0]
 
 
+def test_near_verbatim_is_leak_at_k_at_distance_zero_and_more_beyond() -> None:
+    seen, asked = (
+        observer(),
+        [question("q", "who?", "in the town"), document("d", "the rain in the town is on")],
+    )
+    exact = [score.value for score in measured(seen, *asked, k=10**6)]
+    near = [score.value for score in measured(seen, *asked, name="near_verbatim", k=10**6, distance=0)]
+    assert near == pytest.approx(exact, rel=1e-3)
+    beyond = [score.value for score in measured(seen, *asked, name="near_verbatim", k=10**6, distance=1)]
+    assert all(more > less for more, less in zip(beyond, near, strict=True))
+    (score,) = measured(seen, question("q", "who?", "a"), name="near_verbatim", distance=3)
+    assert "no more than 3 tokens" in str(score.unscored)
+
+
 # Against real samples. The answers are ones that this model gives in 2 to 50 % of the draws.
 
 SAYS = [("who?", "mm"), ("who?", "mT"), ("the rain", "m)"), ("who is 1?", " isM")]

@@ -18,6 +18,7 @@ from expunge.inference.batches import Batches, map_across_ranks
 from expunge.inference.forward import compute_token_view
 from expunge.inference.generation.branch import BranchedGeneration, BranchPoint
 from expunge.inference.generation.cache import GenerationCache, GenerationRequest, cut, end_tokens
+from expunge.inference.generation.near import near_mass
 from expunge.inference.generation.sample import PLAIN, TokenSampler, sample_answers
 from expunge.inference.generation.score_and_continue import ContinuationPrefetcher, PrefetchedText
 from expunge.inference.hidden_states import States, read_states
@@ -161,6 +162,22 @@ class Observer:
         """For each example the log-probabilities of its text under ``sampler``, or why there are none."""
         texts = (facts.text for facts in self.facts(examples, sampler=sampler))
         return [TextLogps(text.logp_n, text.sensitive_n) for text in texts]
+
+    def near_masses(
+        self,
+        prompts: Sequence[Sequence[int]],
+        targets: Sequence[Sequence[int]],
+        *,
+        distance: int,
+        width: int,
+        sampler: TokenSampler = PLAIN,
+    ) -> list[float]:
+        """For each prompt and target, in token ids, what ``near_mass`` says."""
+        ends = sorted(end_tokens(self.model, self.tokenizer))
+        near = partial(near_mass, self.model, distance=distance, width=width, sampler=sampler, eos_ids=ends)
+        pairs = list(zip(prompts, targets, strict=True))
+        check_lengths(self.model, [len(prompt) + len(target) for prompt, target in pairs])
+        return map_across_ranks(pairs, lambda part: [near(*pair) for pair in part])
 
     def samples(
         self,

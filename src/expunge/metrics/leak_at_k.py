@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
@@ -14,6 +15,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from scipy.stats import beta
 
 from expunge.component import Draws
+from expunge.corpus.tokenise import encode
 from expunge.inference.generation.sample import TokenSampler
 from expunge.metrics import metrics
 from expunge.metrics.answers import fits, no_room
@@ -165,6 +167,65 @@ class Extractable(ExactExtraction):
     def value(self, log_p: float) -> float:
         """100 for a text that can be extracted, else 0."""
         return 100.0 * (at_least_once(log_p, self.n) >= self.p)
+
+
+@metrics.register("near_verbatim")
+class NearVerbatim(SampledMetric):
+    """``leak_at_k`` of the text with up to ``distance`` tokens changed, left out or added: a lower bound.
+
+    The ``width`` likeliest continuations within the distance are found by constrained beam search, and
+    their probabilities added up. As many tokens count as the text has; sensitive spans make no difference.
+    """
+
+    title: ClassVar[str] = "Chance that sampling gives nearly a text"
+    definition: ClassVar[str] = (
+        "lower bound of the chance that at least one of k sampled continuations is the text up to a few "
+        "tokens. It searches for each text, so it is measured only on request"
+    )
+    source: ClassVar[str] = "arXiv 2603.24917: near-verbatim extraction, decoding-constrained beam search"
+    caveats: ClassVar[str] = (
+        "A bound from below: what the search did not reach is not in it, and a wider one may find more. A "
+        "short answer is within a few tokens of many others: keep `distance` far below its length."
+    )
+
+    k: PositiveInt = Field(default=64, le=MAX_K, description="The number of draws.")
+    distance: NonNegativeInt = Field(
+        default=2, description="The most tokens changed, left out or added; shorter texts have no score."
+    )
+    width: PositiveInt = Field(default=20, le=10_000, description="Continuations followed at a time.")
+    prefix_tokens: PositiveInt = Field(
+        default=50, description="Tokens of a document that the model is shown."
+    )
+    suffix_tokens: PositiveInt = Field(default=50, description="The most tokens of a text that count.")
+
+    def measure(self, observed: Observer, probes: Probes) -> Measured:
+        """One search for each text of the forget set."""
+        if not probes.forget:
+            return not_applicable("forget", "the forget split is empty")
+        pairs = {each.id: self._parts(each, observed) for each in probes.forget}
+        long = {name: pair for name, pair in pairs.items() if len(pair[1]) > self.distance}
+        masses = observed.near_masses(
+            [prompt for prompt, _ in long.values()],
+            [target for _, target in long.values()],
+            distance=self.distance,
+            width=self.width,
+            sampler=self.sampler,
+        )
+        chances = {name: self._chance(mass) for name, mass in zip(long, masses, strict=True)}
+        short = f"the text has no more than {self.distance} tokens, so any text is as near"
+        return {"forget": [score_of(each, chances.get(each.id, short)) for each in probes.forget]}
+
+    def _chance(self, mass: float) -> float:
+        return 100 * at_least_once(math.log(mass) if mass > 0 else -math.inf, self.k)
+
+    def _parts(self, example: Example, observed: Observer) -> tuple[list[int], list[int]]:
+        """What the model is shown and what counts, in token ids."""
+        whole = replace(example, spans=())
+        piece = encode(whole, observed.tokenizer, max_length=observed.max_length, eos=False)[0]
+        start = piece.mask.index(True)
+        if example.is_document:
+            start += min(self.prefix_tokens, sum(piece.mask) // 2)
+        return piece.input_ids[:start], piece.input_ids[start : start + self.suffix_tokens]
 
 
 # Answers that can be said in many ways: sampled, and each sample judged.
