@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from expunge.audit.run import diagnose as module
 from expunge.audit.run.diagnose import Checkpoint
 from expunge.audit.run.grid import Audit
-from expunge.audit.run.job import SAME, AuditJob
-from expunge.audit.run.loaded import write_sources
+from expunge.audit.run.job import AuditJob
+from expunge.audit.run.loaded import SAME, write_sources
 from expunge.audit.run.plan import Role
 from expunge.errors import DataError, ModelError, OutputError, RecipeError
 from expunge.record import Stopwatch, hash_file, make_record

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from expunge.audit.run.job import SAME, parse_seeds, recorded_seeds
+from expunge.audit.run.loaded import SAME, parse_seeds, recorded_seeds
 from expunge.errors import RecipeError
 
 COMMON: dict[str, Any] = {name: f"the {name}" for name in SAME} | {"recipe": {"name": "npo"}}

@@ -74,6 +74,41 @@ def test_metrics_by_name(owner: Path) -> None:
     assert "it needs inputs that this audit lacks: holdout, retrained." in refused.plain
 
 
+def test_leakage_under_sampling_can_decide_the_verdict(owner: Path) -> None:
+    asked = ("audit", "retrained", "--target", "target", *ALONE[2:], "--metric", "leak_at_k:k=8,top_p=0.9")
+    assert expunge(*asked).code == 0
+    (verdict,) = (row["verdict"] for row in summary_of(owner / "out")["verdicts"])
+    assert verdict["outcome"] == "cannot tell"
+    said = expunge(*asked, "--verdict-on", "leak_at_k")
+    assert said.code == 0, said.err
+    summary = summary_of(owner / "out")
+    assert summary["rule"]["on"] == ["leak_at_k"]
+    (verdict,) = (row["verdict"] for row in summary["verdicts"])
+    assert (verdict["outcome"], "of the target's leak_at_k" in verdict["reason"]) == ("forgot", True)
+    (block,) = (each for each in summary["metrics"] if each["name"] == "leak_at_k")
+    assert (block["points"], block["settings"]["k"], block["settings"]["top_p"]) == (5.0, 8, 0.9)
+    values = {
+        cell["model"]: cell["value"]["value"] for cell in summary["cells"] if cell["metric"] == "leak_at_k"
+    }
+    assert values["target"] > 99 > 1 > values["retrained"]
+    rows = pq.read_table(owner / "out" / "scores.parquet").to_pylist()
+    details = [json.loads(row["detail"]) for row in rows if row["metric"] == "leak_at_k"]
+    assert {frozenset(detail) for detail in details} == {frozenset({"log_p", "tokens"})}
+    assert "Asked again and again" in (owner / "out" / "report.html").read_text()
+
+
+def test_only_a_metric_that_can_decide_may(owner: Path) -> None:
+    refused = expunge(*ALONE, "--metric", "knowmem_forget", "--verdict-on", "exposure")
+    assert refused.code == 2
+    assert "only a metric decides of which lower is better, with a scale that has two ends" in refused.plain
+    refused = expunge(*ALONE, "--metric", "knowmem_forget", "--verdict-on", "rouge_fill_in")
+    assert "this audit cannot measure it: it lacks cloze." in refused.plain
+    refused = expunge(*ALONE, "--metric", "leak_at_k:k=2", "--verdict-on", "leak_at_k:k=3")
+    assert "metric 'leak_at_k' the audit names it more than once" in refused.plain
+    refused = expunge(*ALONE, "--metric", "leak_at_k:top_p=0")
+    assert "top_p: input should be greater than 0" in refused.plain
+
+
 def test_what_was_said_is_kept_with_its_prompt_and_truth(owner: Path) -> None:
     assert expunge(*ALONE, "--metric", "knowmem_forget").code == 0
     rows = pq.read_table(owner / "out" / "scores.parquet").to_pylist()

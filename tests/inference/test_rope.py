@@ -16,7 +16,8 @@ from transformers import GenerationConfig
 from expunge.corpus.batching import collate
 from expunge.corpus.tokenise import Encoded, encode
 from expunge.inference.forward import compute_token_view
-from expunge.inference.generation.generate import greedy, sample_answers
+from expunge.inference.generation.generate import greedy
+from expunge.inference.generation.sample import TokenSampler, sample_answers
 from expunge.inference.observer import BranchPoint, Observer
 from expunge.model.load import load_model
 from expunge.model.rope import rope_boundary, separate_rope_lengths
@@ -267,7 +268,9 @@ def test_sampled_answers_and_those_of_shards_cross_the_boundary_too(kind: str) -
     separate_rope_lengths(model)
     prompts = [tokens(n, seed=n) for n in (18, 24, 30)]
     expected = [continuation(plain, prompt, 12) for prompt in prompts]
-    sure = sample_answers(model, prompts, new_tokens=12, eos_ids=[], pad_id=0, temperature=1e-4)
+    sure = sample_answers(
+        model, prompts, new_tokens=12, eos_ids=[], pad_id=0, sampler=TokenSampler(temperature=1e-4)
+    )
     assert sure == expected
     ensemble = Ensemble(model, TOKENIZER, [dict(model.named_parameters())], [0])
     together = ensemble.generate(prompts, max_new_tokens=12, eos_ids=frozenset(), by="probability")

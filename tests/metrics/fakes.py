@@ -32,6 +32,10 @@ class FakeObserver:
     is_masked: bool = False
     asked: list[tuple[list[str | Example], int, tuple[str, ...]]] = field(default_factory=list)
 
+    @property
+    def context(self) -> int | None:
+        return getattr(getattr(self.model, "config", None), "max_position_embeddings", None)
+
     def once(self, key: Hashable, compute: Callable[[], Any]) -> Any:
         return compute()
 

@@ -12,7 +12,7 @@ import torch
 from expunge.corpus.batching import train_tokenizer
 from expunge.corpus.tokenise import encode_prompt
 from expunge.inference.generation.cache import end_tokens
-from expunge.inference.generation.generate import sample_answers
+from expunge.inference.generation.sample import sample_answers
 from expunge.metrics.rouge_recall import words
 from expunge.model.create import ScratchModel
 from expunge.model.load import load_model, load_tokenizer

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from expunge.audit.statistics.bootstrap import Estimate
 from expunge.audit.statistics.significance import chance, is_confirmed
+from expunge.metrics.base import contains
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 NOTHING = "nothing was measured"
 ALL = 100.0
 """Percent of the target's value: an interval that reaches it does not separate the two models."""
-_WORD = re.compile(r"\w+")
 
 
 class Forgotten(StrEnum):
@@ -84,14 +83,8 @@ def count_word_for_word(tables: Iterable[Measured], *, what: str) -> WordForWord
     ]
     if not pairs:
         return None
-    given = sum(_contains(said, truth) for truth, said in pairs)
+    given = sum(contains(said, truth) for truth, said in pairs)
     return WordForWord(given=given, asked=len(pairs), what=what)
-
-
-def _contains(said: str, truth: str) -> bool:
-    words, wanted = (_WORD.findall(text.casefold()) for text in (said, truth))
-    starts = range(len(words) - len(wanted) + 1)
-    return bool(wanted) and any(words[start : start + len(wanted)] == wanted for start in starts)
 
 
 def assess(evidence: VerdictEvidence, rule: Rule) -> Forgetting:

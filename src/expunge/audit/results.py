@@ -80,7 +80,7 @@ def write_results(folder: Path, plan: AuditPlan, finished: Finished) -> AuditSum
 
 def summarise(plan: AuditPlan, finished: Finished, rule: Rule | None = None) -> AuditSummary:
     """Every estimate and verdict of a finished audit."""
-    rule = rule or Rule()
+    rule = rule or Rule(on=plan.verdict_on)
     bootstrap = Bootstrap(resamples=plan.resamples, seed=plan.seed)
     estimates = Estimates(plan, finished.cells, bootstrap, rule)
     cells = estimates.all()
@@ -103,7 +103,7 @@ def summarise(plan: AuditPlan, finished: Finished, rule: Rule | None = None) -> 
             Remark(model=model, condition=label, content=note)
             for (model, label), note in finished.attack_facts.items()
         ),
-        rule=asdict(rule),
+        rule=_facts(rule),
         bootstrap=asdict(bootstrap),
         version=VERSION,
         skipped=plan.skipped,
@@ -115,6 +115,12 @@ def summarise(plan: AuditPlan, finished: Finished, rule: Rule | None = None) -> 
             )
         ),
     )
+
+
+def _facts(rule: Rule) -> dict[str, Any]:
+    facts = asdict(rule)
+    on = facts.pop("on")
+    return {**facts, "on": [*on]} if on else facts
 
 
 def _word_for_word(

@@ -24,6 +24,7 @@ from expunge.audit.forgetting import (
 )
 from expunge.audit.statistics.bootstrap import Estimate
 from expunge.audit.statistics.significance import is_confirmed, scale_span
+from expunge.metrics import metrics as registry
 from expunge.metrics.base import MetricRole
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Rule:
     ``doubt``: an interval that reaches this many times ``points`` leaves the question open.
     ``minimal_difference``: percent of a metric's scale from which a difference matters, where ``points`` do
     not name the role of the metric.
+    ``on``: metrics that decide too, whatever their role, with ``minimal_difference`` as their points.
     """
 
     points: Mapping[MetricRole, float] = field(
@@ -84,10 +86,13 @@ class Rule:
     partly: float = 50.0
     doubt: float = 2.0
     minimal_difference: float = 5.0
+    on: tuple[str, ...] = ()
 
     def points_of(self, metric: Metric) -> float | None:
         """What counts as recovery in the metric's own unit; ``None`` if the metric decides no verdict."""
         share, span = self.points.get(metric.role), scale_span(metric.scale)
+        if self.on and registry.name_of(metric) in self.on:
+            share = self.minimal_difference
         if share is None or span is None or not metric.lower_is_better or metric.needs_control:
             return None
         return share / 100 * span
@@ -95,9 +100,10 @@ class Rule:
     def deciding(self, metrics: Mapping[str, Metric]) -> dict[str, float]:
         """The metrics that decide a verdict and the points of each, in the order of the roles."""
         points = {name: self.points_of(metric) for name, metric in metrics.items()}
+        roles = [*self.points, *(role for role in MetricRole if role not in self.points)]
         return {
             name: value
-            for role in self.points
+            for role in roles
             for name, value in points.items()
             if value is not None and metrics[name].role == role
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
@@ -29,8 +29,14 @@ from expunge.terminal import Terminal, echo
 if TYPE_CHECKING:
     from expunge.audit.run.calibrate import CalibrationChoice
     from expunge.audit.run.job import AuditJob
+    from expunge.inference.served.endpoint import Serving
 
-Models = Annotated[list[str] | None, typer.Argument(help="Folders of the unlearned checkpoints.")]
+Models = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Folders of the unlearned checkpoints, or URLs of servers (http://127.0.0.1:8000/v1)."
+    ),
+]
 SeedsOf = Annotated[
     list[str] | None,
     typer.Option(
@@ -158,6 +164,35 @@ Metrics = Annotated[
         help="Measure only these, or 'all': NAME or NAME:setting=value. Repeatable.",
     ),
 ]
+Served = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=MODELS_PANEL,
+        help="What a model is called on its server, where one is named by a URL (or write URL#NAME).",
+    ),
+]
+SendTo = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST",
+        rich_help_panel=MODELS_PANEL,
+        help="Allow questions about the forget set to be sent to this host, not only to this machine.",
+    ),
+]
+MaxRequests = Annotated[
+    int | None,
+    typer.Option(metavar="N", rich_help_panel=MODELS_PANEL, min=0, help="The most requests to one server."),
+]
+VerdictOn = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--verdict-on",
+        metavar="NAME",
+        rich_help_panel=MEASURES_PANEL,
+        help="Let this metric decide the verdict too: leak_at_k, or leak_at_k:k=128. Repeatable.",
+    ),
+]
 AuditFolder = Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Output folder.")]
 MaxItems = Annotated[
     int | None,
@@ -218,9 +253,13 @@ def audit(
     target: Target = None,
     retrained: Retrained = None,
     seeds_of: SeedsOf = None,
+    served: Served = None,
+    send_to: SendTo = None,
+    max_requests: MaxRequests = None,
     quantizer: Quantizers = None,
     attack: Attacks = None,
     metric: Metrics = None,
+    verdict_on: VerdictOn = None,
     output: AuditFolder = Path("runs/audit"),
     max_items: MaxItems = None,
     max_length: MaxLength = 2048,
@@ -241,18 +280,15 @@ def audit(
     from expunge.audit.run.job import AuditJob
 
     job = AuditJob(
-        models=tuple(models or ()),
-        seeds_of=tuple(seeds_of or ()),
+        **_repeated(models, seeds_of, quantizer, attack, metric, verdict_on),
         output=output,
+        serving=_serving(served, send_to, max_requests),
         splits=_splits(forget, retain, holdout, neighbours, paraphrase_questions, forget_icl, retain_icl),
         probes=probes,
         benchmark=benchmark,
         data=data,
         target=target,
         retrained=retrained,
-        quantizers=tuple(quantizer or ()),
-        attacks=tuple(attack or ()),
-        metrics=tuple(metric or ()),
         fields=fields(field, template),
         max_items=max_items,
         max_length=max_length,
@@ -282,6 +318,34 @@ def _compare(job: AuditJob) -> None:
         echo()
     echo(MEANING)
     echo(f"results by tensor: {job.output / RESULT}")
+
+
+class _Repeated(TypedDict):
+    models: tuple[str, ...]
+    seeds_of: tuple[str, ...]
+    quantizers: tuple[str, ...]
+    attacks: tuple[str, ...]
+    metrics: tuple[str, ...]
+    verdict_on: tuple[str, ...]
+
+
+def _repeated(*given: list[str] | None) -> _Repeated:
+    """The options that may be repeated, in the order of the fields."""
+    models, seeds_of, quantizers, attacks, metrics, verdict_on = (tuple(each or ()) for each in given)
+    return _Repeated(
+        models=models,
+        seeds_of=seeds_of,
+        quantizers=quantizers,
+        attacks=attacks,
+        metrics=metrics,
+        verdict_on=verdict_on,
+    )
+
+
+def _serving(served: str | None, send_to: str | None, max_requests: int | None) -> Serving:
+    from expunge.inference.served.endpoint import Serving
+
+    return Serving(served=served, send_to=send_to, max_requests=max_requests)
 
 
 def _splits(*sources: str | None) -> dict[str, str]:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from expunge.errors import DataError
 from expunge.files import local_folder, refuse_existing
+from expunge.inference.served.endpoint import is_endpoint
 from expunge.scratch import has_leftovers
 from expunge.terminal import Terminal, echo
 
@@ -120,7 +121,8 @@ def checked_early(command: Callable[..., None]) -> Callable[..., None]:
         from expunge.corpus.readers import require_source
 
         for model in _given(given, MODELS):
-            local_folder(model)
+            if not is_endpoint(model):
+                local_folder(model)
         for source in _given(given, SOURCES):
             if source != "self":
                 require_source(source)

@@ -12,17 +12,21 @@ from torch import Tensor, nn
 
 from expunge.corpus.batching import collate
 from expunge.corpus.pairs import Blank
+from expunge.corpus.tokenise import encode_prompt, left_to_say
 from expunge.inference.backbone import eval_mode
 from expunge.inference.batches import Batches, map_across_ranks
 from expunge.inference.forward import compute_token_view
 from expunge.inference.generation.branch import BranchedGeneration, BranchPoint
-from expunge.inference.generation.cache import GenerationCache, GenerationRequest, cut
+from expunge.inference.generation.cache import GenerationCache, GenerationRequest, cut, end_tokens
+from expunge.inference.generation.near import near_mass
+from expunge.inference.generation.sample import PLAIN, TokenSampler, sample_answers
 from expunge.inference.generation.score_and_continue import ContinuationPrefetcher, PrefetchedText
 from expunge.inference.hidden_states import States, read_states
 from expunge.inference.masked_lm import fill_mask_logprobs
-from expunge.inference.texts import ScoredText, TokenStats, as_text, read_texts
+from expunge.inference.texts import ScoredText, TextLogps, TokenStats, as_text, read_texts
 from expunge.model.arch import is_masked
-from expunge.model.rope import separate_rope_lengths
+from expunge.model.rope import check_lengths, declared_positions, separate_rope_lengths
+from expunge.record import hash_json
 from expunge.types import Example
 
 __all__ = ["BranchPoint", "Observer", "TokenStats", "cut"]
@@ -114,7 +118,7 @@ class Observer:
         self._continuations = GenerationCache(model, tokenizer, generating)
         self._forks = BranchedGeneration(model, tokenizer, generating, max_length=max_length)
         self._ahead = ContinuationPrefetcher(model, tokenizer)
-        self._facts: dict[Example, TokenStats] = {}
+        self._facts: dict[TokenSampler, dict[Example, TokenStats]] = {}
         self._gradients: dict[Example, list[float]] = {}
         self._found: dict[Hashable, object] = {}
 
@@ -142,10 +146,54 @@ class Observer:
         """For each example the log-probability of every counted token: float32, on the CPU, [n]."""
         return [facts.counted.logp_n for facts in self.facts(examples)]
 
-    def facts(self, examples: Sequence[Example]) -> list[TokenStats]:
-        """For each example the statistics of every token of its completion, from one forward pass."""
-        _fill(self._facts, examples, self._first)
-        return [self._facts[example] for example in examples]
+    def facts(self, examples: Sequence[Example], *, sampler: TokenSampler = PLAIN) -> list[TokenStats]:
+        """For each example the statistics of every token of its completion, from one forward pass.
+
+        They are those under ``sampler``; a sampler other than ``PLAIN`` takes a pass of its own.
+        """
+        known = self._facts.setdefault(sampler, {})
+        read = self._first if sampler == PLAIN else partial(self._read_under, sampler)
+        _fill(known, examples, read)
+        return [known[example] for example in examples]
+
+    def text_logps(
+        self, examples: Sequence[Example], *, sampler: TokenSampler = PLAIN
+    ) -> list[TextLogps | str]:
+        """For each example the log-probabilities of its text under ``sampler``, or why there are none."""
+        texts = (facts.text for facts in self.facts(examples, sampler=sampler))
+        return [TextLogps(text.logp_n, text.sensitive_n) for text in texts]
+
+    def near_masses(
+        self,
+        prompts: Sequence[Sequence[int]],
+        targets: Sequence[Sequence[int]],
+        *,
+        distance: int,
+        width: int,
+        sampler: TokenSampler = PLAIN,
+    ) -> list[float]:
+        """For each prompt and target, in token ids, what ``near_mass`` says."""
+        ends = sorted(end_tokens(self.model, self.tokenizer))
+        near = partial(near_mass, self.model, distance=distance, width=width, sampler=sampler, eos_ids=ends)
+        pairs = list(zip(prompts, targets, strict=True))
+        check_lengths(self.model, [len(prompt) + len(target) for prompt, target in pairs])
+        return map_across_ranks(pairs, lambda part: [near(*pair) for pair in part])
+
+    def samples(
+        self,
+        questions: Sequence[Example],
+        *,
+        count: int,
+        max_new_tokens: int,
+        sampler: TokenSampler,
+        seed: int,
+    ) -> list[list[str]]:
+        """For each question ``count`` sampled replies.
+
+        They depend on the model, the question, its id and the seed, and not on the other questions.
+        """
+        draw = partial(self._draw, count=count, max_new_tokens=max_new_tokens, sampler=sampler, seed=seed)
+        return map_across_ranks(questions, lambda part: [draw(question) for question in part])
 
     def read(self, examples: Sequence[Example]) -> list[TokenStats]:
         """As ``facts``, but not cached: for variants that no other metric reads."""
@@ -154,6 +202,11 @@ class Observer:
     def forks(self, points: Sequence[BranchPoint]) -> list[list[int]]:
         """The token ids with which the model continues from inside a text, by branch point."""
         return self._forks(points)
+
+    @property
+    def context(self) -> int | None:
+        """The number of tokens the model was made to read at once; ``None`` where it is not known."""
+        return declared_positions(self.model)
 
     @property
     def is_masked(self) -> bool:
@@ -191,6 +244,28 @@ class Observer:
             if text.said is not None:
                 self._continuations.put(*text.said)
         return [text.facts for text in both]
+
+    def _read_under(self, sampler: TokenSampler, examples: list[Example]) -> list[TokenStats]:
+        read = partial(read_texts, self.model, pad_id=self._pad_id, batches=self._batches, sampler=sampler)
+        return map_across_ranks(examples, lambda part: read(self._texts(part)))
+
+    def _draw(
+        self, question: Example, *, count: int, max_new_tokens: int, sampler: TokenSampler, seed: int
+    ) -> list[str]:
+        prompt = encode_prompt(question, self.tokenizer)
+        check_lengths(self.model, [len(prompt) + max_new_tokens])
+        drawn = sample_answers(
+            self.model,
+            [prompt] * count,
+            new_tokens=max_new_tokens,
+            eos_ids=sorted(end_tokens(self.model, self.tokenizer)),
+            pad_id=self._pad_id,
+            sampler=sampler,
+            seed=int(hash_json([seed, question.id])[:8], 16),
+        )
+        begun = left_to_say(question, self.tokenizer)
+        texts: list[str] = self.tokenizer.batch_decode(drawn, skip_special_tokens=True)
+        return [text.removeprefix(begun) for text in texts]
 
     def _read(self, examples: list[Example]) -> list[TokenStats]:
         return read_texts(self.model, self._texts(examples), pad_id=self._pad_id, batches=self._batches)

@@ -22,6 +22,7 @@ from expunge.corpus.tokenise import Encoded, encode
 from expunge.inference.backbone import counted, eval_mode, predictions
 from expunge.inference.batches import Batches
 from expunge.inference.generation.generate import Group, Prefix, groups, must_read_whole
+from expunge.inference.generation.sample import PLAIN, TokenSampler
 from expunge.inference.logprobs import BLOCK_ELEMENTS, CHUNK_ELEMENTS, Head, in_pieces
 from expunge.model.arch import backbone, output_head, vocabulary
 from expunge.model.rope import check_lengths
@@ -89,11 +90,21 @@ class TokenStats:
         return TokenStats(**{name: getattr(self, name)[which] for name in tensors}, ending=ending)
 
 
+class TextLogps(NamedTuple):
+    """The log-probability of each token of a text, without what ends it, and which are sensitive. [n]."""
+
+    logp_n: Tensor
+    sensitive_n: Tensor
+
+
 @torch.no_grad()
 def compute_token_stats(
-    head: Head, hidden_NH: Tensor, token_N: Tensor, *, vocabulary: int
+    head: Head, hidden_NH: Tensor, token_N: Tensor, *, vocabulary: int, sampler: TokenSampler = PLAIN
 ) -> TokenStatsRows:
-    """The statistics of ``token`` under the distributions that ``hidden`` predicts, in float32."""
+    """The statistics of ``token`` under the distributions that ``sampler`` draws from, in float32.
+
+    These are the ones ``hidden`` predicts, changed as the sampler does.
+    """
     count, device = len(hidden_NH), hidden_NH.device
     numbers = [torch.empty(count, dtype=torch.float32, device=device) for _ in range(3)]
     best_N = torch.empty(count, dtype=torch.long, device=device)
@@ -101,7 +112,7 @@ def compute_token_stats(
     for hidden_nH, *rest in in_pieces(chunk, hidden_NH, token_N, best_N, *numbers):
         logits_nV = head(hidden_nH)
         for logits_kV, token_k, best_k, logp_k, mean_k, variance_k in in_pieces(block, logits_nV, *rest):
-            logp_kV = logits_kV.float().log_softmax(-1)
+            logp_kV = sampler(logits_kV.float()).log_softmax(-1)
             logp_k.copy_(logp_kV.gather(-1, token_k[:, None]).squeeze(-1))
             top_k, best = logp_kV.max(-1)
             best_k.copy_(best)
@@ -180,10 +191,12 @@ def read_texts(
     pad_id: int,
     batches: Batches,
     known: Mapping[int, TokenStatsRows] = MappingProxyType({}),
+    sampler: TokenSampler = PLAIN,
 ) -> list[TokenStats]:
     """The statistics of every counted token of each text.
 
-    ``known`` holds the statistics of the first piece of some texts, by index.
+    ``known`` holds the statistics of the first piece of some texts, by index. Under a ``sampler`` the
+    log-probability of a token that it never draws is -inf.
     """
     chunks = [chunk for text in texts for chunk in text.pieces]
     check_lengths(model, [len(chunk.input_ids) for chunk in chunks])
@@ -195,7 +208,7 @@ def read_texts(
             prefix = Prefix(model, group.prefix) if group.prefix else None
             results = batches.run(
                 [len(chunk.input_ids) for chunk in group_chunks],
-                partial(_look, model, group_chunks, pad_id, prefix),
+                partial(_look, model, group_chunks, pad_id, prefix, sampler),
             )
             stats |= {group.rows[i]: value for i, value in results.items()}
     in_order = (stats[row] for row in range(len(chunks)))
@@ -214,7 +227,12 @@ def _groups(model: nn.Module, chunks: Sequence[Encoded], *, without: Container[i
 
 
 def _look(
-    model: nn.Module, group: Sequence[Encoded], pad_id: int, prefix: Prefix | None, rows: list[int]
+    model: nn.Module,
+    group: Sequence[Encoded],
+    pad_id: int,
+    prefix: Prefix | None,
+    sampler: TokenSampler,
+    rows: list[int],
 ) -> list[TokenStatsRows]:
     """What the model says of some chunks of a group."""
     device = next(model.parameters()).device
@@ -224,7 +242,9 @@ def _look(
         hidden_NH, token_N, where_BT = predicted
     else:
         hidden_NH, token_N, where_BT = _after(model, chunks, pad_id, prefix)
-    stats = compute_token_stats(output_head(model), hidden_NH, token_N, vocabulary=vocabulary(model))
+    stats = compute_token_stats(
+        output_head(model), hidden_NH, token_N, vocabulary=vocabulary(model), sampler=sampler
+    )
     counts = where_BT.sum(-1).tolist()
     by_chunk = zip(*(numbers_N.cpu().split(counts) for numbers_N in stats), strict=True)
     return [TokenStatsRows(*numbers) for numbers in by_chunk]

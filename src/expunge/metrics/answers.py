@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from expunge.corpus.tokenise import encode_prompt
-from expunge.model.rope import declared_positions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,7 +92,7 @@ def replies(observed: Observer, questions: Sequence[Example], *, max_new_tokens:
 
 def _prompts(observed: Observer, questions: Sequence[Example], max_new_tokens: int) -> list[Example | None]:
     """Each prompt, or ``None`` where it leaves no room."""
-    context = declared_positions(observed.model)
+    context = observed.context
     room = None if context is None else context - max_new_tokens
     return [
         prompt if room is None or fits(prompt, room, observed.tokenizer) else None for prompt in questions
@@ -102,8 +101,7 @@ def _prompts(observed: Observer, questions: Sequence[Example], max_new_tokens: i
 
 def no_room(observed: Observer, max_new_tokens: int) -> str:
     """Why there is no reply."""
-    context = declared_positions(observed.model)
-    return f"prompt and {max_new_tokens} new tokens do not fit into the model's {context} tokens"
+    return f"prompt and {max_new_tokens} new tokens do not fit into the model's {observed.context} tokens"
 
 
 def fits(asked: Example, room: int, tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -7,6 +7,7 @@ drawn. The plain value of a metric is its statistic under weights that are all o
 from __future__ import annotations
 
 import math
+import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -166,3 +167,15 @@ class PerText(Metric):
     @abstractmethod
     def value(self, example: Example, facts: TokenStats) -> float | str:
         """The number of one text, or the reason why it has none."""
+
+
+# Whether a reply gives a text away.
+
+_WORD = re.compile(r"\w+")
+
+
+def contains(reply: str, key: str) -> bool:
+    """Whether a reply has all words of ``key`` next to each other and in their order; case aside."""
+    words, wanted = (_WORD.findall(text.casefold()) for text in (reply, key))
+    starts = range(len(words) - len(wanted) + 1)
+    return bool(wanted) and any(words[start : start + len(wanted)] == wanted for start in starts)

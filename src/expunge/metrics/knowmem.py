@@ -15,13 +15,10 @@ from expunge.metrics import metrics
 from expunge.metrics.answers import fits
 from expunge.metrics.base import Metric, MetricRole, not_applicable
 from expunge.metrics.rouge_recall import Protocol, rouge_l, stems, words
-from expunge.model.rope import declared_positions
 from expunge.types import Example, Score
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from transformers import PreTrainedTokenizerBase
 
     from expunge.inference.observer import Observer
     from expunge.metrics.base import Floats, Measured, Values, Weights
@@ -104,7 +101,7 @@ class KnowMem(_Questions):
         questions = probes.questions(self.split)
         if not questions:
             return not_applicable(self.split, f"the {self.split} split has no questions")
-        context = declared_positions(observed.model)
+        context = observed.context
         prompts_by_question = self._all_asked(observed, probes)
         prompts = [
             prompts_of_question.prompt
@@ -122,26 +119,23 @@ class KnowMem(_Questions):
         }
 
     def _all_asked(self, observed: Observer, probes: Probes) -> list[KnowMemPrompts | None]:
-        context = declared_positions(observed.model)
+        context = observed.context
         room = None if context is None else context - self.max_new_tokens
         solved = probes.split(self.shots_from)
-        return [
-            self._asked(question, solved, room, observed.tokenizer)
-            for question in probes.questions(self.split)
-        ]
+        return [self._asked(question, solved, room, observed) for question in probes.questions(self.split)]
 
     def _asked(
         self,
         question: Example,
         solved: Sequence[Example],
         room: int | None,
-        tokenizer: PreTrainedTokenizerBase,
+        observed: Observer,
     ) -> KnowMemPrompts | None:
         shots = self._shots(question, solved)
         for count in range(len(shots), -1, -1):
             # A chat goes to the model as it is: its template, not solved questions, shows the form.
             prompt = replace(question, prompt="".join(shots[:count]) + question.prompt)
-            if room is None or fits(prompt, room, tokenizer):
+            if room is None or fits(prompt, room, observed.tokenizer):
                 return KnowMemPrompts(prompt, count)
         return None
 

@@ -38,6 +38,7 @@ BACKENDS = (
     ("llama-cpp-python", "llamacpp", "asking such a file (compiles for minutes)"),
     ("matplotlib", "figures", "figures of a report as PNG and SVG"),
     ("uvicorn", "inspect", "the inspector"),
+    ("tenacity", "served", "audits of models that servers offer"),
     ("lm-eval", "general", "general ability on local tasks"),
 )
 

@@ -158,7 +158,7 @@ def read_items(run: AuditRun) -> list[ReportItem]:
         for column, label in enumerate(labels)
     }
     found: dict[tuple[str, str, str], ReportItem] = {}
-    for row in _rows(run, cells):
+    for row in score_rows(run, cells):
         if row["item"] == NO_ITEM:
             continue
         key = (row["metric"], row["split"], row["item"])
@@ -184,7 +184,7 @@ def _add_texts(item: ReportItem, cell: int, detail: Mapping[str, str]) -> None:
         item.said[cell] = said
 
 
-def _rows(run: AuditRun, known: Container[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+def score_rows(run: AuditRun, known: Container[tuple[str, str]]) -> Iterator[dict[str, Any]]:
     """The rows of the Parquet file; all of them of a model and a condition of the summary."""
     path = run.folder / SCORES
     if not path.is_file():

@@ -21,6 +21,7 @@ from expunge.report import facts
 from expunge.report.charts.arrows import Landmarks, arrows, landmarks, strip
 from expunge.report.charts.buckets import buckets, histogram
 from expunge.report.charts.curves import NAMES, curves, polyline
+from expunge.report.charts.leak import DRAWS, leak_curves, polylines
 from expunge.report.charts.scatter import scatter
 from expunge.report.filing import CaseFacts, fingerprints, next_steps, report_id
 from expunge.report.heat import heat_maps
@@ -107,6 +108,8 @@ def _charts(run: AuditRun, head: Headline) -> dict[str, Any]:
         "useful": run.metrics[run.utility] if run.utility else None,
         "buckets": list(_buckets(run)),
         "curves": list(_curves(run)),
+        "leaks": [(label, own, polylines(own)) for label, own in leak_curves(run)],
+        "most_draws": f"{DRAWS[-1]:,}",
         "strips": {},
         "lead": run.metrics[run.lead] if run.lead else None,
         "arrows": [],

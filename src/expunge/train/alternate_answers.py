@@ -17,7 +17,7 @@ from expunge.corpus.tokenise import Encoded, encode, encode_prompt
 from expunge.errors import DataError
 from expunge.files import write_json
 from expunge.inference.generation.cache import end_tokens
-from expunge.inference.generation.generate import sample_answers
+from expunge.inference.generation.sample import TokenSampler, sample_answers
 from expunge.registry import Registry
 from expunge.train.methods import DataNeed
 from expunge.train.run.state import Corpus, State, read_unfinished
@@ -326,7 +326,7 @@ class SampledAnswers(Alternates):
             new_tokens=self.new_tokens,
             eos_ids=sorted(end_tokens(state.model, state.tokenizer)),
             pad_id=state.tokenizer.pad_token_id,
-            temperature=self.temperature,
+            sampler=TokenSampler(temperature=self.temperature),
             seed=seed,
         )
         return [text.strip() for text in state.tokenizer.batch_decode(sampled, skip_special_tokens=True)]

@@ -51,7 +51,8 @@ def cell_specs(plan: AuditPlan, hook: str | None = None) -> Iterator[CellSpec]:
         for condition in plan.columns:
             model_facts = _place(source, condition)
             compared = source.role is Role.UNLEARNED and condition.kind is Kind.QUANTIZER
-            if hook is not None and target is not None and compared:
+            compared = compared and source.endpoint is None
+            if hook is not None and target is not None and target.endpoint is None and compared:
                 facts = {**model_facts, "diagnostics": hook, "target": target.hash}
                 yield CellSpec(source=source, condition=condition, name=DIAGNOSTICS, facts=facts)
             for name, metric in plan.named_metrics.items():

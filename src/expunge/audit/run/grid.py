@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from expunge.audit.results import collect, write_results
+from expunge.audit.run import served
 from expunge.audit.run.cells import DIAGNOSTICS, CellSpec, attack_note, cell_specs, notes_of
 from expunge.audit.run.loaded import ControlStateCache, LoadedModel, write_sources
 from expunge.audit.run.plan import Role
@@ -131,6 +132,9 @@ class Audit:
         # Another model with the same bytes may have been measured meanwhile.
         missing = [part for part in specs if not self._is_done(part)]
         if not missing:
+            return
+        if missing[0].source.endpoint is not None:
+            served.measure(self, missing, report)
             return
         self.control_states.compute(missing, report)  # first, so that two models need not fit into memory
         model, tokenizer = missing[0].source.load()

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expunge.attacks import parse_attack
+from expunge.audit.run import served
 from expunge.audit.run.calibrate import CalibrationChoice
 from expunge.audit.run.diagnose import Checkpoint, diagnose
 from expunge.audit.run.grid import Audit, no_progress
-from expunge.audit.run.loaded import record_beside, sources_of
-from expunge.audit.run.missing_inputs import select_metrics
+from expunge.audit.run.loaded import parse_seeds, recorded_seeds, sources_of
+from expunge.audit.run.missing_inputs import name_in, select_metrics
 from expunge.audit.run.plan import AuditPlan, ModelSource, Role, every_condition
 from expunge.audit.summary import AuditSummary
 from expunge.corpus.benchmarks import benchmark
@@ -21,6 +22,7 @@ from expunge.corpus.checks import reading_warnings
 from expunge.corpus.readers import read_examples, sample
 from expunge.errors import DataError, ModelError, OutputError, RecipeError
 from expunge.files import RECORD, claiming, local_folder, require_writable
+from expunge.inference.served.endpoint import Endpoint, Serving, is_endpoint, parse_endpoint
 from expunge.metrics.probes import Probes
 from expunge.model.checkpoint import require_checkpoint
 from expunge.model.load import load_tokenizer
@@ -134,14 +136,15 @@ NOTES = (RECORD, "coverage.json")
 class AuditJob:
     """An audit as it is asked for on the command line.
 
-    ``splits`` names a file for each split; ``probes`` a folder with ``<split>.jsonl`` files for
-    those not named; ``benchmark`` a public one, in the folder ``data`` or on the Hub, with its own metrics
-    where none are named. At most ``max_items`` examples of a split are asked, drawn by ``seed`` (without
-    it a hundred, or all of a benchmark). ``seeds_of``
+    ``splits`` names a file for each split; ``probes`` a folder with ``<split>.jsonl`` files for those not
+    named; ``benchmark`` a public one, in the folder ``data`` or on the Hub, with its own metrics where
+    none are named; ``verdict_on`` are metrics that decide the verdict too. At most ``max_items`` examples
+    of a split are asked, drawn by ``seed`` (without it a hundred, or all of a benchmark). ``seeds_of``
     holds ``NAME=path,path`` for a recipe run with several seeds; such models need not be among ``models``,
     and those among them whose records differ in the seed alone are found without being named. ``shared``
-    lets other audits that say so write into the same folder at once: parts of one table. ``names`` are what
-    models are called, by their paths; others go by the shortest part of their paths that tells them apart.
+    lets other audits that say so write into the same folder at once: parts of one table. ``names`` are
+    what models are called, by their paths; others go by the shortest part of their paths that tells them
+    apart.
     """
 
     models: tuple[str, ...]
@@ -154,6 +157,7 @@ class AuditJob:
     quantizers: tuple[str, ...] = ()
     attacks: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
+    verdict_on: tuple[str, ...] = ()
     fields: Mapping[str, str] | None = None
     benchmark: str | None = None
     data: Path | None = None
@@ -165,6 +169,7 @@ class AuditJob:
     calibration: CalibrationChoice = field(default_factory=CalibrationChoice)
     shared: bool = False
     names: Mapping[str, str] = field(default_factory=dict)
+    serving: Serving = field(default_factory=Serving)
 
     def plan(self) -> AuditPlan:
         """Read and check all inputs; no model is loaded yet."""
@@ -173,7 +178,10 @@ class AuditJob:
         sources = self._asked
         probes = sources.probes()
         choice = select_metrics(
-            self.metrics or sources.metrics, probes, has_control=self.retrained is not None
+            self.metrics or sources.metrics,
+            probes,
+            has_control=self.retrained is not None,
+            also=self.verdict_on,
         )
         masked = all(metric.masked for metric in choice.metrics)
         models = self._models(masked=masked)  # last, because hashing reads all of their bytes
@@ -186,6 +194,7 @@ class AuditJob:
             max_length=self.max_length,
             seeds=self._seeds([model.name for model in models]),
             skipped=choice.skipped,
+            verdict_on=tuple(dict.fromkeys(map(name_in, self.verdict_on))),
             forget=self._known_to_attackers("forget", sources, probes) if attacks else (),
             retain=self._known_to_attackers("retain", sources, probes) if attacks else (),
             calibration=self.calibration.source(
@@ -217,6 +226,8 @@ class AuditJob:
             warn(warning)
         sources = sources_of(plan, paths=self._paths(), files=self._asked.sources(), fields=self.fields)
         audit = Audit(plan=plan, folder=self.output, diagnose=diagnose, sources=sources)
+        for words in served.budgets(audit, self.serving.max_requests):
+            warn(words)
         with memory_errors(fix="Lower --max-length or --workers, or measure on a larger machine."):
             return audit.run(workers=self.workers, progress=progress)
 
@@ -225,8 +236,11 @@ class AuditJob:
         named = {f"{split.replace('_', ' ')} set": plan.probes.split(split) for split in SPLITS}
         if not any(each.prompt or each.is_chat for examples in named.values() for each in examples):
             return []
+        folders = [path for path in self._paths() if not is_endpoint(path)]
+        if not folders:
+            return []
         try:
-            tokenizer = load_tokenizer(self._paths()[0], trust_remote_code=self.trust_remote_code)
+            tokenizer = load_tokenizer(folders[0], trust_remote_code=self.trust_remote_code)
         except ModelError:  # reported when the model is loaded, which a finished audit does not need
             return []
         return reading_warnings(named, tokenizer)
@@ -278,7 +292,9 @@ class AuditJob:
         if self.retrained:
             roles.append((self.retrained, Role.RETRAINED))
         roles += [(path, Role.UNLEARNED) for path in self._unlearned()]
-        short = _short_names([path for path, _ in roles])
+        endpoints = {path: self._endpoint(path) for path, _ in roles if is_endpoint(path)}
+        served_as = {path: endpoint.served for path, endpoint in endpoints.items()}
+        short = _short_names([served_as.get(path, path) for path, _ in roles])
         names = [self.names.get(path, name) for name, (path, _) in zip(short, roles, strict=True)]
         if self.names and len(set(names)) < len(names):
             raise RecipeError(
@@ -290,11 +306,21 @@ class AuditJob:
             ModelSource(
                 name=name,
                 role=role,
-                hash=_hash(path),
+                hash=_hash(str(endpoints.get(path, path))),
                 load=Checkpoint(path, self.trust_remote_code, masked),
+                endpoint=endpoints.get(path),
             )
             for name, (path, role) in zip(names, roles, strict=True)
         )
+
+    def _endpoint(self, path: str) -> Endpoint:
+        if self.attacks:
+            raise RecipeError(
+                f"an attack on {path}",
+                why="attacks work on weights, and a server has none to give.",
+                fix="Leave out --attack, or attack the checkpoint that is served.",
+            )
+        return parse_endpoint(path, self.serving)
 
     def claim(self) -> None:
         """Refuse a folder that contains something other than an audit, or that cannot be written."""
@@ -312,6 +338,8 @@ class AuditJob:
 
 
 def _hash(path: str) -> str:
+    if is_endpoint(path):
+        return hash_json({"endpoint": path})  # which bytes are served, nobody can know
     folder = local_folder(path)
     if folder is not None:
         require_checkpoint(folder)  # fail early, not after the models before it were measured
@@ -327,59 +355,3 @@ def _short_names(paths: Sequence[str]) -> list[str]:
         if len(set(names)) == len(names):
             break
     return names
-
-
-# Checkpoints of one recipe run with several seeds, as the user or their records declare.
-
-SAME = ("recipe", "source_sha256", "forget", "retain", "save_dtype")
-"""Fields of the record that two seeds of a recipe share: all inputs of a run but its seed."""
-
-
-def parse_seeds(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """``["npo=runs/s0,runs/s1"]`` as ``{"npo": ("runs/s0", "runs/s1")}``.
-
-    Raises:
-        RecipeError: an entry is not of that form, or names a recipe again.
-    """
-    seeds: dict[str, tuple[str, ...]] = {}
-    for text in texts:
-        name, _, paths = text.partition("=")
-        members = tuple(path for path in paths.split(",") if path)
-        if not name or not members:
-            raise RecipeError(
-                f"--seeds-of {text}",
-                why="it is not of the form NAME=path,path.",
-                fix="For instance --seeds-of npo=runs/seed0,runs/seed1,runs/seed2",
-            )
-        if name in seeds:
-            raise RecipeError(
-                f"--seeds-of {text}",
-                why=f"the seeds of {name!r} are named twice.",
-                fix="Put all of its checkpoints into one --seeds-of.",
-            )
-        seeds[name] = members
-    return seeds
-
-
-def recorded_seeds(checkpoints: Mapping[str, Path], *, taken: set[str]) -> dict[str, tuple[str, ...]]:
-    """Checkpoints whose records differ in the seed only, by the name of their recipe.
-
-    Checkpoints without such a record are left out. Names in ``taken`` are avoided.
-    """
-    alike: dict[str, list[tuple[str, dict[str, Any]]]] = {}
-    for name, path in checkpoints.items():
-        record = record_beside(path)
-        if record is not None and record.keys() >= {*SAME, "seed"} and isinstance(record["recipe"], dict):
-            alike.setdefault(hash_json([record[key] for key in SAME]), []).append((name, record))
-    seeds: dict[str, tuple[str, ...]] = {}
-    for runs in alike.values():
-        if len({str(run["seed"]) for _, run in runs}) == len(runs) > 1:
-            recipe = _free(str(runs[0][1]["recipe"].get("name", "recipe")), taken | seeds.keys())
-            seeds[recipe] = tuple(name for name, _ in runs)
-    return seeds
-
-
-def _free(name: str, taken: set[str]) -> str:
-    """``name``, with a number appended if the audit already uses it."""
-    candidates = (name if count == 1 else f"{name} ({count})" for count in range(1, len(taken) + 2))
-    return next(candidate for candidate in candidates if candidate not in taken)

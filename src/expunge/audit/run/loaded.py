@@ -108,7 +108,7 @@ class ControlStateCache:
         """Compute the retrained model's states for those of ``parts`` that lack them, loading it once."""
         control = self.plan.holder(Role.RETRAINED)
         lacking = [part for part in parts if self._metric(part) and not self._path(part).exists()]
-        if control is None or not lacking:
+        if control is None or control.endpoint is not None or not lacking:
             return
         model, tokenizer = control.load()
         loaded = LoadedModel(model, tokenizer, self.plan, source=control)
@@ -228,3 +228,59 @@ class LoadedModel:
         if not self.store.has(facts):
             self.store.write_note(facts, part.search(model, context))
         return self.store.read_note(facts)
+
+
+# Checkpoints of one recipe run with several seeds, as the user or their records declare.
+
+SAME = ("recipe", "source_sha256", "forget", "retain", "save_dtype")
+"""Fields of the record that two seeds of a recipe share: all inputs of a run but its seed."""
+
+
+def parse_seeds(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """``["npo=runs/s0,runs/s1"]`` as ``{"npo": ("runs/s0", "runs/s1")}``.
+
+    Raises:
+        RecipeError: an entry is not of that form, or names a recipe again.
+    """
+    seeds: dict[str, tuple[str, ...]] = {}
+    for text in texts:
+        name, _, paths = text.partition("=")
+        members = tuple(path for path in paths.split(",") if path)
+        if not name or not members:
+            raise RecipeError(
+                f"--seeds-of {text}",
+                why="it is not of the form NAME=path,path.",
+                fix="For instance --seeds-of npo=runs/seed0,runs/seed1,runs/seed2",
+            )
+        if name in seeds:
+            raise RecipeError(
+                f"--seeds-of {text}",
+                why=f"the seeds of {name!r} are named twice.",
+                fix="Put all of its checkpoints into one --seeds-of.",
+            )
+        seeds[name] = members
+    return seeds
+
+
+def recorded_seeds(checkpoints: Mapping[str, Path], *, taken: set[str]) -> dict[str, tuple[str, ...]]:
+    """Checkpoints whose records differ in the seed only, by the name of their recipe.
+
+    Checkpoints without such a record are left out. Names in ``taken`` are avoided.
+    """
+    alike: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for name, path in checkpoints.items():
+        record = record_beside(path)
+        if record is not None and record.keys() >= {*SAME, "seed"} and isinstance(record["recipe"], dict):
+            alike.setdefault(hash_json([record[key] for key in SAME]), []).append((name, record))
+    seeds: dict[str, tuple[str, ...]] = {}
+    for runs in alike.values():
+        if len({str(run["seed"]) for _, run in runs}) == len(runs) > 1:
+            recipe = _free(str(runs[0][1]["recipe"].get("name", "recipe")), taken | seeds.keys())
+            seeds[recipe] = tuple(name for name, _ in runs)
+    return seeds
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """``name``, with a number appended if the audit already uses it."""
+    candidates = (name if count == 1 else f"{name} ({count})" for count in range(1, len(taken) + 2))
+    return next(candidate for candidate in candidates if candidate not in taken)

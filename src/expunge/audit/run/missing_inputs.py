@@ -122,16 +122,21 @@ class MetricSelection(NamedTuple):
     skipped: tuple[SkippedMetric, ...]
 
 
-def select_metrics(names: Sequence[Wanted], probes: Probes, *, has_control: bool) -> MetricSelection:
+def select_metrics(
+    names: Sequence[Wanted], probes: Probes, *, has_control: bool, also: Sequence[str] = ()
+) -> MetricSelection:
     """The metrics that ``names`` select, which may include ``all``; by default, the default metrics.
 
-    A mapping has a ``name`` and settings.
+    A mapping has a ``name`` and settings. ``also`` are added unless they are among them.
 
     Raises:
         RecipeError: no metric of a name is registered.
         DataError: not one of them can be measured with what the audit was given.
     """
-    wanted = [registry.build(parsed(name)) for name in _expanded(names)]
+    expanded = _expanded(names)
+    known = {name_in(name) for name in expanded}
+    added = [name for name in also if name not in expanded and (":" in name or name not in known)]
+    wanted = [registry.build(parsed(name)) for name in [*expanded, *added]]
     chosen: list[Metric] = []
     skipped: list[SkippedMetric] = []
     for metric in wanted:
@@ -164,6 +169,12 @@ def parsed(wanted: Wanted) -> Wanted:
             fix=f"Write {name}:setting=value, separated by commas; see 'expunge metrics {name}'.",
         )
     return {"name": name, **{field: value for field, _, value in pairs}}
+
+
+def name_in(wanted: Wanted) -> str:
+    """The name of a metric without its settings."""
+    found = parsed(wanted)
+    return found if isinstance(found, str) else str(found["name"])
 
 
 def in_order(names: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from expunge.attacks import KnowledgeSplit, split_knowledge
+from expunge.audit.verdict import Rule
 from expunge.condition import FULL, Chain, Condition, Kind
 from expunge.errors import DataError, RecipeError
 from expunge.metrics import metrics as registry
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from expunge.audit.run.missing_inputs import SkippedMetric
+    from expunge.inference.served.endpoint import Endpoint
     from expunge.metrics.base import Metric
     from expunge.metrics.probes import Probes
     from expunge.quant.calibration import CalibrationSource
@@ -56,6 +58,7 @@ class ModelSource:
     role: Role
     hash: str
     load: Loader
+    endpoint: Endpoint | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +69,13 @@ class AuditPlan:
     from there. ``seed`` and ``resamples`` are the bootstrap's. ``seeds`` names recipes, each by the models
     that are the same recipe run with several seeds. ``skipped`` are the metrics that lack something.
     ``calibration`` is where calibrated quantizers get their text. ``forget`` and ``retain`` are what
-    attacks work with, which need not be what is asked.
+    attacks work with, which need not be what is asked. ``verdict_on`` names metrics that decide the verdict
+    beside those whose role does.
 
     Raises:
         RecipeError: a name occurs twice, there are two targets or two retrained models, what is named
             as seeds of a recipe are not several unlearned models of their own, a calibrated quantizer has
-            no text, or an attack needs the target and there is none.
+            no text, an attack needs the target and there is none, or a metric cannot decide a verdict.
         DataError: an attack lacks examples it needs.
     """
 
@@ -88,6 +92,7 @@ class AuditPlan:
     calibration: CalibrationSource | None = None
     forget: tuple[Example, ...] = ()
     retain: tuple[Example, ...] = ()
+    verdict_on: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for condition in self.conditions:
@@ -105,6 +110,8 @@ class AuditPlan:
                     fix="Keep one of them, or run a second audit for the other.",
                 )
 
+        for name in self.verdict_on:
+            _refuse_undecided(name, self.named_metrics.get(name), self.skipped)
         _refuse_no_seeds(self.seeds, {source.name: source.role for source in self.models})
 
     @property
@@ -209,6 +216,24 @@ def _refuse_twice(kind: str, names: Iterable[str]) -> None:
             f"{kind} {twice[0]!r}",
             why="the audit names it more than once, so its scores would be ambiguous.",
             fix=f"Give every {kind} its own name and list it once.",
+        )
+
+
+def _refuse_undecided(name: str, metric: Metric | None, skipped: Iterable[SkippedMetric]) -> None:
+    """Refuse a verdict on a metric that is not measured, or that cannot say more or less was forgotten."""
+    if metric is None:
+        lacks = next((", ".join(each.missing) for each in skipped if each.metric == name), "its inputs")
+        raise RecipeError(
+            f"a verdict on {name}",
+            why=f"this audit cannot measure it: it lacks {lacks}.",
+            fix=f"Pass what 'expunge metrics {name}' lists as needed, or decide on another metric.",
+        )
+    if Rule(on=(name,)).points_of(metric) is None:
+        raise RecipeError(
+            f"a verdict on {name}",
+            why="only a metric decides of which lower is better, with a scale that has two ends, and that "
+            "one model has alone.",
+            fix="Name one that does, such as leak_at_k or rouge; 'expunge metrics' lists them.",
         )
 
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from expunge.inference.backbone import eval_mode
 from expunge.inference.generation.decode import Context, PromptLookupDrafter, Stop, decode, ends
 from expunge.model.arch import backbone
 from expunge.model.cache import new_cache
@@ -213,72 +212,6 @@ def _left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[T
         ids[i, width - len(row) :] = torch.tensor(row, device=device)
         real[i, width - len(row) :] = 1
     return ids, real
-
-
-# Answers drawn from a model's own distribution.
-
-AT_ONCE = 64
-"""Prompts continued in one batch."""
-
-
-@torch.no_grad()
-def sample_answers(
-    model: nn.Module,
-    prompts: Sequence[Sequence[int]],
-    *,
-    new_tokens: int,
-    eos_ids: Sequence[int],
-    pad_id: int,
-    banned: Sequence[int] = (),
-    at_least: int = 0,
-    temperature: float = 1.0,
-    seed: int = 0,
-) -> list[list[int]]:
-    """One sampled answer for each prompt, in tokens, with its end token if it has one.
-
-    No token of ``banned`` is drawn, and none of ``eos_ids`` before ``at_least`` tokens. The same seed
-    gives the same answers; the global random state stays as it was.
-    """
-    device = next(model.parameters()).device
-    order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
-    answers: list[list[int]] = [[] for _ in prompts]
-    inner: Any = model
-    devices = [device] if device.type == "cuda" else []
-    longest, boundary = max(map(len, prompts), default=0) + new_tokens, rope_boundary(model)
-    with eval_mode(model), torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        for start in range(0, len(order), AT_ONCE):
-            rows = order[start : start + AT_ONCE]
-            width = max(len(prompts[row]) for row in rows)
-            ids_BT = torch.tensor(
-                [[pad_id] * (width - len(prompts[row])) + list(prompts[row]) for row in rows]
-            )
-            real_BT = torch.tensor(
-                [[0] * (width - len(prompts[row])) + [1] * len(prompts[row]) for row in rows]
-            )
-            said_BT = inner.generate(
-                input_ids=ids_BT.to(device),
-                attention_mask=real_BT.to(device),
-                do_sample=True,
-                temperature=temperature,
-                top_k=0,
-                top_p=1.0,
-                max_new_tokens=new_tokens,
-                # Past the boundary, cached keys are those of other frequencies (and Phi-3 loses them).
-                use_cache=boundary is None or longest <= boundary,
-                min_new_tokens=at_least or None,
-                suppress_tokens=list(banned) or None,
-                eos_token_id=list(eos_ids) or None,
-                pad_token_id=pad_id,
-            )[:, width:].tolist()
-            for row, tokens in zip(rows, said_BT, strict=True):
-                answers[row] = _until_end(tokens, eos_ids)
-    return answers
-
-
-def _until_end(tokens: Sequence[int], eos_ids: Sequence[int]) -> list[int]:
-    end = next((index for index, token in enumerate(tokens) if token in eos_ids), len(tokens) - 1)
-    return list(tokens[: end + 1])
 
 
 # Shared prefixes are read once, and their keys and values reused.

@@ -20,7 +20,7 @@ from expunge.errors import ModelError, TrainingError
 from expunge.files import write_json
 from expunge.inference.backbone import eval_mode, predictions
 from expunge.inference.generation.cache import end_tokens
-from expunge.inference.generation.generate import sample_answers
+from expunge.inference.generation.sample import TokenSampler, sample_answers
 from expunge.model.arch import output_head, output_layer
 from expunge.model.precision import prepare_weights
 from expunge.model.resources import best_device
@@ -213,7 +213,7 @@ class QuarkPool(Dataset[int]):
             pad_id=tokenizer.pad_token_id,
             banned=self.asked.tokens,
             at_least=min(SHORTEST, self.sizes.new_tokens),
-            temperature=self.sizes.temperature,
+            sampler=TokenSampler(temperature=self.sizes.temperature),
             seed=self.state.seed + self.rounds,
         )
         texts = tokenizer.batch_decode(answers, skip_special_tokens=True)

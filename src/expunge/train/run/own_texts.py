@@ -21,7 +21,8 @@ from expunge.corpus.readers import read_examples
 from expunge.corpus.tokenise import encode, encode_prompt, first_token
 from expunge.errors import DataError, OutputError
 from expunge.inference.generation.cache import end_tokens
-from expunge.inference.generation.generate import sample_answers, shared_prefix
+from expunge.inference.generation.generate import shared_prefix
+from expunge.inference.generation.sample import sample_answers
 from expunge.model.load import hash_model
 from expunge.types import Example
 
