@@ -7,6 +7,7 @@ both give the same bytes and the same numbers.
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 import warnings
@@ -276,32 +277,17 @@ def audit(
     Raises:
         ExpungeError: bad input, with what to change.
     """
-    unknown = next((name for name in splits if name not in SPLITS), None)
-    if unknown is not None:
-        raise RecipeError(
-            f"expunge.audit(..., {unknown}=...)",
-            why="there is no such setting, and no split of that name.",
-            fix=did_you_mean(
-                unknown, [*SPLITS, "quantize", "attack", "metrics", "max_items", "max_length"]
-            ),
-        )
-    keep = _Scratch()
-    scratch = keep.folder
+    scratch = (keep := _Scratch()).folder
     named = models if isinstance(models, Mapping) else {"model": models}
-
-    paths = {
-        name: _checkpoint(model, tokenizer, scratch / f"model-{number}")
-        for number, (name, model) in enumerate(named.items())
-    }
+    paths = [
+        _checkpoint(each, tokenizer, scratch / f"model-{at}") for at, each in enumerate(named.values())
+    ]
     job = AuditJob(
-        models=tuple(paths.values()),
-        names={path: name for name, path in paths.items()},
+        models=tuple(paths),
+        names=dict(zip(paths, named, strict=True)),
         target=_optional(target, tokenizer, scratch / "target"),
         retrained=_optional(retrained, tokenizer, scratch / "retrained"),
-        splits={
-            name: _file(texts, scratch / f"{name}.jsonl")
-            for name, texts in {"forget": forget, **splits}.items()
-        },
+        splits=_files({"forget": forget, **splits}, scratch),
         quantizers=tuple(quantize),
         attacks=tuple(attack),
         metrics=tuple(metrics),
@@ -361,10 +347,17 @@ def _checkpoint(model: ModelOrPath, tokenizer: PreTrainedTokenizerBase | None, f
     return str(folder)
 
 
-def _optional(
-    model: ModelOrPath | None, tokenizer: PreTrainedTokenizerBase | None, folder: Path
-) -> str | None:
+def _optional(model: ModelOrPath | None, tokenizer: Any, folder: Path) -> str | None:
     return None if model is None else _checkpoint(model, tokenizer, folder)
+
+
+def _files(splits: Mapping[str, Texts], folder: Path) -> dict[str, str]:
+    unknown = next((name for name in splits if name not in SPLITS), None)
+    if unknown is not None:
+        known = (*SPLITS, "quantize", "attack", "metrics", "max_items", "max_length")
+        why = "there is no such setting, and no split of that name."
+        raise RecipeError(f"audit(..., {unknown}=...)", why=why, fix=did_you_mean(unknown, known))
+    return {name: _file(texts, folder / f"{name}.jsonl") for name, texts in splits.items()}
 
 
 def _file(texts: Texts, path: Path) -> str:
@@ -375,15 +368,12 @@ def _file(texts: Texts, path: Path) -> str:
     if rows and all(isinstance(row, Example) for row in rows):
         write_examples(path, [row for row in rows if isinstance(row, Example)], private=True)
     else:
-        write_text(
-            path, "".join(f"{_json(row, number)}\n" for number, row in enumerate(rows)), private=True
-        )
+        lines = (f"{_json(row, number)}\n" for number, row in enumerate(rows))
+        write_text(path, "".join(lines), private=True)
     return str(path)
 
 
 def _json(row: Any, number: int) -> str:
-    import json
-
     try:
         text = json.dumps(dict(row), ensure_ascii=False)
         load_json(text)

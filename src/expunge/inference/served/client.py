@@ -30,7 +30,7 @@ AT_ONCE = 8
 MOST_STOPS = 4
 """Stop strings that the interface takes; a reply is cut here in any case."""
 BUSY = (408, 409, 425, 429)
-"""AnswerLog, beside all from 500 on, after which asking again may help."""
+"""Statuses after which asking again may help, beside all from 500 on."""
 NOT_IMPLEMENTED = 501
 LONGEST_WAIT = 60.0
 """Seconds waited between two attempts at most, whatever the server says."""
@@ -68,7 +68,7 @@ class Ask(NamedTuple):
 
 
 class AnswerLog:
-    """AnswerLog by request, appended to a file that survives whatever ends the program."""
+    """Answers by request, appended to a file that survives whatever ends the program."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
