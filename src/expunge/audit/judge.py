@@ -169,8 +169,13 @@ def judge_all(
             verdict_by_cell[recipe, condition.label] = _with_seeds(
                 verdict_by_cell[recipe, condition.label], of_members
             )
+    control = plan.holder(Role.RETRAINED)
+    of_control = None if control is None else answers.get(control.name)
     return Judgement(
-        tuple(forgetting_row(model, each, answers.get(model)) for model, each in forgetting.items()),
+        tuple(
+            forgetting_row(model, each, answers.get(model), of_control)
+            for model, each in forgetting.items()
+        ),
         tuple(
             VerdictRow(model=model, condition=label, verdict=verdict, stays=stays.get((model, label)))
             for (model, label), verdict in verdict_by_cell.items()

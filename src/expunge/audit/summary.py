@@ -160,7 +160,8 @@ class ForgettingRow(_Frozen):
     """Whether an unlearned model forgot, at full precision, and why.
 
     ``word_for_word`` of ``asked`` questions (or texts) it still answers with the whole truth, in its words
-    and their order; ``None`` where the metric does not keep the answers.
+    and their order; ``None`` where the metric does not keep the answers. ``word_for_word_retrained``: how
+    many of them the retrained model gives.
     """
 
     model: str
@@ -168,9 +169,12 @@ class ForgettingRow(_Frozen):
     reason: str
     word_for_word: int | None = None
     asked: int | None = None
+    word_for_word_retrained: int | None = None
 
 
-def forgetting_row(model: str, forgetting: Forgetting, answers: WordForWord | None) -> ForgettingRow:
+def forgetting_row(
+    model: str, forgetting: Forgetting, answers: WordForWord | None, of_control: WordForWord | None = None
+) -> ForgettingRow:
     """The answer to the first question as the summary holds it."""
     return ForgettingRow(
         model=model,
@@ -178,6 +182,7 @@ def forgetting_row(model: str, forgetting: Forgetting, answers: WordForWord | No
         reason=forgetting.reason,
         word_for_word=None if answers is None else answers.given,
         asked=None if answers is None else answers.asked,
+        word_for_word_retrained=None if of_control is None else of_control.given,
     )
 
 

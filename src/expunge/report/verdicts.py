@@ -314,7 +314,10 @@ def _answers(run: AuditRun, model: str) -> str:
     row = run.summary.forgotten(model)
     if row is None or row.word_for_word is None or not row.asked:
         return ""
-    return f"gives {row.word_for_word} of {row.asked} answers word for word and "
+    beside = ""
+    if row.word_for_word_retrained is not None:
+        beside = f" ({run.holder(Role.RETRAINED)}: {row.word_for_word_retrained})"
+    return f"gives {row.word_for_word} of {row.asked} answers word for word{beside} and "
 
 
 def _sentence(run: AuditRun, outcome: Outcome, cells: dict[str, CellSummary], worst: str) -> str:
