@@ -9,7 +9,8 @@ from expunge.corpus.columns import QUESTION as QUESTION_TEMPLATE
 from expunge.corpus.tokenise import encode, encode_prompt, first_token
 from expunge.inference.backbone import eval_mode
 from expunge.inference.generation.cache import cut, end_tokens
-from expunge.inference.generation.generate import greedy, sample_answers
+from expunge.inference.generation.generate import greedy
+from expunge.inference.generation.sample import sample_answers
 from expunge.metrics.knowmem import STOPS
 from expunge.model.rope import declared_positions
 from expunge.types import Example
