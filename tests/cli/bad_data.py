@@ -105,6 +105,12 @@ RECIPES = [
         ("recipe my.yaml", "no such file", "Check the path"),
     ),
     Bad(
+        "recipe with a control character, to be shown",
+        ("methods", "my.yaml"),
+        ("recipe my.yaml", "it is not valid YAML"),
+        text("my.yaml", '{"name": "a\x00b"}'),
+    ),
+    Bad(
         "recipe that is not YAML",
         unlearn("-r", "my.yaml"),
         ("recipe my.yaml", "it is not valid YAML", "Correct it"),

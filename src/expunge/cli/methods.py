@@ -47,7 +47,7 @@ def methods(
 
     console = Terminal()
     if name is not None:
-        text = recipe_text(name)
+        text = _checked(name, recipe_text(name))
         if console.is_terminal:
             console.print(Syntax(text, "yaml", background_color="default", word_wrap=True))
         else:
@@ -57,6 +57,22 @@ def methods(
     console.print(
         "A method is forget loss × retain loss × scope × adversary, or stages: --axes lists them."
     )
+
+
+def _checked(name: str, text: str) -> str:
+    """The text of a recipe that is YAML: printed as it is, a control character would reach the terminal."""
+    from expunge.errors import RecipeError
+    from expunge.parsing import ParseError, load_yaml
+
+    try:
+        load_yaml(text)
+    except ParseError as error:
+        raise RecipeError(
+            f"recipe {name}",
+            why=f"it is not valid YAML: {error}.",
+            fix="'expunge methods npo_klr' shows one.",
+        ) from error
+    return text
 
 
 def _table(*, long: bool) -> Table:
