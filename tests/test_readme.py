@@ -9,11 +9,11 @@ import pytest
 
 from expunge.cli.main import main
 from expunge.model.load import save_model
-from tests.bench.conftest import in_threads
+from tests.bench.conftest import in_one_thread
 from tests.documents import commands, fenced
 from tests.tiny import BYTES_VOCAB, tiny, tiny_tokenizer
 
-__all__ = ["in_threads"]
+__all__ = ["in_one_thread"]
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_commands(owner: Path) -> None:
     assert (owner / "runs" / "audit" / "report.html").is_file()
 
 
-@pytest.mark.usefixtures("in_threads")
+@pytest.mark.usefixtures("in_one_thread")
 def test_the_guide(owner: Path) -> None:
     (job,) = fenced("docs/guide.md", "yaml")
     (owner / "job.yaml").write_text(job)

@@ -30,6 +30,18 @@ def in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "worker_pool", pool)
 
 
+@pytest.fixture
+def in_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs run one after another in this process: those that train share the state of accelerate."""
+
+    @contextmanager
+    def pool(_: int) -> Iterator[ThreadPoolExecutor]:
+        with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as threads:
+            yield threads
+
+    monkeypatch.setattr(jobs, "worker_pool", pool)
+
+
 def tiny_builtin(home: Path, *, seed: int = 0) -> Builtin:
     return Builtin(
         world=WorldSize(forget=1, retain=2, holdout=1),

@@ -13,11 +13,11 @@ from expunge.cli.sweep import parse_seeds
 from expunge.errors import RecipeError
 from expunge.report.latex import to_latex
 from expunge.report.run import read_run
-from tests.bench.conftest import in_threads
+from tests.bench.conftest import in_one_thread
 from tests.cli.conftest import expunge
 
-__all__ = ["in_threads"]
-pytestmark = pytest.mark.usefixtures("in_threads")
+__all__ = ["in_one_thread"]
+pytestmark = pytest.mark.usefixtures("in_one_thread")
 
 QUICK = ("--set", "epochs=1", "--set", "max_length=64", "--max-length", "64", "--workers", "1")
 SETS = ("--forget", "forget.jsonl", "--retain", "retain.jsonl", "--retrained", "retrained")
