@@ -23,7 +23,7 @@ ROWS = {
 
 
 @pytest.fixture
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_threads: None) -> Demo:
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_one_thread: None) -> Demo:
     monkeypatch.setattr(demo, "ROWS", ROWS)
     monkeypatch.setattr(demo, "GRIDS", ("int4",))
     return Demo(output=tmp_path / "demo", workers=1, builtin=tiny_builtin(tmp_path / "home"))
