@@ -120,6 +120,15 @@ class LoopSettings(Component):
             return self.epochs
         return min(self.epochs, math.ceil(self.max_steps / math.ceil(examples / self.batch_size)))
 
+    def examples_over(self, examples: int) -> int:
+        """The number of examples that a run over the given number visits, epoch after epoch."""
+        if self.max_steps is None:
+            return self.epochs * examples
+        epochs, steps = divmod(self.max_steps, math.ceil(examples / self.batch_size))
+        if epochs >= self.epochs:
+            return self.epochs * examples
+        return epochs * examples + steps * self.batch_size
+
     def training_arguments(self, folder: Path, *, seed: int, examples: int) -> TrainingArguments:
         """The same settings as arguments of the training loop, for epochs of the given number of examples.
 
