@@ -51,8 +51,8 @@ class LoopSettings(Component):
     gradient_checkpointing: bool = Field(
         default=False,
         description=(
-            "Whether each block is computed again in the backward pass instead of keeping what is inside it: "
-            "the same losses, less memory, about a third more time."
+            "Whether each block is computed again in the backward pass instead of being kept: the same "
+            "losses, less memory, about a third more time."
         ),
     )
     precision: WeightPrecision = Field(
