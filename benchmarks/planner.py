@@ -18,9 +18,10 @@ from transformers import LlamaConfig
 from benchmarks.compare import in_own_process, write_result
 from benchmarks.step import MODULE as STEP
 from benchmarks.step import Setting
+from expunge.model.resources import GIB
 from expunge.record import Stopwatch
 from expunge.train.methods.unlearn import Unlearn
-from expunge.train.run.plan import GIB, Device, MemoryPlan, Workload, simulate
+from expunge.train.run.plan import Device, MemoryPlan, Workload, simulate
 
 PAGE = Path(__file__).parents[1] / "docs" / "large-models.md"
 MARKS = ("<!-- planner -->", "<!-- end of planner -->")
@@ -74,8 +75,8 @@ def rows() -> Iterator[tuple[str, str, bool, MemoryPlan]]:
 def table() -> dict[str, Any]:
     """The table as Markdown, and its numbers."""
     lines = [
-        "| model | way | gradient_checkpointing | peak, GiB | weights | gradients | optimizer | activations | "
-        "frozen head | cache on disk |",
+        "| model | way | checkpoints | peak, GiB | weights | gradients | optimizer | activations | frozen head "
+        "| cache on disk |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     found = []

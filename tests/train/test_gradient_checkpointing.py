@@ -46,7 +46,9 @@ def test_blocks_are_computed_again_while_training_and_not_afterwards(tmp_path: P
         count = [0]
         original = module.ObjectiveTrainer.train_from
 
-        def counting(self: Any, checkpoint: Any, count: list[int] = count, original: Any = original) -> None:
+        def counting(
+            self: Any, checkpoint: Any, count: list[int] = count, original: Any = original
+        ) -> None:
             mlp = self.model.model.layers[0].mlp
             handle = mlp.register_forward_pre_hook(lambda *_: count.__setitem__(0, count[0] + 1))
             original(self, checkpoint)
@@ -66,5 +68,5 @@ def test_a_model_whose_blocks_cannot_be_computed_again_is_refused(
     from transformers import LlamaForCausalLM
 
     monkeypatch.setattr(LlamaForCausalLM, "supports_gradient_checkpointing", False)
-    with pytest.raises(RecipeError, match="gradient_checkpointing: .*LlamaForCausalLM.*accumulation"):
+    with pytest.raises(RecipeError, match=r"gradient_checkpointing: .*LlamaForCausalLM.*accumulation"):
         ran(tmp_path, gradient_checkpointing=True)

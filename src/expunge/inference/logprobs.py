@@ -133,7 +133,7 @@ class _Sloped(torch.autograd.Function):
 
 def _own(logits_nV: Tensor, hidden_nH: Tensor) -> Tensor:
     """The logits outside the graph, to be overwritten; a copy if the head returned what it was given."""
-    same = torch._C._is_alias_of(logits_nV, hidden_nH)
+    same = torch._C._is_alias_of(logits_nV, hidden_nH)  # type: ignore[attr-defined] # not in its stubs
     return logits_nV.detach().clone() if same else logits_nV.detach()
 
 

@@ -141,4 +141,5 @@ def require_room(folder: Path, needed: int) -> None:
 
 
 def _bytes(values: Tensor) -> memoryview:
-    return memoryview(values.view(torch.uint8).reshape(-1).numpy())
+    flat = values.view(torch.uint8).reshape(-1).numpy()
+    return flat.data

@@ -6,6 +6,7 @@ Shapes: B texts of a piece of a step, T tokens, H hidden units, N counted tokens
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from expunge.inference.token_view import INNER, LOGITS, OF_REFERENCE, STATES, Ne
 from expunge.model.arch import auto_class, backbone, output_layer, vocabulary
 from expunge.model.precision import SMALLEST, Moments, RoundedAdamW, has_native_bf16
 from expunge.model.resources import GIB
+from expunge.scope import Scope
+from expunge.scope.by_name import AllParameters, MatchingNames, MLPOut
 from expunge.scope.lora import LowRankAdapters
 from expunge.train.methods.unlearn import Unlearn
 
@@ -101,15 +104,15 @@ def simulate(stage: Unlearn, config: PretrainedConfig, work: Workload, device: D
     """The memory of a step of ``stage`` on a model of ``config``, without loading or computing anything.
 
     What is simulated is the model as transformers builds it, adapters, gradient checkpoints, optimizer and
-    the logits in pieces. Blocks are alike, so a deep model is simulated at two depths, and the optimizer's
-    step and the loss with its gradients, each linear in depth, are continued to its own. Not counted: an
-    adversary, the gradient behind a saliency scope (which is also assumed to leave every weight free), a
-    generation for a stop rule, the device's own context.
+    the logits in pieces. Where blocks are alike, a deep model is simulated at two depths, and the
+    optimizer's step and the loss with its gradients, each linear in depth, are continued to its own.
+    Not counted: an adversary, the gradient behind a saliency scope (which is also assumed to leave every
+    weight free), a generation for a stop rule, the device's own context.
     """
     for signed in (True, False):  # code books are computed once, from values
         Moments.of(stage.optimizer).new(torch.zeros(SMALLEST), signed=signed)
     depth = config.num_hidden_layers
-    if depth <= DEPTHS[1]:
+    if depth <= DEPTHS[1] or not _treats_blocks_alike(stage.scope):
         phases = _peaks(stage, config, work, device)
     else:
         low, high = (_peaks(stage, _cut(config, layers), work, device) for layers in DEPTHS)
@@ -193,8 +196,9 @@ class PeakTracker(MemTracker):
         parts = dict.fromkeys(PARTS.values(), 0)
         for snapshot in self._peak_mem_snap.values():
             for kind, size in snapshot.items():
-                if getattr(kind, "value", None) in PARTS:
-                    parts[PARTS[kind.value]] += size
+                name = getattr(kind, "value", "")
+                if name in PARTS:
+                    parts[PARTS[name]] += size
         self._peak_mem.clear()
         self._peak_mem_snap.clear()
         return parts
@@ -222,7 +226,8 @@ def _simulate_storage(model: nn.Module) -> None:
     """Put simulated tensors in place of all parameters and buffers; tied ones stay tied."""
     made: dict[int, Tensor] = {}
     for module in model.modules():
-        for tensors in (module._parameters, module._buffers):
+        slots: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for tensors in slots:
             for name, tensor in tensors.items():
                 if tensor is None:
                     continue
@@ -232,14 +237,23 @@ def _simulate_storage(model: nn.Module) -> None:
                 tensors[name] = made[id(tensor)]
 
 
-def _free_weights(stage: Unlearn, model: nn.Module) -> set[str]:
-    def unknown() -> dict[str, Tensor]:
-        raise LookupError("a simulated model has no gradients to choose by")
+def chooses_by_name(scope: Scope) -> bool:
+    """Whether a scope names what may change without looking at any value."""
+    return type(scope) in {AllParameters, MatchingNames, MLPOut, LowRankAdapters}
 
-    try:
-        return set(stage.scope.select(model, unknown).rows)
-    except (LookupError, RuntimeError):  # chosen by values, which these tensors do not have
-        return {name for name, _ in model.named_parameters()}
+
+def _treats_blocks_alike(scope: Scope) -> bool:
+    return not isinstance(scope, MLPOut) and not re.search(r"\d", getattr(scope, "pattern", ""))
+
+
+def _free_weights(stage: Unlearn, model: nn.Module) -> set[str]:
+    if chooses_by_name(stage.scope):
+        return set(stage.scope.select(model, dict).rows)
+    return {
+        name
+        for name, _ in model.named_parameters()
+        if ".lora_" in name or not isinstance(stage.scope, LowRankAdapters)
+    }
 
 
 def reads_reference(stage: Unlearn) -> bool:
