@@ -74,11 +74,9 @@ def rows() -> Iterator[tuple[str, str, bool, MemoryPlan]]:
 
 def table() -> dict[str, Any]:
     """The table as Markdown, and its numbers."""
-    lines = [
-        "| model | way | checkpoints | peak, GiB | weights | gradients | optimizer | activations | frozen head "
-        "| cache on disk |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    heads = ["model", "way", "checkpoints", "peak, GiB", "weights", "gradients", "optimizer", "activations"]
+    heads += ["frozen head", "cache on disk"]
+    lines = [f"| {' | '.join(heads)} |", f"| {' | '.join(['---'] * len(heads))} |"]
     found = []
     for size, way, checkpointing, plan in rows():
         parts = [f"{plan.parts[name] / GIB:.1f}" for name in plan.parts]
