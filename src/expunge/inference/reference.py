@@ -224,7 +224,7 @@ class CacheFolder(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Part:
+class _CachePart:
     """One kind of number of a cache: ``compute`` gives it for the ``items``, pass after pass."""
 
     name: str
@@ -259,9 +259,9 @@ def cache_reference(
     head = output_layer(model)
     live = LiveReference(model, adapters_off=False)
     parts = [
-        _Part("token_logps", [(list(logps_of), live.logps)]),
-        _Part("hidden", [(list(states_of), live.states)]),
-        _Part(
+        _CachePart("token_logps", [(list(logps_of), live.logps)]),
+        _CachePart("hidden", [(list(states_of), live.states)]),
+        _CachePart(
             "inside", [(list(items), partial(live.inner, layer=layer)) for layer, items in inner_of.items()]
         ),
     ]
@@ -302,7 +302,7 @@ def _make_files(stores: Sequence[Mapping[Key, Tensor]]) -> None:
 
 
 def _store(
-    part: _Part, model: nn.Module, pad_id: int, keep: CacheFolder | None
+    part: _CachePart, model: nn.Module, pad_id: int, keep: CacheFolder | None
 ) -> MutableMapping[Key, Tensor]:
     """The place for a part's numbers; what they look like is found out with the shortest sequence."""
     if keep is None:
@@ -323,7 +323,7 @@ def _store(
     )
 
 
-def _fingerprint(part: _Part, model: nn.Module) -> str:
+def _fingerprint(part: _CachePart, model: nn.Module) -> str:
     """SHA-256 of all that the numbers depend on: weights, texts, blocks, device and its arithmetic."""
     device = next(model.parameters()).device.type
     digest = hashlib.sha256(hash_model(model).encode())
