@@ -241,7 +241,7 @@ def measure(scope: str, *, tiny: bool, turns: int) -> dict[str, Any]:
 def main() -> None:
     """Measure every scope asked for and keep each result."""
     asked = _options()
-    setting = TINY if asked.tiny else Setting()
+    setting = TINY if asked.tiny else Setting(**json.loads(asked.sizes))
     if asked.part:
         one_thread()
         chosen = set(asked.chosen.split(","))
@@ -270,6 +270,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--part", choices=("time", "plain", "ours"), help=argparse.SUPPRESS)
     parser.add_argument("--chosen", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--sizes", default="{}", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 

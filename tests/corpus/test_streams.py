@@ -43,7 +43,12 @@ def test_every_item_comes_before_any_comes_again(
         assert len(set(items)) == len(items)
     most, least = max(Counter(stream).values()), min(Counter(stream)[item] for item in range(n_retain))
     assert most - least <= 1
-    assert sampler.retain_seen(count) == sorted(set(stream))
+    assert sampler.retain_seen(count * n_forget) == sorted(set(stream))
+    for pairs in range(count * n_forget + 1):
+        assert sampler.retain_seen(pairs) == sorted(set(stream[:pairs]))
+        assert sampler.forget_seen(pairs) == sorted(
+            {forget for forget, _ in [pair for epoch in drawn for pair in epoch][:pairs]}
+        )
 
 
 @given(n_forget=SIZE, n_retain=SIZE, seed=SEED, epoch=st.integers(0, 50))
@@ -88,8 +93,8 @@ def test_every_lap_of_the_retain_set_has_its_own_order() -> None:
 
 def test_a_large_retain_set_is_not_cut_to_the_forget_set() -> None:
     sampler = PairSampler(4, 100, seed=0)
-    assert len(sampler.retain_seen(25)) == 100
-    assert len(sampler.retain_seen(1)) == 4
+    assert len(sampler.retain_seen(100)) == 100
+    assert len(sampler.retain_seen(4)) == 4
     assert sampler.retain_seen(0) == []
 
 

@@ -100,7 +100,14 @@ def test_padding_changes_nothing(objective: PairObjective) -> None:
 
 
 def asked(forget: frozenset[Need], retain: frozenset[Need]) -> ReferenceRequest:
-    return ReferenceRequest(forget=forget, retain=retain, data=DATA, retain_seen=[0, 1, 2], layers=(1, 1))
+    return ReferenceRequest(
+        forget=forget,
+        retain=retain,
+        data=DATA,
+        forget_seen=list(range(len(DATA))),
+        retain_seen=[0, 1, 2],
+        layers=(1, 1),
+    )
 
 
 @pytest.mark.parametrize(

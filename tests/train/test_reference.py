@@ -20,7 +20,9 @@ NOTHING = frozenset[Need]()
 
 
 def made(kind: ReferenceKind, *, forget: Any = LOGPS, retain: Any = KL, adapters: bool = False) -> Any:
-    asked = ReferenceRequest(forget=forget, retain=retain, data=DATA, retain_seen=[0, 2])
+    asked = ReferenceRequest(
+        forget=forget, retain=retain, data=DATA, forget_seen=list(range(len(DATA))), retain_seen=[0, 2]
+    )
     return frozen_reference(
         tiny("llama"), kind, asked, selection=Selection({}), adapters=adapters, pad_id=PAD
     )

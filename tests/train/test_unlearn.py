@@ -219,3 +219,40 @@ def test_a_weight_changed_outside_the_scope_ends_the_run(
 def test_a_text_longer_than_the_limit_is_refused_and_not_cut(tmp_path: Path) -> None:
     with pytest.raises(ExpungeError, match="never cut silently"):
         ran(tmp_path, max_length=16)
+
+
+def cached_in(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    made, original = [], references.cache_reference
+    monkeypatch.setattr(
+        references, "cache_reference", lambda *a, **k: (made.append(original(*a, **k)), made[-1])[1]
+    )
+    return made
+
+
+@pytest.mark.parametrize(("max_steps", "pairs"), [(1, 2), (2, 4), (3, 5), (4, 7), (100, 10), (None, 10)])
+def test_only_the_pairs_of_the_steps_are_cached(
+    max_steps: int | None, pairs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 5 forget texts in batches of 2 are 3 steps an epoch, the last of one pair; 2 epochs are 10 pairs.
+    made = cached_in(monkeypatch)
+    settings = stage(max_steps=max_steps, batch_size=2)
+    data = settings._encode(state_for(tmp_path))
+    assert len(data.forget) == 5
+    assert settings.examples_over(5) == pairs
+    state = ran(tmp_path, max_steps=max_steps, batch_size=2)
+    (reference,) = made
+    sampler = module.PairSampler(5, len(data.retain), seed=0)
+    assert sorted(key.place for key in reference.token_logps) == sampler.forget_seen(pairs)
+    assert sorted(key.place for key in reference.hidden) == sampler.retain_seen(pairs)
+    assert len(reference.token_logps) == min(pairs, 5)
+    assert state.facts[0]["steps"] == min(max_steps or 6, 6)
+
+
+def test_the_cache_lies_in_the_runs_folder_and_goes_with_the_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = cached_in(monkeypatch)
+    ran(tmp_path, epochs=1, reference_dtype="bf16")
+    (reference,) = made
+    assert reference.hidden.path == tmp_path / "reference" / "hidden"
+    assert not (tmp_path / "reference").exists()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.table import Table
 
 from expunge.cli.config_file import Config
 from expunge.cli.launched import train_in_one_process
@@ -26,7 +28,7 @@ from expunge.cli.options import (
     print_next,
     print_warning,
 )
-from expunge.terminal import echo
+from expunge.terminal import Terminal, echo
 
 if TYPE_CHECKING:
     from expunge.train.run.job import UnlearnJob
@@ -127,6 +129,24 @@ Retrained = Annotated[
         "recipe's level. Sets stop.control.",
     ),
 ]
+Plan = Annotated[
+    bool,
+    typer.Option(
+        "--plan",
+        rich_help_panel=TRAINING_PANEL,
+        help="Show the memory the run needs, and settings that fit; nothing is trained.",
+    ),
+]
+PlanMemory = Annotated[
+    float | None,
+    typer.Option(
+        "--plan-memory",
+        metavar="GIB",
+        rich_help_panel=TRAINING_PANEL,
+        min=0.1,
+        help="With --plan: plan for a GPU with this much memory instead of this machine.",
+    ),
+]
 AllowOverlap = Annotated[
     bool,
     typer.Option(
@@ -158,6 +178,8 @@ def unlearn(
     save_dtype: SaveDtype = "source",
     allow_overlap: AllowOverlap = False,
     overwrite: Overwrite = False,
+    plan: Plan = False,
+    plan_memory: PlanMemory = None,
     config: Config = None,  # noqa: ARG001 - read before the others
     trust_remote_code: RemoteCode = False,
 ) -> None:
@@ -187,11 +209,46 @@ def unlearn(
         overwrite=overwrite,
         trust_remote_code=trust_remote_code,
     )
+    if plan or plan_memory is not None:
+        _show_plan(job, plan_memory)
+        return
     record = job.run(warn=print_warning)
     if len(record["requests"]) > 1:
         show_standing(record["requests"])
     _say_done(job.output, record)
     print_next(*_audit_words(job, record))
+
+
+def _show_plan(job: UnlearnJob, gib: float | None) -> None:
+    from expunge.model.resources import GIB
+    from expunge.train.run.plan import Device
+    from expunge.train.run.plan_job import plan_job
+
+    device = Device.here() if gib is None else Device(is_gpu=True, memory=int(gib * GIB))
+    made = plan_job(job, device)
+    table = Table(title="Peak memory of a training step, GiB (simulated)", title_justify="left")
+    table.add_column("")
+    for number in range(len(made.planned)):
+        table.add_column(f"settings {number}" if number else "as given", justify="right")
+    plans = [each.memory for each in made.planned]
+    for part in plans[0].parts:
+        table.add_row(part, *(f"{plan.parts[part] / GIB:.2f}" for plan in plans))
+    table.add_row("in all", *(f"{plan.peak / GIB:.2f}" for plan in plans), style="bold")
+    table.add_row("cache on disk", *(f"{plan.on_disk / GIB:.2f}" for plan in plans))
+    Terminal().print(table)
+    for number, each in enumerate(made.planned[1:], start=1):
+        echo(f"settings {number}: {', '.join(each.settings)}")
+    where = "a GPU" if device.is_gpu else "the processor"
+    echo(f"Planned for {device.usable / GIB:.1f} of the {device.memory / GIB:.1f} GiB of {where}.")
+    for note in made.notes:
+        echo(note)
+    if made.fits is None:
+        print_warning("Nothing tried fits: choose a larger device, a smaller model or shorter texts.")
+    elif made.fits.settings:
+        echo("Does not fit as given. This does:")
+        echo("  " + " ".join(f"--set {shlex.quote(setting)}" for setting in made.fits.settings))
+    else:
+        echo("Fits as given.")
 
 
 def _shortcuts(epochs: int | None, rate: float | None) -> list[str]:

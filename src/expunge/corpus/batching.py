@@ -140,9 +140,13 @@ class PairSampler(Sampler[tuple[int, int | None]]):
         start = self.epoch * self.n_forget
         return zip(forget, self._retain(start, start + self.n_forget), strict=True)
 
-    def retain_seen(self, epochs: int) -> list[int]:
-        """The retain indices that ``epochs`` epochs visit, sorted."""
-        return sorted({index for index in self._retain(0, epochs * self.n_forget) if index is not None})
+    def forget_seen(self, pairs: int) -> list[int]:
+        """The forget indices of the first ``pairs`` pairs, epoch after epoch, sorted."""
+        return sorted(shuffled(self.n_forget, self.seed, FORGET, 0)[:pairs])
+
+    def retain_seen(self, pairs: int) -> list[int]:
+        """The retain indices of the first ``pairs`` pairs, epoch after epoch, sorted."""
+        return sorted({index for index in self._retain(0, pairs) if index is not None})
 
     def _retain(self, start: int, stop: int) -> Iterator[int | None]:
         """Positions ``start`` to ``stop`` of the endless stream."""

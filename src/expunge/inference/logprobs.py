@@ -52,13 +52,15 @@ Rule = Callable[[Tensor, Tensor], Numbers]
 class Rows:
     """Applies ``rule`` to the logits [n, ``vocabulary``] that ``head`` gives for hidden states.
 
-    ``extra_inputs`` turns values passed along with the states, n rows at a time, into inputs of ``rule``.
+    ``extra_inputs`` turns values passed along with the states, n rows at a time, into inputs of ``rule``,
+    which sees ``block`` logits at once.
     """
 
     head: Head
     rule: Rule
     vocabulary: int
     extra_inputs: Callable[[Tensor], Tensor] = lambda other_n: other_n
+    block: int = BLOCK_ELEMENTS
 
     def __call__(self, hidden_NH: Tensor, other_N: Tensor) -> Tensor:
         """The number of every row, in float32, differentiable by states and head. Shape [N]."""
@@ -95,7 +97,7 @@ class Rows:
         """The numbers of a piece, whose logits make room for the slopes if asked to."""
         # One tensor for all: small ones allocated between large temporary ones would fragment memory.
         numbers_n = torch.empty(len(logits_nV), dtype=torch.float32, device=logits_nV.device)
-        chunk, block = (elements // self.vocabulary for elements in (CHUNK_ELEMENTS, BLOCK_ELEMENTS))
+        chunk, block = (elements // self.vocabulary for elements in (CHUNK_ELEMENTS, self.block))
         for *piece, other in in_pieces(chunk, numbers_n, logits_nV, other_n):
             for numbers_k, logits_kV, extra_k in in_pieces(block, *piece, self.extra_inputs(other)):
                 numbers = self.rule(logits_kV.float(), extra_k)
@@ -131,7 +133,7 @@ class _Sloped(torch.autograd.Function):
 
 def _own(logits_nV: Tensor, hidden_nH: Tensor) -> Tensor:
     """The logits outside the graph, to be overwritten; a copy if the head returned what it was given."""
-    same = logits_nV.untyped_storage().data_ptr() == hidden_nH.untyped_storage().data_ptr()
+    same = torch._C._is_alias_of(logits_nV, hidden_nH)  # type: ignore[attr-defined] # not in its stubs
     return logits_nV.detach().clone() if same else logits_nV.detach()
 
 

@@ -8,21 +8,31 @@ N counted tokens of a batch, H hidden units, V vocabulary.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from expunge.corpus.batching import Batch, collate, length_sorted_batches
 from expunge.corpus.tokenise import Encoded
+from expunge.files import make_private
 from expunge.inference.backbone import eval_mode, predictions
 from expunge.inference.hidden_states import watching
 from expunge.inference.logprobs import token_logps
+from expunge.inference.state_file import StateDtype, StateFile, require_room
 from expunge.model.arch import output_head, output_layer, vocabulary
+from expunge.model.load import hash_model
+from expunge.model.resources import NO_BARS
 
 NOTHING = -1e4
 """Log-probability of an entry without any: its exponential is 0 in float32."""
@@ -177,9 +187,9 @@ class CachedReference:
 
     frozen_head: nn.Module
     model: nn.Module
-    token_logps: dict[Key, Tensor] = field(default_factory=dict)
-    hidden: dict[Key, Tensor] = field(default_factory=dict)
-    inside: dict[Key, Tensor] = field(default_factory=dict)
+    token_logps: Mapping[Key, Tensor] = field(default_factory=dict)
+    hidden: Mapping[Key, Tensor] = field(default_factory=dict)
+    inside: Mapping[Key, Tensor] = field(default_factory=dict)
 
     def logps(self, batch: Batch, keys: Sequence[Key]) -> Tensor:
         return self._look_up(self.token_logps, keys, batch)
@@ -196,11 +206,34 @@ class CachedReference:
     @property
     def bytes(self) -> int:
         """Size of what is stored."""
-        stored = [*self.token_logps.values(), *self.hidden.values(), *self.inside.values()]
-        return sum(tensor.nbytes for tensor in stored)
+        return sum(_size(store) for store in (self.token_logps, self.hidden, self.inside))
 
-    def _look_up(self, store: dict[Key, Tensor], keys: Sequence[Key], batch: Batch) -> Tensor:
+    def _look_up(self, store: Mapping[Key, Tensor], keys: Sequence[Key], batch: Batch) -> Tensor:
         return torch.cat([store[key] for key in keys]).to(batch.input_ids_BT.device)
+
+
+def _size(store: Mapping[Key, Tensor]) -> int:
+    return store.nbytes if isinstance(store, StateFile) else sum(each.nbytes for each in store.values())
+
+
+class CacheFolder(NamedTuple):
+    """Where a cache keeps its files, and how it stores hidden states there."""
+
+    folder: Path
+    dtype: StateDtype = "fp32"
+
+
+@dataclass(frozen=True)
+class _CachePart:
+    """One kind of number of a cache: ``compute`` gives it for the ``items``, pass after pass."""
+
+    name: str
+    passes: Sequence[tuple[Sequence[tuple[Key, Encoded]], Callable[[Batch, list[Key]], Tensor]]]
+
+    @property
+    def counts(self) -> dict[Key, int]:
+        """Counted tokens of every sequence."""
+        return {key: sum(one.mask[1:]) for items, _ in self.passes for key, one in items}
 
 
 def cache_reference(
@@ -212,30 +245,101 @@ def cache_reference(
     head_may_change: bool,
     inner_of: Mapping[int | None, Iterable[tuple[Key, Encoded]]] = MappingProxyType({}),
     batch_tokens: int = 8192,
+    keep: CacheFolder | None = None,
 ) -> CachedReference:
     """Fill a cache from the model as it is now; a head that may change is copied, not the model.
 
-    ``inner_of`` names the sequences whose states inside are kept, by the block that puts them out.
+    ``inner_of`` names the sequences whose states inside are kept, by the block that puts them out. The
+    numbers go to files of ``keep``, or stay in memory without it. Files that an interrupted run filled
+    from the same model, texts and device are used again.
+
+    Raises:
+        OutputError: the disk has too little room for the files.
     """
     head = output_layer(model)
-    reference = CachedReference(
-        frozen_head=copy.deepcopy(head).requires_grad_(False) if head_may_change else head, model=model
-    )
     live = LiveReference(model, adapters_off=False)
-    for batch, keys in _batches(logps_of, pad_id, model, batch_tokens):
-        reference.token_logps |= _by_key(keys, live.logps(batch, keys), batch)
-    for batch, keys in _batches(states_of, pad_id, model, batch_tokens):
-        reference.hidden |= _by_key(keys, live.states(batch, keys), batch)
-    for layer, items in inner_of.items():
-        for batch, keys in _batches(items, pad_id, model, batch_tokens):
-            reference.inside |= _by_key(keys, live.inner(batch, keys, layer), batch)
-    return reference
+    parts = [
+        _CachePart("token_logps", [(list(logps_of), live.logps)]),
+        _CachePart("hidden", [(list(states_of), live.states)]),
+        _CachePart(
+            "inside", [(list(items), partial(live.inner, layer=layer)) for layer, items in inner_of.items()]
+        ),
+    ]
+    stores = {part.name: _store(part, model, pad_id, keep) for part in parts if part.counts}
+    missing = [part for part in parts if part.counts and not _is_whole(stores[part.name])]
+    _make_files([stores[part.name] for part in missing])
+    tokens = sum(len(one.input_ids) for part in missing for items, _ in part.passes for _, one in items)
+    hidden = True if NO_BARS in os.environ else None  # None: unless it would go to a file
+    with tqdm(total=tokens, desc="caching the reference", delay=2, unit="tok", disable=hidden) as bar:
+        for part in missing:
+            for items, compute in part.passes:
+                for batch, keys in _batches(items, pad_id, model, batch_tokens):
+                    stores[part.name].update(_by_key(keys, compute(batch, keys), batch))
+                    bar.update(int(batch.attention_mask_BT.sum()))
+    for part in missing:
+        store = stores[part.name]
+        if isinstance(store, StateFile):
+            store.close()
+    return CachedReference(
+        frozen_head=copy.deepcopy(head).requires_grad_(False) if head_may_change else head,
+        model=model,
+        **stores,
+    )
+
+
+def _is_whole(store: Mapping[Key, Tensor]) -> bool:
+    return isinstance(store, StateFile) and store.is_whole
+
+
+def _make_files(stores: Sequence[Mapping[Key, Tensor]]) -> None:
+    files = [store for store in stores if isinstance(store, StateFile)]
+    if files:
+        for file in files:
+            file.remove()
+        require_room(files[0].path.parent, sum(file.nbytes for file in files))
+        for file in files:
+            file.create()
+
+
+def _store(
+    part: _CachePart, model: nn.Module, pad_id: int, keep: CacheFolder | None
+) -> MutableMapping[Key, Tensor]:
+    """The place for a part's numbers; what they look like is found out with the shortest sequence."""
+    if keep is None:
+        return {}
+    make_private(keep.folder)
+    items, compute = min(part.passes, key=lambda each: min(len(one.input_ids) for _, one in each[0]))
+    key, shortest = min(items, key=lambda item: len(item[1].input_ids))
+    device = next(model.parameters()).device
+    values = compute(collate([shortest], pad_id=pad_id).to(device), [key])
+    rounded = part.name != "token_logps" and keep.dtype == "bf16"
+    return StateFile(
+        keep.folder / part.name,
+        part.counts,
+        row=tuple(values.shape[1:]),
+        computed=values.dtype,
+        stored=torch.bfloat16 if rounded else values.dtype,
+        fingerprint=_fingerprint(part, model),
+    )
+
+
+def _fingerprint(part: _CachePart, model: nn.Module) -> str:
+    """SHA-256 of all that the numbers depend on: weights, texts, blocks, device and its arithmetic."""
+    device = next(model.parameters()).device.type
+    digest = hashlib.sha256(hash_model(model).encode())
+    digest.update(f"{torch.__version__} {device} {torch.is_autocast_enabled(device)}".encode())
+    for items, compute in part.passes:
+        digest.update(f"{compute.keywords if isinstance(compute, partial) else part.name}".encode())
+        for key, one in items:
+            digest.update(f"{key} {len(one.input_ids)}".encode())
+            digest.update(np.asarray(one.input_ids, dtype=np.int64).tobytes())
+            digest.update(bytes(one.mask))
+    return digest.hexdigest()
 
 
 def _batches(
-    items: Iterable[tuple[Key, Encoded]], pad_id: int, model: nn.Module, batch_tokens: int
+    known: Sequence[tuple[Key, Encoded]], pad_id: int, model: nn.Module, batch_tokens: int
 ) -> Iterable[tuple[Batch, list[Key]]]:
-    known = list(items)
     device = next(model.parameters()).device
     lengths = [len(encoded.input_ids) for _, encoded in known]
     for rows in length_sorted_batches(lengths, batch_tokens=batch_tokens):

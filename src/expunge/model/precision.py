@@ -16,6 +16,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from expunge.errors import MissingExtraError
 
@@ -89,7 +90,7 @@ def least_square(moment: Tensor, mean: Tensor, beta1: float, beta2: float) -> Te
 
 
 def _is_packed(moment: Tensor) -> bool:
-    return type(moment) is not Tensor
+    return is_traceable_wrapper_subclass(moment)
 
 
 # The precision weights are kept in while they train, and an AdamW that honours it.
@@ -235,8 +236,7 @@ class RoundedAdamW(Optimizer):
             state["step"] = torch.zeros((), dtype=torch.float32)
             state["exp_avg"] = self._moments.new(weight, signed=True)
             state["exp_avg_sq"] = self._moments.new(weight, signed=False)
-        state["step"] += 1
-        step = int(state["step"])
+        step = self._next_step(state)
         beta1, beta2 = group["betas"]
         grad = weight.grad.float()  # type: ignore[union-attr]
         mean = unpacked(state["exp_avg"]).lerp_(grad, 1 - beta1)
@@ -250,6 +250,10 @@ class RoundedAdamW(Optimizer):
         weight.copy_(self._round(value, self._generator(weight.device, step, index)))
         repack(state["exp_avg"], mean)
         repack(state["exp_avg_sq"], square)
+
+    def _next_step(self, state: dict[str, Any]) -> int:
+        state["step"] += 1
+        return int(state["step"])
 
     def _generator(self, device: torch.device, step: int, index: int) -> Generator:
         generator = Generator(device)

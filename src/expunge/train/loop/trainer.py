@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, Sampler
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from expunge.errors import TrainingError
+from expunge.errors import RecipeError, TrainingError
 from expunge.model.precision import OptimizerName, RoundedAdamW, WeightPrecision, as_in_training
 from expunge.model.rope import separate_rope_lengths
 from expunge.scope.selection import ScopeGuard
@@ -55,6 +55,12 @@ class ObjectiveTrainer(Trainer):
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         separate_rope_lengths(model)
+        if args.gradient_checkpointing and not getattr(model, "supports_gradient_checkpointing", False):
+            raise RecipeError(
+                "gradient_checkpointing",
+                why=f"transformers cannot compute the blocks of {type(model).__name__} again.",
+                fix="Leave it out; raise accumulation instead (the same step in smaller pieces).",
+            )
         super().__init__(
             model, args, train_dataset=dataset, data_collator=collate, callbacks=list(callbacks)
         )
@@ -76,6 +82,8 @@ class ObjectiveTrainer(Trainer):
     def train_from(self, checkpoint: Path | None) -> None:
         """Train from the beginning, or resume from a checkpoint."""
         self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if self.args.gradient_checkpointing:
+            self.model.gradient_checkpointing_disable()
 
     def restore(self, checkpoint: Path | None) -> bool:
         """Put the weights of a checkpoint back; false if there is none."""

@@ -34,13 +34,14 @@ from expunge.edit.requests import (
 from expunge.errors import DataError, TrainingError
 from expunge.files import writing
 from expunge.inference.forward import compute_token_view
-from expunge.inference.reference import Key, Stream, cache_reference
+from expunge.inference.reference import CacheFolder, Key, Stream, cache_reference
 from expunge.inference.token_view import Need, TokenView
 from expunge.model.load import hash_model
 from expunge.model.precision import prepare_weights
 from expunge.model.resources import NO_BARS, best_device
 from expunge.train.methods import DataNeed, Stage, stages
 from expunge.train.methods.training_stage import encode_examples
+from expunge.train.objective.reference import REFERENCE, discard_caches
 from expunge.train.run.state import Corpus, State
 from expunge.types import Example
 
@@ -272,6 +273,7 @@ class UnlearnByLayers(AlternateSettings, Stage):
                 "history": trained.history,
             }
         )
+        discard_caches(state.workdir, REFERENCE)
         state.model = model
         return state
 
@@ -287,6 +289,7 @@ class UnlearnByLayers(AlternateSettings, Stage):
             ),
             pad_id=pad_id,
             head_may_change=False,
+            keep=CacheFolder(state.workdir / REFERENCE),
         )
 
         def view(name: Stream, rows: Sequence[int]) -> TokenView:

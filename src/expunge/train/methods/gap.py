@@ -218,9 +218,9 @@ class MultiRetainSampler(Sampler[tuple[int, tuple[int, ...]]]):
         forget = (index for index, _ in self._forget)
         return zip(forget, zip(*[drawn] * self.several, strict=True), strict=True)
 
-    def retain_seen(self, epochs: int) -> list[int]:
-        """The retain indices that ``epochs`` epochs visit, sorted."""
-        return self._retain.retain_seen(epochs)
+    def retain_seen(self, items: int) -> list[int]:
+        """The retain indices of the first ``items`` items, epoch after epoch, sorted."""
+        return self._retain.retain_seen(items * self.several)
 
 
 def collate_multi_retain(items: Sequence[MultiRetain], pad_id: int) -> PairBatch:

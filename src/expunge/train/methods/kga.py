@@ -15,7 +15,7 @@ from expunge.component import Draws
 from expunge.corpus.batching import PairDataset
 from expunge.corpus.tokenise import Encoded
 from expunge.errors import DataError
-from expunge.inference.reference import CachedReference, Key, Reference, cache_reference
+from expunge.inference.reference import CachedReference, CacheFolder, Key, Reference, cache_reference
 from expunge.model.arch import output_layer
 from expunge.model.precision import as_in_training
 from expunge.model.resources import best_device
@@ -38,8 +38,17 @@ from expunge.train.methods.gap import (
     collate_multi_retain,
 )
 from expunge.train.methods.training_stage import TrainingStage, merged, scope_facts, training_facts
-from expunge.train.objective.reference import ReferenceRequest, frozen_reference, resolve_scope
+from expunge.train.objective.reference import (
+    REFERENCE,
+    ReferenceRequest,
+    discard_caches,
+    frozen_reference,
+    resolve_scope,
+)
 from expunge.train.run.state import Corpus, State
+
+LEARNT = "learnt"
+"""The folder of what the model that learnt the forget set says of it."""
 
 
 @stages.register("kga")
@@ -108,7 +117,7 @@ class KnowledgeGap(TrainingStage):
         with as_in_training(self.precision, best_device()):
             selection = resolve_scope(self.scope, model, forget, self, state)
             guard = ScopeGuard(model, selection)
-            before = self._before(model, retain, sampler, selection, pad_id)
+            before = self._before(model, retain, sampler, selection, state)
         objective = GapObjective(
             wanted=gaps.new,
             learnt=_apart(learnt, model, selection),
@@ -138,6 +147,7 @@ class KnowledgeGap(TrainingStage):
         trainer.train_from(last_checkpoint(state.workdir))
         guard.verify()
         state.facts.append(_facts(model, selection, trainer, gaps, stop))
+        discard_caches(state.workdir, REFERENCE, LEARNT)
         state.model = merged(model)
         return state
 
@@ -159,6 +169,7 @@ class KnowledgeGap(TrainingStage):
                 states_of=((Key("forget", index), one) for index, one in enumerate(forget)),
                 pad_id=pad_id,
                 head_may_change=False,
+                keep=CacheFolder(folder / LEARNT),
             )
         return Gaps(new=gap_new, forget=gap_forget), learnt
 
@@ -172,13 +183,14 @@ class KnowledgeGap(TrainingStage):
         retain: list[Encoded],
         sampler: MultiRetainSampler,
         selection: Selection,
-        pad_id: int,
+        state: State,
     ) -> Reference:
         request = ReferenceRequest(
             forget=frozenset(),
             retain=BEHIND,
             data=PairDataset([], retain),
-            retain_seen=sampler.retain_seen(self.epochs),
+            forget_seen=[],
+            retain_seen=sampler.retain_seen(self.examples_over(len(sampler))),
         )
         reference = frozen_reference(
             model,
@@ -186,7 +198,8 @@ class KnowledgeGap(TrainingStage):
             request,
             selection=selection,
             adapters=isinstance(self.scope, LowRankAdapters),
-            pad_id=pad_id,
+            pad_id=state.tokenizer.pad_token_id,
+            keep=CacheFolder(state.workdir / REFERENCE),
         )
         if reference is None:
             raise TypeError("a divergence was requested without a reference")

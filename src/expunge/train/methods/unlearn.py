@@ -13,7 +13,14 @@ from expunge.corpus.batching import PairDataset, PairSampler, collate_pairs
 from expunge.errors import DataError, RecipeError
 from expunge.forget import ForgetLoss, forget_losses
 from expunge.forget.distributions import WHPLoss
-from expunge.inference.reference import CachedReference, Reference, ReferenceKind, TargetReference
+from expunge.inference.reference import (
+    CachedReference,
+    CacheFolder,
+    Reference,
+    ReferenceKind,
+    TargetReference,
+)
+from expunge.inference.state_file import StateDtype
 from expunge.inference.token_view import Need
 from expunge.model.arch import vocabulary
 from expunge.model.precision import as_in_training
@@ -39,7 +46,9 @@ from expunge.train.methods.training_stage import (
 )
 from expunge.train.objective.pair import LOGGED, AdversarialObjective, Bound, Dual, PairObjective
 from expunge.train.objective.reference import (
+    REFERENCE,
     ReferenceRequest,
+    discard_caches,
     frozen_reference,
     resolve_scope,
     rounding,
@@ -73,6 +82,13 @@ class Unlearn(TrainingStage):
             "Where the frozen reference comes from: the model with its adapters off (`adapter_off`), "
             "numbers computed beforehand (`cache`), a second model in memory (`copy`), or with `auto` "
             "the first under LoRA and the second otherwise."
+        ),
+    )
+    reference_dtype: StateDtype = Field(
+        default="fp32",
+        description=(
+            "How a cached reference stores hidden states on disk: as computed (`fp32`), or rounded to "
+            "bfloat16, half the size (`bf16`)."
         ),
     )
     stop: StopRule | None = Field(
@@ -152,7 +168,7 @@ class Unlearn(TrainingStage):
         with as_in_training(self.precision, best_device()):
             selection = self._select(model, data, state)
             guard = ScopeGuard(model, selection)
-            reference = self._reference(model, data, sampler, selection, pad_id)
+            reference = self._reference(model, data, sampler, selection, state)
         stop = StopWhen(self.stop, model, state, max_length=self.max_length) if self.stop else None
         dual = Dual(self.bound, self.retain.weight) if self.bound and self.retain else None
         plain = replace(self._objective(model, state, reference), dual=dual)
@@ -172,6 +188,7 @@ class Unlearn(TrainingStage):
         keep_last_good(stop, lambda: trainer.restore(last_checkpoint(state.workdir)))
         guard.verify()
         state.facts.append(_facts(model, selection, trainer, reference, stop))
+        discard_caches(state.workdir, REFERENCE)
         state.model = merged(model)
         return state
 
@@ -214,13 +231,15 @@ class Unlearn(TrainingStage):
         data: PairDataset,
         sampler: PairSampler,
         selection: Selection,
-        pad_id: int,
+        state: State,
     ) -> Reference | None:
+        pairs = self.examples_over(len(data))
         request = ReferenceRequest(
             forget=frozenset() if isinstance(self.forget, WHPLoss) else self.forget.needs,
             retain=self.retain.needs if self.retain else frozenset(),
             data=data,
-            retain_seen=sampler.retain_seen(self.epochs_over(len(data))),
+            forget_seen=sampler.forget_seen(pairs),
+            retain_seen=sampler.retain_seen(pairs),
             layers=(self.forget.reads_layer, self.retain.reads_layer if self.retain else None),
         )
         return frozen_reference(
@@ -229,7 +248,8 @@ class Unlearn(TrainingStage):
             request,
             selection=selection,
             adapters=isinstance(self.scope, LowRankAdapters),
-            pad_id=pad_id,
+            pad_id=state.tokenizer.pad_token_id,
+            keep=CacheFolder(state.workdir / REFERENCE, self.reference_dtype),
         )
 
     def _objective(self, model: nn.Module, state: State, reference: Reference | None) -> PairObjective:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +13,19 @@ from expunge.adversary import Rounding
 from expunge.corpus.batching import PairDataset, collate
 from expunge.corpus.tokenise import Encoded
 from expunge.errors import RecipeError
+from expunge.files import discard
 from expunge.forget import ForgetLoss
 from expunge.forget.ascent import GA
 from expunge.inference.backbone import eval_mode
 from expunge.inference.forward import AlternateAnswers, compute_token_view
-from expunge.inference.reference import Key, LiveReference, Reference, ReferenceKind, cache_reference
+from expunge.inference.reference import (
+    CacheFolder,
+    Key,
+    LiveReference,
+    Reference,
+    ReferenceKind,
+    cache_reference,
+)
 from expunge.inference.token_view import OF_REFERENCE, STATES, Need
 from expunge.model.arch import output_layer
 from expunge.quant import Quantizer, parse_quantizer
@@ -141,16 +150,29 @@ def uncalibrated(name: str) -> Quantizer:
     return quantizer
 
 
+REFERENCE = "reference"
+"""The folder of the cache in the working folder of a stage."""
+
+
+def discard_caches(workdir: Path, *names: str) -> None:
+    """Remove the caches of a stage that is through."""
+    for name in names:
+        if (workdir / name).exists():
+            discard(workdir / name)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReferenceRequest:
     """The values of the reference that the losses of a run need, and for which sequences.
 
+    ``forget_seen`` and ``retain_seen`` are the places of the sequences the run visits.
     ``layers`` are the blocks that forget and retain loss read, if they read states inside.
     """
 
     forget: frozenset[Need]
     retain: frozenset[Need]
     data: PairDataset
+    forget_seen: list[int]
     retain_seen: list[int]
     layers: tuple[int | None, int | None] = (None, None)
 
@@ -159,8 +181,11 @@ class ReferenceRequest:
         if self.forget & needs:
             yield from self._forget()
         if self.forget & needs & {Need.REFERENCE_LOGPS} and Need.ALTERNATE in self.forget:
-            others = (one for alternates in self.data.alternates for one in alternates)
-            yield from ((Key("alternate", i), one) for i, one in enumerate(others))
+            for index in self.forget_seen:
+                others = self.data.alternates[index]
+                yield from (
+                    (Key("alternate", index * len(others) + k), one) for k, one in enumerate(others)
+                )
         if self.retain & needs:
             yield from self._retain()
 
@@ -174,7 +199,7 @@ class ReferenceRequest:
         return items_by_layer
 
     def _forget(self) -> Iterable[tuple[Key, Encoded]]:
-        return ((Key("forget", i), one) for i, one in enumerate(self.data.forget))
+        return ((Key("forget", i), self.data.forget[i]) for i in self.forget_seen)
 
     def _retain(self) -> Iterable[tuple[Key, Encoded]]:
         return ((Key("retain", i), self.data.retain[i]) for i in self.retain_seen)
@@ -188,10 +213,12 @@ def frozen_reference(
     selection: Selection,
     adapters: bool,
     pad_id: int,
+    keep: CacheFolder | None = None,
 ) -> Reference | None:
     """The reference a run needs, taken from the model before its first step; ``None`` if none is asked for.
 
-    ``auto`` prefers switching adapters off, then a cache; a copy is made only when asked for.
+    ``auto`` prefers switching adapters off, then a cache; a copy is made only when asked for. A cache lies
+    in files of ``keep``.
     """
     if not (request.forget | request.retain) & OF_REFERENCE:
         return None
@@ -208,4 +235,5 @@ def frozen_reference(
         inner_of=request.inside(),
         pad_id=pad_id,
         head_may_change=bool(in_head & selection.rows.keys()),
+        keep=keep,
     )
