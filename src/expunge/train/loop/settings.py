@@ -52,7 +52,7 @@ class LoopSettings(Component):
         default=False,
         description=(
             "Whether each block is computed again in the backward pass instead of being kept: the same "
-            "losses, less memory, about a third more time."
+            "losses, less memory, more time."
         ),
     )
     precision: WeightPrecision = Field(
