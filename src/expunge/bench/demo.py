@@ -221,7 +221,13 @@ def _ignore(_: str) -> None:
 # The same on a pretrained model.
 
 REAL_TRAINING = Finetune(
-    on="retain", learning_rate=1e-4, epochs=8, batch_size=8, max_length=128, save_every=2
+    on="retain",
+    pack=True,
+    learning_rate=2e-4,
+    epochs=10,
+    batch_size=4,
+    max_length=128,
+    save_every=2,
 )
 
 
@@ -240,7 +246,7 @@ def smollm2_demo(output: Path, *, workers: int = 2, home: Path | None = None) ->
             "durable": ("durable", (f"stop.control={built.checkpoint('retrained')}",)),
             "durable-losses-bf16": ("durable", bf16),
         },
-        shared=("max_length=128",),
+        shared=("max_length=128", "append_eos=false"),
         grids=("int8", "int4-g64", "nf4"),
         metrics=("knowmem_forget", "utility", "privleak"),
     )
