@@ -125,7 +125,7 @@ class Demo:
         summary = self._audit(tuple(self.rows), workers=1).run()
         if done.exists():
             return summary
-        facts = {"rows": {name: {"recipe": row[0], "set": row[1]} for name, row in ROWS.items()}}
+        facts = {"rows": {name: {"recipe": row[0], "set": row[1]} for name, row in self.rows.items()}}
         write_json(done, make_record(command="demo", watch=watch, **facts))
         return summary
 
