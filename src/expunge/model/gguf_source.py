@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import re
 from pathlib import Path
 from typing import Any
 
+import platformdirs
 import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from expunge.errors import MissingExtraError, ModelError
-from expunge.files import MayReplace, nothing
+from expunge.files import MayReplace, nothing, write_json
 from expunge.model.checkpoint import reading
 from expunge.model.load import check_normalizer, check_vocabulary, save_model
 from expunge.model.quantized import forget_quantization
+from expunge.parsing import load_json
+from expunge.record import hash_json, versions
 
 MAGIC = b"GGUF"
 _TURN = re.compile(r"message\[.content.\]\s*\+\s*'(<[^']+?>)'")
@@ -55,6 +59,35 @@ def plain_folder(file: Path, folder: Path, *, may_replace: MayReplace = nothing)
     model.is_quantized = False
     save_model(model, tokenizer, folder, may_replace=may_replace)
     return folder
+
+
+SOURCE = "gguf-source.json"
+"""Beside the plain folder of a GGUF file: which file it was."""
+
+
+def cached_folder(file: Path, home: Path | None = None) -> Path:
+    """The plain folder of a GGUF file in the user's cache, written on first use.
+
+    Raises:
+        ModelError: see ``plain_folder``.
+    """
+    _require_gguf(file)
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    installed = versions()
+    made_by = {name: installed[name] for name in ("torch", "transformers", "tokenizers")}
+    key = hash_json({"sha256": digest, "versions": made_by})[:16]
+    folder = (home or platformdirs.user_cache_path("expunge") / "gguf") / key / file.stem
+    if not folder.exists():
+        plain_folder(file, folder)
+    write_json(folder.with_name(SOURCE), {"file": str(file.absolute()), "sha256": digest})
+    return folder
+
+
+def source_of(path_or_id: str) -> str:
+    """The GGUF file that a folder of ``cached_folder`` was read from; every other model as it is named."""
+    note = Path(path_or_id).with_name(SOURCE)
+    return str(load_json(note.read_bytes())["file"]) if note.is_file() else path_or_id
 
 
 def end_of_turn(tokenizer: Any, declared: int | None) -> str | None:

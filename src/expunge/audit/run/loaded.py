@@ -25,6 +25,7 @@ from expunge.corpus.formats import OWN_TEXT
 from expunge.errors import RecipeError
 from expunge.files import RECORD, write_json
 from expunge.metrics.control_relative import ControlRelativeMetric, ControlStates
+from expunge.model.gguf_source import source_of
 from expunge.parsing import load_json
 from expunge.record import hash_file, hash_json
 from expunge.scratch import remove_leftovers_in
@@ -59,6 +60,7 @@ def sources_of(
     """Facts about the models (``paths`` in the plan's order) and about how each split was read."""
     models = [
         {"name": source.name, "role": source.role, "path": path, "record": record_beside(Path(path))}
+        | ({} if (file := source_of(path)) == path else {"read_from": file})
         for source, path in zip(plan.models, paths, strict=True)
     ]
     splits = {

@@ -15,6 +15,7 @@ from expunge.corpus.checks import check_sets
 from expunge.corpus.readers import read_examples
 from expunge.errors import DataError, RecipeError
 from expunge.model.create import ScratchModel
+from expunge.model.gguf_source import source_of
 from expunge.model.load import load_model, load_tokenizer
 from expunge.registry import explain
 from expunge.train.run.own_texts import SELF, own_texts, own_texts_beside
@@ -80,7 +81,7 @@ class UnlearnJob:
         request = RunRequest(
             command="unlearn",
             recipe=recipe,
-            source=self.model,
+            source=source_of(self.model),
             corpus=Corpus(
                 forget=requests.corpus,
                 retain=tuple(retain),
