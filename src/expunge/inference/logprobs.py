@@ -53,14 +53,14 @@ class Rows:
     """Applies ``rule`` to the logits [n, ``vocabulary``] that ``head`` gives for hidden states.
 
     ``extra_inputs`` turns values passed along with the states, n rows at a time, into inputs of ``rule``,
-    which sees ``block`` logits at once.
+    which sees ``block`` logits at once (``BLOCK_ELEMENTS`` without it).
     """
 
     head: Head
     rule: Rule
     vocabulary: int
     extra_inputs: Callable[[Tensor], Tensor] = lambda other_n: other_n
-    block: int = BLOCK_ELEMENTS
+    block: int | None = None
 
     def __call__(self, hidden_NH: Tensor, other_N: Tensor) -> Tensor:
         """The number of every row, in float32, differentiable by states and head. Shape [N]."""
@@ -97,7 +97,9 @@ class Rows:
         """The numbers of a piece, whose logits make room for the slopes if asked to."""
         # One tensor for all: small ones allocated between large temporary ones would fragment memory.
         numbers_n = torch.empty(len(logits_nV), dtype=torch.float32, device=logits_nV.device)
-        chunk, block = (elements // self.vocabulary for elements in (CHUNK_ELEMENTS, self.block))
+        chunk, block = (
+            elements // self.vocabulary for elements in (CHUNK_ELEMENTS, self.block or BLOCK_ELEMENTS)
+        )
         for *piece, other in in_pieces(chunk, numbers_n, logits_nV, other_n):
             for numbers_k, logits_kV, extra_k in in_pieces(block, *piece, self.extra_inputs(other)):
                 numbers = self.rule(logits_kV.float(), extra_k)
