@@ -27,7 +27,7 @@ def demo(
         typer.Option(
             "--model",
             help="builtin: a small model trained from nothing. smollm2: SmolLM2-135M, a pretrained model, "
-            "with the extra smollm2.",
+            "with the extra smollm2; experimental, not yet run to its end.",
         ),
     ] = "builtin",
     workers: Annotated[
@@ -38,8 +38,7 @@ def demo(
 
     Trains a small model that memorises fictional people and a control that never saw some of them,
     unlearns those people in three ways, and audits all five models at six precisions. Takes about five
-    minutes on two cores the first time; nothing is downloaded. With --model smollm2 the same is done to a
-    pretrained model in about twenty minutes.
+    minutes on two cores the first time; nothing is downloaded.
     """
     train_in_one_process()
     from expunge.bench.demo import MINUTES, Demo, narrate, smollm2_demo
@@ -53,7 +52,10 @@ def demo(
         packaged_file()  # refused now, not in a worker
     output = output or Path("runs/demo" if model == "builtin" else "runs/demo-smollm2")
     make = Demo if model == "builtin" else smollm2_demo
-    console.print(Text(f"about {MINUTES[model]} minutes on two cores the first time", style="dim"))
+    estimate = "" if model == "builtin" else ", an estimate: experimental, not yet run to its end"
+    console.print(
+        Text(f"about {MINUTES[model]} minutes on two cores the first time{estimate}", style="dim")
+    )
     summary = make(output=output, workers=workers).run(console)
     audit_folder = output / "audit"
     console.print(screen(read_run(audit_folder), width=console.width))
