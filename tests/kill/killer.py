@@ -13,6 +13,7 @@ import random
 import shutil
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from tqdm import tqdm
 
 from expunge import renames
 from tests.kill.scenarios import MINE, SCENARIOS, Scenario, events, make_inputs, snapshot, wrong_with
@@ -228,6 +230,8 @@ def kill_all(scenario: Scenario, folder: Path, kills: int, draw: random.Random) 
 
 def main(folder: Path, kills: int, seed: int) -> None:
     torch.set_num_threads(1)
+    # tqdm's own lock is shared with children: one killed while it holds it would stop all others for ever.
+    tqdm.set_lock(threading.RLock())
     draw = random.Random(seed)
     make_inputs(folder / "inputs")
     share = -(-kills // len(SCENARIOS))
