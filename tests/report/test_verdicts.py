@@ -9,7 +9,7 @@ from expunge.audit.run.plan import Kind
 from expunge.audit.statistics.bootstrap import Estimate
 from expunge.audit.verdict import Outcome
 from expunge.report.run import AuditRun
-from expunge.report.verdicts import SEVERITY, WORDS, headline
+from expunge.report.verdicts import SEVERITY, WORDS, card, headline
 from tests.report.made import KNOWS, Made
 
 
@@ -136,3 +136,20 @@ def test_attacks_are_no_precisions(run: AuditRun) -> None:
     assert found.verdict == (
         "The unlearned model forgot, and nothing came back at 1 reduced precision and under 1 attack."
     )
+
+
+@pytest.mark.parametrize(
+    ("kinds", "place"),
+    [
+        ((Kind.QUANTIZER, Kind.QUANTIZER), "no more at any reduced precision"),
+        ((Kind.ATTACK, Kind.ATTACK), "no more under any attack"),
+        ((Kind.QUANTIZER, Kind.ATTACK), "no more under any condition"),
+    ],
+)
+def test_the_sentence_names_what_was_measured(run: AuditRun, kinds: tuple[Kind, ...], place: str) -> None:
+    conditions = tuple(
+        column.model_copy(update={"kind": kind})
+        for column, kind in zip(run.summary.conditions, (Kind.FULL_PRECISION, *kinds), strict=True)
+    )
+    summary = run.summary.model_copy(update={"conditions": conditions})
+    assert place in card(replace(run, summary=summary), "robust").sentence

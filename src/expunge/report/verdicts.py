@@ -345,8 +345,18 @@ def _sentence(run: AuditRun, outcome: Outcome, cells: dict[str, CellSummary], wo
         limit = (
             f" ({level} up to {number(most, scale=scale, sign=True)} points)" if most is not None else ""
         )
-        return f"it {knows} at full precision, and no more at any reduced precision{limit}."
-    return f"it {knows} at full precision; the most a reduced precision adds is {rise} ({worst})."
+        place = {"attack": "under any attack", "condition": "under any condition"}
+        where = place.get(_kind(run), "at any reduced precision")
+        return f"it {knows} at full precision, and no more {where}{limit}."
+    article = "an" if _kind(run) == "attack" else "a"
+    return f"it {knows} at full precision; the most {article} {_kind(run)} adds is {rise} ({worst})."
+
+
+def _kind(run: AuditRun) -> str:
+    """What the conditions of an audit are, in one word or two."""
+    if run.attacks and run.quantizers:
+        return "condition"
+    return "attack" if run.attacks else "reduced precision"
 
 
 def _knows(value: Estimate, scale: str) -> str:
