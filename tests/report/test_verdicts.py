@@ -103,9 +103,9 @@ def test_what_breaks_the_target_is_left_out_of_headline_and_cards(tmp_path: Path
     found = headline(Made(outcomes=outcomes, broken={"int4": BREAKS}).run(tmp_path))
     assert found.verdict == "Both unlearned models forgot, and nothing came back at 1 reduced precision."
     assert [card.outcome for card in found.cards] == [Outcome.HELD] * 2
-    for card in found.cards:
-        assert card.sentence.endswith("Nothing can be told at int4: there the target itself is broken.")
-        assert "+75" not in card.sentence
+    for each in found.cards:
+        assert each.sentence.endswith("Nothing can be told at int4: there the target itself is broken.")
+        assert "+75" not in each.sentence
 
 
 def test_if_everything_breaks_the_target_full_precision_alone_is_judged(tmp_path: Path) -> None:
