@@ -139,6 +139,13 @@ def test_sizes_beyond_the_weights_are_refused_without_building(sizes: dict[str, 
     assert len(str(refused.value)) < 1000
 
 
+@pytest.mark.parametrize("dropout", [2**63, -0.1, 1.5, float("nan"), float("inf")])
+def test_a_dropout_that_is_no_probability_is_refused(dropout: float, folder: Path) -> None:
+    configure(folder, attention_dropout=dropout)
+    with pytest.raises(ModelError, match=r"states attention_dropout = .*, which is no probability"):
+        load_model(folder)
+
+
 def test_sizes_of_positions_are_free(folder: Path) -> None:
     configure(folder, max_position_embeddings=10**7, sliding_window=10**9)
     assert load_model(folder).config.max_position_embeddings == 10**7

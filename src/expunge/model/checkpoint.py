@@ -33,6 +33,7 @@ REPEATED_ALWAYS_ALLOWED = 256
 _SIZE = re.compile(r"size|dim|vocab|head|embd|inner|hidden|width|rank|channel|ffn")
 _REPEATED = re.compile(r"layer|expert|block|group")
 _NOT_A_SIZE = re.compile(r"position|window|token|_id$|_ids$|max_length|chunk|seq|norm|shape")
+_PROBABILITY = re.compile(r"dropout|pdrop|drop_rate|drop_path|layerdrop")
 _INDEX = re.compile(r"\.(\d+)\.")
 _ELSEWHERE = ("quantization_config", "compression_config")
 
@@ -41,8 +42,12 @@ def require_plausible(config: Mapping[str, Any], headers: Mapping[str, Header], 
     """Refuse a configuration with a size that the stored weights cannot have; nothing is built for it.
 
     Raises:
-        ModelError: it states a width, a vocabulary or a number of layers far beyond what is stored.
+        ModelError: it states a width, a vocabulary or a number of layers far beyond what is stored, or a
+            dropout that is no probability.
     """
+    for key, share in _numbers(config):
+        if _PROBABILITY.search(key) and not 0 <= share <= 1:
+            raise _implausible(folder, f"it states {key} = {_short(share)}, which is no probability")
     elements = max(stored_elements(headers), ALWAYS_ALLOWED)
     indices = (int(number) for name in headers for number in _INDEX.findall(name))
     repeated = max(max(indices, default=0) + 1, *_expert_counts(headers), REPEATED_ALWAYS_ALLOWED)
@@ -85,19 +90,23 @@ def _expert_counts(headers: Mapping[str, Header]) -> Iterator[int]:
     yield from (header.shape[0] for header in headers.values() if len(header.shape) > 2)
 
 
-def _integers(value: Any, key: str = "") -> Iterator[tuple[str, int]]:
+def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, int | float]]:
     if isinstance(value, Mapping):
         for name, inner in value.items():
             if name not in _ELSEWHERE:
-                yield from _integers(inner, str(name))
+                yield from _numbers(inner, str(name))
     elif isinstance(value, list):
         for inner in value:
-            yield from _integers(inner, key)
-    elif isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1:
-        yield key, int(value)
+            yield from _numbers(inner, key)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield key, value
 
 
-def _short(value: int) -> str:
+def _integers(config: Any) -> Iterator[tuple[str, int]]:
+    return ((key, int(value)) for key, value in _numbers(config) if value == value // 1)
+
+
+def _short(value: float) -> str:
     return (
         f"{value:,}" if abs(value) < 10**18 else f"{float(value):.1e}" if abs(value) < 10**300 else "huge"
     )
